@@ -1,0 +1,162 @@
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { z } from 'zod';
+
+/** 5 TiB, the largest object that S3 stores. */
+const LARGEST_UPLOAD = 5 * 1024 ** 4;
+
+const UNITS: Record<string, number> = { '': 1, B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3, TiB: 1024 ** 4 };
+
+const bytes = z
+  .string()
+  .regex(/^\d+ ?(B|KiB|MiB|GiB|TiB)?$/, 'must be a number of bytes, or a number with KiB, MiB, GiB or TiB')
+  .transform((text) => {
+    const [, number = '0', unit = ''] = /^(\d+) ?(\w*)$/.exec(text) ?? [];
+    return Number(number) * (UNITS[unit] ?? 1);
+  });
+
+const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d+$/, `must be a whole number from ${min} to ${max}`)
+    .transform(Number)
+    .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
+
+const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
+
+const httpUrl = z
+  .url({ protocol: /^https?$/, error: 'must be an http or https address' })
+  .transform((url) => url.replace(/\/+$/, ''));
+
+/** Names that belong to parts still to come: silently ignoring one would put bytes or jobs in the wrong place. */
+const NOT_YET = ['REDIS_URL', 'S3_BUCKET', 'CLAMAV_HOST', 'NATS_URL'] as const;
+
+const environment = z.object({
+  HOST: z.string().min(1).optional(),
+  PORT: integer(0, 65_535).default(3000),
+  PUBLIC_URL: httpUrl.optional(),
+  TRUST_PROXY: z.string().optional(),
+  CORS_ORIGINS: z.string().default('*'),
+  DATA_DIR: z.string().min(1).default('./data'),
+  DATA_DIR_SHARED: boolean.default(false),
+  DATABASE_URL: z
+    .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })
+    .optional(),
+  JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
+  ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
+  MAX_UPLOAD_SIZE: bytes
+    .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
+    .default(LARGEST_UPLOAD),
+  UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
+  WORKER_CONCURRENCY: integer(1, 64).default(4),
+  JOB_ATTEMPTS: integer(1, 50).default(5),
+  JOB_BACKOFF_MS: integer(10, 3_600_000).default(1000),
+  MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
+  PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
+  PARSER_MEMORY: bytes.default(1024 ** 3),
+  LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+});
+
+export interface Config {
+  host: string;
+  /** 0 lets the system choose a free port. */
+  port: number;
+  /** Origin (and path prefix) that clients reach this server at; undefined: taken from each request. */
+  publicUrl: string | undefined;
+  /** Value of Express' `trust proxy`. */
+  trustProxy: boolean | number | string;
+  /** Origins that browsers may call from, or '*'. */
+  corsOrigins: '*' | string[];
+  dataDir: string;
+  /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
+  databaseUrl: string | undefined;
+  /** Undefined in standalone: the supervisor then keeps one in the data folder. */
+  jwtSecret: string | undefined;
+  accessTokenMinutes: number;
+  /** Bytes. */
+  maxUploadSize: number;
+  uploadExpiryHours: number;
+  workerConcurrency: number;
+  jobAttempts: number;
+  /** Delay before the second attempt; doubled for each further one. */
+  jobBackoffMs: number;
+  maxImagePixels: number;
+  parserTimeoutSeconds: number;
+  /** Bytes of resident memory that one parser process may use. */
+  parserMemory: number;
+  logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+}
+
+/** A variable of the environment has a value that cannot be used. The message names it and says what would do. */
+export class ConfigError extends Error {
+  override name = 'ConfigError';
+}
+
+/** The environment of this process, completed from a `.env` file in the current folder if there is one. */
+export function readEnvironment(): NodeJS.ProcessEnv {
+  if (existsSync('.env')) process.loadEnvFile('.env');
+  return process.env;
+}
+
+/**
+ * Reads the configuration. The only place that looks at environment variables.
+ * @throws {ConfigError} naming the first variable that is wrong
+ */
+export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
+  // `FOO=` in a .env file means "not set".
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
+  const parsed = environment.safeParse(set);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const name = String(issue?.path[0]);
+    throw new ConfigError(`${name}=${name === 'JWT_SECRET' ? '…' : set[name]}: ${issue?.message}`);
+  }
+  for (const name of NOT_YET) {
+    if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
+  }
+  const e = parsed.data;
+  if (e.DATABASE_URL && !e.DATA_DIR_SHARED) {
+    throw new ConfigError(
+      'DATABASE_URL is set, but files are kept in a folder of this machine: set DATA_DIR_SHARED=true if every ' +
+        'server and worker sees the same DATA_DIR',
+    );
+  }
+  if (e.DATABASE_URL && !e.JWT_SECRET) {
+    throw new ConfigError('JWT_SECRET is required with DATABASE_URL: use at least 32 random characters');
+  }
+  return Object.freeze({
+    host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
+    port: e.PORT,
+    publicUrl: e.PUBLIC_URL,
+    trustProxy: parseTrustProxy(e.TRUST_PROXY),
+    corsOrigins: e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
+    dataDir: resolve(e.DATA_DIR),
+    databaseUrl: e.DATABASE_URL,
+    jwtSecret: e.JWT_SECRET,
+    accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
+    maxUploadSize: e.MAX_UPLOAD_SIZE,
+    uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
+    workerConcurrency: e.WORKER_CONCURRENCY,
+    jobAttempts: e.JOB_ATTEMPTS,
+    jobBackoffMs: e.JOB_BACKOFF_MS,
+    maxImagePixels: e.MAX_IMAGE_PIXELS,
+    parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
+    parserMemory: e.PARSER_MEMORY,
+    logLevel: e.LOG_LEVEL,
+  });
+}
+
+/** `true`, `false`, a number of hops, or addresses and subnets separated by commas, as Express takes them. */
+function parseTrustProxy(text: string | undefined): boolean | number | string {
+  if (text === undefined || text === 'false') return false;
+  if (text === 'true') return true;
+  return /^\d+$/.test(text) ? Number(text) : text;
+}
+
+/** What server and worker need and only the supervisor may leave out. @throws {ConfigError} */
+export function requireConnected(config: Config): { databaseUrl: string; jwtSecret: string } {
+  if (!config.databaseUrl || !config.jwtSecret) {
+    throw new ConfigError('DATABASE_URL and JWT_SECRET are required here; `npm start` provides both by itself');
+  }
+  return { databaseUrl: config.databaseUrl, jwtSecret: config.jwtSecret };
+}

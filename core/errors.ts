@@ -1,0 +1,57 @@
+/** Every error code that an answer may carry, with its HTTP status and title (RFC 9457). Codes are stable. */
+const ERRORS = {
+  invalid_request: [400, 'The request is not valid'],
+  unauthenticated: [401, 'Sign in first'],
+  wrong_credentials: [401, 'E-mail or password is wrong'],
+  forbidden: [403, 'Not allowed'],
+  infected: [403, 'The file is infected'],
+  not_found: [404, 'Not found'],
+  method_not_allowed: [405, 'Method not allowed'],
+  email_taken: [409, 'The e-mail address is taken'],
+  not_ready: [409, 'The file is not ready yet'],
+  wrong_state: [409, 'Not possible in the present state'],
+  offset_conflict: [409, 'Upload-Offset conflict'],
+  gone: [410, 'No longer available'],
+  unsupported_version: [412, 'Unsupported tus version'],
+  too_large: [413, 'Too large'],
+  unsupported_media_type: [415, 'Unsupported media type'],
+  range_not_satisfiable: [416, 'Range not satisfiable'],
+  locked: [423, 'The upload is in use'],
+  internal: [500, 'Internal error'],
+  unavailable: [503, 'Temporarily unavailable'],
+  storage_full: [507, 'No space left'],
+} as const satisfies Record<string, readonly [status: number, title: string]>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/**
+ * An error that callers are meant to see. `detail` is shown to clients as it is: say what was wrong and what
+ * would be right, never a path, SQL or another user's data. `cause` goes to the log only.
+ */
+export class AppError extends Error {
+  override name = 'AppError';
+  readonly code: ErrorCode;
+  readonly detail: string | undefined;
+  /** Whether the same call may succeed later without any change. */
+  readonly retryable: boolean;
+
+  constructor(code: ErrorCode, options: { detail?: string; cause?: unknown; retryable?: boolean } = {}) {
+    super(options.detail ?? ERRORS[code][1], { cause: options.cause });
+    this.code = code;
+    this.detail = options.detail;
+    this.retryable = options.retryable ?? false;
+  }
+
+  get status(): number {
+    return ERRORS[this.code][0];
+  }
+
+  get title(): string {
+    return ERRORS[this.code][1];
+  }
+}
+
+/** Whether `error` has the given errno or SQLSTATE code (`ENOENT`, `23505`, …). */
+export function hasCode(error: unknown, code: string): boolean {
+  return typeof error === 'object' && error !== null && 'code' in error && error.code === code;
+}
