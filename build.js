@@ -8,7 +8,9 @@ const inputs = ['package-lock.json', 'tsconfig.json', 'tsconfig.build.json', 'bu
 
 /** @param {string} folder @returns {string[]} every file below it, and the folders themselves */
 function walk(folder) {
-  return readdirSync(folder, { withFileTypes: true, recursive: true }).map((e) => `${e.parentPath}/${e.name}`);
+  return readdirSync(folder, { withFileTypes: true, recursive: true }).map(
+    (e) => `${e.parentPath}/${e.name}`,
+  );
 }
 
 function upToDate() {

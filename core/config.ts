@@ -5,7 +5,14 @@ import { z } from 'zod';
 /** 5 TiB, the largest object that S3 stores. */
 const LARGEST_UPLOAD = 5 * 1024 ** 4;
 
-const UNITS: Record<string, number> = { '': 1, B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3, TiB: 1024 ** 4 };
+const UNITS: Record<string, number> = {
+  '': 1,
+  B: 1,
+  KiB: 1024,
+  MiB: 1024 ** 2,
+  GiB: 1024 ** 3,
+  TiB: 1024 ** 4,
+};
 
 const bytes = z
   .string()
@@ -54,6 +61,10 @@ const environment = z.object({
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
   PARSER_MEMORY: bytes.default(1024 ** 3),
+  INSTANCE_ID: z
+    .string()
+    .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
+    .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
 });
 
@@ -84,6 +95,11 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /**
+   * A name that no other living server has, and that this one keeps when it is started again: it then need not
+   * wait for the leases of its former self to run out.
+   */
+  instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
 }
 
@@ -129,7 +145,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
     trustProxy: parseTrustProxy(e.TRUST_PROXY),
-    corsOrigins: e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
+    corsOrigins:
+      e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
     dataDir: resolve(e.DATA_DIR),
     databaseUrl: e.DATABASE_URL,
     jwtSecret: e.JWT_SECRET,
@@ -142,6 +159,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
   });
 }
@@ -156,7 +174,9 @@ function parseTrustProxy(text: string | undefined): boolean | number | string {
 /** What server and worker need and only the supervisor may leave out. @throws {ConfigError} */
 export function requireConnected(config: Config): { databaseUrl: string; jwtSecret: string } {
   if (!config.databaseUrl || !config.jwtSecret) {
-    throw new ConfigError('DATABASE_URL and JWT_SECRET are required here; `npm start` provides both by itself');
+    throw new ConfigError(
+      'DATABASE_URL and JWT_SECRET are required here; `npm start` provides both by itself',
+    );
   }
   return { databaseUrl: config.databaseUrl, jwtSecret: config.jwtSecret };
 }

@@ -1,0 +1,63 @@
+import { randomBytes } from 'node:crypto';
+import { access, constants, mkdir, open, readFile, rename } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { ConfigError } from './config.js';
+import { hasCode } from './errors.js';
+
+/**
+ * Creates the data folder if needed and checks that it can be written.
+ * @throws {ConfigError} naming DATA_DIR
+ */
+export async function ensureDataFolder(dataDir: string): Promise<void> {
+  try {
+    // Private to its user; root's may be passed through (not listed), for PostgreSQL, which refuses to be root.
+    await mkdir(dataDir, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
+    await access(dataDir, constants.R_OK | constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const reason =
+      hasCode(error, 'EEXIST') || hasCode(error, 'ENOTDIR') ? 'is not a folder' : 'cannot be written';
+    const code = error instanceof Error && 'code' in error ? ` (${error.code})` : '';
+    throw new ConfigError(`DATA_DIR=${dataDir}: ${reason}${code}`, { cause: error });
+  }
+}
+
+/** The random text (43 characters) kept in this file, which is created for its owner's eyes only when missing. */
+export async function keepSecret(file: string): Promise<string> {
+  const kept = await readOptional(file);
+  if (kept) return kept.trim();
+  const secret = randomBytes(32).toString('base64url');
+  await writeDurably(file, `${secret}\n`);
+  return secret;
+}
+
+/** The file's text; undefined when there is no such file. */
+export async function readOptional(file: string): Promise<string | undefined> {
+  return readFile(file, 'utf8').catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+}
+
+/** Writes a file (mode 0600) that after a crash or a power cut has its old text or the new, never a part of it. */
+export async function writeDurably(file: string, text: string): Promise<void> {
+  const next = `${file}.${randomBytes(4).toString('hex')}.new`;
+  const handle = await open(next, 'wx', 0o600);
+  try {
+    await handle.writeFile(text);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(next, file);
+  await syncFolder(dirname(file));
+}
+
+/** Makes what was created in or renamed into this folder survive a power cut. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

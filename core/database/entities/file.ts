@@ -1,0 +1,111 @@
+import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { bigintColumn } from './columns.js';
+
+export type FileStatus =
+  | 'pending'
+  | 'processing'
+  | 'completed'
+  | 'failed'
+  | 'infected'
+  | 'paused'
+  | 'canceled';
+
+/** Why a file or one of its steps failed; shown to the owner. */
+export interface Problem {
+  step: string;
+  code: string;
+  detail: string;
+}
+
+/** How one step of the processing ended. A step that is here is not run again in the same run. */
+export interface StepRecord {
+  state: 'done' | 'failed' | 'skipped';
+  /** Milliseconds that the step took. */
+  ms: number;
+  reason?: string;
+}
+
+@Entity('files')
+export class File {
+  /** The id of the upload. */
+  @PrimaryColumn('uuid')
+  id: string;
+
+  @Column('uuid', { name: 'owner_id' })
+  ownerId: string;
+
+  @Column('uuid', { name: 'blob_id' })
+  blobId: string;
+
+  @Column('text')
+  filename: string;
+
+  /** Bytes. */
+  @Column('bigint', { transformer: bigintColumn })
+  size: number;
+
+  /** What the client said it sends. */
+  @Column('text', { name: 'declared_type', nullable: true })
+  declaredType: string | null;
+
+  /** What the first bytes say it is; null before that is known or when nothing is recognised. */
+  @Column('text', { name: 'detected_type', nullable: true })
+  detectedType: string | null;
+
+  /** Hex; what the client said. */
+  @Column('text', { name: 'expected_sha256', nullable: true })
+  expectedSha256: string | null;
+
+  /** Hex; measured. */
+  @Column('text', { nullable: true })
+  sha256: string | null;
+
+  @Column('text')
+  status: FileStatus;
+
+  /** The step that runs, or the last one that ran. */
+  @Column('text', { nullable: true })
+  step: string | null;
+
+  /** Percent of the whole processing, 0 to 100. */
+  @Column('integer')
+  progress: number;
+
+  /** The job's id is `<id>-<run>`; raised for every new job. */
+  @Column('integer')
+  run: number;
+
+  /** Attempts that the present run has begun. */
+  @Column('integer')
+  attempts: number;
+
+  /** Whether the scan found it clean: nothing is served before. */
+  @Column('boolean')
+  clean: boolean;
+
+  @Column('jsonb')
+  steps: Record<string, StepRecord>;
+
+  @Column('jsonb')
+  metadata: Record<string, unknown>;
+
+  /** What did not work but does not make the file unusable. */
+  @Column('jsonb')
+  warnings: Problem[];
+
+  @Column('jsonb', { nullable: true })
+  error: Problem | null;
+
+  @Column('timestamptz', { name: 'created_at' })
+  createdAt: Date;
+
+  @Column('timestamptz', { name: 'updated_at', default: () => 'now()' })
+  updatedAt: Date;
+
+  @Column('timestamptz', { name: 'completed_at', nullable: true })
+  completedAt: Date | null;
+
+  /** In the trash since. */
+  @Column('timestamptz', { name: 'deleted_at', nullable: true })
+  deletedAt: Date | null;
+}

@@ -1,0 +1,58 @@
+import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { bigintColumn } from './columns.js';
+
+export type UploadStatus = 'uploading' | 'finished' | 'expired' | 'terminated';
+
+/** The ledger of one upload: what has been received durably, and who may write now. */
+@Entity('uploads')
+export class Upload {
+  /** UUIDv7; the file that comes of it bears the same id. */
+  @PrimaryColumn('uuid')
+  id: string;
+
+  @Column('uuid', { name: 'owner_id' })
+  ownerId: string;
+
+  @Column('text')
+  status: UploadStatus;
+
+  /** Bytes that are on stable storage, from the first one without a gap. */
+  @Column('bigint', { transformer: bigintColumn })
+  offset: number;
+
+  /** Bytes; null while the length is deferred. */
+  @Column('bigint', { transformer: bigintColumn, nullable: true })
+  length: number | null;
+
+  /** Upload-Metadata as the client sent it, decoded; null is a key without a value. */
+  @Column('jsonb')
+  metadata: Record<string, string | null>;
+
+  /** Key of the object that the bytes go to. */
+  @Column('text', { name: 'storage_key' })
+  storageKey: string;
+
+  @Column('text', { name: 'lease_holder', nullable: true })
+  leaseHolder: string | null;
+
+  /** Raised with each lease; a write that names an older epoch changes nothing. */
+  @Column('integer', { name: 'lease_epoch' })
+  leaseEpoch: number;
+
+  @Column('timestamptz', { name: 'lease_expires_at', nullable: true })
+  leaseExpiresAt: Date | null;
+
+  @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
+  createdAt: Date;
+
+  /** Moves on with each append. */
+  @Column('timestamptz', { name: 'expires_at' })
+  expiresAt: Date;
+
+  @Column('timestamptz', { name: 'finished_at', nullable: true })
+  finishedAt: Date | null;
+
+  /** When the bytes of an expired or terminated upload were deleted; null: still to do. */
+  @Column('timestamptz', { name: 'discarded_at', nullable: true })
+  discardedAt: Date | null;
+}

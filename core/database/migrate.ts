@@ -1,0 +1,27 @@
+import pg from 'pg';
+import { migrateQueue } from '../queue.js';
+import { openDatabase } from './data-source.js';
+
+/** Key of the advisory lock ("land" in ASCII) that makes processes which start together migrate one by one. */
+const MIGRATION_LOCK = 0x6c616e64;
+
+/**
+ * Brings our tables and those of the queue up to date. Safe to run from many processes at once: the others
+ * wait and then find nothing to do.
+ */
+export async function migrate(databaseUrl: string): Promise<void> {
+  const lock = new pg.Client({ connectionString: databaseUrl });
+  await lock.connect();
+  try {
+    await lock.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK]);
+    const database = await openDatabase(databaseUrl, 'landfall migrate');
+    try {
+      await database.runMigrations({ transaction: 'each' });
+    } finally {
+      await database.destroy();
+    }
+    await migrateQueue(lock);
+  } finally {
+    await lock.end();
+  }
+}

@@ -1,0 +1,37 @@
+import type { EntityManager, EntityTarget, ObjectLiteral } from 'typeorm';
+
+/**
+ * Runs an INSERT, UPDATE, DELETE or SELECT written by hand and returns its rows (`RETURNING *`, `SELECT *`) as
+ * entities. For the statements whose WHERE is the point: fenced and guarded writes.
+ */
+export async function queryEntities<T extends ObjectLiteral>(
+  manager: EntityManager,
+  entity: EntityTarget<T>,
+  sql: string,
+  parameters: unknown[],
+): Promise<T[]> {
+  const result = await manager.query(sql, parameters);
+  // TypeORM answers UPDATE and DELETE with [rows, count], everything else with the rows.
+  const rows: Record<string, unknown>[] = /^\s*(UPDATE|DELETE)/i.test(sql) ? result[0] : result;
+  const { columns } = manager.connection.getMetadata(entity);
+  return rows.map((row) => {
+    const values: Record<string, unknown> = {};
+    for (const column of columns) {
+      const value = row[column.databaseName];
+      const transformer = column.transformer;
+      values[column.propertyName] =
+        transformer && !Array.isArray(transformer) ? transformer.from(value) : value;
+    }
+    return manager.create(entity, values as never) as T;
+  });
+}
+
+/** Runs an INSERT, UPDATE or DELETE and returns how many rows it changed. */
+export async function countChanged(
+  manager: EntityManager,
+  sql: string,
+  parameters: unknown[],
+): Promise<number> {
+  const [, count] = (await manager.query(sql, parameters)) as [unknown[], number];
+  return count;
+}

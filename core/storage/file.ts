@@ -1,0 +1,222 @@
+import { constants, createReadStream } from 'node:fs';
+import { access, type FileHandle, mkdir, open, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { AppError, hasCode } from '../errors.js';
+import type { BlobStore, Storage, UploadStore } from './storage.js';
+
+/*
+ * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters.
+ *
+ * An append writes in place behind the offset that the ledger gave. Chunks that arrive while a write is under
+ * way are gathered and go out together. Every CHECKPOINT bytes, and at the end, the file is synced and the
+ * ledger moves on; bytes in the file behind the ledger's offset count for nothing and are written over.
+ */
+
+/** Bytes received but not yet written at which the source has to wait. */
+const MAX_GATHERED = 4 * 1024 ** 2;
+
+/** Bytes after which an append under way is synced and committed. */
+const CHECKPOINT = 32 * 1024 ** 2;
+
+/** Stores objects in the folder `root`, which is created if it is missing. */
+export async function openFileStorage(root: string): Promise<Storage> {
+  await mkdir(root, { recursive: true });
+  const path = (key: string) => join(root, key.slice(0, 2), key);
+
+  const blobs: BlobStore = {
+    async read(key, range) {
+      const handle = await open(path(key), 'r').catch((error: unknown) => {
+        throw hasCode(error, 'ENOENT') ? new AppError('not_found', { cause: error }) : error;
+      });
+      return createReadStream('', { fd: handle, ...range, highWaterMark: 256 * 1024 });
+    },
+    async write(key, bytes) {
+      const handle = await create(path(key));
+      try {
+        await handle.writeFile(bytes);
+        await handle.datasync();
+      } catch (error) {
+        throw storageError(error);
+      } finally {
+        await handle.close();
+      }
+      await syncFolder(dirname(path(key)));
+    },
+    delete: (key) => rm(path(key), { force: true }),
+    reference: (key) => ({ kind: 'file', path: path(key) }),
+  };
+
+  const uploads: UploadStore = {
+    async append(key, offset, source, commit) {
+      const handle = await create(path(key));
+      try {
+        if (offset === 0) await syncFolder(dirname(path(key)));
+        return await appendTo(handle, offset, source, commit);
+      } finally {
+        await handle.close();
+      }
+    },
+    async complete(key, length) {
+      const size = await stat(path(key)).then((stats) => stats.size, ignoreMissing);
+      // The rule: append has synced exactly these bytes.
+      if (size === length) return;
+      const handle = await create(path(key));
+      try {
+        // A connection that broke may have left bytes behind the last offset of an upload of unknown length.
+        await handle.truncate(length);
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      await syncFolder(dirname(path(key)));
+    },
+    discard: (key) => rm(path(key), { force: true }),
+  };
+
+  return { blobs, uploads, check: () => access(root, constants.W_OK) };
+}
+
+/** Opens for writing, creates the file and its folder if missing, and leaves the content as it is. */
+async function create(path: string): Promise<FileHandle> {
+  const flags = constants.O_WRONLY | constants.O_CREAT;
+  try {
+    return await open(path, flags, 0o600);
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw storageError(error);
+    const folder = dirname(path);
+    await mkdir(folder, { recursive: true });
+    await syncFolder(dirname(folder));
+    return open(path, flags, 0o600);
+  }
+}
+
+function ignoreMissing(error: unknown): undefined {
+  if (!hasCode(error, 'ENOENT')) throw error;
+}
+
+/** A file's name is durable only when its folder is. */
+async function syncFolder(folder: string): Promise<void> {
+  // Windows cannot open folders and needs no sync of them.
+  if (process.platform === 'win32') return;
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+function storageError(error: unknown): unknown {
+  return hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')
+    ? new AppError('storage_full', { cause: error, retryable: true })
+    : error;
+}
+
+async function appendTo(
+  handle: FileHandle,
+  offset: number,
+  source: AsyncIterable<Uint8Array>,
+  commit: (offset: number) => Promise<void>,
+): Promise<number> {
+  let committed = offset;
+  const sink = createSink(handle, offset);
+  let checkpoint = Promise.resolve();
+  let syncing = false;
+  let failure: unknown;
+
+  const sync = async () => {
+    const reached = sink.written();
+    if (reached === committed) return;
+    await handle.datasync();
+    await commit(reached);
+    committed = reached;
+  };
+
+  try {
+    for await (const chunk of source) {
+      await sink.write(chunk);
+      if (failure) throw failure;
+      if (!syncing && sink.written() - committed >= CHECKPOINT) {
+        syncing = true;
+        checkpoint = sync()
+          .catch((error: unknown) => {
+            failure = error;
+          })
+          .finally(() => {
+            syncing = false;
+          });
+      }
+    }
+  } finally {
+    // Also after an error: what has arrived is kept, so that the client goes on from there.
+    await sink.drain();
+    await checkpoint;
+    if (!failure) await sync();
+  }
+  sink.check();
+  if (failure) throw failure;
+  return committed;
+}
+
+/** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */
+function createSink(handle: FileHandle, start: number) {
+  let position = start;
+  let waiting: Uint8Array[] = [];
+  let waitingBytes = 0;
+  let writing: Promise<void> | undefined;
+  let failure: unknown;
+
+  async function writeOut(): Promise<void> {
+    try {
+      while (waiting.length > 0) {
+        const batch = waiting;
+        const size = waitingBytes;
+        waiting = [];
+        waitingBytes = 0;
+        await writeAll(handle, batch, size, position);
+        position += size;
+      }
+    } catch (error) {
+      failure = storageError(error);
+    } finally {
+      writing = undefined;
+    }
+  }
+
+  const check = () => {
+    if (failure) throw failure;
+  };
+  return {
+    /** Bytes handed to the system so far, as a position in the file. */
+    written: () => position,
+    check,
+    /** Takes a chunk; waits while too much is gathered. */
+    async write(chunk: Uint8Array): Promise<void> {
+      check();
+      waiting.push(chunk);
+      waitingBytes += chunk.byteLength;
+      writing ??= writeOut();
+      if (waitingBytes >= MAX_GATHERED) await writing;
+    },
+    /** Waits until all that was taken is written or has failed. */
+    async drain(): Promise<void> {
+      await writing;
+    },
+  };
+}
+
+/** writev may write less than it was given. */
+async function writeAll(
+  handle: FileHandle,
+  batch: Uint8Array[],
+  size: number,
+  position: number,
+): Promise<void> {
+  const { bytesWritten } = await handle.writev(batch, position);
+  if (bytesWritten === size) return;
+  const rest = Buffer.concat(batch).subarray(bytesWritten);
+  for (let done = 0; done < rest.length; ) {
+    const result = await handle.write(rest, done, rest.length - done, position + bytesWritten + done);
+    done += result.bytesWritten;
+  }
+}

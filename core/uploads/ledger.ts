@@ -1,0 +1,228 @@
+import { randomUUID } from 'node:crypto';
+import type { DataSource, EntityManager } from 'typeorm';
+import { deleteUnreferencedBlobs } from '../blobs.js';
+import { File } from '../database/entities/file.js';
+import { Upload } from '../database/entities/upload.js';
+import { countChanged, queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { appendEvents } from '../events.js';
+import { insertFile, purgeFile } from '../files.js';
+import type { Storage } from '../storage/storage.js';
+import { LEASE_MS } from './lease.js';
+
+/*
+ * The ledger of uploads: create, append, finish, terminate, expire. Every protocol (tus now; a plain POST,
+ * direct upload and others later) only calls these.
+ *
+ * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
+ * of the lease, and only ever grows. An upload whose offset has reached its length is finished by one transaction
+ * that writes the blob, the file row and the event; if the process dies before, the reconciler does it.
+ */
+
+export interface LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Hours without an append after which an unfinished upload expires. */
+  uploadExpiryHours: number;
+}
+
+export interface NewUpload {
+  /** UUIDv7. */
+  id: string;
+  ownerId: string;
+  /** Bytes; null if not known yet. */
+  length: number | null;
+  metadata: Record<string, string | null>;
+  /** The process that will write at once, and so gets the first lease. */
+  leaseHolder: string;
+}
+
+/** Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`. */
+export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
+  return deps.database.transaction(async (manager) => {
+    const [row] = await queryEntities(
+      manager,
+      Upload,
+      `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
+                            lease_expires_at, expires_at)
+       VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
+               now() + $8 * interval '1 hour')
+       RETURNING *`,
+      [
+        upload.id,
+        upload.ownerId,
+        upload.length,
+        upload.metadata,
+        randomUUID(),
+        upload.leaseHolder,
+        LEASE_MS,
+        deps.uploadExpiryHours,
+      ],
+    );
+    await appendEvents(manager, [
+      {
+        type: 'upload.created',
+        subjectId: upload.id,
+        ownerId: upload.ownerId,
+        data: { length: upload.length },
+      },
+    ]);
+    return row as Upload;
+  });
+}
+
+/** Sets the length of an upload that was created without one. @throws {AppError} locked */
+export async function declareLength(
+  deps: LedgerDeps,
+  id: string,
+  epoch: number,
+  length: number,
+): Promise<void> {
+  const changed = await countChanged(
+    deps.database.manager,
+    `UPDATE uploads SET length = $3
+     WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL`,
+    [id, epoch, length],
+  );
+  if (changed === 0) throw leaseLost();
+}
+
+/**
+ * Appends what `source` yields behind the upload's offset.
+ * @param upload as it was when the lease was taken
+ * @returns the new offset; bytes before it survive a power cut
+ * @throws {AppError} locked when another request has taken the lease; storage_full
+ */
+export async function appendToUpload(
+  deps: LedgerDeps,
+  upload: Upload,
+  epoch: number,
+  source: AsyncIterable<Uint8Array>,
+): Promise<number> {
+  if (upload.offset === upload.length) {
+    // Nothing can follow. The source is still read, so that a body that is too long is noticed by its limiter.
+    for await (const _ of source);
+    return upload.offset;
+  }
+  return deps.storage.uploads.append(upload.storageKey, upload.offset, source, async (offset) => {
+    const changed = await countChanged(
+      deps.database.manager,
+      `UPDATE uploads
+       SET "offset" = $3, expires_at = now() + $4 * interval '1 hour',
+           lease_expires_at = now() + $5 * interval '1 millisecond'
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3`,
+      [upload.id, epoch, offset, deps.uploadExpiryHours, LEASE_MS],
+    );
+    if (changed === 0) throw leaseLost();
+  });
+}
+
+/**
+ * Turns an upload whose bytes are complete into a file with status `pending`. May be called again: what is
+ * finished stays as it is.
+ * @returns the file
+ * @throws {AppError} not_found, gone, wrong_state
+ */
+export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> {
+  return deps.database.transaction(async (manager) => {
+    const upload = await lockUpload(manager, id);
+    if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
+    if (upload.status !== 'uploading') throw new AppError('gone');
+    if (upload.offset !== upload.length) {
+      throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are here` });
+    }
+    // Under the row's lock: a termination that runs at the same time must not be followed by this.
+    await deps.storage.uploads.complete(upload.storageKey, upload.length);
+    await manager.query(`UPDATE uploads SET status = 'finished', finished_at = now() WHERE id = $1`, [id]);
+    return insertFile(manager, upload);
+  });
+}
+
+/**
+ * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
+ * returned, or even begun to delete, the upload never comes back.
+ * @throws {AppError} not_found, gone
+ */
+export async function terminateUpload(deps: LedgerDeps, id: string): Promise<void> {
+  const blobIds = await deps.database.transaction(async (manager) => {
+    const upload = await lockUpload(manager, id);
+    if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
+    const finished = upload.status === 'finished';
+    await manager.query(
+      `UPDATE uploads SET status = 'terminated', lease_epoch = lease_epoch + 1,
+         discarded_at = CASE WHEN $2 THEN now() END
+       WHERE id = $1`,
+      [id, finished],
+    );
+    if (finished) return purgeFile(manager, id);
+    await appendEvents(manager, [{ type: 'upload.terminated', subjectId: id, ownerId: upload.ownerId }]);
+    return undefined;
+  });
+  // The rows say what is to be deleted, so the reconciler goes on where this stops.
+  if (blobIds) await deleteUnreferencedBlobs(deps, blobIds);
+  else await discardUploads(deps, [id]);
+}
+
+/** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
+export async function expireUploads(deps: LedgerDeps): Promise<number> {
+  return deps.database.transaction(async (manager) => {
+    const expired = await queryEntities(
+      manager,
+      Upload,
+      `UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+       WHERE status = 'uploading' AND expires_at < now()
+         AND (lease_holder IS NULL OR lease_expires_at < now())
+         AND "offset" IS DISTINCT FROM length
+       RETURNING *`,
+      [],
+    );
+    await appendEvents(
+      manager,
+      expired.map(({ id, ownerId }) => ({ type: 'upload.expired', subjectId: id, ownerId })),
+    );
+    return expired.length;
+  });
+}
+
+/** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
+export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
+  const rows: { id: string }[] = await database.query(
+    `SELECT id FROM uploads
+     WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
+     ORDER BY id LIMIT 1000`,
+  );
+  return rows.map((row) => row.id);
+}
+
+/**
+ * Deletes the bytes of expired and terminated uploads.
+ * @param ids only these; undefined: all that are left, at most 1000
+ * @returns how many were deleted
+ */
+export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<number> {
+  const uploads = await queryEntities(
+    deps.database.manager,
+    Upload,
+    `SELECT * FROM uploads
+     WHERE status IN ('expired', 'terminated') AND discarded_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))
+     ORDER BY id LIMIT 1000`,
+    [ids ?? null],
+  );
+  for (const upload of uploads) {
+    await deps.storage.uploads.discard(upload.storageKey);
+    await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
+  }
+  return uploads.length;
+}
+
+async function lockUpload(manager: EntityManager, id: string): Promise<Upload> {
+  const [upload] = await queryEntities(manager, Upload, 'SELECT * FROM uploads WHERE id = $1 FOR UPDATE', [
+    id,
+  ]);
+  if (!upload) throw new AppError('not_found');
+  return upload;
+}
+
+function leaseLost(): AppError {
+  return new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
+}

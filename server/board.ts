@@ -1,0 +1,34 @@
+import { createBullBoard } from '@bull-board/api';
+import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
+import { ExpressAdapter } from '@bull-board/express';
+import { parse as parseCookies } from 'cookie';
+import { type RequestHandler, Router } from 'express';
+import { AppError } from '../core/errors.js';
+import type { ProcessingQueue } from '../core/queue.js';
+import type { Authenticate } from './auth/authenticate.js';
+import type { Keys } from './auth/keys.js';
+import { verifyToken } from './auth/tokens.js';
+
+export const BOARD_PATH = '/admin/queues';
+
+/** Set when an admin signs in: the browser opens the board by following a link, without a header. */
+export const BOARD_COOKIE = 'landfall_board';
+
+/** Bull Board, for admins only. */
+export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
+  const adapter = new ExpressAdapter();
+  adapter.setBasePath(BOARD_PATH);
+  createBullBoard({
+    queues: [new BullMQAdapter(queue.bull)],
+    serverAdapter: adapter,
+    options: { uiConfig: { boardTitle: 'Landfall' } },
+  });
+
+  const adminOnly: RequestHandler = (req, _res, next) => {
+    const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
+    if (!cookie) authenticate(req, 'admin');
+    else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    next();
+  };
+  return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());
+}

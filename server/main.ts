@@ -1,0 +1,100 @@
+import { randomBytes } from 'node:crypto';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { hostname } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
+import { openDatabase } from '../core/database/data-source.js';
+import { migrate } from '../core/database/migrate.js';
+import { hasCode } from '../core/errors.js';
+import { announceReady, onShutdown } from '../core/lifecycle.js';
+import { createLogger, type Logger } from '../core/log.js';
+import { openQueue } from '../core/queue.js';
+import { openStorage } from '../core/storage/open.js';
+import { openLeases } from '../core/uploads/lease.js';
+import { buildApp } from './app.js';
+import { deriveKeys } from './auth/keys.js';
+
+/** A socket on which nothing moves for this long is closed: no body may hang for ever. */
+const IDLE_SOCKET_MS = 120_000;
+
+/** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
+const FINISH_MS = 2_000;
+
+const SHUTDOWN_MS = 8_000;
+
+async function start(config: Readonly<Config>): Promise<void> {
+  const { databaseUrl, jwtSecret } = requireConnected(config);
+  const log = createLogger(config.logLevel, 'server');
+  await migrate(databaseUrl);
+  const database = await openDatabase(databaseUrl, 'landfall server', (error) =>
+    log.warn({ err: error }, 'database connection'),
+  );
+  const storage = await openStorage(config);
+  const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
+  const leases = await openLeases(database, holder, log);
+  const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
+
+  let draining = false;
+  const app = buildApp({
+    ...config,
+    config,
+    database,
+    storage,
+    leases,
+    queue,
+    log,
+    keys: deriveKeys(jwtSecret),
+    pageDir: fileURLToPath(new URL('../web', import.meta.url)),
+    isDraining: () => draining,
+  });
+  // A body may take hours: what counts is that it moves.
+  const http = createServer({ requestTimeout: 0, keepAliveTimeout: 65_000 }, app);
+  http.setTimeout(IDLE_SOCKET_MS);
+  const url = await listen(http, config);
+  log.info({ url }, 'listening');
+  announceReady(url);
+
+  onShutdown(log, SHUTDOWN_MS, async () => {
+    draining = true;
+    await closeHttp(http);
+    await leases.whenIdle();
+    leases.close();
+    await queue.close();
+    await database.destroy();
+  });
+}
+
+function listen(http: Server, config: Readonly<Config>): Promise<string> {
+  return new Promise((resolve, reject) => {
+    http.once('error', (error) => {
+      const taken = hasCode(error, 'EADDRINUSE');
+      reject(taken ? new ConfigError(`PORT=${config.port}: another process listens there`) : error);
+    });
+    http.listen(config.port, config.host, () => {
+      const { port } = http.address() as AddressInfo;
+      const local = ['127.0.0.1', '::1', '0.0.0.0', '::', 'localhost'].includes(config.host);
+      resolve(`http://${local ? 'localhost' : config.host}:${port}`);
+    });
+  });
+}
+
+/** Takes nothing new, lets what runs finish for a while, then cuts it off: an upload keeps what has arrived. */
+async function closeHttp(http: Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => http.close(() => resolve()));
+  const cut = setTimeout(() => http.closeAllConnections(), FINISH_MS);
+  await closed;
+  clearTimeout(cut);
+}
+
+function fail(log: Pick<Logger, 'fatal'>, error: unknown): never {
+  if (error instanceof ConfigError) console.error(`landfall: ${error.message}`);
+  else log.fatal({ err: error }, 'server could not start');
+  process.exit(1);
+}
+
+try {
+  await start(loadConfig(readEnvironment()));
+} catch (error) {
+  fail(createLogger('info', 'server'), error);
+}

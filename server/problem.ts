@@ -1,0 +1,52 @@
+import type { ErrorRequestHandler, RequestHandler } from 'express';
+import { AppError } from '../core/errors.js';
+import type { Logger } from '../core/log.js';
+
+/** For everything that no route took. */
+export const notFound: RequestHandler = () => {
+  throw new AppError('not_found');
+};
+
+/** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
+export function problemHandler(log: Logger): ErrorRequestHandler {
+  return (thrown, req, res, _next) => {
+    const error = toAppError(thrown);
+    if (error.status >= 500) log.error({ err: thrown, requestId: req.id }, 'request failed');
+    if (res.headersSent || res.destroyed) {
+      // Part of an answer is out: only breaking the connection tells the client that the rest will not come.
+      res.destroy();
+      return;
+    }
+    if (error.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+    res
+      .status(error.status)
+      .type('application/problem+json')
+      .send(
+        JSON.stringify({
+          type: 'about:blank',
+          title: error.title,
+          status: error.status,
+          code: error.code,
+          ...(error.detail ? { detail: error.detail } : {}),
+        }),
+      );
+  };
+}
+
+function toAppError(thrown: unknown): AppError {
+  if (thrown instanceof AppError) return thrown;
+  // Express and its body parser throw errors with a status and say themselves whether to show the message.
+  const { status, expose, message } = (thrown ?? {}) as {
+    status?: number;
+    expose?: boolean;
+    message?: string;
+  };
+  if (status === 413) return new AppError('too_large', { detail: 'The body is too large', cause: thrown });
+  if (status && status < 500) {
+    return new AppError('invalid_request', {
+      cause: thrown,
+      ...(expose && message ? { detail: message } : {}),
+    });
+  }
+  return new AppError('internal', { cause: thrown });
+}

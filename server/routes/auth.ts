@@ -1,0 +1,122 @@
+import { parse as parseCookies } from 'cookie';
+import type { Request, Response } from 'express';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { User } from '../../core/database/entities/user.js';
+import { AppError } from '../../core/errors.js';
+import { closeSession, logIn, openSession, register, resumeSession } from '../auth/accounts.js';
+import type { Keys } from '../auth/keys.js';
+import { signToken } from '../auth/tokens.js';
+import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
+import { type AnyRoute, route, userOf } from './route.js';
+
+interface AuthDeps {
+  database: DataSource;
+  keys: Keys;
+  accessTokenMinutes: number;
+}
+
+const REFRESH_COOKIE = 'landfall_refresh';
+const REFRESH_PATH = '/api/auth';
+const REFRESH_DAYS = 30;
+
+const credentials = z.object({
+  email: z.email('must be an e-mail address').max(254),
+  password: z.string().min(8, 'must have at least 8 characters').max(200, 'must have at most 200 characters'),
+});
+
+/** A refresh token comes in the cookie of the page or in the body of an API client. */
+const refresh = z.object({ refreshToken: z.string().optional() });
+
+/** Registration, sign-in, and the session that survives a reload of the page. */
+export function authRoutes(deps: AuthDeps): AnyRoute[] {
+  const { database } = deps;
+
+  function answer(req: Request, res: Response, user: User, refreshToken: string) {
+    const principal = { userId: user.id, role: user.role };
+    const minutes = deps.accessTokenMinutes;
+    const cookie = { httpOnly: true, sameSite: 'strict', secure: req.secure } as const;
+    res.cookie(REFRESH_COOKIE, refreshToken, {
+      ...cookie,
+      path: REFRESH_PATH,
+      maxAge: REFRESH_DAYS * 86_400_000,
+    });
+    if (user.role === 'admin') {
+      const board = signToken(principal, deps.keys.board, minutes);
+      res.cookie(BOARD_COOKIE, board, { ...cookie, path: BOARD_PATH, maxAge: minutes * 60_000 });
+    }
+    res.setHeader('Cache-Control', 'no-store');
+    return {
+      user: { id: user.id, email: user.email, role: user.role },
+      accessToken: signToken(principal, deps.keys.access, minutes),
+      refreshToken,
+      expiresIn: minutes * 60,
+    };
+  }
+
+  const givenToken = (req: Request, body: z.infer<typeof refresh>) =>
+    body.refreshToken ?? parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+
+  return [
+    route({
+      method: 'post',
+      path: '/api/auth/register',
+      access: 'public',
+      summary: 'Create an account; the first one is the admin',
+      body: credentials,
+      status: 201,
+      async handle({ body, req, res }) {
+        const user = await register(database, body.email, body.password);
+        return answer(req, res, user, await openSession(database, user.id));
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/auth/login',
+      access: 'public',
+      summary: 'Sign in',
+      body: credentials,
+      async handle({ body, req, res }) {
+        const user = await logIn(database, body.email, body.password);
+        return answer(req, res, user, await openSession(database, user.id));
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/auth/refresh',
+      access: 'public',
+      summary: 'Get a new access token',
+      body: refresh,
+      async handle({ body, req, res }) {
+        const token = givenToken(req, body);
+        if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
+        return answer(req, res, await resumeSession(database, token), token);
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/auth/logout',
+      access: 'public',
+      summary: 'End the session',
+      body: refresh,
+      async handle({ body, req, res }) {
+        const token = givenToken(req, body);
+        if (token) await closeSession(database, token);
+        res
+          .clearCookie(REFRESH_COOKIE, { path: REFRESH_PATH })
+          .clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
+        res.status(204).end();
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/me',
+      access: 'user',
+      summary: 'Who I am',
+      async handle(call) {
+        const { userId, role } = userOf(call);
+        return { id: userId, role };
+      },
+    }),
+  ];
+}

@@ -1,0 +1,149 @@
+import { pipeline } from 'node:stream/promises';
+import contentDisposition from 'content-disposition';
+import type { Request, Response } from 'express';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { File } from '../../core/database/entities/file.js';
+import { AppError } from '../../core/errors.js';
+import { getBlob, getFile, listDerivatives } from '../../core/files.js';
+import type { Storage } from '../../core/storage/storage.js';
+import { fileParams } from './files.js';
+import { type AnyRoute, route } from './route.js';
+
+interface ContentDeps {
+  database: DataSource;
+  storage: Storage;
+}
+
+interface Content {
+  key: string;
+  /** Bytes. */
+  size: number;
+  type: string;
+  /** Strong, without quotes. */
+  etag: string;
+  modified: Date;
+}
+
+/** What browsers may show in place. Everything that could carry script is only ever downloaded. */
+const INLINE =
+  /^(image\/(jpeg|png|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)$/;
+
+/** Bytes of files and of what was made from them. */
+export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/files/:id/content',
+      access: 'link',
+      summary: 'The bytes of a file',
+      params: fileParams,
+      query: z.object({
+        download: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
+        token: z.string().optional(),
+      }),
+      async handle({ params, query, principal, req, res }) {
+        const file = await getFile(database, params.id, principal?.userId);
+        requireClean(file);
+        const blob = await getBlob(database, file);
+        const type = file.detectedType ?? 'application/octet-stream';
+        const inline = query.download === '0' && INLINE.test(type);
+        res.setHeader(
+          'Content-Disposition',
+          contentDisposition(file.filename, { type: inline ? 'inline' : 'attachment' }),
+        );
+        // Whatever a browser makes of the bytes, they get no script, no form and no origin.
+        res.setHeader('Content-Security-Policy', "default-src 'none'; sandbox");
+        res.setHeader('Cache-Control', 'private, no-cache');
+        await send(req, res, storage, {
+          key: blob.key,
+          size: blob.size,
+          type: type === 'text/plain' ? 'text/plain; charset=utf-8' : type,
+          etag: file.sha256 ?? blob.id,
+          modified: file.createdAt,
+        });
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/files/:id/thumbnails/:size',
+      access: 'link',
+      summary: 'A preview image (WebP)',
+      params: fileParams.extend({ size: z.enum(['small', 'medium', 'large']) }),
+      async handle({ params, principal, req, res }) {
+        const file = await getFile(database, params.id, principal?.userId);
+        requireClean(file);
+        const derivatives = await listDerivatives(database, [file.id]);
+        const thumbnail = derivatives.find(({ name }) => name === `thumbnail-${params.size}`);
+        if (!thumbnail) throw new AppError('not_found', { detail: 'This file has no thumbnail' });
+        res.setHeader('Cache-Control', 'private, max-age=3600');
+        await send(req, res, storage, {
+          key: thumbnail.key,
+          size: thumbnail.size,
+          type: thumbnail.contentType,
+          etag: thumbnail.blobId,
+          modified: file.createdAt,
+        });
+      },
+    }),
+  ];
+}
+
+function requireClean(file: File): void {
+  if (file.status === 'infected') {
+    throw new AppError('infected', { detail: file.error?.detail ?? 'The scan found something in this file' });
+  }
+  if (!file.clean) throw new AppError('not_ready', { detail: 'The file has not been scanned yet' });
+}
+
+/** Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). */
+async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
+  const { key, size, type, etag, modified } = content;
+  res.setHeader('Content-Type', type);
+  res.setHeader('X-Content-Type-Options', 'nosniff');
+  res.setHeader('Accept-Ranges', 'bytes');
+  res.setHeader('ETag', `"${etag}"`);
+  res.setHeader('Last-Modified', modified.toUTCString());
+  if (req.fresh) {
+    res.status(304).end();
+    return;
+  }
+
+  const range = chosenRange(req, res, size, `"${etag}"`, modified);
+  if (range) {
+    res.status(206);
+    res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);
+  }
+  res.setHeader('Content-Length', range ? range.end - range.start + 1 : size);
+  if (req.method === 'HEAD') {
+    res.end();
+    return;
+  }
+  try {
+    await pipeline(await storage.blobs.read(key, range), res);
+  } catch (error) {
+    // The client went away; the pipeline has stopped the read.
+    if (!res.destroyed || res.errored) throw error;
+  }
+}
+
+/** The one range to send; undefined for all. @throws {AppError} range_not_satisfiable */
+function chosenRange(req: Request, res: Response, size: number, etag: string, modified: Date) {
+  if (!req.get('Range') || !ifRangeHolds(req.get('If-Range'), etag, modified)) return undefined;
+  const ranges = req.range(size, { combine: true });
+  if (ranges === -1) {
+    res.setHeader('Content-Range', `bytes */${size}`);
+    res.removeHeader('Content-Disposition');
+    throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
+  }
+  // A header that makes no sense is ignored, and so are several ranges at once: a server may (RFC 9110, 14.2).
+  if (ranges === undefined || ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1)
+    return undefined;
+  return ranges[0];
+}
+
+/** RFC 9110, 13.1.5: a validator that does not fit means "send me all of it". */
+function ifRangeHolds(value: string | undefined, etag: string, modified: Date): boolean {
+  if (value === undefined || value === etag) return true;
+  return Math.floor(modified.getTime() / 1000) * 1000 === Date.parse(value);
+}

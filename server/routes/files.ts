@@ -1,0 +1,155 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { File } from '../../core/database/entities/file.js';
+import { listEvents } from '../../core/events.js';
+import { getFile, listDerivatives, listFiles, trashFile } from '../../core/files.js';
+import type { Storage } from '../../core/storage/storage.js';
+import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
+import type { Keys } from '../auth/keys.js';
+import { signLink } from '../auth/links.js';
+import { type AnyRoute, route, userOf } from './route.js';
+
+interface FileDeps extends LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  keys: Keys;
+}
+
+export const fileParams = z.object({ id: z.uuid() });
+
+const page = z.object({
+  cursor: z.uuid('must be the nextCursor of a page before').optional(),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+});
+
+/** Listing, reading and deleting one's own files. */
+export function fileRoutes(deps: FileDeps): AnyRoute[] {
+  const { database } = deps;
+
+  async function toJson(files: File[]) {
+    const derivatives = await listDerivatives(
+      database,
+      files.map((file) => file.id),
+    );
+    return files.map((file) => {
+      const names = derivatives.filter(({ fileId }) => fileId === file.id).map(({ name }) => name);
+      return fileJson(file, names, deps.keys.link);
+    });
+  }
+
+  return [
+    route({
+      method: 'get',
+      path: '/api/files',
+      access: 'user',
+      summary: 'My files, newest first',
+      query: page,
+      async handle(call) {
+        const { cursor, limit } = call.query;
+        const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
+        const files = found.slice(0, limit);
+        return { items: await toJson(files), nextCursor: found.length > limit ? files.at(-1)?.id : null };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/files/:id',
+      access: 'user',
+      summary: 'One of my files',
+      params: fileParams,
+      async handle(call) {
+        const [json] = await toJson([await getFile(database, call.params.id, userOf(call).userId)]);
+        return json;
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/files/:id',
+      access: 'user',
+      summary: 'Put a file into the trash, or with permanent=1 delete it for good',
+      params: fileParams,
+      query: z.object({ permanent: z.enum(['0', '1'], 'must be 0 or 1').default('0') }),
+      async handle(call) {
+        const { id } = call.params;
+        const { userId } = userOf(call);
+        if (call.query.permanent === '1') {
+          await getFile(database, id, userId, { trashed: true });
+          await terminateUpload(deps, id);
+        } else {
+          await trashFile(database, userId, id);
+        }
+        call.res.status(204).end();
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/files/:id/status',
+      access: 'user',
+      summary: 'Where the processing is',
+      params: fileParams,
+      async handle(call) {
+        const file = await getFile(database, call.params.id, userOf(call).userId);
+        const { status, step, progress, attempts, error } = file;
+        return { status, step, progress, attempts, etaSeconds: remainingSeconds(file), error };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/files/:id/events',
+      access: 'user',
+      summary: 'What has happened to a file, oldest first',
+      params: fileParams,
+      async handle(call) {
+        const file = await getFile(database, call.params.id, userOf(call).userId);
+        const events = await listEvents(database, file.id);
+        return {
+          items: events.map(({ id, type, data, createdAt }) => ({ id, type, data, createdAt })),
+          nextCursor: null,
+        };
+      },
+    }),
+  ];
+}
+
+/** Reckoned from how long the done part of the steps took; null when nothing is known. */
+function remainingSeconds(file: File): number | null {
+  if (file.status === 'pending') return null;
+  if (file.status !== 'processing') return 0;
+  const spentMs = Object.values(file.steps).reduce((sum, { ms }) => sum + ms, 0);
+  if (spentMs === 0 || file.progress === 0) return null;
+  return Math.ceil((spentMs * (100 - file.progress)) / file.progress / 1000);
+}
+
+function fileJson(file: File, derivativeNames: string[], linkKey: Buffer) {
+  const path = `/api/files/${file.id}`;
+  const thumbnails = derivativeNames
+    .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
+    .filter((size) => size !== undefined);
+  return {
+    id: file.id,
+    filename: file.filename,
+    size: file.size,
+    declaredType: file.declaredType,
+    detectedType: file.detectedType,
+    sha256: file.sha256,
+    status: file.status,
+    step: file.step,
+    progress: file.progress,
+    attempts: file.attempts,
+    steps: file.steps,
+    metadata: file.metadata,
+    warnings: file.warnings,
+    error: file.error,
+    createdAt: file.createdAt,
+    completedAt: file.completedAt,
+    links: {
+      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
+      thumbnails:
+        thumbnails.length > 0
+          ? Object.fromEntries(
+              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
+            )
+          : null,
+    },
+  };
+}

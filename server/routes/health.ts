@@ -1,0 +1,48 @@
+import type { DataSource } from 'typeorm';
+import { AppError } from '../../core/errors.js';
+import type { Storage } from '../../core/storage/storage.js';
+import { type AnyRoute, route } from './route.js';
+
+interface HealthDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Turns true when the process begins to shut down. */
+  isDraining: () => boolean;
+}
+
+/** For load balancers and orchestrators. */
+export function healthRoutes({ database, storage, isDraining }: HealthDeps): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/health/live',
+      access: 'public',
+      summary: 'Whether the process answers at all',
+      handle: async () => ({ status: 'ok' }),
+    }),
+    route({
+      method: 'get',
+      path: '/health/ready',
+      access: 'public',
+      summary: 'Whether requests should be sent here: database and storage work',
+      async handle() {
+        if (isDraining()) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
+        await check('database', () => database.query('SELECT 1'));
+        await check('storage', () => storage.check());
+        return { status: 'ok' };
+      },
+    }),
+  ];
+}
+
+async function check(part: string, works: () => Promise<unknown>): Promise<void> {
+  try {
+    await works();
+  } catch (error) {
+    throw new AppError('unavailable', {
+      detail: `The ${part} does not answer`,
+      cause: error,
+      retryable: true,
+    });
+  }
+}

@@ -1,0 +1,91 @@
+import { type Request, type RequestHandler, type Response, Router } from 'express';
+import type { z } from 'zod';
+import { AppError } from '../../core/errors.js';
+import type { Access, Authenticate } from '../auth/authenticate.js';
+import type { Principal } from '../auth/tokens.js';
+
+/** One route, declared once: what is not in its schemas does not reach its handler. */
+export interface Route<P, Q, B> {
+  method: 'get' | 'post' | 'delete';
+  path: string;
+  access: Access;
+  summary: string;
+  params?: z.ZodType<P>;
+  query?: z.ZodType<Q>;
+  body?: z.ZodType<B>;
+  /** Status of the answer if the handler returns a value; 200. */
+  status?: number;
+  /** Returns the JSON to answer, or nothing if it has answered by itself. */
+  handle(call: Call<P, Q, B>): Promise<unknown>;
+}
+
+export interface Call<P, Q, B> {
+  params: P;
+  query: Q;
+  body: B;
+  /** Absent only on public routes and where a signed link opened the door. */
+  principal: Principal | undefined;
+  req: Request;
+  res: Response;
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
+export type AnyRoute = Route<any, any, any>;
+
+/** Gives a route its types. */
+export function route<P, Q, B>(declaration: Route<P, Q, B>): Route<P, Q, B> {
+  return declaration;
+}
+
+/** The principal of a route that is not public. */
+export function userOf(call: { principal: Principal | undefined }): Principal {
+  if (!call.principal) throw new AppError('unauthenticated');
+  return call.principal;
+}
+
+/** Makes the router that serves the declared routes. A known path with another method answers 405. */
+export function serve(routes: AnyRoute[], authenticate: Authenticate): Router {
+  const router = Router({ caseSensitive: true });
+  for (const declared of routes) {
+    router[declared.method](declared.path, toHandler(declared, authenticate));
+  }
+  for (const path of new Set(routes.map((declared) => declared.path))) {
+    const allowed = routes
+      .filter((declared) => declared.path === path)
+      .map(({ method }) => method.toUpperCase());
+    if (allowed.includes('GET')) allowed.push('HEAD');
+    router.all(path, (_req, res) => {
+      res.setHeader('Allow', allowed.join(', '));
+      throw new AppError('method_not_allowed', { detail: `Allowed: ${allowed.join(', ')}` });
+    });
+  }
+  return router;
+}
+
+function toHandler(declared: AnyRoute, authenticate: Authenticate): RequestHandler {
+  return async (req, res) => {
+    authenticate(req, declared.access);
+    const answer = await declared.handle({
+      params: parse(declared.params, req.params, 'path'),
+      query: parse(declared.query, req.query, 'query'),
+      body: parse(declared.body, req.body ?? {}, 'body'),
+      principal: req.principal,
+      req,
+      res,
+    });
+    if (answer !== undefined) res.status(declared.status ?? 200).json(answer);
+  };
+}
+
+function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {
+  if (!schema) return undefined;
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  // An id that cannot be one is an id that does not exist.
+  if (place === 'path') throw new AppError('not_found');
+  const name = issue?.path.join('.');
+  throw new AppError('invalid_request', {
+    detail: `${name ? `${name} in the ${place}` : place}: ${issue?.message}`,
+  });
+}

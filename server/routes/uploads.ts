@@ -1,0 +1,61 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { Upload } from '../../core/database/entities/upload.js';
+import { queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
+import { type AnyRoute, route, userOf } from './route.js';
+
+const page = z.object({
+  cursor: z.uuid('must be the nextCursor of a page before').optional(),
+  limit: z.coerce.number().int().min(1).max(200).default(50),
+});
+
+/** One's own unfinished uploads. */
+export function uploadRoutes({ database }: { database: DataSource }): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/uploads',
+      access: 'user',
+      summary: 'My unfinished uploads, newest first',
+      query: page,
+      async handle(call) {
+        const { cursor, limit } = call.query;
+        const found = await queryEntities(
+          database.manager,
+          Upload,
+          `SELECT * FROM uploads WHERE owner_id = $1 AND status = 'uploading' AND ($2::uuid IS NULL OR id < $2)
+           ORDER BY id DESC LIMIT $3`,
+          [userOf(call).userId, cursor ?? null, limit + 1],
+        );
+        const items = found.slice(0, limit);
+        return { items: items.map(toJson), nextCursor: found.length > limit ? items.at(-1)?.id : null };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/uploads/:id',
+      access: 'user',
+      summary: 'One of my uploads',
+      params: z.object({ id: z.uuid() }),
+      async handle(call) {
+        const { userId: ownerId } = userOf(call);
+        const upload = await database.getRepository(Upload).findOneBy({ id: call.params.id, ownerId });
+        if (!upload) throw new AppError('not_found');
+        return toJson(upload);
+      },
+    }),
+  ];
+}
+
+function toJson(upload: Upload) {
+  return {
+    id: upload.id,
+    status: upload.status,
+    offset: upload.offset,
+    length: upload.length,
+    metadata: upload.metadata,
+    createdAt: upload.createdAt,
+    expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
+  };
+}

@@ -1,0 +1,220 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { IncomingMessage } from 'node:http';
+import { DataStore, Server, Upload as TusUpload } from '@tus/server';
+import type { RequestHandler } from 'express';
+import type { DataSource } from 'typeorm';
+import { validate as isUuid, v7 as uuidv7 } from 'uuid';
+import type { Upload } from '../core/database/entities/upload.js';
+import { AppError } from '../core/errors.js';
+import type { Logger } from '../core/log.js';
+import type { ProcessingQueue } from '../core/queue.js';
+import type { Lease, Leases } from '../core/uploads/lease.js';
+import {
+  appendToUpload,
+  createUpload,
+  declareLength,
+  finishUpload,
+  type LedgerDeps,
+  terminateUpload,
+} from '../core/uploads/ledger.js';
+import { originOf } from './origin.js';
+import { checkMetadata } from './upload-metadata.js';
+
+/*
+ * tus 1.0 at /uploads: @tus/server speaks the protocol, the ledger keeps the truth.
+ *
+ * @tus/server asks its locker and its data store by upload id alone. What they need to know besides (who asks,
+ * and under which lease) travels beside the call in an AsyncLocalStorage that is entered once per request.
+ */
+
+export interface TusDeps extends LedgerDeps {
+  database: DataSource;
+  leases: Leases;
+  queue: ProcessingQueue;
+  log: Logger;
+  /** Bytes. */
+  maxUploadSize: number;
+  publicUrl: string | undefined;
+  corsOrigins: '*' | string[];
+}
+
+/** What one request carries with it. */
+interface TusRequest {
+  node: IncomingMessage;
+  ownerId: string;
+  requestId: string;
+  lease?: Lease;
+  /** Asks the request to stop soon. */
+  letGo: () => void;
+}
+
+/** How long a request that was asked to let go may still write, in milliseconds. */
+const DRAIN_MS = 500;
+
+/** The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS. */
+export function createTusHandler(deps: TusDeps): RequestHandler {
+  const requests = new AsyncLocalStorage<TusRequest>();
+  const current = (): TusRequest => {
+    const request = requests.getStore();
+    if (!request) throw new Error('outside of a tus request');
+    return request;
+  };
+
+  const server = new Server({
+    path: '/uploads',
+    datastore: new LedgerStore(deps, current),
+    locker: { newLock: (id) => createLock(deps.leases, id, current) },
+    lockDrainTimeout: DRAIN_MS,
+    maxSize: deps.maxUploadSize,
+    namingFunction: () => uuidv7(),
+    generateUrl: (req, { path, id }) => {
+      const node = req.runtime?.node?.req;
+      return `${originOf(node as never, deps.publicUrl)}${path}/${id}`;
+    },
+    getFileIdFromRequest: (req) => {
+      const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(new URL(req.url).pathname) ?? [];
+      return id && isUuid(id) ? id : undefined;
+    },
+    ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
+    onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
+    onUploadFinish: async (_req, upload) => {
+      const { requestId } = current();
+      const file = await finishUpload(deps, upload.id);
+      if (file.status === 'pending') await enqueue(deps, { fileId: file.id, run: file.run, requestId });
+      return {};
+    },
+    onResponseError: (_req, error) => translateError(error, deps.log),
+  });
+
+  return async (req, res) => {
+    const request: TusRequest = {
+      node: req,
+      ownerId: req.principal?.userId ?? '',
+      requestId: req.id,
+      letGo: () => {},
+    };
+    await requests.run(request, () => server.handle(req, res));
+  };
+}
+
+/** A job that cannot be added now is added by the relay later: the file is safe, so the client is not told. */
+async function enqueue(deps: TusDeps, job: Parameters<ProcessingQueue['add']>[0]): Promise<void> {
+  try {
+    await deps.queue.add(job);
+  } catch (error) {
+    deps.log.warn({ err: error, fileId: job.fileId }, 'job could not be queued; the relay will');
+  }
+}
+
+function originCheck(allowed: string[]): (origin: string) => boolean {
+  return (origin) => allowed.includes(origin);
+}
+
+/** Answers for errors that @tus/server knows stay as they are; ours get their status; anything else says nothing. */
+function translateError(
+  error: Error | { status_code: number; body: string },
+  log: Logger,
+): { status_code: number; body: string } | undefined {
+  if (error instanceof AppError) {
+    return { status_code: error.status, body: `${error.detail ?? error.title}\n` };
+  }
+  if ('status_code' in error) return undefined;
+  log.error({ err: error }, 'tus request failed');
+  return { status_code: 500, body: 'Something went wrong; the upload can be resumed\n' };
+}
+
+function createLock(leases: Leases, id: string, current: () => TusRequest) {
+  return {
+    async lock(signal: AbortSignal, requestRelease: () => void): Promise<void> {
+      const request = current();
+      request.letGo = requestRelease;
+      // A new upload gets its lease with its row, and nobody else knows its id yet.
+      if (request.node.method === 'POST') return;
+      const lease = await leases.acquire(id, signal, requestRelease);
+      if (lease.upload.ownerId !== request.ownerId) {
+        await lease.release();
+        throw new AppError('not_found');
+      }
+      request.lease = lease;
+    },
+    async unlock(): Promise<void> {
+      await current().lease?.release();
+    },
+  };
+}
+
+/** What @tus/server calls a data store, over the ledger. */
+class LedgerStore extends DataStore {
+  override extensions = [
+    'creation',
+    'creation-with-upload',
+    'creation-defer-length',
+    'expiration',
+    'termination',
+  ];
+
+  constructor(
+    private readonly deps: TusDeps,
+    private readonly current: () => TusRequest,
+  ) {
+    super();
+  }
+
+  override async create(upload: TusUpload): Promise<TusUpload> {
+    const request = this.current();
+    const row = await createUpload(this.deps, {
+      id: upload.id,
+      ownerId: request.ownerId,
+      length: upload.size ?? null,
+      metadata: upload.metadata ?? {},
+      leaseHolder: this.deps.leases.holder,
+    });
+    request.lease = this.deps.leases.adopt(row, request.letGo);
+    return upload;
+  }
+
+  override async getUpload(_id: string): Promise<TusUpload> {
+    const { upload } = this.lease();
+    if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
+    return this.toTus(upload);
+  }
+
+  override async declareUploadLength(id: string, length: number): Promise<void> {
+    const lease = this.lease();
+    await declareLength(this.deps, id, lease.epoch, length);
+    lease.upload.length = length;
+  }
+
+  override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
+    const { upload, epoch } = this.lease();
+    return appendToUpload(this.deps, upload, epoch, stream);
+  }
+
+  override async remove(id: string): Promise<void> {
+    await terminateUpload(this.deps, id);
+  }
+
+  /** Milliseconds; together with `creation_date` below it makes Upload-Expires. */
+  override getExpiration(): number {
+    return this.deps.uploadExpiryHours * 3_600_000;
+  }
+
+  private lease(): Lease {
+    const { lease } = this.current();
+    if (!lease) throw new Error('no lease is held');
+    return lease;
+  }
+
+  private toTus(upload: Upload): TusUpload {
+    // Expiry counts from the last append, but @tus/server reckons it from the creation; a finished upload has none.
+    const basis = upload.status === 'finished' ? new Date() : upload.expiresAt;
+    const creation = new Date(basis.getTime() - (upload.status === 'finished' ? 0 : this.getExpiration()));
+    return new TusUpload({
+      id: upload.id,
+      offset: upload.offset,
+      metadata: upload.metadata,
+      creation_date: creation.toISOString(),
+      ...(upload.length === null ? {} : { size: upload.length }),
+    });
+  }
+}

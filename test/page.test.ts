@@ -1,0 +1,344 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Browser, BrowserContext, CDPSession, Page, Request } from 'playwright-core';
+import sharp from 'sharp';
+import { launchBrowser } from './browser.js';
+import { startSystem } from './system.js';
+
+const MiB = 2 ** 20;
+const PASSWORD = 'a long enough secret';
+const admin = { email: 'first@example.org', password: PASSWORD };
+
+let system: Awaited<ReturnType<typeof startSystem>>;
+let cable: Awaited<ReturnType<typeof layCable>>;
+let browser: Browser;
+let folder: string;
+let context: BrowserContext;
+let page: Page;
+let devTools: CDPSession | undefined;
+/** Every request to the tus endpoint, in order. */
+let uploads: { method: string; offset: number }[];
+/** What the page did that it must never do: script errors and violations of the content security policy. */
+let faults: string[];
+
+beforeAll(async () => {
+  [system, browser, folder] = await Promise.all([
+    startSystem(),
+    launchBrowser(),
+    mkdtemp(join(tmpdir(), 'landfall-page-')),
+  ]);
+  cable = await layCable(Number(new URL(system.url).port));
+  const answer = await fetch(`${system.url}/api/auth/register`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(admin),
+  });
+  expect(answer.ok).toBe(true);
+}, 180_000);
+
+afterAll(async () => {
+  await browser?.close();
+  cable?.close();
+  await system?.stop();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+beforeEach(async () => {
+  context = await browser.newContext({ viewport: { width: 1100, height: 900 }, locale: 'en-GB' });
+  page = await context.newPage();
+  page.setDefaultTimeout(30_000);
+  devTools = undefined;
+  uploads = [];
+  faults = [];
+  page.on('request', recordUpload);
+  page.on('pageerror', (error) => faults.push(error.message));
+  page.on('console', (message) => {
+    if (/content security policy/i.test(message.text())) faults.push(message.text());
+  });
+});
+
+afterEach(async () => {
+  await context.close();
+  expect(faults).toEqual([]);
+});
+
+test('someone registers, uploads a photograph and sees it completed, with its thumbnail', async () => {
+  await register();
+  await expectText('#who', '@example.org');
+
+  await choose('harbour.jpg', await photograph());
+  await startUpload();
+  await completed('harbour.jpg');
+  await page.waitForFunction(() => {
+    const image = document.querySelector<HTMLImageElement>('.file .thumb img');
+    return image !== null && image.naturalWidth > 0;
+  });
+
+  const download = page.waitForEvent('download');
+  await page.getByRole('link', { name: 'Download harbour.jpg' }).click();
+  expect((await download).suggestedFilename()).toBe('harbour.jpg');
+  expect(await (await download).failure()).toBeNull();
+});
+
+test('an upload goes on where it was when the connection comes back', async () => {
+  await register();
+  await limitUploads(4 * MiB);
+  await choose('crossing.bin', randomBytes(24 * MiB));
+  await startUpload();
+  await uploadedPercent(30);
+  await context.setOffline(true);
+  await cutOff();
+  const before = uploads.length;
+
+  cable.mend();
+  await context.setOffline(false);
+  await completed('crossing.bin');
+  expectResumed(uploads.slice(before));
+});
+
+test('an upload goes on where it was after a reload', async () => {
+  await register();
+  await limitUploads(4 * MiB);
+  await choose('reload.bin', randomBytes(24 * MiB));
+  await startUpload();
+  await uploadedPercent(30);
+  await keptForReload();
+  const before = uploads.length;
+
+  await page.reload();
+  await completed('reload.bin');
+  expectResumed(uploads.slice(before));
+});
+
+test('neither a refused token nor a server that is away for a moment costs an upload its progress', async () => {
+  await register();
+  await limitUploads(4 * MiB);
+  await choose('patient.bin', randomBytes(16 * MiB));
+  const refusals: Record<string, number[]> = { GET: [401], POST: [401], PATCH: [401], HEAD: [401, 503] };
+  await page.route(/\/(uploads|api\/files)(\/|\?|$)/, async (route) => {
+    const status = refusals[route.request().method()]?.shift();
+    if (status === undefined) await route.continue();
+    else await route.fulfill({ status, contentType: 'application/problem+json', body: '{}' });
+  });
+  await startUpload();
+  await uploadedPercent(30);
+  const before = uploads.length;
+  await cutOff();
+
+  cable.mend();
+  await completed('patient.bin');
+  expect(refusals).toEqual({ GET: [], POST: [], PATCH: [], HEAD: [] });
+  expectResumed(uploads.slice(before));
+});
+
+test('a file is deleted after a question', async () => {
+  await register();
+  await choose('short-lived.txt', Buffer.from('gone soon'));
+  await startUpload();
+  await completed('short-lived.txt');
+
+  await page.getByRole('button', { name: 'Delete short-lived.txt' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.getByText('Nothing here yet').waitFor();
+  await page.reload();
+  await page.getByText('Nothing here yet').waitFor();
+});
+
+test('a wrong password is refused in words, and signing out ends the session', async () => {
+  await page.goto(cable.url);
+  await fillIn(admin.email, 'not the right one');
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await expectText('#sign-in-error', 'wrong');
+
+  await fillIn(admin.email, admin.password);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  await page.reload();
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+});
+
+test('an administrator opens the queue by one click, others are not offered it', async () => {
+  await register();
+  expect(await page.getByRole('link', { name: 'Queue' }).isVisible()).toBe(false);
+  await page.getByRole('button', { name: 'Sign out' }).click();
+
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  await fillIn(admin.email, admin.password);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  const opened = context.waitForEvent('page');
+  await page.getByRole('link', { name: 'Queue' }).click();
+  const board = await opened;
+  await board.waitForLoadState();
+  expect(new URL(board.url()).pathname).toMatch(/^\/admin\/queues/);
+  expect(await board.title()).toMatch(/bull/i);
+});
+
+test('the page fits a phone in the dark', async () => {
+  await page.setViewportSize({ width: 360, height: 740 });
+  await page.emulateMedia({ colorScheme: 'dark' });
+  await page.goto(cable.url);
+  await page.getByRole('heading', { name: 'Sign in' }).waitFor();
+  await expectToFit();
+
+  await register();
+  await choose(`${'a-name-without-any-room-to-breathe-'.repeat(4)}.txt`, Buffer.from('narrow'));
+  await expectToFit();
+  await startUpload();
+  await page.locator('.file[data-status="completed"]').waitFor();
+  await expectToFit();
+  const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const channels = ground.match(/\d+/g)?.map(Number) ?? [];
+  expect(Math.max(...channels.slice(0, 3))).toBeLessThan(64);
+});
+
+function recordUpload(request: Request): void {
+  if (!new URL(request.url()).pathname.startsWith('/uploads')) return;
+  uploads.push({ method: request.method(), offset: Number(request.headers()['upload-offset']) });
+}
+
+/** The server kept what it had: no new upload was created, and every byte sent again lies behind the first. */
+function expectResumed(requests: typeof uploads): void {
+  expect(requests.map((request) => request.method)).not.toContain('POST');
+  const offsets = requests.filter((request) => request.method === 'PATCH').map((request) => request.offset);
+  expect(offsets.length).toBeGreaterThan(0);
+  expect(Math.min(...offsets)).toBeGreaterThan(0);
+}
+
+async function register(): Promise<void> {
+  await page.goto(cable.url);
+  await page.getByRole('button', { name: 'Create an account' }).click();
+  await fillIn(`${randomUUID()}@example.org`, PASSWORD);
+  await page.getByRole('button', { name: 'Create account' }).click();
+  await page.getByRole('button', { name: 'Sign out' }).waitFor();
+}
+
+async function fillIn(email: string, password: string): Promise<void> {
+  await page.getByLabel('E-mail').fill(email);
+  await page.getByLabel('Password').fill(password);
+}
+
+async function choose(name: string, content: Buffer): Promise<void> {
+  const file = join(folder, name);
+  await writeFile(file, content);
+  await page.locator('#dashboard input[type=file]').first().setInputFiles(file);
+}
+
+async function startUpload(): Promise<void> {
+  await page.getByRole('button', { name: 'Upload 1 file' }).click();
+}
+
+async function completed(name: string): Promise<void> {
+  await page.locator('.file[data-status="completed"]').filter({ hasText: name }).waitFor();
+}
+
+/** Waits until the Dashboard has sent this much, and not everything. */
+async function uploadedPercent(least: number): Promise<void> {
+  await page.waitForFunction((percent) => {
+    const bar = document.querySelector('#dashboard [role=progressbar]');
+    const now = Number(bar?.getAttribute('aria-valuenow'));
+    return now >= percent && now < 90;
+  }, least);
+}
+
+/** Waits until the browser holds a copy of the file and of the state of its upload. */
+async function keptForReload(): Promise<void> {
+  await page.waitForFunction(async () => {
+    const read = <T>(request: IDBRequest<T>) =>
+      new Promise<T>((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+    const database = await read(indexedDB.open('uppy-blobs'));
+    const stores = database.transaction(['files', 'metadata']);
+    const [blobs, states] = await Promise.all([
+      read(stores.objectStore('files').count()),
+      read<{ metadata: string }[]>(stores.objectStore('metadata').getAll()),
+    ]);
+    database.close();
+    return blobs > 0 && states.some((state) => state.metadata.includes('"uploadUrl"'));
+  });
+}
+
+/** Makes the page's uploads this slow; Infinity ends it. */
+async function limitUploads(bytesPerSecond: number): Promise<void> {
+  devTools ??= await context.newCDPSession(page);
+  await devTools.send('Network.emulateNetworkConditions', {
+    offline: false,
+    latency: 0,
+    downloadThroughput: -1,
+    uploadThroughput: Number.isFinite(bytesPerSecond) ? bytesPerSecond : -1,
+  });
+}
+
+/** Cuts the page off in the middle of an upload, and waits until the upload has felt it. */
+async function cutOff(): Promise<void> {
+  const failed = page.waitForEvent('requestfailed', (request) => request.method() === 'PATCH');
+  cable.cut();
+  await failed;
+  await limitUploads(Number.POSITIVE_INFINITY);
+}
+
+/**
+ * A TCP connection to the server that can be cut. What browsers emulate when they are told to be offline stops
+ * new requests only, not those under way.
+ */
+async function layCable(port: number) {
+  const sockets = new Set<Socket>();
+  let whole = true;
+  const server = createServer((near) => {
+    if (!whole) {
+      near.destroy();
+      return;
+    }
+    const far = connect(port, 'localhost');
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(socket);
+      socket.on('error', () => other.destroy());
+      socket.on('close', () => {
+        sockets.delete(socket);
+        other.destroy();
+      });
+      socket.pipe(other);
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, 'localhost', resolve));
+  const cut = () => {
+    whole = false;
+    for (const socket of sockets) socket.destroy();
+  };
+  return {
+    url: `http://localhost:${(server.address() as AddressInfo).port}`,
+    cut,
+    mend: () => {
+      whole = true;
+    },
+    close: () => {
+      cut();
+      server.close();
+    },
+  };
+}
+
+async function expectText(selector: string, text: string): Promise<void> {
+  await page.locator(selector).filter({ hasText: text }).waitFor();
+}
+
+async function expectToFit(): Promise<void> {
+  const [needed, given] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  expect(needed).toBeLessThanOrEqual(given ?? 0);
+}
+
+/** A JPEG as a camera writes it, with EXIF. */
+function photograph(): Promise<Buffer> {
+  return sharp({ create: { width: 1200, height: 800, channels: 3, background: '#3a7ca5' } })
+    .withExif({ IFD0: { Make: 'Landfall', Model: 'Lighthouse' } })
+    .jpeg()
+    .toBuffer();
+}

@@ -1,0 +1,355 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { lockFolder } from '../server/folder-lock.js';
+
+const SCRIPT = resolve('dist/server/standalone.js');
+const ACCOUNT = { email: 'ada@example.org', password: 'correct horse battery staple' };
+const isRoot = process.getuid?.() === 0;
+
+interface Started {
+  process: ChildProcess;
+  /** Of the page, without the final slash. */
+  url: string;
+  stdout: string;
+  milliseconds: number;
+}
+
+interface Ended {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+let folder: string;
+let dataDir: string;
+const supervisors = new Set<ChildProcess>();
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'landfall-standalone-'));
+  // As root PostgreSQL runs as another user, who must be able to pass.
+  await chmod(folder, 0o711);
+  dataDir = join(folder, 'data');
+});
+
+afterEach(async () => {
+  for (const child of supervisors) child.kill('SIGKILL');
+  supervisors.clear();
+  for (const { pid } of ours()) kill(pid, 'SIGKILL');
+  await until('every process has ended', () => ours().length === 0);
+  await rm(folder, { recursive: true, maxRetries: 10 });
+});
+
+function launch(variables: Record<string, string> = {}): {
+  process: ChildProcess;
+  output: Ended;
+  ended: Promise<Ended>;
+} {
+  const { PATH = '', HOME = '' } = process.env;
+  const child = spawn(process.execPath, [SCRIPT], {
+    cwd: folder,
+    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...variables },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  supervisors.add(child);
+  const output: Ended = { code: null, stdout: '', stderr: '' };
+  child.stdout?.on('data', (chunk) => {
+    output.stdout += chunk;
+  });
+  child.stderr?.on('data', (chunk) => {
+    output.stderr += chunk;
+  });
+  const ended = once(child, 'close').then(([code]) => Object.assign(output, { code }));
+  return { process: child, output, ended };
+}
+
+async function start(variables: Record<string, string> = {}): Promise<Started> {
+  const since = performance.now();
+  const { process, output } = launch(variables);
+  await until('it is running', () => {
+    if (process.exitCode !== null) throw new Error(`ended with ${process.exitCode}: ${output.stderr}`);
+    return output.stdout.includes('Ctrl-C');
+  });
+  const url = /Page +(\S+)/.exec(output.stdout)?.[1] ?? '';
+  return { process, url, stdout: output.stdout, milliseconds: performance.now() - since };
+}
+
+async function stop(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+  child.kill(signal);
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  return child.exitCode;
+}
+
+async function post(url: string, body: object): Promise<number> {
+  const headers = { 'content-type': 'application/json' };
+  const answer = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) });
+  await answer.arrayBuffer();
+  return answer.status;
+}
+
+const register = ({ url }: Started) => post(`${url}/api/auth/register`, ACCOUNT);
+const logIn = ({ url }: Started) => post(`${url}/api/auth/login`, ACCOUNT).catch(() => undefined);
+
+async function until(what: string, condition: () => unknown, withinMs = 20_000): Promise<void> {
+  const deadline = Date.now() + withinMs;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
+    await sleep(10);
+  }
+}
+
+interface Process {
+  pid: number;
+  command: string;
+}
+
+/** Every process that works for this test's data folder: they name it in their command or their environment. */
+function ours(): Process[] {
+  if (process.platform !== 'linux') {
+    const lines = execFileSync('ps', ['eww', '-A', '-o', 'pid=,command='], { encoding: 'utf8' }).split('\n');
+    return lines
+      .filter((line) => line.includes(dataDir))
+      .map((line) => ({ pid: Number.parseInt(line, 10), command: line }));
+  }
+  const pids = readdirSync('/proc').map(Number).filter(Boolean);
+  return pids.flatMap((pid) => {
+    try {
+      const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+      const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+      const mine = command.includes(`-D ${dataDir}/postgres `) || environment.includes(`DATA_DIR=${dataDir}`);
+      return mine ? [{ pid, command }] : [];
+    } catch {
+      return []; // ended meanwhile
+    }
+  });
+}
+
+/** The pid of the one process whose command matches. */
+function find(command: RegExp): number {
+  const pids = ours().filter((process) => command.test(process.command));
+  expect(pids).toHaveLength(1);
+  return pids[0]?.pid ?? 0;
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // ended meanwhile
+  }
+}
+
+async function listen(port = 0): Promise<{ port: number; close(): Promise<void> }> {
+  const server = createServer().listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  const close = async () => {
+    server.close();
+    await once(server, 'close');
+  };
+  return { port: (server.address() as AddressInfo).port, close };
+}
+
+async function findFreePort(): Promise<number> {
+  const { port, close } = await listen();
+  await close();
+  return port;
+}
+
+describe('start and stop', () => {
+  test('prints where it is, keeps what it was told, and leaves nothing behind', async () => {
+    const first = await start();
+    expect(first.stdout).toMatch(/^\n {2}Landfall is running\n {4}Page {4}http:\/\/localhost:\d+\n/);
+    expect(first.stdout).toContain(`\n    Data    ${dataDir}\n`);
+    expect(await register(first)).toBe(201);
+    const stopping = performance.now();
+    expect(await stop(first.process)).toBe(0);
+    expect(performance.now() - stopping).toBeLessThan(10_000);
+    expect(ours()).toEqual([]);
+    await (await listen(Number(new URL(first.url).port))).close();
+
+    const second = await start();
+    expect(second.milliseconds).toBeLessThan(3000);
+    expect(await logIn(second)).toBe(200);
+  });
+
+  test('keeps secrets for its owner only', async () => {
+    await start();
+    for (const name of ['secret', 'postgres-password']) {
+      expect((await stat(join(dataDir, name))).mode & 0o777).toBe(0o600);
+    }
+    expect((await stat(join(dataDir, 'postgres'))).mode & 0o777).toBe(0o700);
+  });
+
+  test.each(['SIGINT', 'SIGHUP'] as const)('ends in good order at %s', async (signal) => {
+    const { process } = await start();
+    expect(await stop(process, signal)).toBe(0);
+    expect(ours()).toEqual([]);
+  });
+
+  test('ends in good order while it is still starting', async () => {
+    const { process, ended } = launch();
+    await until('PostgreSQL has begun', () => existsSync(join(dataDir, 'postgres.log')));
+    process.kill('SIGTERM');
+    expect(await ended).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(ours()).toEqual([]);
+  });
+
+  test('takes the same Ctrl-C from terminal and npm as one', async () => {
+    const { process } = await start();
+    process.kill('SIGINT');
+    expect(await stop(process, 'SIGINT')).toBe(0);
+  });
+
+  const rootTest = isRoot ? test : test.skip;
+  rootTest('as root below a private folder keeps the database elsewhere, and finds it again', async () => {
+    await chmod(folder, 0o700);
+    const first = await start();
+    const location = /Database +(\S+)/.exec(first.stdout)?.[1] ?? '';
+    try {
+      expect(await readdir(location)).toContain('postgres');
+      expect(await register(first)).toBe(201);
+      await stop(first.process);
+      const second = await start();
+      expect(second.stdout).toContain(location);
+      expect(await logIn(second)).toBe(200);
+      await stop(second.process);
+    } finally {
+      await rm(location, { recursive: true });
+    }
+  });
+});
+
+describe('accidents', () => {
+  test('starts again at once after its own sudden death', async () => {
+    const port = String(await findFreePort());
+    const first = await start({ PORT: port });
+    await register(first);
+    await stop(first.process, 'SIGKILL');
+    const second = await start({ PORT: port });
+    expect(await logIn(second)).toBe(200);
+    await stop(second.process);
+    await until('the first one’s children have ended', () => ours().length === 0);
+  });
+
+  test('starts after a death amid the very first start', async () => {
+    const first = launch();
+    const unfinished = async () =>
+      (await readdir(dataDir).catch(() => [])).some((name) => name.startsWith('postgres-new'));
+    await until('the database is being created', unfinished);
+    await stop(first.process, 'SIGKILL');
+    await register(await start());
+    expect((await readdir(dataDir)).filter((name) => name.includes('new'))).toEqual([]);
+  });
+
+  test.each([
+    ['server', /server\/main\.js/],
+    ['worker', /worker\/main\.js/],
+  ])('brings a killed %s back', async (_name, command) => {
+    const started = await start({ LOG_LEVEL: 'silent' });
+    await register(started);
+    const pid = find(command);
+    kill(pid, 'SIGKILL');
+    await until('another one runs', () =>
+      ours().some((process) => command.test(process.command) && process.pid !== pid),
+    );
+    await until('it answers at the same address', async () => (await logIn(started)) === 200);
+    expect(started.process.exitCode).toBeNull();
+  });
+
+  test('brings a killed PostgreSQL back', async () => {
+    const started = await start({ LOG_LEVEL: 'silent' });
+    await register(started);
+    kill(find(/postgres -D/), 'SIGKILL');
+    await until('it answers again', async () => (await logIn(started)) === 200);
+    expect(await stop(started.process)).toBe(0);
+    expect(ours()).toEqual([]);
+  });
+
+  test('is not misled by the pid of a former PostgreSQL, which belongs to another program now', async () => {
+    const first = await start();
+    const pidFile = join(dataDir, 'postgres/postmaster.pid');
+    const text = await readFile(pidFile, 'utf8');
+    await stop(first.process);
+    await writeFile(pidFile, text.replace(/^\d+/, String(process.pid)));
+    await start();
+  });
+});
+
+describe('a start that cannot succeed says why in one line', () => {
+  async function failure(variables: Record<string, string>): Promise<string> {
+    const { code, stdout, stderr } = await launch(variables).ended;
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^landfall: [^\n]+\n$/);
+    expect(ours()).toEqual([]);
+    return stderr;
+  }
+
+  test('a taken port', async () => {
+    const { port, close } = await listen();
+    expect(await failure({ PORT: String(port) })).toContain(`PORT=${port}`);
+    expect(existsSync(join(dataDir, 'postgres'))).toBe(false);
+    await close();
+  });
+
+  test('a file in place of the data folder', async () => {
+    await writeFile(dataDir, '');
+    expect(await failure({})).toContain(`DATA_DIR=${dataDir}`);
+    expect(await failure({ DATA_DIR: join(dataDir, 'below') })).toContain('DATA_DIR');
+  });
+
+  (isRoot ? test.skip : test)('a data folder that cannot be written', async () => {
+    await mkdir(dataDir, { mode: 0o500 });
+    expect(await failure({})).toContain(`DATA_DIR=${dataDir}`);
+  });
+
+  test('a bad variable', async () => {
+    expect(await failure({ PORT: 'abc' })).toContain('PORT=abc');
+  });
+
+  test('an address of another machine', async () => {
+    expect(await failure({ HOST: '192.0.2.1' })).toContain('HOST=192.0.2.1');
+  });
+
+  test('a database that has lost its password', async () => {
+    await stop((await start()).process);
+    await rm(join(dataDir, 'postgres-password'));
+    expect(await failure({})).toContain('postgres-password');
+  });
+
+  test('a data folder in use', async () => {
+    const first = await start();
+    const { code, stderr } = await launch().ended;
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^landfall: DATA_DIR=[^\n]+another Landfall[^\n]+\n$/);
+    expect(await register(first)).toBe(201);
+  });
+});
+
+describe('the lock of the data folder', () => {
+  beforeEach(() => mkdir(dataDir));
+
+  test('goes to one only, even when many find a dead holder at the same time', async () => {
+    await symlink('999999999@1.dead', join(dataDir, 'lock.3'));
+    const attempts = await Promise.allSettled(Array.from({ length: 20 }, () => lockFolder(dataDir)));
+    const locks = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []));
+    expect(locks).toHaveLength(1);
+    expect(locks[0]?.takenOver).toBe(true);
+  });
+
+  test('is not held by another process that got the pid of a dead holder', async () => {
+    await symlink(`${process.pid}@1.dead`, join(dataDir, 'lock.3'));
+    expect((await lockFolder(dataDir)).takenOver).toBe(true);
+  });
+
+  test('is free after its release', async () => {
+    const first = await lockFolder(dataDir);
+    await expect(lockFolder(dataDir)).rejects.toThrow(`process ${process.pid}`);
+    await first.release();
+    expect((await lockFolder(dataDir)).takenOver).toBe(false);
+  });
+});

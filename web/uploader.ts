@@ -1,0 +1,106 @@
+import { Dashboard, GoldenRetriever, Tus, Uppy } from 'uppy';
+import { type Api, ApiError, type User } from './api.js';
+
+const MiB = 2 ** 20;
+// About ten minutes of patience with a server that is away. While the browser itself is offline nothing is
+// tried, and the attempts count anew after every byte that got through.
+const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(20).fill(30_000)];
+const LOCK_WAIT_MS = 1000;
+
+/** The Dashboard in `target`, which uploads for this user; `onUploaded` is called after each file. */
+export async function startUploader(api: Api, user: User, target: HTMLElement, onUploaded: () => void) {
+  const restores = await ownsRestore(user);
+  // What is kept for a reload is kept under this name, so no user restores another one's files.
+  const uppy = new Uppy({ id: `landfall-${user.id}${restores ? '' : `-${Date.now()}`}` });
+
+  uppy.use(Dashboard, {
+    inline: true,
+    target,
+    width: '100%',
+    height: 340,
+    theme: 'auto',
+    proudlyDisplayPoweredByUppy: false,
+    note: 'Uploads go on after a lost connection or a reload.',
+  });
+
+  const tokens = new WeakMap<object, string>();
+  uppy.use(Tus, {
+    endpoint: '/uploads',
+    limit: 3,
+    retryDelays: RETRY_DELAYS_MS,
+    removeFingerprintOnSuccess: true,
+    allowedMetaFields: ['filename', 'filetype'],
+    async onBeforeRequest(request) {
+      const token = await tokenWhenOnline(api);
+      request.setHeader('Authorization', `Bearer ${token}`);
+      tokens.set(request, token);
+    },
+    onAfterResponse(request, response) {
+      const status = response.getStatus();
+      const token = tokens.get(request);
+      if (status === 401 && token !== undefined) api.tokenRefused(token);
+      if (isPassing(request.getMethod(), status)) throw new Error(`The server answered ${status}`);
+    },
+  });
+
+  uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
+  uppy.on('upload-success', onUploaded);
+
+  if (restores) {
+    // Going on is what a reload is expected to do. Files that have to be selected again (they are too large
+    // to be kept), that were paused or not started yet wait for the user, whom the Dashboard asks.
+    uppy.on('restored', () => {
+      const waits = uppy.getFiles().some((file) => file.isGhost || ('isPaused' in file && file.isPaused));
+      const started = Object.keys(uppy.getState().currentUploads).length > 0;
+      if (started && !waits) uppy.emit('restore-confirmed');
+    });
+    // Its types do not know the limits, which are 10 and 300 MiB otherwise.
+    const indexedDB: object = { maxFileSize: 1024 * MiB, maxTotalSize: 4096 * MiB };
+    uppy.use(GoldenRetriever, { indexedDB });
+  }
+
+  return {
+    /** Whether a file is on its way. */
+    isUploading: () => uppy.getObjectOfFilesPerState().isUploadInProgress,
+  };
+}
+
+/** An access token; waits while it cannot be renewed because the browser is offline. */
+async function tokenWhenOnline(api: Api): Promise<string> {
+  for (;;) {
+    try {
+      return await api.accessToken();
+    } catch (error) {
+      if (error instanceof ApiError || navigator.onLine) throw error;
+      await new Promise((resolve) => window.addEventListener('online', resolve, { once: true }));
+    }
+  }
+}
+
+/**
+ * Whether an answer says nothing about the upload itself, so that the same request is to be sent again.
+ * The tus client takes every HEAD that fails, be it for want of a token or by a proxy whose server restarts,
+ * for the loss of the upload, and begins from the first byte. Only 404 and 410 mean that.
+ */
+function isPassing(method: string, status: number): boolean {
+  if (status === 401 || status === 429) return true;
+  return method === 'HEAD' && status >= 400 && ![404, 410, 423].includes(status);
+}
+
+/**
+ * Whether this tab is the one that keeps and restores unfinished uploads. With two of them, both would send
+ * the same upload and get in each other's way.
+ */
+async function ownsRestore(user: User): Promise<boolean> {
+  // Only secure origins have locks.
+  if (!navigator.locks) return true;
+  return new Promise((resolve) => {
+    navigator.locks
+      // A reloaded page may have to wait for its own former self to be gone.
+      .request(`landfall-uploads-${user.id}`, { signal: AbortSignal.timeout(LOCK_WAIT_MS) }, () => {
+        resolve(true);
+        return new Promise(() => {}); // held until the page goes
+      })
+      .catch(() => resolve(false));
+  });
+}

@@ -1,0 +1,61 @@
+import { availableParallelism } from 'node:os';
+import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
+import { openDatabase } from '../core/database/data-source.js';
+import { migrate } from '../core/database/migrate.js';
+import { announceReady, onShutdown } from '../core/lifecycle.js';
+import { createLogger } from '../core/log.js';
+import { openQueue, startWorker } from '../core/queue.js';
+import { openStorage } from '../core/storage/open.js';
+import { startParsers } from './parsers.js';
+import { processFile } from './pipeline.js';
+import { startReconciler } from './reconcile.js';
+
+/** How long running jobs may go on after the signal to stop; then they are left to the next worker. */
+const FINISH_MS = 3_000;
+
+const SHUTDOWN_MS = 8_000;
+
+async function start(config: Readonly<Config>): Promise<void> {
+  const { databaseUrl } = requireConnected(config);
+  const log = createLogger(config.logLevel, 'worker');
+  await migrate(databaseUrl);
+  const database = await openDatabase(databaseUrl, 'landfall worker', (error) =>
+    log.warn({ err: error }, 'database connection'),
+  );
+  const storage = await openStorage(config);
+  const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
+  const parsers = startParsers({
+    count: Math.min(config.workerConcurrency, availableParallelism()),
+    timeoutSeconds: config.parserTimeoutSeconds,
+    maxImagePixels: config.maxImagePixels,
+    memory: config.parserMemory,
+    log,
+  });
+  const stopping = new AbortController();
+  const worker = startWorker({
+    databaseUrl,
+    concurrency: config.workerConcurrency,
+    log,
+    handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
+  });
+  const stopReconciler = startReconciler({ ...config, database, storage, queue, log });
+  log.info('working');
+  announceReady();
+
+  onShutdown(log, SHUTDOWN_MS, async () => {
+    const cut = setTimeout(() => stopping.abort(), FINISH_MS);
+    await Promise.all([worker.close(), stopReconciler()]);
+    clearTimeout(cut);
+    parsers.close();
+    await queue.close();
+    await database.destroy();
+  });
+}
+
+try {
+  await start(loadConfig(readEnvironment()));
+} catch (error) {
+  if (error instanceof ConfigError) console.error(`landfall: ${error.message}`);
+  else createLogger('info', 'worker').fatal({ err: error }, 'worker could not start');
+  process.exit(1);
+}

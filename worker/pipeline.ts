@@ -1,0 +1,212 @@
+import type { DataSource } from 'typeorm';
+import { reserveBlobs } from '../core/blobs.js';
+import type { Blob } from '../core/database/entities/blob.js';
+import type { File, Problem } from '../core/database/entities/file.js';
+import { AppError } from '../core/errors.js';
+import {
+  completeFile,
+  type Facts,
+  failFile,
+  infectFile,
+  recordAttemptError,
+  recordSteps,
+  type StepResult,
+  showProgress,
+  startAttempt,
+} from '../core/files.js';
+import type { Logger } from '../core/log.js';
+import { type JobContext, JobInterrupted } from '../core/queue.js';
+import type { Storage } from '../core/storage/storage.js';
+import type { Parsers } from './parsers.js';
+import { metadata } from './steps/metadata.js';
+import { scan } from './steps/scan.js';
+import { sniff } from './steps/sniff.js';
+import type { Step, StepContext, StreamStep } from './steps/step.js';
+import { thumbnails } from './steps/thumbnails.js';
+import { verify } from './steps/verify.js';
+
+/*
+ * What is done with a file, and how it goes on after a crash.
+ *
+ * One read of the object serves the stream steps: verify, sniff, scan. Only what was found clean is then given to
+ * the steps that decode it. What a step found out is committed together with the note that it is done, so a later
+ * attempt begins where this one ended. Each commit names the run: a worker that lost its job changes nothing.
+ */
+
+export interface PipelineDeps {
+  database: DataSource;
+  storage: Storage;
+  parsers: Parsers;
+  log: Logger;
+}
+
+const STREAM_STEPS: readonly StreamStep[] = [verify, sniff, scan];
+const STEPS: readonly Step[] = [metadata, thumbnails];
+
+/** Percent of the whole that the one read stands for; the other steps share the rest evenly. */
+const READ_PERCENT = 50;
+
+const PROGRESS_EVERY_MS = 500;
+
+/**
+ * Runs one attempt of a job.
+ * @param signal aborts when the process shuts down
+ * @throws what the failed step threw, after it was recorded: the queue decides by it about another attempt
+ */
+export async function processFile(deps: PipelineDeps, job: JobContext, signal: AbortSignal): Promise<void> {
+  const started = await startAttempt(deps.database, job.fileId, job.run, STREAM_STEPS[0]?.name ?? '');
+  if (!started) return;
+  const { file, blob } = started;
+  const log = deps.log.child({ fileId: file.id, run: file.run, requestId: job.requestId });
+  const at = { step: file.step ?? '' };
+  try {
+    const infected = await readThrough(deps, file, blob, at, signal);
+    if (infected) {
+      const { step, record, facts } = infected;
+      const problem = { step, code: 'infected', detail: `Found: ${facts.threat}` };
+      await infectFile(deps.database, file, problem, record);
+      return;
+    }
+    for (const [index, step] of STEPS.entries()) {
+      at.step = step.name;
+      if (file.steps[step.name]) continue;
+      const result = await runStep(deps, step, file, blob, { log, signal, lastAttempt: job.lastAttempt });
+      const share = (100 - READ_PERCENT) / STEPS.length;
+      await record(deps, file, [result], {
+        step: STEPS[index + 1]?.name ?? step.name,
+        progress: Math.round(READ_PERCENT + share * (index + 1)),
+      });
+    }
+    await completeFile(deps.database, file);
+  } catch (error) {
+    if (signal.aborted) throw new JobInterrupted();
+    if (isOver(error)) return;
+    await recordFailure(deps, file, at.step, error, job.lastAttempt, log);
+    throw error;
+  }
+}
+
+/** The row went on without this run: deleted, processed again, or finished by another worker. */
+function isOver(error: unknown): boolean {
+  return error instanceof AppError && ['gone', 'wrong_state'].includes(error.code);
+}
+
+async function recordFailure(
+  deps: PipelineDeps,
+  file: File,
+  step: string,
+  error: unknown,
+  lastAttempt: boolean,
+  log: Logger,
+): Promise<void> {
+  const problem = toProblem(step, error);
+  log.warn({ err: error, step, lastAttempt }, 'step failed');
+  if (!isRetryable(error) || lastAttempt) await failFile(deps.database, file, problem);
+  else await recordAttemptError(deps.database, file, problem);
+}
+
+/** What is not ours to judge (a database that is away, a disk that does not answer) may well work later. */
+function isRetryable(error: unknown): boolean {
+  return !(error instanceof AppError) || error.retryable;
+}
+
+function toProblem(step: string, error: unknown): Problem {
+  const known = error instanceof AppError ? error : new AppError('internal');
+  return { step, code: known.code, detail: known.detail ?? known.title };
+}
+
+/** Commits what steps found out and keeps the file in memory in line with its row. */
+async function record(
+  deps: PipelineDeps,
+  file: File,
+  results: StepResult[],
+  next: { step: string; progress: number },
+): Promise<void> {
+  await recordSteps(deps.database, file, results, next);
+  for (const { facts } of results) {
+    if (facts.detectedType !== undefined) file.detectedType = facts.detectedType;
+  }
+}
+
+/** Reads the object once for all stream steps that are not done. Returns the one that found a threat, if any. */
+async function readThrough(
+  deps: PipelineDeps,
+  file: File,
+  blob: Blob,
+  at: { step: string },
+  signal: AbortSignal,
+): Promise<StepResult | undefined> {
+  const open = STREAM_STEPS.filter((step) => !file.steps[step.name]);
+  if (open.length === 0) return undefined;
+  at.step = open[0]?.name ?? '';
+  const began = performance.now();
+  const observers = open.map((step) => step.begin(file));
+  let read = 0;
+  let shown = began;
+  for await (const chunk of await deps.storage.blobs.read(blob.key)) {
+    signal.throwIfAborted();
+    for (const observer of observers) observer.push(chunk);
+    read += chunk.length;
+    if (performance.now() - shown < PROGRESS_EVERY_MS) continue;
+    shown = performance.now();
+    await showProgress(deps.database, file, at.step, Math.floor((READ_PERCENT * read) / file.size));
+  }
+
+  const results: StepResult[] = [];
+  for (const [index, step] of open.entries()) {
+    at.step = step.name;
+    const facts = (await observers[index]?.end()) ?? {};
+    const ms = Math.round(performance.now() - began);
+    results.push({ step: step.name, record: { state: 'done', ms }, facts });
+  }
+  // That one is recorded together with the verdict: a step that is on record as done is never asked again.
+  const infected = results.find(({ facts }) => facts.threat !== undefined);
+  const clean = results.filter((result) => result !== infected);
+  await record(deps, file, clean, { step: STEPS[0]?.name ?? '', progress: READ_PERCENT });
+  return infected;
+}
+
+/** Runs a step. One that is optional and fails for good leaves a warning instead of failing the file. */
+async function runStep(
+  deps: PipelineDeps,
+  step: Step,
+  file: File,
+  blob: Blob,
+  attempt: { log: Logger; signal: AbortSignal; lastAttempt: boolean },
+): Promise<StepResult> {
+  const reason = step.skips(file);
+  if (reason) return { step: step.name, record: { state: 'skipped', ms: 0, reason }, facts: {} };
+  const began = performance.now();
+  const elapsed = () => Math.round(performance.now() - began);
+  const context: StepContext = {
+    file,
+    source: deps.storage.blobs.reference(blob.key),
+    parsers: deps.parsers,
+    writeBlobs: (contents) => writeBlobs(deps, contents),
+    signal: attempt.signal,
+    log: attempt.log,
+  };
+  try {
+    const facts: Facts = await step.run(context);
+    return { step: step.name, record: { state: 'done', ms: elapsed() }, facts };
+  } catch (error) {
+    const final = !isRetryable(error) || attempt.lastAttempt;
+    if (attempt.signal.aborted || !step.optional || !final) throw error;
+    attempt.log.warn({ err: error, step: step.name }, 'optional step failed');
+    const problem = toProblem(step.name, error);
+    return {
+      step: step.name,
+      record: { state: 'failed', ms: elapsed(), reason: problem.detail },
+      facts: { warnings: [problem] },
+    };
+  }
+}
+
+async function writeBlobs(deps: PipelineDeps, contents: Uint8Array[]): Promise<Blob[]> {
+  const blobs = await reserveBlobs(
+    deps.database,
+    contents.map((bytes) => bytes.byteLength),
+  );
+  await Promise.all(contents.map((bytes, index) => deps.storage.blobs.write(blobs[index]?.key ?? '', bytes)));
+  return blobs;
+}

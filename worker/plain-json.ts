@@ -1,0 +1,36 @@
+const MAX_TEXT = 2000;
+const MAX_ITEMS = 200;
+const MAX_DEPTH = 6;
+
+/**
+ * Makes what a metadata parser returned fit for a jsonb column: no binary, no NUL, no NaN, dates as ISO 8601, and
+ * nothing longer or deeper than anyone reads. What does not fit is left out.
+ */
+export function toPlainJson(value: Record<string, unknown>): Record<string, unknown> {
+  return (plain(value, 0) ?? {}) as Record<string, unknown>;
+}
+
+function plain(value: unknown, depth: number): unknown {
+  if (typeof value === 'string') return cleanText(value);
+  if (typeof value === 'number') return Number.isFinite(value) ? value : undefined;
+  if (typeof value === 'boolean') return value;
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? undefined : value.toISOString();
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || depth >= MAX_DEPTH) {
+    return undefined;
+  }
+  if (Array.isArray(value)) {
+    return value
+      .slice(0, MAX_ITEMS)
+      .map((item) => plain(item, depth + 1))
+      .filter((item) => item !== undefined);
+  }
+  const entries = Object.entries(value)
+    .slice(0, MAX_ITEMS)
+    .map(([key, item]) => [cleanText(key), plain(item, depth + 1)] as const)
+    .filter(([, item]) => item !== undefined);
+  return entries.length > 0 ? Object.fromEntries(entries) : undefined;
+}
+
+function cleanText(text: string): string {
+  return text.replaceAll('\0', '').slice(0, MAX_TEXT).toWellFormed();
+}

@@ -1,0 +1,70 @@
+import { deleteUnreferencedBlobs } from '../core/blobs.js';
+import { AppError } from '../core/errors.js';
+import { sequenceEvents } from '../core/events.js';
+import type { Logger } from '../core/log.js';
+import type { ProcessingQueue } from '../core/queue.js';
+import {
+  discardUploads,
+  expireUploads,
+  finishUpload,
+  type LedgerDeps,
+  listUnfinishedComplete,
+} from '../core/uploads/ledger.js';
+import { relayJobs } from './relay.js';
+
+const EVERY_MS = 30_000;
+
+export interface ReconcileDeps extends LedgerDeps {
+  queue: ProcessingQueue;
+  log: Logger;
+}
+
+/**
+ * Puts right what crashes have left half done, now and every 30 s. Safe to run in every worker at once.
+ * @returns stops it, after the pass that is under way
+ */
+export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
+  let pass = reconcile(deps, 0);
+  const timer = setInterval(() => {
+    pass = pass.then(() => reconcile(deps, EVERY_MS / 1000));
+  }, EVERY_MS);
+  return async () => {
+    clearInterval(timer);
+    await pass;
+  };
+}
+
+/** One pass. A part that fails is logged and does not keep the others from running. */
+async function reconcile(deps: ReconcileDeps, idleSeconds: number): Promise<void> {
+  const parts: [name: string, run: () => Promise<number>][] = [
+    ['uploads finished', () => finishUploads(deps)],
+    ['jobs queued', () => relayJobs(deps, idleSeconds)],
+    ['uploads expired', () => expireUploads(deps)],
+    ['uploads discarded', () => discardUploads(deps)],
+    ['blobs deleted', () => deleteUnreferencedBlobs(deps)],
+    ['events numbered', () => sequenceEvents(deps.database)],
+  ];
+  for (const [name, run] of parts) {
+    try {
+      const count = await run();
+      if (count > 0) deps.log.info({ count }, name);
+    } catch (error) {
+      deps.log.error({ err: error }, `reconciler: ${name}`);
+    }
+  }
+}
+
+/** Uploads whose bytes are all here but whose file was never written. */
+async function finishUploads(deps: ReconcileDeps): Promise<number> {
+  const ids = await listUnfinishedComplete(deps.database);
+  for (const id of ids) {
+    try {
+      const file = await finishUpload(deps, id);
+      await deps.queue.add({ fileId: file.id, run: file.run });
+    } catch (error) {
+      // Terminated meanwhile.
+      if (!(error instanceof AppError && error.code === 'gone')) throw error;
+    }
+  }
+  return ids.length;
+}

@@ -1,0 +1,56 @@
+import type { DataSource } from 'typeorm';
+import type { File } from '../core/database/entities/file.js';
+import { failFile, listUnfinished, raiseRun } from '../core/files.js';
+import type { ProcessingQueue } from '../core/queue.js';
+
+const BATCH = 500;
+
+interface RelayDeps {
+  database: DataSource;
+  queue: ProcessingQueue;
+}
+
+/**
+ * Gives every unfinished file the job that it should have: one that was never added because a process died after
+ * the commit, or that the queue has lost. Adding is harmless where the job is there.
+ * @param idleSeconds only files that have not moved for so long
+ * @returns how many jobs were added
+ */
+export async function relayJobs(deps: RelayDeps, idleSeconds: number): Promise<number> {
+  let added = 0;
+  let after: string | undefined;
+  for (;;) {
+    const files = await listUnfinished(deps.database, idleSeconds, after, BATCH);
+    for (const file of files) {
+      if (await relayJob(deps, file)) added++;
+    }
+    after = files.at(-1)?.id;
+    if (files.length < BATCH) return added;
+  }
+}
+
+async function relayJob({ database, queue }: RelayDeps, file: File): Promise<boolean> {
+  const job = { fileId: file.id, run: file.run };
+  switch (await queue.getState(job)) {
+    case 'open':
+      return false;
+    case 'missing':
+      await queue.add(job);
+      return true;
+    case 'failed':
+      // The worker died with this job too often, or before it could write down why.
+      await failFile(database, file, {
+        step: file.step ?? 'start',
+        code: 'internal',
+        detail: 'The processing was interrupted too often',
+      });
+      return false;
+    case 'completed': {
+      // A completed id would be ignored if it were added again.
+      const run = await raiseRun(database, file);
+      if (run === undefined) return false;
+      await queue.add({ ...job, run });
+      return true;
+    }
+  }
+}

@@ -1,0 +1,11 @@
+import type { Step } from './step.js';
+
+/** Reads what an image says of itself: dimensions, format, orientation, colour; EXIF, GPS, IPTC, XMP. */
+export const metadata: Step = {
+  name: 'metadata',
+  optional: true,
+  skips: (file) => (file.detectedType?.startsWith('image/') ? undefined : 'not an image'),
+  async run({ source, parsers, signal }) {
+    return { metadata: await parsers.readMetadata(source, signal) };
+  },
+};

@@ -1,0 +1,27 @@
+import type { StreamStep } from './step.js';
+
+/*
+ * The simulated scanner: it finds the EICAR test string (eicar.org) anywhere in the stream. The string stands
+ * here in two halves, or every virus scanner would report this source file.
+ */
+const SIGNATURE = Buffer.from('X5O!P%@AP[4\\PZX54(P^)7CC)7}$' + 'EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*');
+
+/** Its `threat` is what was found; a file with one is never served. */
+export const scan: StreamStep = {
+  name: 'scan',
+  begin() {
+    /** The end of what has gone by, too short for the signature to be in it. */
+    let tail = Buffer.alloc(0);
+    let found = false;
+    return {
+      push(chunk) {
+        if (found) return;
+        const keep = SIGNATURE.length - 1;
+        const border = Buffer.concat([tail, chunk.subarray(0, keep)]);
+        found = border.includes(SIGNATURE) || chunk.includes(SIGNATURE);
+        tail = chunk.length >= keep ? Buffer.from(chunk.subarray(-keep)) : border.subarray(-keep);
+      },
+      end: () => (found ? { clean: false, threat: 'EICAR test string' } : { clean: true }),
+    };
+  },
+};

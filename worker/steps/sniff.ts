@@ -1,0 +1,96 @@
+import { extname } from 'node:path';
+import { fileTypeFromBuffer } from 'file-type';
+import type { Problem } from '../../core/database/entities/file.js';
+import type { KnownFile, StreamStep } from './step.js';
+
+/** Bytes of the head that are looked at; enough for every signature that file-type knows. */
+const HEAD = 64 * 1024;
+
+/** Names for the same thing, so that they do not count as a lie. */
+const ALIASES: Record<string, string> = {
+  'image/jpg': 'image/jpeg',
+  'image/pjpeg': 'image/jpeg',
+  'image/x-png': 'image/png',
+  'image/heif': 'image/heic',
+  'audio/mp3': 'audio/mpeg',
+  'audio/x-wav': 'audio/wav',
+  'audio/wave': 'audio/wav',
+  'audio/x-m4a': 'audio/mp4',
+  'audio/m4a': 'audio/mp4',
+  'application/x-zip-compressed': 'application/zip',
+  'application/x-gzip': 'application/gzip',
+};
+
+/** Extensions that stand for the same format as the one that file-type names. */
+const SAME_EXTENSION: Record<string, string> = {
+  jpeg: 'jpg',
+  jpe: 'jpg',
+  jfif: 'jpg',
+  tiff: 'tif',
+  heif: 'heic',
+  htm: 'html',
+  mpeg: 'mpg',
+  m4v: 'mp4',
+  m4a: 'mp4',
+  mov: 'mp4',
+};
+
+/** Finds out what a file really is from its first bytes, and whether its declared type and its name say so too. */
+export const sniff: StreamStep = {
+  name: 'sniff',
+  begin(file) {
+    const parts: Buffer[] = [];
+    let size = 0;
+    return {
+      push(chunk) {
+        if (size >= HEAD) return;
+        // A copy, because the reader may use the chunk's memory again.
+        parts.push(Buffer.from(chunk.subarray(0, HEAD - size)));
+        size += chunk.length;
+      },
+      async end() {
+        const head = Buffer.concat(parts);
+        const found = await fileTypeFromBuffer(head);
+        const detectedType = found?.mime ?? (isText(head) ? 'text/plain' : null);
+        return { detectedType, warnings: found ? compare(file, found.mime, found.ext) : [] };
+      },
+    };
+  },
+};
+
+/** A mismatch is told, not punished: the detected type is what counts from here on. */
+function compare(file: KnownFile, mime: string, extension: string): Problem[] {
+  const warnings: Problem[] = [];
+  const declared = file.declaredType?.split(';')[0]?.trim().toLowerCase();
+  if (declared && declared !== 'application/octet-stream' && canonical(declared) !== canonical(mime)) {
+    const detail = `Declared as ${declared}, but the content is ${mime}`;
+    warnings.push({ step: 'sniff', code: 'type_mismatch', detail });
+  }
+  const named = extname(file.filename).slice(1).toLowerCase();
+  if (named && sameExtension(named) !== sameExtension(extension)) {
+    const detail = `Named .${named}, but the content is ${mime} (.${extension})`;
+    warnings.push({ step: 'sniff', code: 'extension_mismatch', detail });
+  }
+  return warnings;
+}
+
+function canonical(mime: string): string {
+  return ALIASES[mime] ?? mime;
+}
+
+function sameExtension(extension: string): string {
+  return SAME_EXTENSION[extension] ?? extension;
+}
+
+/** Valid UTF-8 without control characters that text does not hold. */
+function isText(head: Buffer): boolean {
+  if (head.length === 0) return false;
+  // The head may end in the middle of a character.
+  const text = new TextDecoder().decode(head, { stream: true });
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    const control = code < 0x20 && !(code >= 0x07 && code <= 0x0d) && code !== 0x1b;
+    if (control || code === 0xfffd) return false;
+  }
+  return true;
+}
