@@ -27,7 +27,7 @@ export interface StoredFile {
   error: { detail?: string | null } | null;
   warnings: { step: string; code: string; detail?: string | null }[];
   /** Signed addresses for `<img>` and `<a>`; null until the file may be seen. */
-  links: { content: string | null; thumbnails: { small: string; medium: string; large: string } | null };
+  links: { content: string | null; thumbnails: { small?: string } | null };
 }
 
 export interface FilePage {

@@ -271,14 +271,15 @@ class FileRow {
 
     setText(this.#part('.kind'), extension(filename));
     // The address is signed anew in every answer; a picture that is there needs no other.
-    if (!links.thumbnails || this.#image) return;
+    const address = links.thumbnails?.small;
+    if (!address || this.#image) return;
     const image = document.createElement('img');
     image.alt = '';
     image.addEventListener('error', () => {
       image.remove();
       this.#image = undefined;
     });
-    image.src = links.thumbnails.small;
+    image.src = address;
     this.#image = image;
     this.#thumb.append(image);
   }

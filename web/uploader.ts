@@ -6,6 +6,7 @@ const MiB = 2 ** 20;
 // tried, and the attempts count anew after every byte that got through.
 const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(20).fill(30_000)];
 const LOCK_WAIT_MS = 1000;
+const REFUSAL_SHOWN_MS = 10_000;
 
 /** The Dashboard in `target`, which uploads for this user; `onUploaded` is called after each file. */
 export async function startUploader(api: Api, user: User, target: HTMLElement, onUploaded: () => void) {
@@ -45,6 +46,10 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
 
   uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
   uppy.on('upload-success', onUploaded);
+  uppy.on('upload-error', (file, _error, response) => {
+    const reason = refusal(response?.body?.xhr);
+    if (file && reason) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);
+  });
 
   if (restores) {
     // Going on is what a reload is expected to do. Files that have to be selected again (they are too large
@@ -74,6 +79,19 @@ async function tokenWhenOnline(api: Api): Promise<string> {
       if (error instanceof ApiError || navigator.onLine) throw error;
       await new Promise((resolve) => window.addEventListener('online', resolve, { once: true }));
     }
+  }
+}
+
+/** The server's words in an answer that ended an upload: tus errors are plain text, others problem documents. */
+function refusal(request: unknown): string | undefined {
+  if (!(request instanceof XMLHttpRequest)) return undefined;
+  const type = request.getResponseHeader('content-type') ?? '';
+  if (type.startsWith('text/plain')) return request.responseText.trim();
+  try {
+    const problem: { detail?: string; title?: string } = JSON.parse(request.responseText);
+    return problem.detail ?? problem.title;
+  } catch {
+    return undefined; // a proxy's page
   }
 }
 

@@ -1,0 +1,123 @@
+import { randomUUID } from 'node:crypto';
+import { Readable } from 'node:stream';
+import * as tus from 'tus-js-client';
+import { until } from './until.js';
+
+export interface FileJson {
+  id: string;
+  filename: string;
+  size: number;
+  declaredType: string | null;
+  detectedType: string | null;
+  sha256: string | null;
+  status: string;
+  step: string | null;
+  progress: number;
+  attempts: number;
+  steps: Record<string, { state: string; ms: number; reason?: string }>;
+  // biome-ignore lint/suspicious/noExplicitAny: the tests look into it at many places
+  metadata: any;
+  warnings: { step: string; code: string; detail: string }[];
+  error: { step: string; code: string; detail: string } | null;
+  createdAt: string;
+  completedAt: string | null;
+  links: { content: string | null; thumbnails: Record<string, string> | null };
+}
+
+export interface TestUser {
+  id: string;
+  email: string;
+  role: string;
+  token: string;
+  /** fetch() with this user's token; `path` begins with a slash. */
+  fetch(path: string, init?: RequestInit): Promise<Response>;
+  /** GET that must succeed. */
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows the shape
+  get(path: string): Promise<any>;
+  /** Uploads in one go with a tus request of its own (creation-with-upload). Returns the id. */
+  upload(content: Uint8Array, metadata?: Record<string, string>): Promise<string>;
+  /** Uploads by tus-js-client. Returns the id. */
+  tusUpload(content: Buffer | Readable, options?: Partial<tus.UploadOptions>): Promise<string>;
+  /** Waits until a file has come to an end and returns it. */
+  settled(id: string, seconds?: number): Promise<FileJson>;
+}
+
+export const PASSWORD = 'correct horse battery';
+
+/** Registers a new account on the server at `url()`, which may move between calls. */
+export async function registerUser(url: () => string): Promise<TestUser> {
+  const email = `${randomUUID()}@example.org`;
+  const response = await fetch(`${url()}/api/auth/register`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ email, password: PASSWORD }),
+  });
+  if (response.status !== 201) throw new Error(`register: ${response.status} ${await response.text()}`);
+  const { user, accessToken: token } = await response.json();
+
+  const withToken = (path: string, init: RequestInit = {}) => {
+    const headers = new Headers(init.headers);
+    headers.set('Authorization', `Bearer ${token}`);
+    return fetch(`${url()}${path}`, { ...init, headers });
+  };
+  const get = async (path: string) => {
+    const answer = await withToken(path);
+    if (!answer.ok) throw new Error(`GET ${path}: ${answer.status} ${await answer.text()}`);
+    return answer.json();
+  };
+  return {
+    ...user,
+    token,
+    fetch: withToken,
+    get,
+    async upload(content, metadata = {}) {
+      const answer = await withToken('/uploads', {
+        method: 'POST',
+        headers: {
+          'Tus-Resumable': '1.0.0',
+          'Upload-Length': String(content.byteLength),
+          'Content-Type': 'application/offset+octet-stream',
+          ...(Object.keys(metadata).length > 0 ? { 'Upload-Metadata': encodeMetadata(metadata) } : {}),
+        },
+        body: content as BodyInit,
+      });
+      if (answer.status !== 201) throw new Error(`upload: ${answer.status} ${await answer.text()}`);
+      return idOf(answer.headers.get('Location') ?? '');
+    },
+    tusUpload: (content, options = {}) =>
+      new Promise((resolve, reject) => {
+        const upload = new tus.Upload(content, {
+          endpoint: `${url()}/uploads`,
+          headers: { Authorization: `Bearer ${token}` },
+          retryDelays: [0, 100, 500, 1000, 2000, 5000],
+          onSuccess: () => resolve(idOf(upload.url ?? '')),
+          onError: reject,
+          ...options,
+        });
+        upload.start();
+      }),
+    settled: (id, seconds = 30) =>
+      until(
+        `file ${id} to settle`,
+        async () => {
+          const answer = await withToken(`/api/files/${id}`).catch(() => undefined);
+          if (!answer?.ok) return undefined;
+          const file: FileJson = await answer.json();
+          return ['completed', 'failed', 'infected'].includes(file.status) ? file : undefined;
+        },
+        seconds,
+      ),
+  };
+}
+
+/** Upload-Metadata header. */
+export function encodeMetadata(metadata: Record<string, string>): string {
+  return Object.entries(metadata)
+    .map(([key, value]) => `${key} ${Buffer.from(value).toString('base64')}`)
+    .join(',');
+}
+
+/** Last part of an upload's address. */
+export function idOf(location: string): string {
+  return location.split('/').at(-1) ?? '';
+}

@@ -1,0 +1,45 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+
+export interface TestDatabase {
+  url: string;
+  /** Runs SQL on a connection of its own that lives as long as the database. */
+  query(sql: string, parameters?: unknown[]): Promise<pg.QueryResult>;
+  /** A further connection, for holding locks; ended by drop(). */
+  connect(): Promise<pg.Client>;
+  drop(): Promise<void>;
+}
+
+/** Makes a migrated, empty database for one suite. */
+export async function createDatabase(): Promise<TestDatabase> {
+  const server = process.env.TEST_DATABASE_URL ?? '';
+  const name = `test_${randomBytes(6).toString('hex')}`;
+  const admin = new pg.Client({ connectionString: server });
+  await admin.connect();
+  // Two suites may copy the template at the same moment, which PostgreSQL refuses.
+  await admin.query('SELECT pg_advisory_lock(1)');
+  await admin.query(`CREATE DATABASE ${name} TEMPLATE ${process.env.TEST_TEMPLATE_DATABASE}`);
+  await admin.query('SELECT pg_advisory_unlock(1)');
+
+  const url = new URL(server);
+  url.pathname = name;
+  const clients: pg.Client[] = [];
+  const connect = async () => {
+    const client = new pg.Client({ connectionString: url.href });
+    client.on('error', () => {});
+    await client.connect();
+    clients.push(client);
+    return client;
+  };
+  const client = await connect();
+  return {
+    url: url.href,
+    query: (sql, parameters) => client.query(sql, parameters),
+    connect,
+    async drop() {
+      await Promise.all(clients.map((open) => open.end().catch(() => {})));
+      await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
+      await admin.end();
+    },
+  };
+}

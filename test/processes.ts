@@ -1,0 +1,95 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { createDatabase, type TestDatabase } from './database.js';
+
+type Part = 'server' | 'worker';
+
+export interface Processes {
+  /** Where the server listens; the same after a restart. */
+  url: string;
+  database: TestDatabase;
+  dataDir: string;
+  start(part: Part): Promise<void>;
+  /** SIGKILL, at once. */
+  kill(part: Part): Promise<void>;
+  /** SIGTERM; waits for the end and returns the exit code. */
+  stop(part: Part): Promise<number | null>;
+  pid(part: Part): number;
+  /** Stops everything and removes database and folder. */
+  close(): Promise<void>;
+}
+
+/** Starts server and worker from dist/ on a database and a folder of their own, as in the connected form. */
+export async function startProcesses(
+  env: Record<string, string> = {},
+  parts: Part[] = ['server', 'worker'],
+): Promise<Processes> {
+  const database = await createDatabase();
+  const dataDir = await mkdtemp(join(tmpdir(), 'landfall-test-'));
+  const children = new Map<Part, ChildProcess>();
+  let port = '0';
+
+  const processes: Processes = {
+    url: '',
+    database,
+    dataDir,
+    async start(part) {
+      const child = fork(resolve(`dist/${part}/main.js`), {
+        env: {
+          PATH: process.env.PATH ?? '',
+          DATABASE_URL: database.url,
+          DATA_DIR: dataDir,
+          DATA_DIR_SHARED: 'true',
+          JWT_SECRET: 'only-for-tests-only-for-tests-only',
+          HOST: '127.0.0.1',
+          PORT: port,
+          INSTANCE_ID: 'test',
+          LOG_LEVEL: process.env.TEST_LOG_LEVEL ?? 'silent',
+          JOB_BACKOFF_MS: '50',
+          ...env,
+        },
+      });
+      children.set(part, child);
+      const ended = once(child, 'exit').then(([code]) =>
+        Promise.reject(new Error(`${part} ended with ${code}`)),
+      );
+      const [message] = await Promise.race([once(child, 'message'), ended]);
+      ended.catch(() => {});
+      if (message.url) {
+        processes.url = message.url.replace('localhost', '127.0.0.1');
+        port = new URL(message.url).port;
+      }
+    },
+    async kill(part) {
+      await end(part, 'SIGKILL');
+    },
+    stop: (part) => end(part, 'SIGTERM'),
+    pid: (part) => children.get(part)?.pid ?? 0,
+    async close() {
+      await Promise.all([...children.keys()].map((part) => end(part, 'SIGTERM')));
+      await database.drop();
+      await rm(dataDir, { recursive: true, force: true });
+    },
+  };
+
+  async function end(part: Part, signal: NodeJS.Signals): Promise<number | null> {
+    const child = children.get(part);
+    if (!child || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    const [code] = await ended;
+    return code;
+  }
+
+  try {
+    // One after the other, so that the port is known and errors are those of one process.
+    for (const part of parts) await processes.start(part);
+  } catch (error) {
+    await processes.close();
+    throw error;
+  }
+  return processes;
+}
