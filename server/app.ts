@@ -6,7 +6,7 @@ import { createAuthenticate } from './auth/authenticate.js';
 import type { Keys } from './auth/keys.js';
 import { createBoard } from './board.js';
 import { notFound, problemHandler } from './problem.js';
-import { cors, requestLog } from './requests.js';
+import { cors, preflight, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
@@ -52,8 +52,9 @@ export function buildApp(deps: AppDeps): Express {
   };
 
   app.use(requestLog(deps.log));
-  app.all('/uploads{/*path}', tusCors(deps.corsOrigins), tusPreflight, asUser, createTusHandler(deps));
-  app.use('/api', cors(deps.corsOrigins), express.json({ limit: MAX_JSON_BODY }));
+  app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  app.all('/uploads{/*path}', tusPreflight, asUser, createTusHandler(deps));
+  app.use('/api', preflight, express.json({ limit: MAX_JSON_BODY }));
   app.use(
     serve(
       [
@@ -71,16 +72,6 @@ export function buildApp(deps: AppDeps): Express {
   app.use(notFound);
   app.use(problemHandler(deps.log));
   return app;
-}
-
-/** @tus/server sets these itself once it is reached; refusals before that need them too, or pages cannot read them. */
-function tusCors(origins: '*' | string[]): RequestHandler {
-  return (req, res, next) => {
-    const origin = req.get('Origin');
-    const allowed = origins === '*' ? '*' : origins.find((candidate) => candidate === origin);
-    if (allowed) res.setHeader('Access-Control-Allow-Origin', allowed);
-    next();
-  };
 }
 
 /** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */

@@ -39,7 +39,10 @@ export function requestLog(log: Logger): RequestHandler {
   };
 }
 
-/** Lets pages of other origins call the API, with a token in a header but never with cookies. */
+/**
+ * Lets pages of other origins read the answers. They bring a token in a header, never cookies. The preflight of
+ * /uploads is answered by @tus/server.
+ */
 export function cors(origins: '*' | string[]): RequestHandler {
   return (req, res, next) => {
     const origin = req.get('Origin');
@@ -47,16 +50,18 @@ export function cors(origins: '*' | string[]): RequestHandler {
     if (allowed) res.setHeader('Access-Control-Allow-Origin', allowed);
     if (origins !== '*') res.vary('Origin');
     res.setHeader('Access-Control-Expose-Headers', 'X-Request-Id, Content-Range, ETag, Content-Disposition');
-    if (req.method === 'OPTIONS' && req.get('Access-Control-Request-Method')) {
-      res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, DELETE');
-      res.setHeader(
-        'Access-Control-Allow-Headers',
-        'Authorization, Content-Type, Range, If-None-Match, If-Range',
-      );
-      res.setHeader('Access-Control-Max-Age', '86400');
-      res.status(204).end();
-      return;
-    }
     next();
   };
 }
+
+/** Answers the preflight requests of browsers for the REST API. */
+export const preflight: RequestHandler = (req, res, next) => {
+  if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
+  res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, DELETE');
+  res.setHeader(
+    'Access-Control-Allow-Headers',
+    'Authorization, Content-Type, Range, If-None-Match, If-Range',
+  );
+  res.setHeader('Access-Control-Max-Age', '86400');
+  res.status(204).end();
+};

@@ -187,7 +187,8 @@ class LedgerStore extends DataStore {
 
   override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
     const { upload, epoch } = this.lease();
-    return appendToUpload(this.deps, upload, epoch, stream);
+    upload.offset = await appendToUpload(this.deps, upload, epoch, stream);
+    return upload.offset;
   }
 
   override async remove(id: string): Promise<void> {
