@@ -69,7 +69,7 @@ const KEEP_COMPLETED_SECONDS = 24 * 3600;
 /** Connections to PostgreSQL for one queue or worker; one more listens for wake-ups. */
 const POOL_SIZE = 4;
 
-/** Half as long again at random, so that files that failed together do not come back together. */
+/** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
 const BACKOFF_JITTER = 0.5;
 
 /** Creates or updates the queue's own tables. @param client a connected pg.Client */

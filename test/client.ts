@@ -34,6 +34,15 @@ export interface TestUser {
   /** GET that must succeed. */
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows the shape
   get(path: string): Promise<any>;
+  /** A tus request. `address` is a path or a Location; a header that is null is left out. */
+  tus(
+    method: string,
+    address: string,
+    headers?: Record<string, string | null>,
+    body?: BodyInit,
+  ): Promise<Response>;
+  /** Creates an upload, of unknown length if `length` is null. Returns its path. */
+  create(length: number | null, headers?: Record<string, string>): Promise<string>;
   /** Uploads in one go with a tus request of its own (creation-with-upload). Returns the id. */
   upload(content: Uint8Array, metadata?: Record<string, string>): Promise<string>;
   /** Uploads by tus-js-client. Returns the id. */
@@ -60,6 +69,20 @@ export async function registerUser(url: () => string): Promise<TestUser> {
     headers.set('Authorization', `Bearer ${token}`);
     return fetch(`${url()}${path}`, { ...init, headers });
   };
+  const tusRequest: TestUser['tus'] = (method, address, headers = {}, body) => {
+    const all: Record<string, string | null> = {
+      'Tus-Resumable': '1.0.0',
+      ...(method === 'PATCH' ? { 'Content-Type': 'application/offset+octet-stream' } : {}),
+      ...headers,
+    };
+    return withToken(address.replace(/^https?:\/\/[^/]+/, ''), {
+      method,
+      headers: Object.fromEntries(
+        Object.entries(all).filter((entry): entry is [string, string] => entry[1] !== null),
+      ),
+      ...(body === undefined ? {} : { body, duplex: 'half' }),
+    } as RequestInit);
+  };
   const get = async (path: string) => {
     const answer = await withToken(path);
     if (!answer.ok) throw new Error(`GET ${path}: ${answer.status} ${await answer.text()}`);
@@ -70,17 +93,24 @@ export async function registerUser(url: () => string): Promise<TestUser> {
     token,
     fetch: withToken,
     get,
+    tus: tusRequest,
+    async create(length, headers = {}) {
+      const known = length === null ? { 'Upload-Defer-Length': '1' } : { 'Upload-Length': String(length) };
+      const answer = await tusRequest('POST', '/uploads', { ...known, ...headers });
+      if (answer.status !== 201) throw new Error(`create: ${answer.status} ${await answer.text()}`);
+      return `/uploads/${idOf(answer.headers.get('Location') ?? '')}`;
+    },
     async upload(content, metadata = {}) {
-      const answer = await withToken('/uploads', {
-        method: 'POST',
-        headers: {
-          'Tus-Resumable': '1.0.0',
+      const answer = await tusRequest(
+        'POST',
+        '/uploads',
+        {
           'Upload-Length': String(content.byteLength),
           'Content-Type': 'application/offset+octet-stream',
           ...(Object.keys(metadata).length > 0 ? { 'Upload-Metadata': encodeMetadata(metadata) } : {}),
         },
-        body: content as BodyInit,
-      });
+        content as BodyInit,
+      );
       if (answer.status !== 201) throw new Error(`upload: ${answer.status} ${await answer.text()}`);
       return idOf(answer.headers.get('Location') ?? '');
     },

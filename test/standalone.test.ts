@@ -5,8 +5,8 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile 
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { lockFolder } from '../server/folder-lock.js';
+import { until } from './until.js';
 
 const SCRIPT = resolve('dist/server/standalone.js');
 const ACCOUNT = { email: 'ada@example.org', password: 'correct horse battery staple' };
@@ -94,14 +94,6 @@ async function post(url: string, body: object): Promise<number> {
 
 const register = ({ url }: Started) => post(`${url}/api/auth/register`, ACCOUNT);
 const logIn = ({ url }: Started) => post(`${url}/api/auth/login`, ACCOUNT).catch(() => undefined);
-
-async function until(what: string, condition: () => unknown, withinMs = 20_000): Promise<void> {
-  const deadline = Date.now() + withinMs;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`not within ${withinMs} ms: ${what}`);
-    await sleep(10);
-  }
-}
 
 interface Process {
   pid: number;

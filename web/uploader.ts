@@ -8,8 +8,11 @@ const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(2
 const LOCK_WAIT_MS = 1000;
 const REFUSAL_SHOWN_MS = 10_000;
 
-/** The Dashboard in `target`, which uploads for this user; `onUploaded` is called after each file. */
-export async function startUploader(api: Api, user: User, target: HTMLElement, onUploaded: () => void) {
+/**
+ * The Dashboard in `target`, which uploads for this user. `onNews` is called after each file, and whenever an
+ * upload is disturbed: the Dashboard says nothing about a server that is away.
+ */
+export async function startUploader(api: Api, user: User, target: HTMLElement, onNews: () => void) {
   const restores = await ownsRestore(user);
   // What is kept for a reload is kept under this name, so no user restores another one's files.
   const uppy = new Uppy({ id: `landfall-${user.id}${restores ? '' : `-${Date.now()}`}` });
@@ -42,10 +45,14 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
       if (status === 401 && token !== undefined) api.tokenRefused(token);
       if (isPassing(request.getMethod(), status)) throw new Error(`The server answered ${status}`);
     },
+    onShouldRetry(error, _attempt, _options, next) {
+      onNews();
+      return next(error);
+    },
   });
 
   uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
-  uppy.on('upload-success', onUploaded);
+  uppy.on('upload-success', onNews);
   uppy.on('upload-error', (file, _error, response) => {
     const reason = refusal(response?.body?.xhr);
     if (file && reason) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);

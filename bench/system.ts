@@ -1,0 +1,96 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** A process that is measured. */
+export interface Measured {
+  pid: number;
+  url: string;
+  stop(): Promise<void>;
+}
+
+/** Ticks a second in /proc/<pid>/stat; 100 on every Linux that Node runs on. */
+const TICKS = 100;
+
+/** Starts a script of dist/ and waits until its output names its address. */
+export async function startScript(path: string, env: Record<string, string>): Promise<Measured> {
+  const script = fileURLToPath(new URL(path, import.meta.url));
+  const child = spawn(process.execPath, [script], {
+    env: { ...process.env, PORT: '0', ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let output = '';
+  const url = await new Promise<string>((resolve, reject) => {
+    child.stdout.on('data', (chunk) => {
+      output += chunk;
+      const found = /http:\/\/localhost:\d+/.exec(output);
+      if (found) resolve(found[0].replace('localhost', '127.0.0.1'));
+    });
+    child.once('exit', (code) => reject(new Error(`${path} ended with ${code}`)));
+  });
+  return {
+    pid: child.pid ?? 0,
+    url,
+    async stop() {
+      const ended = once(child, 'exit');
+      child.kill('SIGTERM');
+      await ended;
+    },
+  };
+}
+
+/** Starts all of Landfall in a folder of its own, as `npm start` does. `pid` is the server's. */
+export async function startLandfall(): Promise<Measured & { token: string }> {
+  const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-'));
+  // As root PostgreSQL runs as another user, who must be able to pass.
+  chmodSync(folder, 0o711);
+  const system = await startScript('../server/standalone.js', { DATA_DIR: join(folder, 'data') });
+  const answer = await fetch(`${system.url}/api/auth/register`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ email: 'bench@example.org', password: 'only for the bench' }),
+  });
+  const { accessToken } = (await answer.json()) as { accessToken: string };
+  return {
+    ...system,
+    pid: findChild(system.pid, 'server/main.js'),
+    token: accessToken,
+    async stop() {
+      await system.stop();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function findChild(parent: number, script: string): number {
+  const children = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8')
+    .trim()
+    .split(' ')
+    .map(Number);
+  const found = children.find((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(script));
+  if (!found) throw new Error(`no child runs ${script}`);
+  return found;
+}
+
+/** CPU seconds that a process has used. */
+export function cpuSeconds(pid: number): number {
+  // Behind the name in brackets: state is field 3, utime and stime are 14 and 15.
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+  return (Number(fields[11]) + Number(fields[12])) / TICKS;
+}
+
+/** Largest resident memory so far, in bytes. */
+export function peakMemory(pid: number): number {
+  const [, kib] = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kib) * 1024;
+}
+
+export function median(numbers: number[]): number {
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const middle = sorted[Math.floor(sorted.length / 2)];
+  if (middle === undefined) throw new Error('nothing was measured');
+  return middle;
+}

@@ -1,0 +1,66 @@
+import { until } from './until.js';
+import type { TestDatabase } from './database.js';
+
+/*
+ * Stops the processes under test at a chosen statement by making PostgreSQL wait there, so that they can be killed
+ * at exactly that point and the product needs no hook for it.
+ */
+
+export interface Barrier {
+  /** Waits until `count` connections stand at it. */
+  reached(count?: number): Promise<void>;
+  /** Breaks the connections that stand at it, so that their statement never happened, and lets later ones pass. */
+  cut(): Promise<void>;
+  /** Lets everyone pass, now and later. */
+  open(): Promise<void>;
+}
+
+let barriers = 0;
+
+/**
+ * Closes a barrier before each row that is written to a table.
+ * @param statement such as `UPDATE ON files`
+ * @param when which rows, in terms of NEW and (for an UPDATE) OLD
+ */
+export async function closeBarrier(
+  database: TestDatabase,
+  statement: string,
+  when = 'true',
+): Promise<Barrier> {
+  const key = ++barriers;
+  const holder = await database.connect();
+  await holder.query('SELECT pg_advisory_lock($1)', [key]);
+  await holder.query(`
+    CREATE FUNCTION public.wait_at_barrier_${key}() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      PERFORM pg_advisory_xact_lock_shared(${key});
+      RETURN NEW;
+    END $$;
+    CREATE TRIGGER barrier_${key} BEFORE ${statement}
+      FOR EACH ROW WHEN (${when}) EXECUTE FUNCTION public.wait_at_barrier_${key}();`);
+
+  const waiting = async () => {
+    const { rows } = await holder.query<{ pid: number }>(
+      `SELECT pid FROM pg_locks
+       WHERE locktype = 'advisory' AND NOT granted AND (classid, objid, objsubid) = (0, $1, 1)
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
+      [key],
+    );
+    return rows.map((row) => row.pid);
+  };
+  return {
+    reached: async (count = 1) => {
+      await until(`${count} to stand before ${statement} when ${when}`, async () => {
+        return (await waiting()).length >= count;
+      });
+    },
+    async cut() {
+      const pids = await waiting();
+      await holder.query('SELECT pg_terminate_backend(pid, 10000) FROM unnest($1::integer[]) AS pid', [pids]);
+      await holder.query('SELECT pg_advisory_unlock($1)', [key]);
+    },
+    async open() {
+      await holder.query('SELECT pg_advisory_unlock($1)', [key]);
+    },
+  };
+}

@@ -1,0 +1,763 @@
+import { randomBytes } from 'node:crypto';
+import { access } from 'node:fs/promises';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { join } from 'node:path';
+import { version as uuidVersion, v7 as uuidv7 } from 'uuid';
+import { encodeMetadata, idOf, registerUser, type TestUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+const MAX = 2 ** 20;
+const OCTETS = { 'Content-Type': 'application/offset+octet-stream' };
+
+let processes: Processes;
+let user: TestUser;
+let stranger: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({ MAX_UPLOAD_SIZE: String(MAX) });
+  user = await registerUser(() => processes.url);
+  stranger = await registerUser(() => processes.url);
+});
+
+afterAll(() => processes?.close());
+
+/** PATCH at `offset`. */
+function patch(path: string, offset: number, body?: string | Uint8Array | ReadableStream, headers = {}) {
+  return user.tus('PATCH', path, { 'Upload-Offset': String(offset), ...headers }, body as BodyInit);
+}
+
+async function offsetOf(path: string): Promise<number> {
+  const answer = await user.tus('HEAD', path);
+  expect(answer.status).toBe(200);
+  return Number(answer.headers.get('Upload-Offset'));
+}
+
+/** The bytes of a finished file, once it may be read. */
+async function contentOf(id: string): Promise<Buffer> {
+  await user.settled(id);
+  const answer = await user.fetch(`/api/files/${id}/content`);
+  expect(answer.status).toBe(200);
+  return Buffer.from(await answer.arrayBuffer());
+}
+
+/** A body of unknown length: it is sent chunked. */
+function chunked(...parts: (string | Uint8Array)[]): ReadableStream {
+  return new ReadableStream({
+    start(controller) {
+      for (const part of parts) controller.enqueue(Buffer.from(part));
+      controller.close();
+    },
+  });
+}
+
+async function eventsOf(path: string): Promise<string[]> {
+  const { rows } = await processes.database.query(
+    'SELECT type FROM events WHERE subject_id = $1 ORDER BY id',
+    [idOf(path)],
+  );
+  return rows.map((row) => row.type);
+}
+
+async function storedAt(path: string): Promise<string> {
+  const { rows } = await processes.database.query('SELECT storage_key FROM uploads WHERE id = $1', [
+    idOf(path),
+  ]);
+  const key: string = rows[0].storage_key;
+  return join(processes.dataDir, 'blobs', key.slice(0, 2), key);
+}
+
+async function isStored(file: string): Promise<boolean> {
+  return access(file).then(
+    () => true,
+    () => false,
+  );
+}
+
+const letExpire = (path: string) =>
+  processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [
+    idOf(path),
+  ]);
+
+/** Sends what fetch() would not. */
+function rawRequest(
+  path: string,
+  options: { method: string; headers?: Record<string, string> },
+): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const { hostname, port } = new URL(processes.url);
+    const headers = { 'Tus-Resumable': '1.0.0', Authorization: `Bearer ${user.token}`, ...options.headers };
+    const request = httpRequest({ hostname, port, path, method: options.method, headers }, (answer) => {
+      answer.resume();
+      resolve(answer);
+    });
+    request.on('error', reject).end();
+  });
+}
+
+describe('core protocol', () => {
+  test('OPTIONS tells version, extensions and the largest size, to anyone', async () => {
+    const answer = await fetch(`${processes.url}/uploads`, { method: 'OPTIONS' });
+    expect(answer.status).toBe(204);
+    expect(answer.headers.get('Tus-Version')).toBe('1.0.0');
+    expect(answer.headers.get('Tus-Extension')?.split(',').sort()).toEqual([
+      'creation',
+      'creation-defer-length',
+      'creation-with-upload',
+      'expiration',
+      'termination',
+    ]);
+    expect(answer.headers.get('Tus-Max-Size')).toBe(String(MAX));
+  });
+
+  test('an upload in two parts becomes a file of the same id and the same bytes', async () => {
+    const content = randomBytes(1000);
+    const created = await user.tus('POST', '/uploads', {
+      'Upload-Length': '1000',
+      'Upload-Metadata': encodeMetadata({ filename: 'two parts.bin', filetype: 'application/x-parts' }),
+    });
+    expect(created.status).toBe(201);
+    expect(created.headers.get('Tus-Resumable')).toBe('1.0.0');
+    const location = created.headers.get('Location') ?? '';
+    const id = idOf(location);
+    expect(location).toBe(`${processes.url}/uploads/${id}`);
+    expect(uuidVersion(id)).toBe(7);
+
+    const first = await patch(location, 0, content.subarray(0, 400));
+    expect(first.status).toBe(204);
+    expect(first.headers.get('Upload-Offset')).toBe('400');
+
+    const head = await user.tus('HEAD', location);
+    expect(head.status).toBe(200);
+    expect(Object.fromEntries(head.headers)).toMatchObject({
+      'upload-offset': '400',
+      'upload-length': '1000',
+      'upload-metadata': `filename ${btoa('two parts.bin')},filetype ${btoa('application/x-parts')}`,
+      'cache-control': 'no-store',
+      'tus-resumable': '1.0.0',
+    });
+    expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);
+
+    const second = await patch(location, 400, content.subarray(400));
+    expect(second.status).toBe(204);
+    expect(second.headers.get('Upload-Offset')).toBe('1000');
+    expect(await contentOf(id)).toEqual(content);
+    expect(await user.get(`/api/files/${id}`)).toMatchObject({
+      filename: 'two parts.bin',
+      size: 1000,
+      declaredType: 'application/x-parts',
+    });
+  });
+
+  test('a PATCH elsewhere than at the offset is a conflict and changes nothing', async () => {
+    const path = await user.create(10);
+    await patch(path, 0, '12345');
+    for (const offset of [0, 4, 6, 10, 11]) expect((await patch(path, offset, '67890')).status).toBe(409);
+    expect(await offsetOf(path)).toBe(5);
+    expect((await patch(path, 5, '67890')).status).toBe(204);
+    expect((await contentOf(idOf(path))).toString()).toBe('1234567890');
+  });
+
+  test.each([
+    ['none', null],
+    ['negative', '-1'],
+    ['a fraction', '0.5'],
+    ['an exponent', '1e+21'],
+    ['hexadecimal', '0x0'],
+    ['empty', ''],
+    ['text', 'zero'],
+    ['two', '0, 0'],
+  ])('a PATCH whose Upload-Offset is wrong (%s) is refused', async (_name, offset) => {
+    const path = await user.create(3);
+    const answer = await user.tus('PATCH', path, { 'Upload-Offset': offset }, 'abc');
+    expect(answer.status).toBe(400);
+    expect(await offsetOf(path)).toBe(0);
+  });
+
+  test.each([
+    ['missing', null],
+    ['of the past', '0.2.2'],
+    ['of the future', '2.0.0'],
+  ])('a version that is %s is answered with the right one', async (_name, version) => {
+    const path = await user.create(3);
+    for (const method of ['POST', 'HEAD', 'PATCH', 'DELETE']) {
+      const answer = await user.tus(
+        method,
+        method === 'POST' ? '/uploads' : path,
+        { 'Tus-Resumable': version, 'Upload-Offset': '0', 'Upload-Length': '3' },
+        method === 'PATCH' ? 'abc' : undefined,
+      );
+      expect([method, answer.status]).toEqual([method, 412]);
+      expect(answer.headers.get('Tus-Version')).toBe('1.0.0');
+      expect(answer.headers.get('Tus-Resumable')).toBe('1.0.0');
+    }
+    expect(await offsetOf(path)).toBe(0);
+  });
+
+  test.each([null, 'application/octet-stream', 'text/plain;charset=UTF-8', 'application/json'])(
+    'a PATCH with Content-Type %s is refused',
+    async (type) => {
+      const path = await user.create(3);
+      // A string would bring a type of its own.
+      const answer = await patch(path, 0, Buffer.from('abc'), { 'Content-Type': type });
+      expect(answer.status).toBe(415);
+      expect(await offsetOf(path)).toBe(0);
+    },
+  );
+
+  test('X-HTTP-Method-Override replaces the method', async () => {
+    const path = await user.create(6);
+    const override = (method: string, headers = {}, body?: string) =>
+      user.tus('POST', path, { 'X-HTTP-Method-Override': method, ...headers }, body);
+
+    const patched = await override('PATCH', { ...OCTETS, 'Upload-Offset': '0' }, 'abc');
+    expect(patched.status).toBe(204);
+    const head = await override('HEAD');
+    expect(head.status).toBe(200);
+    expect(head.headers.get('Upload-Offset')).toBe('3');
+    expect(await head.text()).toBe('');
+    expect((await override('PATCH', { ...OCTETS, 'Upload-Offset': '0' }, 'abc')).status).toBe(409);
+    expect(
+      (await override('PATCH', { 'Content-Type': 'text/plain', 'Upload-Offset': '3' }, 'd')).status,
+    ).toBe(415);
+    expect((await override('delete')).status).toBe(204);
+    expect((await user.tus('HEAD', path)).status).toBe(410);
+  });
+
+  test.each([
+    'no-uuid',
+    '1',
+    '%00',
+    '%2e%2e%2fetc%2fpasswd',
+    'x'.repeat(5000),
+    `${uuidv7()}%2f..`,
+    `${uuidv7()}/more`,
+    `${uuidv7()}%20`,
+    uuidv7(),
+    '../uploads/..%2f',
+    encodeURIComponent(`' OR 1=1 --`),
+    'ü',
+  ])('an id that does not exist is not found, whatever it is: %.40s', async (id) => {
+    for (const method of ['HEAD', 'PATCH', 'DELETE', 'GET', 'POST']) {
+      const answer = await rawRequest(`/uploads/${encodeURI(id).replaceAll('%25', '%')}`, {
+        method,
+        headers: {
+          'Upload-Offset': '0',
+          ...(method === 'POST' ? { 'Upload-Length': '3' } : {}),
+          ...(method === 'PATCH' ? OCTETS : {}),
+        },
+      });
+      expect([method, answer.statusCode]).toEqual([method, 404]);
+    }
+  });
+
+  test('neither a broken escape nor a strange Host brings the server to its knees', async () => {
+    for (const method of ['HEAD', 'PATCH', 'DELETE', 'GET', 'POST']) {
+      const headers = { 'Upload-Offset': '0', ...OCTETS };
+      expect((await rawRequest('/uploads/%zz', { method, headers })).statusCode).toBe(400);
+      const strange = await rawRequest(`/uploads/${uuidv7()}`, {
+        method,
+        headers: { ...headers, Host: '[' },
+      });
+      expect([method, strange.statusCode]).toEqual([method, 404]);
+    }
+  });
+
+  test('an id in capitals is the same id', async () => {
+    const path = await user.create(3);
+    expect(await offsetOf(path.replace(idOf(path), idOf(path).toUpperCase()))).toBe(0);
+  });
+});
+
+describe('creation', () => {
+  test('with the first bytes', async () => {
+    const answer = await user.tus('POST', '/uploads', { 'Upload-Length': '6', ...OCTETS }, 'abc');
+    expect(answer.status).toBe(201);
+    expect(answer.headers.get('Upload-Offset')).toBe('3');
+    const location = answer.headers.get('Location') ?? '';
+    expect(await offsetOf(location)).toBe(3);
+    await patch(location, 3, 'def');
+    expect((await contentOf(idOf(location))).toString()).toBe('abcdef');
+  });
+
+  test('with all bytes', async () => {
+    const answer = await user.tus('POST', '/uploads', { 'Upload-Length': '3', ...OCTETS }, 'abc');
+    expect(answer.headers.get('Upload-Offset')).toBe('3');
+    expect(answer.headers.get('Upload-Expires')).toBeNull();
+    expect((await contentOf(idOf(answer.headers.get('Location') ?? ''))).toString()).toBe('abc');
+  });
+
+  test('a body of another type than the protocol’s is not taken for bytes of the upload', async () => {
+    const answer = await user.tus(
+      'POST',
+      '/uploads',
+      { 'Upload-Length': '3', 'Content-Type': 'text/plain' },
+      'abc',
+    );
+    expect(answer.status).toBe(201);
+    expect(await offsetOf(answer.headers.get('Location') ?? '')).toBe(0);
+  });
+
+  test('without a length, which a later PATCH brings', async () => {
+    const path = await user.create(null);
+    const head = await user.tus('HEAD', path);
+    expect(head.headers.get('Upload-Defer-Length')).toBe('1');
+    expect(head.headers.get('Upload-Length')).toBeNull();
+    expect(await user.get(`/api${path}`)).toMatchObject({ offset: 0, length: null, status: 'uploading' });
+
+    await patch(path, 0, 'abc');
+    expect((await user.tus('HEAD', path)).headers.get('Upload-Defer-Length')).toBe('1');
+    expect((await patch(path, 3, 'd', { 'Upload-Length': '2' })).status).toBe(400);
+    expect((await patch(path, 3, 'd', { 'Upload-Length': '6' })).status).toBe(204);
+    const known = await user.tus('HEAD', path);
+    expect(known.headers.get('Upload-Length')).toBe('6');
+    expect(known.headers.get('Upload-Defer-Length')).toBeNull();
+    // "Once it is set the length MUST NOT be changed."
+    expect((await patch(path, 4, 'e', { 'Upload-Length': '7' })).status).toBe(400);
+    await patch(path, 4, 'ef');
+    expect((await contentOf(idOf(path))).toString()).toBe('abcdef');
+  });
+
+  test('a deferred length may come last, with an empty PATCH', async () => {
+    const path = await user.create(null);
+    await patch(path, 0, 'abc');
+    expect((await patch(path, 3, undefined, { 'Upload-Length': '3' })).status).toBe(204);
+    expect((await contentOf(idOf(path))).toString()).toBe('abc');
+
+    const empty = await user.create(null);
+    expect((await patch(empty, 0, undefined, { 'Upload-Length': '0' })).status).toBe(204);
+    expect(await contentOf(idOf(empty))).toEqual(Buffer.alloc(0));
+  });
+
+  test('an empty upload becomes an empty file at once', async () => {
+    const path = await user.create(0, { 'Upload-Metadata': encodeMetadata({ filename: 'empty.txt' }) });
+    expect(await user.settled(idOf(path))).toMatchObject({
+      status: 'completed',
+      size: 0,
+      filename: 'empty.txt',
+      sha256: 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855',
+    });
+    expect(await offsetOf(path)).toBe(0);
+  });
+
+  test('an empty PATCH at the end changes nothing', async () => {
+    const id = await user.upload(Buffer.from('abc'));
+    const file = await user.settled(id);
+    const events = await eventsOf(id);
+    for (let i = 0; i < 3; i++) {
+      const answer = await patch(`/uploads/${id}`, 3);
+      expect(answer.status).toBe(204);
+      expect(answer.headers.get('Upload-Offset')).toBe('3');
+      expect(answer.headers.get('Upload-Expires')).toBeNull();
+    }
+    expect((await patch(`/uploads/${id}`, 3, 'd')).status).toBe(413);
+    expect((await patch(`/uploads/${id}`, 3, chunked('d'))).status).toBe(413);
+    // What is queued after them has been worked on: so would be a second job.
+    await user.settled(await user.upload(Buffer.from('next')));
+    expect(await eventsOf(id)).toEqual(events);
+    expect(events.filter((type) => type === 'file.created' || type === 'file.completed')).toHaveLength(2);
+    expect({ ...(await user.get(`/api/files/${id}`)), links: null }).toEqual({ ...file, links: null });
+  });
+
+  test.each([
+    '-1',
+    '1e3',
+    '1e+21',
+    '0x10',
+    '1.5',
+    'Infinity',
+    'NaN',
+    'ten',
+    '',
+    '+5',
+    '007',
+    '3, 3',
+    '9007199254740992',
+    '9007199254740993',
+    '99999999999999999999999',
+  ])('Upload-Length: %s is refused', async (length) => {
+    const answer = await user.tus('POST', '/uploads', { 'Upload-Length': length });
+    expect([400, 413]).toContain(answer.status);
+    const path = await user.create(null);
+    const later = await patch(path, 0, undefined, { 'Upload-Length': length });
+    expect([400, 413]).toContain(later.status);
+    expect((await user.tus('HEAD', path)).headers.get('Upload-Defer-Length')).toBe('1');
+  });
+
+  test('exactly one of Upload-Length and Upload-Defer-Length: 1 is needed', async () => {
+    const create = async (headers: Record<string, string>) =>
+      (await user.tus('POST', '/uploads', headers)).status;
+    expect(await create({})).toBe(400);
+    expect(await create({ 'Upload-Length': '1', 'Upload-Defer-Length': '1' })).toBe(400);
+    expect(await create({ 'Upload-Defer-Length': '2' })).toBe(400);
+    expect(await create({ 'Upload-Defer-Length': '0' })).toBe(400);
+  });
+});
+
+describe('size limit', () => {
+  test('a declared length beyond it is refused, one at it is taken', async () => {
+    const create = (length: number) => user.tus('POST', '/uploads', { 'Upload-Length': String(length) });
+    expect((await create(MAX)).status).toBe(201);
+    expect((await create(MAX + 1)).status).toBe(413);
+    expect((await create(Number.MAX_SAFE_INTEGER)).status).toBe(413);
+  });
+
+  test('a length that a PATCH brings is held to it, too', async () => {
+    const path = await user.create(null);
+    expect((await patch(path, 0, undefined, { 'Upload-Length': String(MAX + 1) })).status).toBe(413);
+    expect((await user.tus('HEAD', path)).headers.get('Upload-Defer-Length')).toBe('1');
+  });
+
+  test('an upload of unknown length cannot outgrow it', async () => {
+    const path = await user.create(null);
+    expect((await patch(path, 0, Buffer.alloc(MAX + 1))).status).toBe(413);
+    expect(await offsetOf(path)).toBe(0);
+    expect((await patch(path, 0, Buffer.alloc(MAX - 1))).status).toBe(204);
+    expect((await patch(path, MAX - 1, 'ab')).status).toBe(413);
+    expect((await patch(path, MAX - 1, chunked('ab'))).status).toBe(413);
+    expect(await offsetOf(path)).toBe(MAX - 1);
+    expect((await patch(path, MAX - 1, 'a')).status).toBe(204);
+  });
+
+  test('a body longer than what was declared is refused', async () => {
+    const path = await user.create(5);
+    expect((await patch(path, 0, '123456')).status).toBe(413);
+    expect((await patch(path, 0, chunked('123456'))).status).toBe(413);
+    expect(await offsetOf(path)).toBe(0);
+    const created = await user.tus('POST', '/uploads', { 'Upload-Length': '5', ...OCTETS }, '123456');
+    expect(created.status).toBe(413);
+    expect((await patch(path, 0, '12345')).status).toBe(204);
+  });
+});
+
+describe('metadata', () => {
+  const create = (metadata: string) =>
+    user.tus('POST', '/uploads', { 'Upload-Length': '0', 'Upload-Metadata': metadata });
+
+  test.each([
+    ['empty', ''],
+    ['bad base64', 'filename !!!!'],
+    ['base64 of a wrong length', 'filename YWJ'],
+    ['a key twice', `filename ${btoa('a')},filename ${btoa('b')}`],
+    ['no key', ` ${btoa('a')}`],
+    ['too many spaces', `filename  ${btoa('a')}`],
+    ['a NUL', `filename ${btoa('a\0b')}`],
+    ['a line break', `filename ${btoa('a\r\nSet-Cookie: b')}`],
+    ['a control character', `note ${btoa('\u007f')}`],
+    ['10 kB', `note ${btoa('x'.repeat(10_000))}`],
+    ['a key of Object', `__proto__ ${btoa('a')}`],
+    ['a checksum that is none', `sha256 ${btoa('abc')}`],
+    ['a folder as name', `filename ${btoa('a/')}`],
+    ['dots as name', `filename ${btoa('../..')}`],
+    ['an endless name', `filename ${btoa('x'.repeat(256))}`],
+    ['an endless name under the other key', `name ${btoa('x'.repeat(256))}`],
+  ])('%s is refused', async (_name, metadata) => {
+    expect((await create(metadata)).status).toBe(400);
+  });
+
+  test('more than a header can hold is refused', async () => {
+    expect((await create(`note ${btoa('x'.repeat(20_000))}`)).status).toBe(431);
+  });
+
+  test.each([
+    ['/etc/passwd', 'passwd'],
+    ['..\\..\\boot.ini', 'boot.ini'],
+    ['C:\\photos\\sea.jpg', 'sea.jpg'],
+    [' spaces around.txt ', 'spaces around.txt'],
+    ['naïve “quotes” 🌊.txt', 'naïve “quotes” 🌊.txt'],
+  ])('of the path %s the name is kept', async (filename, name) => {
+    for (const key of ['filename', 'name']) {
+      const answer = await create(encodeMetadata({ [key]: filename }));
+      expect(answer.status).toBe(201);
+      const file = await user.get(`/api/files/${idOf(answer.headers.get('Location') ?? '')}`);
+      expect(file.filename).toBe(name);
+    }
+  });
+
+  test('a key may have no value; a file without a name is named by its id', async () => {
+    const answer = await create('filename,is_confidential');
+    const id = idOf(answer.headers.get('Location') ?? '');
+    expect((await user.tus('HEAD', `/uploads/${id}`)).headers.get('Upload-Metadata')).toBe(
+      'filename,is_confidential',
+    );
+    expect((await user.get(`/api/files/${id}`)).filename).toBe(id);
+  });
+
+  test('none brings no header', async () => {
+    expect((await user.tus('HEAD', await user.create(1))).headers.has('Upload-Metadata')).toBe(false);
+  });
+});
+
+describe('expiration', () => {
+  /** Whether two times are the same within the second that an HTTP date can tell. */
+  const sameSecond = (header: string | null, iso: string) =>
+    Math.abs(Date.parse(header ?? '') - Date.parse(iso)) < 2000;
+
+  test('unfinished uploads say when they expire, and each PATCH moves that on', async () => {
+    const created = await user.tus('POST', '/uploads', { 'Upload-Length': '3' });
+    const path = `/uploads/${idOf(created.headers.get('Location') ?? '')}`;
+    const inOneDay = new Date(Date.now() + 86_400_000).toISOString();
+    expect(sameSecond(created.headers.get('Upload-Expires'), inOneDay)).toBe(true);
+    expect(sameSecond((await user.get(`/api${path}`)).expiresAt, inOneDay)).toBe(true);
+
+    await processes.database.query(
+      `UPDATE uploads SET expires_at = now() + interval '1 minute' WHERE id = $1`,
+      [idOf(path)],
+    );
+    const patched = await patch(path, 0, 'a');
+    const { expiresAt } = await user.get(`/api${path}`);
+    expect(sameSecond(expiresAt, inOneDay)).toBe(true);
+    expect(sameSecond(patched.headers.get('Upload-Expires'), expiresAt)).toBe(true);
+
+    const last = await patch(path, 1, 'bc');
+    expect(last.headers.get('Upload-Expires')).toBeNull();
+    expect((await user.get(`/api${path}`)).expiresAt).toBeNull();
+  });
+
+  test('what has expired is gone, first for clients and then from the disk', async () => {
+    const path = await user.create(10);
+    const other = await user.create(10);
+    await patch(path, 0, 'abc');
+    await letExpire(path);
+    expect((await user.tus('HEAD', path)).status).toBe(410);
+    expect((await patch(path, 3, 'def')).status).toBe(410);
+
+    const stored = await storedAt(path);
+    expect(await isStored(stored)).toBe(true);
+    await processes.stop('worker');
+    await processes.start('worker');
+    await until('the bytes are deleted', async () => !(await isStored(stored)));
+    expect(await user.get(`/api${path}`)).toMatchObject({ status: 'expired', expiresAt: null });
+    expect(await eventsOf(path)).toEqual(['upload.created', 'upload.expired']);
+    for (const method of ['HEAD', 'DELETE']) expect((await user.tus(method, path)).status).toBe(410);
+    expect((await patch(path, 3, 'def')).status).toBe(410);
+    expect(await offsetOf(other)).toBe(0);
+  });
+
+  test('a finished upload never expires', async () => {
+    const id = await user.upload(Buffer.from('abc'));
+    await letExpire(id);
+    await processes.stop('worker');
+    await processes.start('worker');
+    expect((await user.settled(id)).status).toBe('completed');
+    expect(await offsetOf(`/uploads/${id}`)).toBe(3);
+  });
+});
+
+describe('termination', () => {
+  async function expectGone(path: string): Promise<void> {
+    const asked = performance.now();
+    expect((await user.tus('HEAD', path)).status).toBe(410);
+    expect((await patch(path, 3, 'd')).status).toBe(410);
+    expect((await user.tus('DELETE', path)).status).toBe(410);
+    expect(performance.now() - asked).toBeLessThan(3000);
+  }
+
+  test('of an unfinished upload removes its bytes', async () => {
+    const path = await user.create(10);
+    await patch(path, 0, 'abc');
+    const stored = await storedAt(path);
+    expect(await isStored(stored)).toBe(true);
+
+    const answer = await user.tus('DELETE', path);
+    expect(answer.status).toBe(204);
+    expect(answer.headers.get('Tus-Resumable')).toBe('1.0.0');
+    expect(await isStored(stored)).toBe(false);
+    await expectGone(path);
+    expect(await user.get(`/api${path}`)).toMatchObject({ status: 'terminated', expiresAt: null });
+    expect(await eventsOf(path)).toEqual(['upload.created', 'upload.terminated']);
+  });
+
+  test('of a finished upload removes the file, too', async () => {
+    const id = await user.upload(Buffer.from('abc'));
+    await user.settled(id);
+    const stored = await storedAt(id);
+    expect(await isStored(stored)).toBe(true);
+
+    expect((await user.tus('DELETE', `/uploads/${id}`)).status).toBe(204);
+    expect(await isStored(stored)).toBe(false);
+    await expectGone(`/uploads/${id}`);
+    expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);
+    expect((await user.fetch(`/api/files/${id}/content`)).status).toBe(404);
+  });
+
+  test('of an upload that nothing was sent to', async () => {
+    const path = await user.create(10);
+    expect((await user.tus('DELETE', path)).status).toBe(204);
+    await expectGone(path);
+  });
+});
+
+describe('ownership', () => {
+  test('nobody else finds an upload or a file', async () => {
+    const path = await user.create(6);
+    await patch(path, 0, 'abc');
+    const finished = `/uploads/${await user.upload(Buffer.from('mine'))}`;
+    for (const other of [path, finished]) {
+      for (const method of ['HEAD', 'DELETE']) expect((await stranger.tus(method, other)).status).toBe(404);
+      expect((await stranger.tus('PATCH', other, { 'Upload-Offset': '3' }, 'def')).status).toBe(404);
+      expect((await stranger.fetch(`/api${other}`)).status).toBe(404);
+    }
+    expect((await stranger.get('/api/uploads')).items).toEqual([]);
+    await patch(path, 3, 'def');
+    expect((await contentOf(idOf(path))).toString()).toBe('abcdef');
+  });
+
+  test('what strangers try does not disturb an upload that is going on', async () => {
+    const path = await user.create(6);
+    let feed: ReadableStreamDefaultController | undefined;
+    const body = new ReadableStream({
+      start(controller) {
+        feed = controller;
+        controller.enqueue(Buffer.from('abc'));
+      },
+    });
+    const patching = patch(path, 0, body);
+    const leased = async () => {
+      const { rows } = await processes.database.query('SELECT lease_holder FROM uploads WHERE id = $1', [
+        idOf(path),
+      ]);
+      return rows[0].lease_holder !== null;
+    };
+    await until('the upload goes on', leased);
+    for (const method of ['HEAD', 'DELETE']) expect((await stranger.tus(method, path)).status).toBe(404);
+    feed?.enqueue(Buffer.from('def'));
+    feed?.close();
+    const answer = await patching;
+    expect(answer.status).toBe(204);
+    expect(answer.headers.get('Upload-Offset')).toBe('6');
+  });
+
+  test('the list shows one’s own unfinished uploads, newest first, page by page', async () => {
+    const owner = await registerUser(() => processes.url);
+    const paths = [await owner.create(10), await owner.create(null), await owner.create(30)];
+    await owner.upload(Buffer.from('finished'));
+    await owner.tus('DELETE', await owner.create(5));
+    await owner.tus('PATCH', paths[0] ?? '', { 'Upload-Offset': '0' }, 'abc');
+
+    const { items, nextCursor } = await owner.get('/api/uploads');
+    expect(nextCursor).toBeNull();
+    expect(items).toEqual([
+      expect.objectContaining({ id: idOf(paths[2] ?? ''), offset: 0, length: 30 }),
+      expect.objectContaining({ id: idOf(paths[1] ?? ''), offset: 0, length: null }),
+      expect.objectContaining({ id: idOf(paths[0] ?? ''), offset: 3, length: 10 }),
+    ]);
+    for (const { expiresAt } of items) expect(Date.parse(expiresAt)).toBeGreaterThan(Date.now());
+
+    const first = await owner.get('/api/uploads?limit=2');
+    const second = await owner.get(`/api/uploads?limit=2&cursor=${first.nextCursor}`);
+    expect([...first.items, ...second.items]).toEqual(items);
+    expect(second.nextCursor).toBeNull();
+    expect((await owner.fetch('/api/uploads?cursor=nonsense')).status).toBe(400);
+  });
+});
+
+describe('pages of other origins', () => {
+  const page = { Origin: 'https://app.example.org' };
+
+  test('may ask, with every header of the protocol', async () => {
+    const answer = await fetch(`${processes.url}/uploads/${uuidv7()}`, {
+      method: 'OPTIONS',
+      headers: { ...page, 'Access-Control-Request-Method': 'PATCH' },
+    });
+    expect(answer.status).toBe(204);
+    expect(answer.headers.get('Access-Control-Allow-Origin')).toBe('*');
+    const list = (name: string) => answer.headers.get(name)?.toLowerCase().split(', ');
+    expect(list('Access-Control-Allow-Methods')).toEqual(
+      expect.arrayContaining(['post', 'head', 'patch', 'delete']),
+    );
+    expect(list('Access-Control-Allow-Headers')).toEqual(
+      expect.arrayContaining([
+        'authorization',
+        'content-type',
+        'tus-resumable',
+        'upload-defer-length',
+        'upload-length',
+        'upload-metadata',
+        'upload-offset',
+        'x-http-method-override',
+        'x-request-id',
+      ]),
+    );
+  });
+
+  test('may read answers and refusals', async () => {
+    const created = await user.tus('POST', '/uploads', { ...page, 'Upload-Length': '3' });
+    const path = created.headers.get('Location') ?? '';
+    const answers = {
+      201: created,
+      200: await user.tus('HEAD', path, page),
+      204: await patch(path, 0, 'a', page),
+      400: await user.tus('POST', '/uploads', page),
+      401: await fetch(`${processes.url}${new URL(path).pathname}`, {
+        method: 'HEAD',
+        headers: { ...page, 'Tus-Resumable': '1.0.0' },
+      }),
+      404: await user.tus('HEAD', `/uploads/${uuidv7()}`, page),
+      409: await patch(path, 3, 'a', page),
+      412: await user.tus('HEAD', path, { ...page, 'Tus-Resumable': '3.0.0' }),
+      413: await patch(path, 1, 'abc', page),
+      415: await patch(path, 1, 'b', { ...page, 'Content-Type': 'text/plain' }),
+    };
+    for (const [status, answer] of Object.entries(answers)) {
+      expect(String(answer.status)).toBe(status);
+      expect(answer.headers.get('Access-Control-Allow-Origin')).toBe('*');
+      const exposed = answer.headers.get('Access-Control-Expose-Headers')?.toLowerCase().split(', ');
+      expect(exposed).toEqual(expect.arrayContaining(['x-request-id', 'tus-resumable', 'tus-version']));
+      expect(exposed).toEqual(expect.arrayContaining(['location', 'upload-offset', 'upload-expires']));
+    }
+  });
+});
+
+describe('behind a proxy', () => {
+  const forwarded = { 'X-Forwarded-Proto': 'https', 'X-Forwarded-Host': 'files.example.org' };
+  let behind: Processes;
+  let customer: TestUser;
+
+  /** Where a new upload is said to be. */
+  async function locate(env: Record<string, string>, headers: Record<string, string>): Promise<string> {
+    behind = await startProcesses(env, ['server']);
+    customer = await registerUser(() => behind.url);
+    const answer = await customer.tus('POST', '/uploads', { 'Upload-Length': '3', ...headers });
+    expect(answer.status).toBe(201);
+    return (answer.headers.get('Location') ?? '').replace(/[^/]+$/, '');
+  }
+
+  afterEach(() => behind?.close());
+
+  test.each(['true', '1', 'loopback'])('that is trusted (TRUST_PROXY=%s), its word counts', async (trust) => {
+    expect(await locate({ TRUST_PROXY: trust }, forwarded)).toBe('https://files.example.org/uploads/');
+  });
+
+  test('and another one before it, the client’s side counts', async () => {
+    const headers = { 'X-Forwarded-Proto': 'https, http', 'X-Forwarded-Host': 'files.example.org, inner' };
+    expect(await locate({ TRUST_PROXY: 'true' }, headers)).toBe('https://files.example.org/uploads/');
+  });
+
+  test('that nobody named, its word is ignored, even if it makes no sense', async () => {
+    expect(await locate({}, forwarded)).toBe(`${behind.url}/uploads/`);
+    const odd = await customer.tus('POST', '/uploads', {
+      'Upload-Length': '3',
+      'X-Forwarded-Proto': 'gopher',
+    });
+    expect(odd.status).toBe(201);
+    expect(odd.headers.get('Location')).toContain(`${behind.url}/uploads/`);
+  });
+
+  test('PUBLIC_URL goes before everything', async () => {
+    const env = { PUBLIC_URL: 'https://example.org/landfall/', TRUST_PROXY: 'true' };
+    expect(await locate(env, forwarded)).toBe('https://example.org/landfall/uploads/');
+  });
+
+  test('CORS_ORIGINS lets in whom it names, and nobody else', async () => {
+    await locate({ CORS_ORIGINS: 'https://a.example, https://b.example' }, {});
+    const allowed = async (method: string, origin: string) => {
+      const answer = await customer.tus(method, '/uploads', { Origin: origin, 'Upload-Length': '3' });
+      return answer.headers.get('Access-Control-Allow-Origin');
+    };
+    for (const method of ['OPTIONS', 'POST']) {
+      expect(await allowed(method, 'https://b.example')).toBe('https://b.example');
+      expect(await allowed(method, 'https://c.example')).toBeNull();
+    }
+  });
+});
