@@ -338,19 +338,26 @@ export async function listUnfinished(
   );
 }
 
-/** Newest first. @param after id of the last file of the page before */
+/** Where a page of a list ended. */
+export interface FileCursor {
+  createdAt: Date;
+  id: string;
+}
+
+/** Newest first. @param after the last file of the page before */
 export async function listFiles(
   database: DataSource,
   ownerId: string,
-  after: string | undefined,
+  after: FileCursor | undefined,
   limit: number,
 ): Promise<File[]> {
   return queryEntities(
     database.manager,
     File,
-    `SELECT * FROM files WHERE owner_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR id < $2)
-     ORDER BY id DESC LIMIT $3`,
-    [ownerId, after ?? null, limit],
+    `SELECT * FROM files
+     WHERE owner_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR (created_at, id) < ($3, $2))
+     ORDER BY created_at DESC, id DESC LIMIT $4`,
+    [ownerId, after?.id ?? null, after?.createdAt ?? null, limit],
   );
 }
 

@@ -80,7 +80,7 @@ export class Initial1763640000000 implements MigrationInterface {
         completed_at timestamptz,
         deleted_at timestamptz
       ) WITH (fillfactor = 80);
-      CREATE INDEX files_owner_idx ON files (owner_id, id DESC) WHERE deleted_at IS NULL;
+      CREATE INDEX files_owner_idx ON files (owner_id, created_at DESC, id DESC) WHERE deleted_at IS NULL;
       CREATE INDEX files_blob_id_idx ON files (blob_id);
       CREATE INDEX files_unfinished_idx ON files (id) WHERE status IN ('pending', 'processing');
 

@@ -14,6 +14,8 @@ export const BOARD_PATH = '/admin/queues';
 /** Set when an admin signs in: the browser opens the board by following a link, without a header. */
 export const BOARD_COOKIE = 'landfall_board';
 
+const BOARD_CSP = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:";
+
 /** Bull Board, for admins only. */
 export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
@@ -24,7 +26,9 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     options: { uiConfig: { boardTitle: 'Landfall' } },
   });
 
-  const adminOnly: RequestHandler = (req, _res, next) => {
+  const adminOnly: RequestHandler = (req, res, next) => {
+    // The board's page wants a font from elsewhere and carries inline script.
+    res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie) authenticate(req, 'admin');
     else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');

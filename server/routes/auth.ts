@@ -44,6 +44,9 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
     if (user.role === 'admin') {
       const board = signToken(principal, deps.keys.board, minutes);
       res.cookie(BOARD_COOKIE, board, { ...cookie, path: BOARD_PATH, maxAge: minutes * 60_000 });
+    } else {
+      // An admin may have used this browser before.
+      res.clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
     }
     res.setHeader('Cache-Control', 'no-store');
     return {

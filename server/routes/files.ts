@@ -17,8 +17,19 @@ interface FileDeps extends LedgerDeps {
 
 export const fileParams = z.object({ id: z.uuid() });
 
+const CURSOR = /^(\d{1,15})\.([0-9a-f-]{36})$/;
+
+/** `<ms>.<id>` of the last file of a page: files are listed by when they came, which ids do not tell exactly. */
+const cursor = z
+  .string()
+  .regex(CURSOR, 'must be the nextCursor of a page before')
+  .transform((text) => {
+    const [, ms, id = ''] = CURSOR.exec(text) ?? [];
+    return { createdAt: new Date(Number(ms)), id };
+  });
+
 const page = z.object({
-  cursor: z.uuid('must be the nextCursor of a page before').optional(),
+  cursor: cursor.optional(),
   limit: z.coerce.number().int().min(1).max(200).default(50),
 });
 
@@ -48,7 +59,9 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
         const { cursor, limit } = call.query;
         const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
         const files = found.slice(0, limit);
-        return { items: await toJson(files), nextCursor: found.length > limit ? files.at(-1)?.id : null };
+        const last = found.length > limit ? files.at(-1) : undefined;
+        const nextCursor = last ? `${last.createdAt.getTime()}.${last.id}` : null;
+        return { items: await toJson(files), nextCursor };
       },
     }),
     route({

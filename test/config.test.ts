@@ -1,0 +1,57 @@
+import { ConfigError, loadConfig } from '../core/config.js';
+
+const SECRET = 'x'.repeat(32);
+const connected = { DATABASE_URL: 'postgres://u:p@h:5432/d', DATA_DIR_SHARED: 'true', JWT_SECRET: SECRET };
+
+test('nothing set is the standalone form, on loopback', () => {
+  expect(loadConfig({})).toMatchObject({
+    host: '127.0.0.1',
+    port: 3000,
+    databaseUrl: undefined,
+    trustProxy: false,
+    corsOrigins: '*',
+    maxUploadSize: 5 * 1024 ** 4,
+  });
+});
+
+test('a database of its own means the connected form, on all addresses', () => {
+  expect(loadConfig(connected)).toMatchObject({ host: '0.0.0.0', databaseUrl: connected.DATABASE_URL });
+});
+
+test('an empty variable is an unset one', () => {
+  expect(loadConfig({ PORT: '', JWT_SECRET: '' }).port).toBe(3000);
+});
+
+test.each([
+  ['10MiB', 10 * 1024 ** 2],
+  ['1 GiB', 1024 ** 3],
+  ['123', 123],
+])('MAX_UPLOAD_SIZE=%s', (text, bytes) => {
+  expect(loadConfig({ MAX_UPLOAD_SIZE: text }).maxUploadSize).toBe(bytes);
+});
+
+test.each([
+  ['true', true],
+  ['false', false],
+  ['2', 2],
+  ['10.0.0.0/8,loopback', '10.0.0.0/8,loopback'],
+])('TRUST_PROXY=%s', (text, value) => {
+  expect(loadConfig({ TRUST_PROXY: text }).trustProxy).toBe(value);
+});
+
+test.each([
+  [{ PORT: 'abc' }, 'PORT=abc: must be a whole number from 0 to 65535'],
+  [{ PORT: '70000' }, 'PORT=70000: must be a whole number from 0 to 65535'],
+  [{ MAX_UPLOAD_SIZE: '10MB' }, /^MAX_UPLOAD_SIZE=10MB: .*MiB/],
+  [{ MAX_UPLOAD_SIZE: '6TiB' }, /at most 5 TiB/],
+  [{ PUBLIC_URL: 'example.org' }, /^PUBLIC_URL=example.org: must be an http or https address/],
+  [{ DATABASE_URL: 'mysql://x' }, /^DATABASE_URL=.*: must look like postgres:/],
+  [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
+  [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
+  [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
+  [{ ...connected, JWT_SECRET: '' }, /^JWT_SECRET is required/],
+  [{ S3_BUCKET: 'b' }, /^S3_BUCKET is set, but this version cannot use it yet/],
+])('one clear line for %j', (env, message) => {
+  expect(() => loadConfig(env)).toThrow(ConfigError);
+  expect(() => loadConfig(env)).toThrow(message);
+});

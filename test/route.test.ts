@@ -1,0 +1,151 @@
+import express from 'express';
+import request from 'supertest';
+import { z } from 'zod';
+import { AppError } from '../core/errors.js';
+import { createLogger } from '../core/log.js';
+import { createAuthenticate } from '../server/auth/authenticate.js';
+import { deriveKeys } from '../server/auth/keys.js';
+import { signLink } from '../server/auth/links.js';
+import { signToken } from '../server/auth/tokens.js';
+import { notFound, problemHandler } from '../server/problem.js';
+import { requestLog } from '../server/requests.js';
+import { type AnyRoute, route, serve } from '../server/routes/route.js';
+
+const keys = deriveKeys('only-for-tests-only-for-tests-only');
+const log = createLogger('silent', 'test');
+const user = { userId: '01890000-0000-7000-8000-000000000001', role: 'user' } as const;
+const bearer = `Bearer ${signToken(user, keys.access, 1)}`;
+
+function serveOnly(...routes: AnyRoute[]) {
+  const app = express();
+  app.use(requestLog(log), express.json({ limit: '1kb' }));
+  app.use(serve(routes, createAuthenticate(keys)), notFound, problemHandler(log));
+  return request(app);
+}
+
+const declared = route({
+  method: 'post',
+  path: '/things/:id',
+  access: 'public',
+  summary: 'For the test',
+  params: z.object({ id: z.uuid() }),
+  query: z.object({ limit: z.coerce.number().int().max(10).default(5) }),
+  body: z.object({ name: z.string().min(1, 'must not be empty') }),
+  status: 201,
+  handle: async ({ params, query, body }) => ({ ...params, ...query, ...body }),
+});
+const path = '/things/01890000-0000-7000-8000-000000000002';
+
+test('what fits the schemas reaches the handler, with defaults and converted', async () => {
+  const answer = await serveOnly(declared).post(`${path}?limit=7&more=1`).send({ name: 'a', extra: true });
+  expect(answer.status).toBe(201);
+  expect(answer.body).toEqual({ id: path.slice(8), limit: 7, name: 'a' });
+});
+
+test.each([
+  ['a field of the body', path, { name: '' }, 400, 'invalid_request', 'name in the body: must not be empty'],
+  [
+    'a field of the query',
+    `${path}?limit=11`,
+    { name: 'a' },
+    400,
+    'invalid_request',
+    /^limit in the query: /,
+  ],
+  ['an id that cannot be one', '/things/7', { name: 'a' }, 404, 'not_found', undefined],
+])('names what is wrong: %s', async (_what, url, body, status, code, detail) => {
+  const answer = await serveOnly(declared).post(url).send(body);
+  expect(answer.status).toBe(status);
+  expect(answer.type).toBe('application/problem+json');
+  expect(answer.body).toMatchObject({ type: 'about:blank', status, code });
+  if (detail) expect(answer.body.detail).toMatch(detail);
+});
+
+test('a body that is no JSON, or too long, is a problem of the client', async () => {
+  const app = serveOnly(declared);
+  const broken = await app.post(path).set('Content-Type', 'application/json').send('{"name":');
+  expect([broken.status, broken.body.code]).toEqual([400, 'invalid_request']);
+  const long = await app.post(path).send({ name: 'x'.repeat(2000) });
+  expect([long.status, long.body.code]).toEqual([413, 'too_large']);
+});
+
+test('another method of a known path answers 405 with Allow, an unknown path 404', async () => {
+  const wrong = await serveOnly(declared).delete(path);
+  expect([wrong.status, wrong.headers.allow, wrong.body.code]).toEqual([405, 'POST', 'method_not_allowed']);
+  const unknown = await serveOnly(declared).get('/nothing');
+  expect([unknown.status, unknown.body.code]).toEqual([404, 'not_found']);
+});
+
+test('an unexpected error tells nothing about itself', async () => {
+  const failing = route({
+    method: 'get',
+    path: '/failing',
+    access: 'public',
+    summary: 'For the test',
+    handle: () => Promise.reject(new Error('SELECT secret FROM /etc/passwd')),
+  });
+  const answer = await serveOnly(failing).get('/failing');
+  expect(answer.status).toBe(500);
+  expect(answer.body).toEqual({
+    type: 'about:blank',
+    title: 'Internal error',
+    status: 500,
+    code: 'internal',
+  });
+});
+
+test('an expected error shows its detail and never its cause', async () => {
+  const error = new AppError('not_ready', { detail: 'Wait', cause: new Error('secret') });
+  const failing = route({
+    method: 'get',
+    path: '/failing',
+    access: 'public',
+    summary: 'For the test',
+    handle: () => Promise.reject(error),
+  });
+  const answer = await serveOnly(failing).get('/failing');
+  expect(answer.status).toBe(409);
+  expect(answer.body).toMatchObject({ code: 'not_ready', detail: 'Wait' });
+  expect(answer.text).not.toContain('secret');
+});
+
+describe('access', () => {
+  const guarded = (access: 'user' | 'admin' | 'link') =>
+    route({
+      method: 'get',
+      path: '/guarded',
+      access,
+      summary: 'For the test',
+      handle: async () => ({ ok: true }),
+    });
+  const get = (access: 'user' | 'admin' | 'link', authorization = '', url = '/guarded') =>
+    serveOnly(guarded(access)).get(url).set('Authorization', authorization);
+
+  test('a user route wants a token that is ours, whole and not expired', async () => {
+    expect((await get('user', bearer)).status).toBe(200);
+    const expired = signToken(user, keys.access, -1);
+    const forBoard = signToken(user, keys.board, 1);
+    const none = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${bearer.split('.')[1]}.`;
+    for (const token of ['', expired, forBoard, none, bearer.slice(7, -2)]) {
+      const answer = await get('user', `Bearer ${token}`);
+      expect([answer.status, answer.body.code]).toEqual([401, 'unauthenticated']);
+      expect(answer.headers['www-authenticate']).toBe('Bearer');
+    }
+  });
+
+  test('an admin route refuses a user', async () => {
+    expect((await get('admin', bearer)).status).toBe(403);
+    const admin = signToken({ ...user, role: 'admin' }, keys.access, 1);
+    expect((await get('admin', `Bearer ${admin}`)).status).toBe(200);
+  });
+
+  test('a signed link opens its own path until it expires, and nothing else', async () => {
+    expect((await get('link', '', signLink('/guarded', keys.link))).status).toBe(200);
+    const token = (link: string) => link.split('?')[1];
+    const old = signLink('/guarded', keys.link, Date.now() - 3_600_000);
+    for (const query of [token(signLink('/other', keys.link)), token(old), 'token=1.2', 'token=']) {
+      expect((await get('link', '', `/guarded?${query}`)).status).toBe(401);
+    }
+    expect((await get('user', '', signLink('/guarded', keys.link))).status).toBe(401);
+  });
+});
