@@ -47,6 +47,7 @@ export async function releaseBlobs(manager: EntityManager, ids: string[]): Promi
  * Deletes objects that nothing refers to, and their rows.
  * @param ids only these; undefined: all that have been without a reference for an hour, at most 1000
  * @returns how many were deleted
+ * @throws {AggregateError} after all others were deleted: some objects cannot be deleted now; their rows stay
  */
 export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): Promise<number> {
   const candidates: { id: string }[] = await deps.database.query(
@@ -57,20 +58,30 @@ export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): P
     [ids ?? null, UNREFERENCED_MINUTES],
   );
   let deleted = 0;
+  const failures: unknown[] = [];
   for (const { id } of candidates) {
-    deleted += await deps.database.transaction(async (manager) => {
-      // The lock keeps a new reference out while the object goes.
-      const [blob] = await queryEntities(
-        manager,
-        Blob,
-        'SELECT * FROM blobs WHERE id = $1 AND refs = 0 FOR UPDATE SKIP LOCKED',
-        [id],
-      );
-      if (!blob) return 0;
-      await deps.storage.blobs.delete(blob.key);
-      await manager.getRepository(Blob).delete({ id });
-      return 1;
-    });
+    try {
+      if (await deleteUnreferencedBlob(deps, id)) deleted++;
+    } catch (error) {
+      failures.push(error);
+    }
   }
+  if (failures.length > 0) throw new AggregateError(failures, `${failures.length} blobs were not deleted`);
   return deleted;
+}
+
+async function deleteUnreferencedBlob({ database, storage }: BlobDeps, id: string): Promise<boolean> {
+  return database.transaction(async (manager) => {
+    // The lock keeps a new reference out while the object goes.
+    const [blob] = await queryEntities(
+      manager,
+      Blob,
+      'SELECT * FROM blobs WHERE id = $1 AND refs = 0 FOR UPDATE SKIP LOCKED',
+      [id],
+    );
+    if (!blob) return false;
+    await storage.blobs.delete(blob.key);
+    await manager.getRepository(Blob).delete({ id });
+    return true;
+  });
 }

@@ -30,11 +30,12 @@ export async function keepSecret(file: string): Promise<string> {
   return secret;
 }
 
-/** The file's text; undefined when there is no such file. */
+/** The file's text; undefined when there is no such file. @throws {ConfigError} naming DATA_DIR: not allowed */
 export async function readOptional(file: string): Promise<string | undefined> {
   return readFile(file, 'utf8').catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
+    if (!hasCode(error, 'EACCES')) throw error;
+    throw new ConfigError(`DATA_DIR: this user may not read ${file}: start as its owner`, { cause: error });
   });
 }
 

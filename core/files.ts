@@ -1,5 +1,5 @@
 import type { DataSource, EntityManager } from 'typeorm';
-import { insertBlob, referenceBlobs, releaseBlobs } from './blobs.js';
+import { insertBlob, releaseBlobs } from './blobs.js';
 import { Blob } from './database/entities/blob.js';
 import { Derivative } from './database/entities/derivative.js';
 import { File, type FileStatus, type Problem, type StepRecord } from './database/entities/file.js';
@@ -30,30 +30,7 @@ export function canChange(from: FileStatus, to: FileStatus): boolean {
 }
 
 /** A file as one run of its processing knows it. */
-type FileRun = Pick<File, 'id' | 'run' | 'ownerId'>;
-
-/** Something made from a file, its bytes stored and not yet referred to. */
-export interface NewDerivative {
-  name: string;
-  blob: Blob;
-  contentType: string;
-  /** Pixels. */
-  width: number;
-  height: number;
-}
-
-/** What a step found out; undefined leaves the column as it is. */
-export interface Facts {
-  detectedType?: string | null;
-  sha256?: string;
-  clean?: boolean;
-  /** What the scan found; it ends the run as infected. */
-  threat?: string;
-  /** Added to what other steps wrote. */
-  metadata?: Record<string, unknown>;
-  derivatives?: NewDerivative[];
-  warnings?: Problem[];
-}
+export type FileRun = Pick<File, 'id' | 'run' | 'ownerId'>;
 
 /** Columns that go with a change of status. */
 interface StatusColumns {
@@ -171,112 +148,6 @@ export async function startAttempt(
   });
 }
 
-/** Shows where a run is, without an event. @param progress percent of the whole processing */
-export async function showProgress(
-  database: DataSource,
-  file: FileRun,
-  step: string,
-  progress: number,
-): Promise<void> {
-  await database.query(
-    `UPDATE files SET step = $3, progress = $4, updated_at = now()
-     WHERE id = $1 AND run = $2 AND status = 'processing'`,
-    [file.id, file.run, step, progress],
-  );
-}
-
-/** Keeps the reason of an attempt that failed and will be followed by another. */
-export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
-  await database.query(
-    `UPDATE files SET error = $3, updated_at = now() WHERE id = $1 AND run = $2 AND status = 'processing'`,
-    [file.id, file.run, JSON.stringify(error)],
-  );
-}
-
-/** How a step ended and what it found out. */
-export interface StepResult {
-  step: string;
-  record: StepRecord;
-  facts: Facts;
-}
-
-/**
- * Keeps what steps found out and that they need not run again, with an event for each.
- * @param next where the run is after that
- * @throws {AppError} gone when the run is no longer the file's present one
- */
-export async function recordSteps(
-  database: DataSource,
-  file: FileRun,
-  results: StepResult[],
-  next: { step: string; progress: number },
-): Promise<void> {
-  const facts = results.map((result) => result.facts);
-  const merged: Facts = Object.assign({}, ...facts);
-  const records = Object.fromEntries(results.map(({ step, record }) => [step, record]));
-  await database.transaction(async (manager) => {
-    const changed = await countChanged(
-      manager,
-      `UPDATE files
-       SET step = $3, progress = $4, steps = steps || $5::jsonb,
-           detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
-           sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
-           metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb, updated_at = now()
-       WHERE id = $1 AND run = $2 AND status = 'processing'`,
-      [
-        file.id,
-        file.run,
-        next.step,
-        next.progress,
-        JSON.stringify(records),
-        merged.detectedType !== undefined,
-        merged.detectedType ?? null,
-        merged.sha256 ?? null,
-        merged.clean ?? null,
-        JSON.stringify(Object.assign({}, ...facts.map(({ metadata }) => metadata))),
-        JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
-      ],
-    );
-    if (changed === 0) throw new AppError('gone', { detail: 'This run is over' });
-    const derivatives = facts.flatMap((found) => found.derivatives ?? []);
-    if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
-    await appendEvents(
-      manager,
-      results.map(({ step, record }) => ({
-        type: 'file.step',
-        subjectId: file.id,
-        ownerId: file.ownerId,
-        data: { step, ...record },
-      })),
-    );
-  });
-}
-
-async function replaceDerivatives(
-  manager: EntityManager,
-  fileId: string,
-  derivatives: NewDerivative[],
-): Promise<void> {
-  const names = derivatives.map((derivative) => derivative.name);
-  const replaced = await queryEntities(
-    manager,
-    Derivative,
-    'DELETE FROM derivatives WHERE file_id = $1 AND name = ANY ($2) RETURNING *',
-    [fileId, names],
-  );
-  await releaseBlobs(
-    manager,
-    replaced.map((derivative) => derivative.blobId),
-  );
-  await referenceBlobs(
-    manager,
-    derivatives.map(({ blob }) => blob.id),
-  );
-  await manager
-    .getRepository(Derivative)
-    .insert(derivatives.map(({ blob, ...derivative }) => ({ ...derivative, fileId, blobId: blob.id })));
-}
-
 /** Ends a run well. @throws {AppError} wrong_state */
 export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
   await database.transaction((manager) =>
@@ -315,93 +186,6 @@ export async function raiseRun(database: DataSource, file: FileRun): Promise<num
     [file.id, file.run],
   );
   return raised?.run;
-}
-
-/**
- * Files that are not at their end and have not moved for `idleSeconds`, in order of id.
- * @param after id to go on from
- */
-export async function listUnfinished(
-  database: DataSource,
-  idleSeconds: number,
-  after: string | undefined,
-  limit: number,
-): Promise<File[]> {
-  return queryEntities(
-    database.manager,
-    File,
-    `SELECT * FROM files
-     WHERE status IN ('pending', 'processing') AND updated_at <= now() - $1 * interval '1 second'
-       AND ($2::uuid IS NULL OR id > $2)
-     ORDER BY id LIMIT $3`,
-    [idleSeconds, after ?? null, limit],
-  );
-}
-
-/** Where a page of a list ended. */
-export interface FileCursor {
-  createdAt: Date;
-  id: string;
-}
-
-/** Newest first. @param after the last file of the page before */
-export async function listFiles(
-  database: DataSource,
-  ownerId: string,
-  after: FileCursor | undefined,
-  limit: number,
-): Promise<File[]> {
-  return queryEntities(
-    database.manager,
-    File,
-    `SELECT * FROM files
-     WHERE owner_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR (created_at, id) < ($3, $2))
-     ORDER BY created_at DESC, id DESC LIMIT $4`,
-    [ownerId, after?.id ?? null, after?.createdAt ?? null, limit],
-  );
-}
-
-/**
- * One file.
- * @param ownerId whose it must be; undefined where something else than ownership opened the door
- * @param options.trashed also look in the trash
- * @throws {AppError} not_found
- */
-export async function getFile(
-  database: DataSource,
-  id: string,
-  ownerId: string | undefined,
-  options: { trashed?: boolean } = {},
-): Promise<File> {
-  const [file] = await queryEntities(
-    database.manager,
-    File,
-    `SELECT * FROM files
-     WHERE id = $1 AND ($2::uuid IS NULL OR owner_id = $2) AND ($3 OR deleted_at IS NULL)`,
-    [id, ownerId ?? null, options.trashed ?? false],
-  );
-  if (!file) throw new AppError('not_found');
-  return file;
-}
-
-/** The blob that holds a file's bytes. */
-export async function getBlob(database: DataSource, file: File): Promise<Blob> {
-  return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
-}
-
-/** Derivatives of many files at once, with the keys of their blobs. */
-export async function listDerivatives(
-  database: DataSource,
-  fileIds: string[],
-): Promise<(Derivative & { key: string; size: number })[]> {
-  return database
-    .getRepository(Derivative)
-    .createQueryBuilder('d')
-    .innerJoin(Blob, 'b', 'b.id = d.blobId')
-    .select(['d.file_id AS "fileId"', 'd.name AS name', 'd.content_type AS "contentType"'])
-    .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
-    .where('d.file_id = ANY (:fileIds)', { fileIds })
-    .getRawMany();
 }
 
 /** Puts a file into the trash, where it keeps its bytes. @throws {AppError} not_found */

@@ -7,6 +7,9 @@ export const notFound: RequestHandler = () => {
   throw new AppError('not_found');
 };
 
+/** What a handler may have said already of the content that now does not come. */
+const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition'];
+
 /** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
 export function problemHandler(log: Logger): ErrorRequestHandler {
   return (thrown, req, res, _next) => {
@@ -17,6 +20,8 @@ export function problemHandler(log: Logger): ErrorRequestHandler {
       res.destroy();
       return;
     }
+    for (const name of CONTENT_HEADERS) res.removeHeader(name);
+    res.setHeader('Cache-Control', 'no-store');
     if (error.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
     res
       .status(error.status)
@@ -42,6 +47,9 @@ function toAppError(thrown: unknown): AppError {
     message?: string;
   };
   if (status === 413) return new AppError('too_large', { detail: 'The body is too large', cause: thrown });
+  if (status === 415) {
+    return new AppError('unsupported_media_type', { detail: 'Send JSON as UTF-8', cause: thrown });
+  }
   if (status && status < 500) {
     return new AppError('invalid_request', {
       cause: thrown,

@@ -1,7 +1,7 @@
 /**
  * `npm start`: everything on one machine with nothing configured. Locks the data folder, starts a PostgreSQL in it
- * (unless DATABASE_URL is set), migrates, and runs server and worker as child processes: the same programs as in
- * the connected form. They end by themselves when this process dies, however it does.
+ * (unless DATABASE_URL is set), and runs server and worker as child processes: the same programs as in the connected
+ * form, which migrate the database themselves. They end by themselves when this process dies, however it does.
  */
 import { once } from 'node:events';
 import { createServer } from 'node:net';
@@ -9,7 +9,6 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, ConfigError, loadConfig, readEnvironment } from '../core/config.js';
 import { ensureDataFolder, keepSecret } from '../core/data-folder.js';
-import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
 import { keepRunning } from './child.js';
@@ -47,7 +46,6 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const postgres = config.databaseUrl ? undefined : await keepPostgres(dataDir, log, signal);
   if (postgres) stops.push((graceMs) => postgres.stop(graceMs));
   const databaseUrl = postgres?.url ?? config.databaseUrl ?? '';
-  await migrate(databaseUrl);
 
   const childEnv = {
     ...env,

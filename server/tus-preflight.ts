@@ -1,15 +1,28 @@
-import type { RequestHandler } from 'express';
+import type { Request, RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
+
+/** Headers of answers that pages of other origins may read; @tus/server adds those that it knows by itself. */
+export const EXPOSED_HEADERS = ['Upload-Expires', 'X-Request-Id'];
+
+/** And on what is refused here. */
+const EXPOSED_ON_REFUSAL = [
+  ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Upload-Offset'],
+  ...EXPOSED_HEADERS,
+].join(', ');
 
 /** What the tus core protocol demands and @tus/server 2.4 does otherwise. Runs before anything looks at the method. */
 export const tusPreflight: RequestHandler = (req, res, next) => {
   // "The Tus-Resumable header MUST be included in every request and response except for OPTIONS requests."
   if (req.method !== 'OPTIONS') res.setHeader('Tus-Resumable', '1.0.0');
+  res.setHeader('Access-Control-Expose-Headers', EXPOSED_ON_REFUSAL);
 
   // "The X-HTTP-Method-Override request header MUST be a string which MUST be interpreted as the request's
   // method by the Server, if the header is presented. The actual method of the request MUST be ignored."
   const override = req.get('X-HTTP-Method-Override');
   if (override) req.method = override.toUpperCase();
+
+  // Uploads are created at the endpoint itself; any other address is that of an upload.
+  if (req.method === 'POST' && !/^\/uploads\/?$/.test(req.path)) throw new AppError('not_found');
 
   // "If the version specified by the Client is not supported by the Server, it MUST respond with the 412
   // Precondition Failed status and MUST include the Tus-Version header into the response."
@@ -19,6 +32,14 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
     throw new AppError('unsupported_version', { detail: 'Send Tus-Resumable: 1.0.0' });
   }
 
+  // "The value MUST be a non-negative integer." To @tus/server 1e+21 is one, and then reads as 1.
+  for (const name of ['Upload-Length', 'Upload-Offset']) {
+    const value = req.get(name);
+    if (value !== undefined && !/^\d+$/.test(value)) {
+      throw new AppError('invalid_request', { detail: `${name} must be a whole number` });
+    }
+  }
+
   // "All PATCH requests MUST use Content-Type: application/offset+octet-stream, otherwise the server SHOULD
   // return a 415 Unsupported Media Type status."
   if (req.method === 'PATCH' && req.get('Content-Type') !== 'application/offset+octet-stream') {
@@ -26,5 +47,21 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
       detail: 'Send Content-Type: application/offset+octet-stream',
     });
   }
+  // @tus/server would answer 403, which sounds as if it were a matter of rights.
+  if (req.method === 'PATCH' && req.get('Upload-Offset') === undefined) {
+    throw new AppError('invalid_request', { detail: 'Send Upload-Offset' });
+  }
+  hideForwardedProto(req);
   next();
 };
+
+/**
+ * @tus/server refuses requests whose X-Forwarded-Proto is not one plain word, whoever sent it. It reads
+ * `rawHeaders`; Express, which knows the proxies to trust, reads `headers` and still sees it.
+ */
+function hideForwardedProto(req: Request): void {
+  const { rawHeaders } = req;
+  for (let i = rawHeaders.length - 2; i >= 0; i -= 2) {
+    if (rawHeaders[i]?.toLowerCase() === 'x-forwarded-proto') rawHeaders.splice(i, 2);
+  }
+}

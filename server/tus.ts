@@ -18,6 +18,7 @@ import {
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { originOf } from './origin.js';
+import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { checkMetadata } from './upload-metadata.js';
 
 /*
@@ -43,7 +44,11 @@ interface TusRequest {
   node: IncomingMessage;
   ownerId: string;
   requestId: string;
+  /** Of the uploads that it asks for or makes, without a trailing slash. */
+  origin: string;
   lease?: Lease;
+  /** The upload as @tus/server was told it is. */
+  told?: TusUpload;
   /** Asks the request to stop soon. */
   letGo: () => void;
 }
@@ -67,13 +72,12 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     lockDrainTimeout: DRAIN_MS,
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
-    generateUrl: (req, { path, id }) => {
-      const node = req.runtime?.node?.req;
-      return `${originOf(node as never, deps.publicUrl)}${path}/${id}`;
-    },
+    exposedHeaders: EXPOSED_HEADERS,
+    allowedHeaders: ['X-Request-Id'],
+    generateUrl: (_req, { path, id }) => `${current().origin}${path}/${id}`,
     getFileIdFromRequest: (req) => {
       const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(new URL(req.url).pathname) ?? [];
-      return id && isUuid(id) ? id : undefined;
+      return id && isUuid(id) ? id.toLowerCase() : undefined;
     },
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
@@ -91,6 +95,7 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
       node: req,
       ownerId: req.principal?.userId ?? '',
       requestId: req.id,
+      origin: originOf(req, deps.publicUrl),
       letGo: () => {},
     };
     await requests.run(request, () => server.handle(req, res));
@@ -130,12 +135,7 @@ function createLock(leases: Leases, id: string, current: () => TusRequest) {
       request.letGo = requestRelease;
       // A new upload gets its lease with its row, and nobody else knows its id yet.
       if (request.node.method === 'POST') return;
-      const lease = await leases.acquire(id, signal, requestRelease);
-      if (lease.upload.ownerId !== request.ownerId) {
-        await lease.release();
-        throw new AppError('not_found');
-      }
-      request.lease = lease;
+      request.lease = await leases.acquire(id, request.ownerId, signal, requestRelease);
     },
     async unlock(): Promise<void> {
       await current().lease?.release();
@@ -176,7 +176,9 @@ class LedgerStore extends DataStore {
   override async getUpload(_id: string): Promise<TusUpload> {
     const { upload } = this.lease();
     if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
-    return this.toTus(upload);
+    const told = this.toTus(upload);
+    this.current().told = told;
+    return told;
   }
 
   override async declareUploadLength(id: string, length: number): Promise<void> {
@@ -187,8 +189,12 @@ class LedgerStore extends DataStore {
 
   override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
     const { upload, epoch } = this.lease();
-    upload.offset = await appendToUpload(this.deps, upload, epoch, stream);
-    return upload.offset;
+    const offset = await appendToUpload(this.deps, upload, epoch, stream);
+    const { told } = this.current();
+    // The append has moved the expiry on, and Upload-Expires is reckoned from this.
+    if (told && offset > upload.offset) told.creation_date = new Date().toISOString();
+    upload.offset = offset;
+    return offset;
   }
 
   override async remove(id: string): Promise<void> {
@@ -213,7 +219,7 @@ class LedgerStore extends DataStore {
     return new TusUpload({
       id: upload.id,
       offset: upload.offset,
-      metadata: upload.metadata,
+      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
       creation_date: creation.toISOString(),
       ...(upload.length === null ? {} : { size: upload.length }),
     });

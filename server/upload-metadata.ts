@@ -8,8 +8,11 @@ const MAX_BYTES = 8 * 1024;
 /** Characters; what most file systems take as a name. */
 const MAX_FILENAME = 255;
 
+/** Clients send the file's name under the one key or the other. */
+const NAME_KEYS = ['filename', 'name'];
+
 /**
- * Checks the decoded Upload-Metadata of a new upload and reduces `filename` to a bare name.
+ * Checks the decoded Upload-Metadata of a new upload and reduces the name of the file to a bare name.
  * @throws {AppError} invalid_request
  */
 export function checkMetadata(metadata: Metadata): Metadata {
@@ -23,18 +26,23 @@ export function checkMetadata(metadata: Metadata): Metadata {
       throw invalid('Upload-Metadata must not hold control characters');
     }
   }
-  const { sha256, filename } = metadata;
+  const { sha256 } = metadata;
   if (sha256 && !/^[0-9a-f]{64}$/i.test(sha256)) {
     throw invalid('sha256 in Upload-Metadata must be 64 hexadecimal digits');
   }
-  return filename ? { ...metadata, filename: bareName(filename) } : metadata;
+  const checked = { ...metadata };
+  for (const key of NAME_KEYS) {
+    const name = metadata[key];
+    if (name) checked[key] = bareName(key, name);
+  }
+  return checked;
 }
 
-function bareName(filename: string): string {
-  const name = filename.split(/[/\\]/).at(-1)?.trim();
+function bareName(key: string, path: string): string {
+  const name = path.split(/[/\\]/).at(-1)?.trim();
   if (!name || name === '.' || name === '..')
-    throw invalid('filename in Upload-Metadata is not a name of a file');
-  if (name.length > MAX_FILENAME) throw invalid(`filename must have at most ${MAX_FILENAME} characters`);
+    throw invalid(`${key} in Upload-Metadata is not a name of a file`);
+  if (name.length > MAX_FILENAME) throw invalid(`${key} must have at most ${MAX_FILENAME} characters`);
   return name;
 }
 

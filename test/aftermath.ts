@@ -16,8 +16,25 @@ export const sha256 = (content: Uint8Array) => createHash('sha256').update(conte
 
 /** Types of the events of an upload or file, in order; a step's event stands under the step's name. */
 export async function timeline({ database }: Processes, id: string): Promise<string[]> {
-  const { rows } = await database.query('SELECT type, data FROM events WHERE subject_id = $1 ORDER BY id', [id]);
+  const { rows } = await database.query('SELECT type, data FROM events WHERE subject_id = $1 ORDER BY id', [
+    id,
+  ]);
   return rows.map(({ type, data }) => (type === 'file.step' ? data.step : type));
+}
+
+/** Row of an upload, with its numbers as such. */
+export async function findUpload({ database }: Processes, id: string) {
+  const { rows } = await database.query(
+    'SELECT *, "offset"::float8 AS "offset", length::float8 AS length FROM uploads WHERE id = $1',
+    [id],
+  );
+  return rows[0];
+}
+
+/** Row of a file. */
+export async function findFile({ database }: Processes, id: string) {
+  const { rows } = await database.query('SELECT * FROM files WHERE id = $1', [id]);
+  return rows[0];
 }
 
 /** Waits until the file is completed, with its bytes as they were sent and everything done exactly once. */

@@ -1,5 +1,5 @@
-import { until } from './until.js';
 import type { TestDatabase } from './database.js';
+import { until } from './until.js';
 
 /*
  * Stops the processes under test at a chosen statement by making PostgreSQL wait there, so that they can be killed
@@ -18,9 +18,9 @@ export interface Barrier {
 let barriers = 0;
 
 /**
- * Closes a barrier before each row that is written to a table.
+ * Closes a barrier before each row that a table gets, changes or loses.
  * @param statement such as `UPDATE ON files`
- * @param when which rows, in terms of NEW and (for an UPDATE) OLD
+ * @param when which rows, in terms of NEW and OLD
  */
 export async function closeBarrier(
   database: TestDatabase,
@@ -34,7 +34,7 @@ export async function closeBarrier(
     CREATE FUNCTION public.wait_at_barrier_${key}() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
       PERFORM pg_advisory_xact_lock_shared(${key});
-      RETURN NEW;
+      RETURN coalesce(NEW, OLD);
     END $$;
     CREATE TRIGGER barrier_${key} BEFORE ${statement}
       FOR EACH ROW WHEN (${when}) EXECUTE FUNCTION public.wait_at_barrier_${key}();`);

@@ -25,7 +25,7 @@ export async function createDatabase(): Promise<TestDatabase> {
   url.pathname = name;
   const clients: pg.Client[] = [];
   const connect = async () => {
-    const client = new pg.Client({ connectionString: url.href });
+    const client = new pg.Client({ connectionString: url.href, application_name: 'test' });
     client.on('error', () => {});
     await client.connect();
     clients.push(client);

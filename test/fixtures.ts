@@ -7,7 +7,7 @@ import sharp, { type Sharp } from 'sharp';
  * way, or where sharp cannot write the format.
  */
 
-/** EXIF that photographs carry. The place is 48°51'30" N, 2°17'40" W. */
+/** EXIF that photographs carry. The place is 48°51'30" N, 2°17'40" W, 35 m up. */
 const EXIF = {
   IFD0: { Make: 'Landfall', Model: 'Test 1' },
   IFD2: { DateTimeOriginal: '2024:05:06 07:08:09' },
@@ -42,7 +42,7 @@ function picture({ width, height }: Size): Sharp {
   ]);
 }
 
-/** A photograph with EXIF, GPS, IPTC and XMP, stored lying on its side: shown, it is `height` wide. */
+/** A photograph with EXIF, GPS, IPTC and XMP, stored lying on its side: shown, it is `height` wide. Taken 35 m below the sea. */
 export async function makePhotograph(size: Size = { width: 1600, height: 1000 }): Promise<Buffer> {
   const jpeg = await picture(size)
     .withExif({ ...EXIF, IFD0: { ...EXIF.IFD0, Orientation: '1' } })
@@ -50,6 +50,9 @@ export async function makePhotograph(size: Size = { width: 1600, height: 1000 })
     .withMetadata({ orientation: 6 })
     .jpeg()
     .toBuffer();
+  // libvips leaves GPSAltitudeRef 0; 1 is below the sea.
+  const reference = jpeg.indexOf(Buffer.from('050001000100000000', 'hex'));
+  jpeg.writeUInt8(1, reference + 8);
   return insertIptc(jpeg);
 }
 
@@ -97,9 +100,9 @@ export async function makeHungryPng(): Promise<Buffer> {
   return wrapPng(size, [8, 2, 0, 0, 1], await deflateZeros((size.width * 3 + 8) * (size.height + 8)));
 }
 
-/** 90 megapixels with 16 bits for each of four channels: seconds of work in a file of 3 MB. */
-export async function makeSlowPng(): Promise<Buffer> {
-  const size = { width: 9_480, height: 9_480 };
+/** A square with 16 bits for each of four channels: of 90 megapixels, seconds of work in a file of 3 MB. */
+export async function makeSlowPng(side = 9_480): Promise<Buffer> {
+  const size = { width: side, height: side };
   return wrapPng(size, [16, 6], await deflateZeros((size.width * 8 + 1) * size.height));
 }
 

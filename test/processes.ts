@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createDatabase, type TestDatabase } from './database.js';
 
-type Part = 'server' | 'worker';
+export type Part = 'server' | 'worker' | 'worker-2';
 
 export interface Processes {
   /** Where the server listens; the same after a restart. */
@@ -37,7 +37,7 @@ export async function startProcesses(
     database,
     dataDir,
     async start(part) {
-      const child = fork(resolve(`dist/${part}/main.js`), {
+      const child = fork(resolve(`dist/${part === 'server' ? 'server' : 'worker'}/main.js`), {
         env: {
           PATH: process.env.PATH ?? '',
           DATABASE_URL: database.url,

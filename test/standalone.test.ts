@@ -121,6 +121,9 @@ function ours(): Process[] {
   });
 }
 
+/** What was killed at the last moment takes some more milliseconds to be gone. */
+const nothingIsLeft = () => until('no process is left', () => ours().length === 0, 3);
+
 /** The pid of the one process whose command matches. */
 function find(command: RegExp): number {
   const pids = ours().filter((process) => command.test(process.command));
@@ -161,7 +164,7 @@ describe('start and stop', () => {
     const stopping = performance.now();
     expect(await stop(first.process)).toBe(0);
     expect(performance.now() - stopping).toBeLessThan(10_000);
-    expect(ours()).toEqual([]);
+    await nothingIsLeft();
     await (await listen(Number(new URL(first.url).port))).close();
 
     const second = await start();
@@ -180,7 +183,7 @@ describe('start and stop', () => {
   test.each(['SIGINT', 'SIGHUP'] as const)('ends in good order at %s', async (signal) => {
     const { process } = await start();
     expect(await stop(process, signal)).toBe(0);
-    expect(ours()).toEqual([]);
+    await nothingIsLeft();
   });
 
   test('ends in good order while it is still starting', async () => {
@@ -188,7 +191,7 @@ describe('start and stop', () => {
     await until('PostgreSQL has begun', () => existsSync(join(dataDir, 'postgres.log')));
     process.kill('SIGTERM');
     expect(await ended).toEqual({ code: 0, stdout: '', stderr: '' });
-    expect(ours()).toEqual([]);
+    await nothingIsLeft();
   });
 
   test('takes the same Ctrl-C from terminal and npm as one', async () => {
@@ -259,7 +262,7 @@ describe('accidents', () => {
     kill(find(/postgres -D/), 'SIGKILL');
     await until('it answers again', async () => (await logIn(started)) === 200);
     expect(await stop(started.process)).toBe(0);
-    expect(ours()).toEqual([]);
+    await nothingIsLeft();
   });
 
   test('is not misled by the pid of a former PostgreSQL, which belongs to another program now', async () => {
@@ -277,7 +280,7 @@ describe('a start that cannot succeed says why in one line', () => {
     const { code, stdout, stderr } = await launch(variables).ended;
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toMatch(/^landfall: [^\n]+\n$/);
-    expect(ours()).toEqual([]);
+    await nothingIsLeft();
     return stderr;
   }
 

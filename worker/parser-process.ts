@@ -1,5 +1,6 @@
+import { access, constants } from 'node:fs/promises';
 import exifr from 'exifr';
-import sharp from 'sharp';
+import sharp, { type Metadata } from 'sharp';
 import type { ErrorCode } from '../core/errors.js';
 import {
   EXIT_TOO_MUCH_MEMORY,
@@ -44,66 +45,84 @@ class ParserError extends Error {
 sharp.concurrency(1);
 sharp.cache(false);
 
+// Cameras write local time without a zone. Whatever zone this machine is in must not move it.
+process.env.TZ = 'UTC';
+
 const open = (path: string) =>
   sharp(path, { limitInputPixels: limits.maxImagePixels, failOn: 'error', sequentialRead: true });
 
+/** Dimensions and tags, without decoding a pixel. */
+async function readHeader(path: string): Promise<Metadata> {
+  const header = await sharp(path, { limitInputPixels: false, failOn: 'error' }).metadata();
+  if (header.width * header.height > limits.maxImagePixels) {
+    throw new ParserError(
+      'too_many_pixels',
+      `${header.width} × ${header.height} pixels; at most ${limits.maxImagePixels} in all are decoded`,
+    );
+  }
+  return header;
+}
+
 async function readMetadata(path: string): Promise<Record<string, unknown>> {
-  const image = await open(path).metadata();
-  checkPixels(image.width, image.height);
-  const tags = await readTags(path, image.exif);
-  const { gps, ...others } = tags;
+  const header = await readHeader(path);
   return toPlainJson({
     image: {
-      format: image.format,
+      format: header.format,
       // As shown, that is after the EXIF orientation has been applied.
-      width: image.autoOrient.width,
-      height: image.autoOrient.height,
-      orientation: image.orientation ?? 1,
-      colorSpace: image.space,
-      channels: image.channels,
-      depth: image.depth,
-      hasAlpha: image.hasAlpha,
-      hasProfile: image.hasProfile,
-      density: image.density,
-      pages: image.pages,
+      width: header.autoOrient.width,
+      height: header.autoOrient.height,
+      orientation: header.orientation ?? 1,
+      colorSpace: header.space,
+      channels: header.channels,
+      depth: header.depth,
+      hasAlpha: header.hasAlpha,
+      hasProfile: header.hasProfile,
+      density: header.density,
+      pages: header.pages,
     },
-    ...others,
-    gps: gps && {
-      latitude: gps.latitude,
-      longitude: gps.longitude,
-      altitude: gps.GPSAltitude,
-      ...gps,
-    },
+    ...(await readTags(path, header.exif)),
+    xmp: await readXmp(header.xmp),
   });
 }
 
-/** EXIF, GPS, IPTC and XMP. Tags that cannot be read are no reason to refuse an image. */
-async function readTags(
-  path: string,
-  exif: Buffer | undefined,
-): Promise<Record<string, Record<string, unknown>>> {
+/** EXIF, GPS and IPTC. Tags that cannot be read are no reason to refuse an image. */
+async function readTags(path: string, block: Buffer | undefined): Promise<Record<string, unknown>> {
   const options = {
     mergeOutput: false,
     tiff: true,
     exif: true,
     gps: true,
     iptc: true,
-    xmp: true,
+    xmp: false,
     icc: false,
   };
-  try {
-    return (await exifr.parse(path, options)) ?? {};
-  } catch {
-    // exifr knows no WebP and no GIF; sharp hands out their EXIF block, which begins with "Exif\0\0".
-    const block = exif?.subarray(exif.toString('latin1', 0, 4) === 'Exif' ? 6 : 0);
-    return block ? ((await exifr.parse(block, options).catch(() => undefined)) ?? {}) : {};
+  let tags = await exifr.parse(path, options).catch(() => undefined);
+  if (!tags?.ifd0 && block) {
+    // exifr knows no WebP and no GIF and does not find all that AVIF holds. sharp hands out the EXIF block of
+    // them all; in some formats it begins with "Exif\0\0".
+    const tiff = block.subarray(block.toString('latin1', 0, 4) === 'Exif' ? 6 : 0);
+    tags = await exifr.parse(tiff, options).catch(() => undefined);
   }
+  const { ifd0, exif, gps, iptc } = tags ?? {};
+  return { ifd0, exif, iptc, gps: gps && { ...gps, altitude: readAltitude(gps) } };
+}
+
+/** Metres above the sea, negative below it. @param gps GPSAltitudeRef is 1 there (EXIF 2.32, 4.6.6) */
+function readAltitude(gps: { GPSAltitude?: number; GPSAltitudeRef?: Uint8Array }): number | undefined {
+  return gps.GPSAltitude && gps.GPSAltitudeRef?.[0] === 1 ? -gps.GPSAltitude : gps.GPSAltitude;
+}
+
+/** Properties by the prefix of their namespace; the packet chooses those itself, so they stay among themselves. */
+async function readXmp(packet: Buffer | undefined): Promise<Record<string, unknown> | undefined> {
+  if (!packet) return undefined;
+  const found = await exifr.sidecar(packet, { mergeOutput: false }).catch(() => undefined);
+  const { xmlns, ...properties } = (found ?? {}) as Record<string, unknown>;
+  return properties;
 }
 
 /** Decodes once, at the largest size (JPEGs are scaled while decoding), and makes the smaller ones from that. */
 async function makeThumbnails(path: string): Promise<Thumbnail[]> {
-  const { width, height } = await open(path).metadata();
-  checkPixels(width, height);
+  await readHeader(path);
   const [largest] = SIZES;
   const base = await open(path)
     .autoOrient()
@@ -123,28 +142,34 @@ async function makeThumbnails(path: string): Promise<Thumbnail[]> {
   return thumbnails;
 }
 
-function checkPixels(width: number, height: number): void {
-  if (width * height <= limits.maxImagePixels) return;
-  throw new ParserError(
-    'too_many_pixels',
-    `${width} × ${height} pixels; at most ${limits.maxImagePixels} in all are decoded`,
-  );
-}
-
 async function run({ task, source }: ParserTask): Promise<ParserAnswer> {
   try {
     const result = task === 'metadata' ? await readMetadata(source.path) : await makeThumbnails(source.path);
     return { ok: true, result };
   } catch (error) {
     if (error instanceof ParserError) return { ok: false, code: error.code, detail: error.message };
-    const message = error instanceof Error ? error.message : String(error);
-    if (/pixel limit/i.test(message)) return { ok: false, code: 'too_many_pixels', detail: message };
-    return {
-      ok: false,
-      code: 'unreadable',
-      detail: message.replaceAll(source.path, 'the file').split('\n')[0] ?? '',
-    };
+    // Whoever cannot even open the object cannot say that its content is bad.
+    if (!(await isReadable(source.path)))
+      return { ok: false, code: 'unavailable', detail: 'The stored bytes cannot be read' };
+    return { ok: false, code: 'unreadable', detail: explain(error, source.path) };
   }
+}
+
+async function isReadable(path: string): Promise<boolean> {
+  return access(path, constants.R_OK).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** What the decoder says, in one line and without the path. */
+function explain(error: unknown, path: string): string {
+  const message = error instanceof Error ? error.message : String(error);
+  const [, codec] = /has not been built in: (\w+)/.exec(message) ?? [];
+  if (codec) return `Images compressed as ${codec} cannot be decoded here`;
+  const lines = message.replaceAll(path, 'the file').split('\n');
+  // libheif looks for the end of a file by seeking behind it; that is no error.
+  return lines.find((line) => !line.includes('bad seek')) ?? lines[0] ?? '';
 }
 
 process.on('message', (task: ParserTask) => {

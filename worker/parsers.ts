@@ -13,7 +13,7 @@ import {
 
 /** Decodes images in processes of their own; see parser-process.ts. */
 export interface Parsers {
-  /** @throws {AppError} unreadable, too_many_pixels, took_too_long, too_much_memory, parser_died */
+  /** @throws {AppError} unreadable, unavailable, too_many_pixels, took_too_long, too_much_memory, parser_died */
   readMetadata(source: BlobReference, signal: AbortSignal): Promise<Record<string, unknown>>;
   /** @throws {AppError} as readMetadata */
   makeThumbnails(source: BlobReference, signal: AbortSignal): Promise<Thumbnail[]>;
@@ -79,10 +79,11 @@ export function startParsers(options: ParserOptions): Parsers {
   }
 
   async function run(task: ParserTask, signal: AbortSignal): Promise<Record<string, unknown> | Thumbnail[]> {
-    signal.throwIfAborted();
     const child = await take();
     const answer = await ask(child, task, signal, options).finally(() => putBack(child));
-    if (!answer.ok) throw new AppError(answer.code, { detail: answer.detail });
+    if (!answer.ok) {
+      throw new AppError(answer.code, { detail: answer.detail, retryable: answer.code === 'unavailable' });
+    }
     return answer.result;
   }
 
@@ -100,12 +101,14 @@ export function startParsers(options: ParserOptions): Parsers {
 }
 
 /** Sends one task and waits for its answer, for the end of the process, for the time limit or for the signal. */
-function ask(
+async function ask(
   child: ChildProcess,
   task: ParserTask,
   signal: AbortSignal,
   options: ParserOptions,
 ): Promise<ParserAnswer> {
+  // It may have been given while the task waited for a free process.
+  signal.throwIfAborted();
   return new Promise((resolve, reject) => {
     const settle = (finish: () => void) => {
       clearTimeout(timer);

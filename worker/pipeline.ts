@@ -1,19 +1,17 @@
+import type { Readable } from 'node:stream';
 import type { DataSource } from 'typeorm';
 import { reserveBlobs } from '../core/blobs.js';
 import type { Blob } from '../core/database/entities/blob.js';
 import type { File, Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import {
-  completeFile,
   type Facts,
-  failFile,
-  infectFile,
   recordAttemptError,
   recordSteps,
   type StepResult,
   showProgress,
-  startAttempt,
-} from '../core/files.js';
+} from '../core/file-steps.js';
+import { completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Logger } from '../core/log.js';
 import { type JobContext, JobInterrupted } from '../core/queue.js';
 import type { Storage } from '../core/storage/storage.js';
@@ -88,7 +86,7 @@ export async function processFile(deps: PipelineDeps, job: JobContext, signal: A
 
 /** The row went on without this run: deleted, processed again, or finished by another worker. */
 function isOver(error: unknown): boolean {
-  return error instanceof AppError && ['gone', 'wrong_state'].includes(error.code);
+  return error instanceof AppError && ['gone', 'not_found', 'wrong_state'].includes(error.code);
 }
 
 async function recordFailure(
@@ -143,7 +141,7 @@ async function readThrough(
   const observers = open.map((step) => step.begin(file));
   let read = 0;
   let shown = began;
-  for await (const chunk of await deps.storage.blobs.read(blob.key)) {
+  for await (const chunk of await openBlob(deps.storage, blob)) {
     signal.throwIfAborted();
     for (const observer of observers) observer.push(chunk);
     read += chunk.length;
@@ -164,6 +162,17 @@ async function readThrough(
   const clean = results.filter((result) => result !== infected);
   await record(deps, file, clean, { step: STEPS[0]?.name ?? '', progress: READ_PERCENT });
   return infected;
+}
+
+/** Bytes that are not there may come back, with the disk that holds them. @throws {AppError} unavailable */
+async function openBlob(storage: Storage, blob: Blob): Promise<Readable> {
+  return storage.blobs.read(blob.key).catch((error: unknown) => {
+    throw new AppError('unavailable', {
+      detail: 'The stored bytes cannot be read',
+      cause: error,
+      retryable: true,
+    });
+  });
 }
 
 /** Runs a step. One that is optional and fails for good leaves a warning instead of failing the file. */

@@ -54,17 +54,18 @@ async function reconcile(deps: ReconcileDeps, idleSeconds: number): Promise<void
   }
 }
 
-/** Uploads whose bytes are all here but whose file was never written. */
+/** Uploads whose bytes are all here but whose file was never written. One that fails is left to the next pass. */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
-  const ids = await listUnfinishedComplete(deps.database);
-  for (const id of ids) {
+  let finished = 0;
+  for (const id of await listUnfinishedComplete(deps.database)) {
     try {
       const file = await finishUpload(deps, id);
+      finished++;
       await deps.queue.add({ fileId: file.id, run: file.run });
     } catch (error) {
-      // Terminated meanwhile.
-      if (!(error instanceof AppError && error.code === 'gone')) throw error;
+      const terminated = error instanceof AppError && error.code === 'gone';
+      if (!terminated) deps.log.error({ err: error, uploadId: id }, 'reconciler: upload not finished');
     }
   }
-  return ids.length;
+  return finished;
 }

@@ -1,6 +1,8 @@
 import type { DataSource } from 'typeorm';
 import type { File } from '../core/database/entities/file.js';
-import { failFile, listUnfinished, raiseRun } from '../core/files.js';
+import { AppError } from '../core/errors.js';
+import { listUnfinished } from '../core/file-queries.js';
+import { failFile, raiseRun } from '../core/files.js';
 import type { ProcessingQueue } from '../core/queue.js';
 
 const BATCH = 500;
@@ -43,7 +45,7 @@ async function relayJob({ database, queue }: RelayDeps, file: File): Promise<boo
         step: file.step ?? 'start',
         code: 'internal',
         detail: 'The processing was interrupted too often',
-      });
+      }).catch(ignoreMovedOn);
       return false;
     case 'completed': {
       // A completed id would be ignored if it were added again.
@@ -53,4 +55,9 @@ async function relayJob({ database, queue }: RelayDeps, file: File): Promise<boo
       return true;
     }
   }
+}
+
+/** The file came to its end, or was deleted, after it was listed. */
+function ignoreMovedOn(error: unknown): void {
+  if (!(error instanceof AppError && ['wrong_state', 'not_found'].includes(error.code))) throw error;
 }

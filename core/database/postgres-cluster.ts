@@ -100,20 +100,32 @@ async function createHomeElsewhere(dataDir: string): Promise<string> {
 }
 
 /** Created aside and renamed: an initdb that was interrupted leaves nothing that looks like a cluster. */
-async function createCluster({ folder, home, bin, user, password }: Cluster): Promise<void> {
+async function createCluster(cluster: Cluster): Promise<void> {
+  const { folder, home } = cluster;
   for (const name of await readdir(home)) {
     if (name.startsWith('postgres-new-')) await rm(join(home, name), { recursive: true, maxRetries: 10 });
   }
   const unfinished = await mkdtemp(join(home, 'postgres-new-'));
+  try {
+    await rename(await initialize(cluster, unfinished), folder);
+    await syncFolder(home);
+  } finally {
+    await rm(unfinished, { recursive: true });
+  }
+}
+
+/** Runs initdb. Answers the new data directory, which lies in `unfinished`. */
+async function initialize({ home, bin, user, password }: Cluster, unfinished: string): Promise<string> {
   const passwordFile = join(unfinished, 'password');
   await writeFile(passwordFile, password, { mode: 0o600 });
   if (user) await chown(passwordFile, user.uid, user.gid);
   if (user) await chown(unfinished, user.uid, user.gid);
   const data = join(unfinished, 'data');
+  // PostgreSQL's own C.UTF-8: it knows all of Unicode and is the same on every machine.
   const text = ['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'];
   const access = ['--auth=scram-sha-256', '--username=landfall', `--pwfile=${passwordFile}`];
+  const options = { ...user, cwd: home, env: POSTGRES_ENV };
   try {
-    const options = { ...user, cwd: home, env: POSTGRES_ENV };
     await promisify(execFile)(
       join(bin, 'initdb'),
       ['-D', data, '--no-instructions', ...text, ...access],
@@ -121,9 +133,8 @@ async function createCluster({ folder, home, bin, user, password }: Cluster): Pr
     );
   } catch (error) {
     const output = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : '';
-    throw new Error(`PostgreSQL could not create its database: ${output.split('\n').at(-1) || error}`);
+    const reason = output.split('\n').at(-1) || (error instanceof Error ? error.message : error);
+    throw new Error(`PostgreSQL could not create its database: ${reason}`, { cause: error });
   }
-  await rename(data, folder);
-  await syncFolder(home);
-  await rm(unfinished, { recursive: true });
+  return data;
 }

@@ -39,11 +39,12 @@ export interface Lease {
 export interface Leases {
   /**
    * Waits for the lease of an upload and takes it.
+   * @param ownerId whose upload it must be: nobody else's request may disturb the holder
    * @param signal gives up when it aborts
    * @param onRequested called when another request wants the lease, or when it was lost
    * @throws {AppError} not_found, locked
    */
-  acquire(uploadId: string, signal: AbortSignal, onRequested: () => void): Promise<Lease>;
+  acquire(uploadId: string, ownerId: string, signal: AbortSignal, onRequested: () => void): Promise<Lease>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
   adopt(upload: Upload, onRequested: () => void): Lease;
   /** Name of this process in the lease columns. */
@@ -75,16 +76,16 @@ export async function openLeases(database: DataSource, holder: string, log: Logg
     [holder],
   );
 
-  async function tryAcquire(uploadId: string): Promise<Upload | undefined> {
+  async function tryAcquire(uploadId: string, ownerId: string): Promise<Upload | undefined> {
     const [upload] = await queryEntities(
       database.manager,
       Upload,
       `UPDATE uploads
        SET lease_holder = $2, lease_epoch = lease_epoch + 1,
            lease_expires_at = now() + $3 * interval '1 millisecond'
-       WHERE id = $1 AND (lease_holder IS NULL OR lease_expires_at < now())
+       WHERE id = $1 AND owner_id = $4 AND (lease_holder IS NULL OR lease_expires_at < now())
        RETURNING *`,
-      [uploadId, holder, LEASE_MS],
+      [uploadId, holder, LEASE_MS, ownerId],
     );
     return upload;
   }
@@ -140,18 +141,19 @@ export async function openLeases(database: DataSource, holder: string, log: Logg
   return {
     holder,
     adopt,
-    async acquire(uploadId, signal, onRequested) {
+    async acquire(uploadId, ownerId, signal, onRequested) {
       const deadline = Date.now() + WAIT_MS;
       for (;;) {
         signal.throwIfAborted();
-        const upload = await tryAcquire(uploadId);
+        const here = held.get(uploadId);
+        // Whoever holds it in this process may still write, even if the lease ran out because the database was away.
+        const upload = here ? undefined : await tryAcquire(uploadId, ownerId);
         if (upload) return adopt(upload, onRequested);
-        const exists = await database.getRepository(Upload).existsBy({ id: uploadId });
+        const exists = await database.getRepository(Upload).existsBy({ id: uploadId, ownerId });
         if (!exists) throw new AppError('not_found');
         if (Date.now() > deadline) {
           throw new AppError('locked', { detail: 'Another request writes to this upload', retryable: true });
         }
-        const here = held.get(uploadId);
         here?.onRequested();
         await Promise.race([pause(RETRY_MS), ...(here ? [here.released] : [])]);
       }

@@ -149,7 +149,7 @@ export async function terminateUpload(deps: LedgerDeps, id: string): Promise<voi
     if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
     const finished = upload.status === 'finished';
     await manager.query(
-      `UPDATE uploads SET status = 'terminated', lease_epoch = lease_epoch + 1,
+      `UPDATE uploads SET status = 'terminated', lease_holder = NULL, lease_epoch = lease_epoch + 1,
          discarded_at = CASE WHEN $2 THEN now() END
        WHERE id = $1`,
       [id, finished],

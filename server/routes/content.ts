@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import contentDisposition from 'content-disposition';
 import type { Request, Response } from 'express';
@@ -5,7 +6,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
-import { getBlob, getFile, listDerivatives } from '../../core/files.js';
+import { getBlob, getFile, listDerivatives } from '../../core/file-queries.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { fileParams } from './files.js';
 import { type AnyRoute, route } from './route.js';
@@ -27,7 +28,7 @@ interface Content {
 
 /** What browsers may show in place. Everything that could carry script is only ever downloaded. */
 const INLINE =
-  /^(image\/(jpeg|png|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)$/;
+  /^(image\/(jpeg|png|apng|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)(;|$)/;
 
 /** Bytes of files and of what was made from them. */
 export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
@@ -98,52 +99,97 @@ function requireClean(file: File): void {
 
 /** Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). */
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
-  const { key, size, type, etag, modified } = content;
+  const { key, size, type, modified } = content;
+  const etag = `"${content.etag}"`;
   res.setHeader('Content-Type', type);
   res.setHeader('X-Content-Type-Options', 'nosniff');
   res.setHeader('Accept-Ranges', 'bytes');
-  res.setHeader('ETag', `"${etag}"`);
+  res.setHeader('ETag', etag);
   res.setHeader('Last-Modified', modified.toUTCString());
-  if (req.fresh) {
+  if (isUnchanged(req, etag, modified)) {
     res.status(304).end();
     return;
   }
 
-  const range = chosenRange(req, res, size, `"${etag}"`, modified);
+  const range = chosenRange(req, size, etag, modified);
+  if (range === 'unsatisfiable') {
+    res.setHeader('Content-Range', `bytes */${size}`);
+    throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
+  }
+  const bytes = req.method === 'HEAD' ? undefined : await open(storage, key, range);
   if (range) {
     res.status(206);
     res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);
   }
   res.setHeader('Content-Length', range ? range.end - range.start + 1 : size);
-  if (req.method === 'HEAD') {
+  if (!bytes) {
     res.end();
     return;
   }
   try {
-    await pipeline(await storage.blobs.read(key, range), res);
+    await pipeline(bytes, res);
   } catch (error) {
     // The client went away; the pipeline has stopped the read.
     if (!res.destroyed || res.errored) throw error;
   }
 }
 
-/** The one range to send; undefined for all. @throws {AppError} range_not_satisfiable */
-function chosenRange(req: Request, res: Response, size: number, etag: string, modified: Date) {
-  if (!req.get('Range') || !ifRangeHolds(req.get('If-Range'), etag, modified)) return undefined;
-  const ranges = req.range(size, { combine: true });
-  if (ranges === -1) {
-    res.setHeader('Content-Range', `bytes */${size}`);
-    res.removeHeader('Content-Disposition');
-    throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
+/** @throws {AppError} unavailable: the row says that the bytes are there */
+async function open(storage: Storage, key: string, range: Range | undefined): Promise<Readable> {
+  return storage.blobs.read(key, range).catch((error: unknown) => {
+    throw new AppError('unavailable', {
+      detail: 'The stored bytes cannot be read',
+      cause: error,
+      retryable: true,
+    });
+  });
+}
+
+/**
+ * RFC 9110, 13.1.2 and 13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an
+ * If-None-Match header field". Express' `req.fresh` would take `Cache-Control: no-cache` for a reason to send all,
+ * and fetch() adds that to every request with a condition.
+ */
+function isUnchanged(req: Request, etag: string, modified: Date): boolean {
+  const known = req.get('If-None-Match');
+  if (known !== undefined) {
+    return known.split(',').some((one) => ['*', etag, `W/${etag}`].includes(one.trim()));
   }
-  // A header that makes no sense is ignored, and so are several ranges at once: a server may (RFC 9110, 14.2).
-  if (ranges === undefined || ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1)
-    return undefined;
-  return ranges[0];
+  return wholeSeconds(modified) <= Date.parse(req.get('If-Modified-Since') ?? '');
+}
+
+/** First and last byte, from 0. */
+interface Range {
+  start: number;
+  end: number;
+}
+
+/**
+ * The one range to send; undefined for all. Several ranges at once are ignored like those that make no sense,
+ * which a server may do (RFC 9110, 14.2). "GET is the only method for which range handling is defined".
+ */
+function chosenRange(
+  req: Request,
+  size: number,
+  etag: string,
+  modified: Date,
+): Range | 'unsatisfiable' | undefined {
+  if (req.method !== 'GET' || !ifRangeHolds(req.get('If-Range'), etag, modified)) return undefined;
+  const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(req.get('Range') ?? '') ?? [];
+  if (!first && !last) return undefined;
+  // 14.1.2: without a first position the other is a number of bytes from the end, all of them if there are fewer.
+  const start = first ? Number(first) : Math.max(0, size - Number(last));
+  const end = first && last ? Number(last) : size - 1;
+  if (start >= size) return 'unsatisfiable';
+  return start <= end ? { start, end: Math.min(end, size - 1) } : undefined;
 }
 
 /** RFC 9110, 13.1.5: a validator that does not fit means "send me all of it". */
 function ifRangeHolds(value: string | undefined, etag: string, modified: Date): boolean {
-  if (value === undefined || value === etag) return true;
-  return Math.floor(modified.getTime() / 1000) * 1000 === Date.parse(value);
+  return value === undefined || value === etag || wholeSeconds(modified) === Date.parse(value);
+}
+
+/** Milliseconds, but as exact as a date in a header. */
+function wholeSeconds(date: Date): number {
+  return Math.floor(date.getTime() / 1000) * 1000;
 }

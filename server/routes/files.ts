@@ -1,8 +1,10 @@
 import type { DataSource } from 'typeorm';
+import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { listEvents } from '../../core/events.js';
-import { getFile, listDerivatives, listFiles, trashFile } from '../../core/files.js';
+import { getFile, listDerivatives, listFiles } from '../../core/file-queries.js';
+import { trashFile } from '../../core/files.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
 import type { Keys } from '../auth/keys.js';
@@ -17,12 +19,12 @@ interface FileDeps extends LedgerDeps {
 
 export const fileParams = z.object({ id: z.uuid() });
 
-const CURSOR = /^(\d{1,15})\.([0-9a-f-]{36})$/;
+const CURSOR = /^(\d{1,15})\.(.{36})$/;
 
 /** `<ms>.<id>` of the last file of a page: files are listed by when they came, which ids do not tell exactly. */
 const cursor = z
   .string()
-  .regex(CURSOR, 'must be the nextCursor of a page before')
+  .refine((text) => isUuid(CURSOR.exec(text)?.[2]), 'must be the nextCursor of a page before')
   .transform((text) => {
     const [, ms, id = ''] = CURSOR.exec(text) ?? [];
     return { createdAt: new Date(Number(ms)), id };

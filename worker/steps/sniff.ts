@@ -12,6 +12,8 @@ const ALIASES: Record<string, string> = {
   'image/pjpeg': 'image/jpeg',
   'image/x-png': 'image/png',
   'image/heif': 'image/heic',
+  'image/apng': 'image/png',
+  'image/vnd.microsoft.icon': 'image/x-icon',
   'audio/mp3': 'audio/mpeg',
   'audio/x-wav': 'audio/wav',
   'audio/wave': 'audio/wav',
@@ -19,6 +21,18 @@ const ALIASES: Record<string, string> = {
   'audio/m4a': 'audio/mp4',
   'application/x-zip-compressed': 'application/zip',
   'application/x-gzip': 'application/gzip',
+  'audio/x-flac': 'audio/flac',
+  'audio/x-aiff': 'audio/aiff',
+  'video/x-m4v': 'video/mp4',
+  'video/x-matroska': 'video/matroska',
+  'video/x-msvideo': 'video/vnd.avi',
+  'video/avi': 'video/vnd.avi',
+  'text/rtf': 'application/rtf',
+  'text/xml': 'application/xml',
+  // One container for all that Microsoft Office wrote before 2007.
+  'application/msword': 'application/x-cfb',
+  'application/vnd.ms-excel': 'application/x-cfb',
+  'application/vnd.ms-powerpoint': 'application/x-cfb',
 };
 
 /** Extensions that stand for the same format as the one that file-type names. */
@@ -33,6 +47,18 @@ const SAME_EXTENSION: Record<string, string> = {
   m4v: 'mp4',
   m4a: 'mp4',
   mov: 'mp4',
+  apng: 'png',
+  aif: 'aiff',
+  tgz: 'gz',
+  doc: 'cfb',
+  xls: 'cfb',
+  ppt: 'cfb',
+  svg: 'xml',
+  xhtml: 'xml',
+  rss: 'xml',
+  atom: 'xml',
+  kml: 'xml',
+  gpx: 'xml',
 };
 
 /** Finds out what a file really is from its first bytes, and whether its declared type and its name say so too. */
@@ -61,7 +87,7 @@ export const sniff: StreamStep = {
 /** A mismatch is told, not punished: the detected type is what counts from here on. */
 function compare(file: KnownFile, mime: string, extension: string): Problem[] {
   const warnings: Problem[] = [];
-  const declared = file.declaredType?.split(';')[0]?.trim().toLowerCase();
+  const declared = file.declaredType?.toLowerCase();
   if (declared && declared !== 'application/octet-stream' && canonical(declared) !== canonical(mime)) {
     const detail = `Declared as ${declared}, but the content is ${mime}`;
     warnings.push({ step: 'sniff', code: 'type_mismatch', detail });
@@ -74,8 +100,10 @@ function compare(file: KnownFile, mime: string, extension: string): Problem[] {
   return warnings;
 }
 
+/** Without parameters; of the formats that are written in XML only that (RFC 6839, 4.1: `+xml`). */
 function canonical(mime: string): string {
-  return ALIASES[mime] ?? mime;
+  const bare = mime.split(';')[0]?.trim() ?? '';
+  return bare.endsWith('+xml') ? 'application/xml' : (ALIASES[bare] ?? bare);
 }
 
 function sameExtension(extension: string): string {

@@ -1,6 +1,6 @@
 import type { Blob } from '../../core/database/entities/blob.js';
 import type { File } from '../../core/database/entities/file.js';
-import type { Facts } from '../../core/files.js';
+import type { Facts } from '../../core/file-steps.js';
 import type { Logger } from '../../core/log.js';
 import type { BlobReference } from '../../core/storage/storage.js';
 import type { Parsers } from '../parsers.js';

@@ -1,0 +1,93 @@
+import type { DataSource } from 'typeorm';
+import { Blob } from './database/entities/blob.js';
+import { Derivative } from './database/entities/derivative.js';
+import { File } from './database/entities/file.js';
+import { queryEntities } from './database/rows.js';
+import { AppError } from './errors.js';
+
+/** Where a page of a list ended. */
+export interface FileCursor {
+  createdAt: Date;
+  id: string;
+}
+
+/** Newest first. @param after the last file of the page before */
+export async function listFiles(
+  database: DataSource,
+  ownerId: string,
+  after: FileCursor | undefined,
+  limit: number,
+): Promise<File[]> {
+  return queryEntities(
+    database.manager,
+    File,
+    `SELECT * FROM files
+     WHERE owner_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR (created_at, id) < ($3, $2))
+     ORDER BY created_at DESC, id DESC LIMIT $4`,
+    [ownerId, after?.id ?? null, after?.createdAt ?? null, limit],
+  );
+}
+
+/**
+ * One file.
+ * @param ownerId whose it must be; undefined where something else than ownership opened the door
+ * @param options.trashed also look in the trash
+ * @throws {AppError} not_found
+ */
+export async function getFile(
+  database: DataSource,
+  id: string,
+  ownerId: string | undefined,
+  options: { trashed?: boolean } = {},
+): Promise<File> {
+  const [file] = await queryEntities(
+    database.manager,
+    File,
+    `SELECT * FROM files
+     WHERE id = $1 AND ($2::uuid IS NULL OR owner_id = $2) AND ($3 OR deleted_at IS NULL)`,
+    [id, ownerId ?? null, options.trashed ?? false],
+  );
+  if (!file) throw new AppError('not_found');
+  return file;
+}
+
+/** The blob that holds a file's bytes. */
+export async function getBlob(database: DataSource, file: File): Promise<Blob> {
+  return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
+}
+
+/** Derivatives of many files at once, with the keys of their blobs. */
+export async function listDerivatives(
+  database: DataSource,
+  fileIds: string[],
+): Promise<(Derivative & { key: string; size: number })[]> {
+  return database
+    .getRepository(Derivative)
+    .createQueryBuilder('d')
+    .innerJoin(Blob, 'b', 'b.id = d.blobId')
+    .select(['d.file_id AS "fileId"', 'd.name AS name', 'd.content_type AS "contentType"'])
+    .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
+    .where('d.file_id = ANY (:fileIds)', { fileIds })
+    .getRawMany();
+}
+
+/**
+ * Files that are not at their end and have not moved for `idleSeconds`, in order of id.
+ * @param after id to go on from
+ */
+export async function listUnfinished(
+  database: DataSource,
+  idleSeconds: number,
+  after: string | undefined,
+  limit: number,
+): Promise<File[]> {
+  return queryEntities(
+    database.manager,
+    File,
+    `SELECT * FROM files
+     WHERE status IN ('pending', 'processing') AND updated_at <= now() - $1 * interval '1 second'
+       AND ($2::uuid IS NULL OR id > $2)
+     ORDER BY id LIMIT $3`,
+    [idleSeconds, after ?? null, limit],
+  );
+}

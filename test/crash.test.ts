@@ -1,0 +1,335 @@
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { open, rename } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload, pathOf } from './aftermath.js';
+import { type Barrier, closeBarrier } from './barrier.js';
+import { idOf, registerUser, type TestUser } from './client.js';
+import { makeJpeg, makeSlowPng } from './fixtures.js';
+import { type Part, type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/** A worker that died is noticed after 15 s at most; then its jobs still have to be done. */
+const TAKEOVER_SECONDS = 45;
+
+let processes: Processes;
+let user: TestUser;
+
+async function start(parts: Part[], env: Record<string, string> = {}): Promise<void> {
+  processes = await startProcesses(env, parts);
+  user = await registerUser(() => processes.url);
+}
+
+afterEach(() => processes.close());
+
+/** A small image that no other is equal to. */
+async function makeImage(extraBytes = 100): Promise<Buffer> {
+  return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(extraBytes)]);
+}
+
+async function countJobs(): Promise<number> {
+  const { rows } = await processes.database.query('SELECT count(*)::integer AS count FROM bullmq.job');
+  return rows[0].count;
+}
+
+/** As if the dead had been dead for longer: their leases last 10 s. */
+async function letLeasesRunOut(): Promise<void> {
+  await processes.database.query(
+    'UPDATE uploads SET lease_expires_at = now() WHERE lease_holder IS NOT NULL',
+  );
+}
+
+/** Sends the whole content in one PATCH to a server that is stopped at the barrier, and kills it there. */
+async function killServerAt(barrier: Barrier, path: string, content: Buffer): Promise<void> {
+  const answer = user.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit).catch(() => 'none');
+  await barrier.reached();
+  await processes.kill('server');
+  await barrier.cut();
+  expect(await answer).toBe('none');
+}
+
+describe('the server is killed', () => {
+  test('between the last byte and the hook: the reconciler finishes the upload', async () => {
+    await start(['server']);
+    const content = await makeImage();
+    const path = await user.create(content.length);
+    const id = idOf(path);
+    await killServerAt(await closeBarrier(processes.database, 'INSERT ON files'), path, content);
+    expect(await findUpload(processes, id)).toMatchObject({ status: 'uploading', offset: content.length });
+    expect(await findFile(processes, id)).toBeUndefined();
+
+    await letLeasesRunOut();
+    await processes.start('worker');
+    await until(
+      'the file to be completed',
+      async () => (await findFile(processes, id))?.status === 'completed',
+    );
+    await processes.start('server');
+    await expectCompletedOnce(processes, user, id, content);
+    expect(await findUpload(processes, id)).toMatchObject({ status: 'finished', offset: content.length });
+    await expectBlobsInOrder(processes);
+  });
+
+  test('between the last byte and the hook: its client and the reconciler finish the upload only once', async () => {
+    await start(['server']);
+    const content = await makeImage();
+    const path = await user.create(content.length);
+    await killServerAt(await closeBarrier(processes.database, 'INSERT ON files'), path, content);
+
+    await Promise.all([processes.start('server'), processes.start('worker')]);
+    const end = { 'Upload-Offset': String(content.length) };
+    const answers = await Promise.all([user.tus('PATCH', path, end), user.tus('PATCH', path, end)]);
+    expect(answers.map((answer) => answer.status)).toEqual([204, 204]);
+    await expectCompletedOnce(processes, user, idOf(path), content);
+    await expectBlobsInOrder(processes);
+  });
+
+  test('between the commit and the queue: the relay adds the job', async () => {
+    await start(['server']);
+    const content = await makeImage();
+    const path = await user.create(content.length);
+    const id = idOf(path);
+    await killServerAt(await closeBarrier(processes.database, 'INSERT ON bullmq.job'), path, content);
+    expect(await findFile(processes, id)).toMatchObject({ status: 'pending', run: 1 });
+    expect(await countJobs()).toBe(0);
+
+    await Promise.all([processes.start('server'), processes.start('worker')]);
+    await expectCompletedOnce(processes, user, id, content);
+    expect(await countJobs()).toBe(1);
+    await expectBlobsInOrder(processes);
+  });
+
+  test('in the middle of a body: what was durable stays, and the client goes on from there', async () => {
+    await start(['server', 'worker']);
+    const content = randomBytes(100 * 1024 ** 2);
+    const sent = 80 * 1024 ** 2;
+    const path = await user.create(content.length);
+    // The body stands still before its end: the connection breaks only because the server dies.
+    const body = new ReadableStream({
+      type: 'bytes',
+      start: (controller) => controller.enqueue(new Uint8Array(content.subarray(0, sent))),
+    });
+    const answer = user.tus('PATCH', path, { 'Upload-Offset': '0' }, body).catch(() => 'none');
+    const durable = await until(
+      'a part of the body to be durable',
+      async () => (await findUpload(processes, idOf(path)))?.offset,
+    );
+    await processes.kill('server');
+    expect(await answer).toBe('none');
+
+    await processes.start('server');
+    const head = await user.tus('HEAD', path);
+    const offset = Number(head.headers.get('Upload-Offset'));
+    expect(offset).toBeGreaterThanOrEqual(durable);
+    expect(offset).toBeLessThanOrEqual(sent);
+    const id = await user.tusUpload(content, { uploadUrl: `${processes.url}${path}` });
+    expect(id).toBe(idOf(path));
+    await expectCompletedOnce(processes, user, id, content);
+    await expectBlobsInOrder(processes);
+  });
+});
+
+describe('the worker', () => {
+  const STOPPED_AT: Record<string, (id: string) => [statement: string, when: string]> = {
+    'the beginning': (id) => ['UPDATE ON files', `NEW.id = '${id}' AND OLD.status = 'pending'`],
+    'the end of the one read': (id) => ['UPDATE ON files', reachesStep(id, 'verify')],
+    'the end of metadata': (id) => ['UPDATE ON files', reachesStep(id, 'metadata')],
+    'the end of thumbnails': (id) => ['UPDATE ON files', reachesStep(id, 'thumbnails')],
+    'the end of all': (id) => ['UPDATE ON files', `NEW.id = '${id}' AND NEW.status = 'completed'`],
+    'the end of the job': (id) => [
+      'UPDATE ON bullmq.job',
+      `NEW.data ->> 'fileId' = '${id}' AND NEW.state = 'completed'`,
+    ],
+  };
+
+  test('is killed in every step: each file is completed exactly once', async () => {
+    await start(['server'], { WORKER_CONCURRENCY: '8' });
+    const files = await Promise.all(
+      Object.values(STOPPED_AT).map(async (point) => {
+        const content = await makeImage();
+        const id = await user.upload(content, { filename: 'photo.jpg' });
+        return { content, id, barrier: await closeBarrier(processes.database, ...point(id)) };
+      }),
+    );
+    await processes.start('worker');
+    await Promise.all(files.map(({ barrier }) => barrier.reached()));
+    await processes.kill('worker');
+    await Promise.all(files.map(({ barrier }) => barrier.cut()));
+
+    await processes.start('worker');
+    for (const { id, content } of files) {
+      await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
+    }
+    await expectBlobsInOrder(processes);
+    const unreferenced = async () =>
+      (await processes.database.query('SELECT FROM blobs WHERE refs = 0')).rowCount;
+    expect(await unreferenced()).toBe(3);
+
+    await processes.stop('worker');
+    await processes.database.query(
+      `UPDATE blobs SET created_at = now() - interval '61 minutes' WHERE refs = 0`,
+    );
+    await processes.start('worker');
+    await until('thumbnails that nothing refers to to be swept', async () => (await unreferenced()) === 0);
+    await expectBlobsInOrder(processes);
+  }, 120_000);
+
+  test('is killed while an image is decoded: nothing of it lives on', async () => {
+    await start(['server']);
+    const content = await makeSlowPng();
+    const id = await user.upload(content, { filename: 'slow.png' });
+    await processes.start('worker');
+    const parsers = await listChildren(processes.pid('worker'));
+    await until('the image to be decoded', async () => (await findFile(processes, id)).step === 'thumbnails');
+    await processes.kill('worker');
+    await until('the parsers to be gone', async () => (await listAlive(parsers)).length === 0, 1);
+
+    await processes.start('worker');
+    await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+
+  test('stands still for longer than its lock lasts: another takes over, and it changes nothing when it wakes up', async () => {
+    await start(['server', 'worker']);
+    const content = await makeImage();
+    // It stands between two statements, with its thumbnails still to be written.
+    const barrier = await closeBarrier(processes.database, 'INSERT ON blobs', 'NEW.refs = 0');
+    const id = await user.upload(content, { filename: 'photo.jpg' });
+    await barrier.reached();
+    process.kill(processes.pid('worker'), 'SIGSTOP');
+    try {
+      await barrier.open();
+      await processes.start('worker-2');
+      await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
+    } finally {
+      process.kill(processes.pid('worker'), 'SIGCONT');
+    }
+    const before = await findFile(processes, id);
+    // It is through with the job when it does another one, alone.
+    await processes.stop('worker-2');
+    const next = await makeImage();
+    const nextId = await user.upload(next, { filename: 'next.jpg' });
+    await expectCompletedOnce(processes, user, nextId, next);
+    expect(await processes.stop('worker')).toBe(0);
+    expect(await findFile(processes, id)).toEqual(before);
+    await expectCompletedOnce(processes, user, id, content);
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+
+  test('stands still in the middle of its read: what it has found by then changes nothing for the other', async () => {
+    await start(['server']);
+    const content = await makeImage();
+    const id = await user.upload(content, { filename: 'photo.jpg' });
+    // A pipe in the object's place: who reads it stands still.
+    const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+    await rename(path, `${path}.kept`);
+    await promisify(execFile)('mkfifo', [path]);
+    await processes.start('worker');
+    const pipe = await until('the file to be read', () =>
+      open(path, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined),
+    );
+    process.kill(processes.pid('worker'), 'SIGSTOP');
+    await rename(`${path}.kept`, path);
+    const barrier = await closeBarrier(processes.database, 'INSERT ON blobs', 'NEW.refs = 0');
+    try {
+      await processes.start('worker-2');
+      await barrier.reached();
+      await pipe.writeFile(content);
+    } finally {
+      await pipe.close();
+      process.kill(processes.pid('worker'), 'SIGCONT');
+    }
+    // Waits until it is through with the job.
+    await processes.stop('worker');
+    await barrier.open();
+    await expectCompletedOnce(processes, user, id, content);
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+
+  test('stands still in the middle of a transaction: another takes over all the same', async () => {
+    await start(['server', 'worker']);
+    const content = await makeImage();
+    const id = await user.upload(content, { filename: 'photo.jpg' });
+    await expectCompletedOnce(processes, user, id, content);
+
+    const second = await makeImage();
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    const secondId = await user.upload(second, { filename: 'photo.jpg' });
+    await barrier.reached();
+    process.kill(processes.pid('worker'), 'SIGSTOP');
+    try {
+      await barrier.open();
+      await processes.start('worker-2');
+      await expectCompletedOnce(processes, user, secondId, second, TAKEOVER_SECONDS);
+    } finally {
+      process.kill(processes.pid('worker'), 'SIGCONT');
+    }
+    await processes.stop('worker');
+    await expectCompletedOnce(processes, user, secondId, second);
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+});
+
+function reachesStep(id: string, step: string): string {
+  return `NEW.id = '${id}' AND NEW.steps ? '${step}' AND NOT OLD.steps ? '${step}'`;
+}
+
+async function listChildren(pid: number): Promise<string[]> {
+  const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid=']);
+  const children = stdout.split('\n').map((line) => line.trim().split(/\s+/));
+  return children.filter(([, parent]) => parent === String(pid)).map(([child = '']) => child);
+}
+
+/** Those that still run; a zombie does not. */
+async function listAlive(pids: string[]): Promise<string[]> {
+  const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,stat=']);
+  const alive = stdout.split('\n').map((line) => line.trim().split(/\s+/));
+  return alive
+    .filter(([pid = '', stat = 'Z']) => pids.includes(pid) && !stat.startsWith('Z'))
+    .map(([pid = '']) => pid);
+}
+
+test('server and workers are killed again and again under twenty uploads: every one is completed exactly once', async () => {
+  await start(['server', 'worker']);
+  const contents = await Promise.all(
+    Array.from({ length: 20 }, async (_, index) =>
+      index % 2 ? randomBytes(3 * 1024 ** 2 + index) : await makeImage(2 * 1024 ** 2),
+    ),
+  );
+  const acknowledged = new Map<string, number[]>();
+  const total = contents.reduce((sum, content) => sum + content.length, 0);
+  const received = () => [...acknowledged.values()].reduce((sum, offsets) => sum + (offsets.at(-1) ?? 0), 0);
+  const uploads = contents.map((content, index) =>
+    user.tusUpload(content, {
+      chunkSize: 256 * 1024,
+      retryDelays: Array(100).fill(200),
+      metadata: { filename: `${index}.jpg` },
+      onAfterResponse(request, response) {
+        const offset = response.getHeader('Upload-Offset');
+        if (!offset || response.getStatus() >= 300) return;
+        const id = idOf(request.getURL());
+        acknowledged.set(id, [...(acknowledged.get(id) ?? []), Number(offset)]);
+      },
+    }),
+  );
+
+  // When a random share of all bytes has been acknowledged.
+  const moments = Array.from({ length: 7 }, () => Math.random() * 0.9).sort((a, b) => a - b);
+  for (const [index, moment] of moments.entries()) {
+    await until(`${moment} of the bytes to be here`, () => received() > moment * total, 60);
+    const part = index === 2 || index === 5 ? 'worker' : 'server';
+    await processes.kill(part);
+    await processes.start(part);
+  }
+
+  const ids = await Promise.all(uploads);
+  expect(new Set(ids).size).toBe(contents.length);
+  for (const [index, id] of ids.entries()) {
+    await expectCompletedOnce(processes, user, id, contents[index] ?? Buffer.alloc(0), TAKEOVER_SECONDS);
+    const offsets = acknowledged.get(id) ?? [];
+    expect(offsets.at(-1)).toBe(contents[index]?.length);
+    expect(offsets).toEqual([...offsets].sort((a, b) => a - b));
+  }
+  await expectBlobsInOrder(processes);
+}, 180_000);

@@ -1,0 +1,258 @@
+import { v7 as uuidv7 } from 'uuid';
+import { createLogger } from '../core/log.js';
+import { LEASE_MS, type Leases, openLeases } from '../core/uploads/lease.js';
+import { appendToUpload, declareLength, expireUploads } from '../core/uploads/ledger.js';
+import { openLedger, parts, type TestLedger } from './ledger.js';
+import { until } from './until.js';
+
+const never = new AbortController().signal;
+const ignore = () => {};
+
+let ledger: TestLedger;
+/** Two processes: each sees only its own requests and the database. */
+let first: Leases;
+let second: Leases;
+
+const open = (holder: string) => openLeases(ledger.database, holder, createLogger('silent', 'test'));
+
+beforeAll(async () => {
+  ledger = await openLedger();
+  [first, second] = await Promise.all([open('first'), open('second')]);
+});
+
+afterAll(async () => {
+  first?.close();
+  second?.close();
+  await ledger?.close();
+});
+
+/** A new upload that nobody holds. */
+async function createFree(length: number | null = 100): Promise<string> {
+  const { id } = await ledger.create(length);
+  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
+  return id;
+}
+
+const acquire = (leases: Leases, id: string, onRequested = ignore, signal = never) =>
+  leases.acquire(id, ledger.ownerId, signal, onRequested);
+
+/** What happens when its holder stands still for too long. */
+const letRunOut = (id: string) =>
+  ledger.query(`UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+
+async function isPending(promise: Promise<unknown>): Promise<boolean> {
+  const pending = Symbol('pending');
+  return (await Promise.race([promise, Promise.resolve(pending)])) === pending;
+}
+
+describe('taking', () => {
+  test('shows the upload as it is, raises its epoch and keeps others out', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    expect(lease.upload).toMatchObject({ id, offset: 0, length: 100, status: 'uploading' });
+    expect(lease.epoch).toBe(2);
+    expect(await ledger.row(id)).toMatchObject({ lease_holder: 'first', lease_epoch: 2 });
+
+    const waiting = acquire(second, id);
+    await appendToUpload(ledger, lease.upload, lease.epoch, parts('abc'));
+    expect(await isPending(waiting)).toBe(true);
+    await lease.release();
+    const next = await waiting;
+    expect(next.epoch).toBe(3);
+    expect(next.upload.offset).toBe(3);
+    await next.release();
+    expect((await ledger.row(id)).lease_holder).toBeNull();
+  });
+
+  test('is for the owner only, and others do not disturb the holder', async () => {
+    const id = await createFree();
+    let asked = false;
+    const lease = await acquire(first, id, () => {
+      asked = true;
+    });
+    await expect(first.acquire(id, uuidv7(), never, ignore)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(acquire(first, uuidv7())).rejects.toMatchObject({ code: 'not_found' });
+    expect(asked).toBe(false);
+    await lease.release();
+  });
+
+  test('a newer request asks the one that holds it to let go, and follows at once', async () => {
+    const id = await createFree();
+    const order: string[] = [];
+    const older = await acquire(first, id, () => {
+      order.push('asked');
+      older.release().then(() => order.push('released'));
+    });
+    const newer = await acquire(first, id);
+    order.push('taken');
+    expect(order).toEqual(['asked', 'released', 'taken']);
+    expect(newer.epoch).toBe(older.epoch + 1);
+    await newer.release();
+  });
+
+  test('goes to one at a time, each with an epoch of its own', async () => {
+    const id = await createFree();
+    let holders = 0;
+    const epochs = await Promise.all(
+      Array.from({ length: 20 }, async (_, index) => {
+        const lease = await acquire(index % 2 ? first : second, id);
+        expect(++holders).toBe(1);
+        await ledger.query('SELECT pg_sleep(0.005)');
+        holders--;
+        await lease.release();
+        return lease.epoch;
+      }),
+    );
+    expect(new Set(epochs).size).toBe(20);
+  });
+
+  test('ends when the request does', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    const gone = new AbortController();
+    const waiting = acquire(second, id, ignore, gone.signal);
+    gone.abort(new Error('client gone'));
+    await expect(waiting).rejects.toThrow('client gone');
+    await lease.release();
+    expect((await ledger.row(id)).lease_holder).toBeNull();
+  });
+
+  test('ends when it takes too long', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    const waiting = acquire(second, id);
+    const { now } = Date;
+    Date.now = () => now() + 2 * LEASE_MS;
+    try {
+      await expect(waiting).rejects.toMatchObject({ code: 'locked', retryable: true });
+    } finally {
+      Date.now = now;
+    }
+    await lease.release();
+  });
+
+  test('a lease may come with the creation of its upload', async () => {
+    const upload = await ledger.create(100, first.holder);
+    const lease = first.adopt(upload, ignore);
+    expect(lease.epoch).toBe(1);
+    const waiting = acquire(second, upload.id);
+    await appendToUpload(ledger, upload, lease.epoch, parts('abc'));
+    await lease.release();
+    const next = await waiting;
+    expect(next).toMatchObject({ epoch: 2, upload: { offset: 3 } });
+    await next.release();
+  });
+});
+
+describe('a holder that stood still', () => {
+  test('changes nothing after another has taken its lease', async () => {
+    const id = await createFree(null);
+    const stalled = await acquire(first, id);
+    await letRunOut(id);
+    const present = await acquire(second, id);
+    await appendToUpload(ledger, present.upload, present.epoch, parts('present'));
+    const before = await ledger.row(id);
+
+    const { upload, epoch } = stalled;
+    await expect(appendToUpload(ledger, upload, epoch, parts('an older request'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    await expect(declareLength(ledger, id, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
+    await stalled.release();
+    expect(await ledger.row(id)).toEqual(before);
+    await present.release();
+  });
+
+  test('learns that it has lost its lease', async () => {
+    const id = await createFree();
+    let lost = false;
+    const stalled = await acquire(first, id, () => {
+      lost = true;
+    });
+    await letRunOut(id);
+    const present = await acquire(second, id);
+    await until('the next renewal', () => lost, 10);
+    expect((await ledger.row(id)).lease_holder).toBe('second');
+    await Promise.all([stalled.release(), present.release()]);
+  });
+
+  test('keeps the lease if nobody else wanted it', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    await letRunOut(id);
+    expect(await appendToUpload(ledger, lease.upload, lease.epoch, parts('abc'))).toBe(3);
+    expect((await ledger.row(id)).lease_expires_at.getTime()).toBeGreaterThan(Date.now());
+    await lease.release();
+  });
+
+  test('in the same process is waited for, because it may still write', async () => {
+    const id = await createFree();
+    let asked = false;
+    const stalled = await acquire(first, id, () => {
+      asked = true;
+    });
+    await letRunOut(id);
+    const waiting = acquire(first, id);
+    await until('it is asked to let go', () => asked);
+    expect(await isPending(waiting)).toBe(true);
+    expect((await ledger.row(id)).lease_epoch).toBe(stalled.epoch);
+    await stalled.release();
+    await (await waiting).release();
+  });
+});
+
+describe('over time', () => {
+  test('leases of the living are renewed, again and again', async () => {
+    const ids = [await createFree(), await createFree()];
+    const leases = await Promise.all(ids.map((id) => acquire(first, id)));
+    const expiry = async (id: string): Promise<number> => (await ledger.row(id)).lease_expires_at.getTime();
+    const before = await Promise.all(ids.map(expiry));
+    for (const [index, id] of ids.entries()) {
+      await until('its renewal', async () => (await expiry(id)) > (before[index] ?? 0) + LEASE_MS / 2, 15);
+      expect(await expiry(id)).toBeLessThanOrEqual(Date.now() + LEASE_MS + 1000);
+    }
+    expect((await ledger.row(ids[0] ?? '')).lease_epoch).toBe(leases[0]?.epoch);
+    await Promise.all(leases.map((lease) => lease.release()));
+  });
+
+  test('a process that comes back under its name ends the leases of its former self, and no others', async () => {
+    const former = await open('server-7');
+    const [mine, others] = [await createFree(), await createFree()];
+    const stale = await acquire(former, mine);
+    const theirs = await acquire(second, others);
+    former.close();
+
+    const reborn = await open('server-7');
+    const lease = await acquire(reborn, mine);
+    expect((await ledger.row(others)).lease_holder).toBe('second');
+    await expect(appendToUpload(ledger, stale.upload, stale.epoch, parts('late'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    await Promise.all([lease.release(), theirs.release()]);
+    reborn.close();
+  });
+
+  test('an upload that someone writes to does not expire', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+    expect(await expireUploads(ledger)).toBe(0);
+    await lease.release();
+    expect(await expireUploads(ledger)).toBe(1);
+    const after = await ledger.row(id);
+    expect(after.status).toBe('expired');
+    await expect(appendToUpload(ledger, lease.upload, lease.epoch, parts('late'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    expect(await ledger.row(id)).toEqual(after);
+  });
+
+  test('a process knows when it holds none any more', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    const idle = first.whenIdle();
+    expect(await isPending(idle)).toBe(true);
+    await lease.release();
+    await idle;
+  });
+});

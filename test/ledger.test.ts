@@ -1,0 +1,347 @@
+import { v7 as uuidv7 } from 'uuid';
+import type { FileStatus } from '../core/database/entities/file.js';
+import { appendEvents, sequenceEvents } from '../core/events.js';
+import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
+import {
+  appendToUpload,
+  declareLength,
+  discardUploads,
+  expireUploads,
+  finishUpload,
+  listUnfinishedComplete,
+  terminateUpload,
+} from '../core/uploads/ledger.js';
+import { openLedger, parts, type TestLedger } from './ledger.js';
+
+let ledger: TestLedger;
+
+beforeAll(async () => {
+  ledger = await openLedger();
+});
+
+beforeEach(() => ledger.query('TRUNCATE events, files, derivatives, blobs, uploads'));
+
+afterAll(() => ledger?.close());
+
+const EPOCH = 1;
+
+/** An upload whose bytes are all here. */
+async function createComplete(content = 'abc'): Promise<string> {
+  const upload = await ledger.create(content.length);
+  await appendToUpload(ledger, upload, EPOCH, parts(content));
+  return upload.id;
+}
+
+async function createFile() {
+  return finishUpload(ledger, await createComplete());
+}
+
+const eventsOf = async (id: string): Promise<string[]> =>
+  (await ledger.query('SELECT type FROM events WHERE subject_id = $1 ORDER BY id', [id])).map(
+    ({ type }) => type,
+  );
+
+describe('appending', () => {
+  test('moves the offset and the expiry on', async () => {
+    const upload = await ledger.create(6);
+    await ledger.query('UPDATE uploads SET expires_at = now()');
+    expect(await appendToUpload(ledger, upload, EPOCH, parts('a', 'bc'))).toBe(3);
+    const row = await ledger.row(upload.id);
+    expect(Number(row.offset)).toBe(3);
+    expect(row.expires_at.getTime()).toBeGreaterThan(Date.now() + 23 * 3_600_000);
+    expect(await appendToUpload(ledger, { ...upload, offset: 3 }, EPOCH, parts('def'))).toBe(6);
+    expect(await ledger.stored()).toContain('abcdef');
+  });
+
+  test('keeps what came before the source failed', async () => {
+    const upload = await ledger.create(6);
+    async function* broken() {
+      yield* parts('abcd');
+      throw new Error('connection lost');
+    }
+    await expect(appendToUpload(ledger, upload, EPOCH, broken())).rejects.toThrow('connection lost');
+    expect(Number((await ledger.row(upload.id)).offset)).toBe(4);
+    expect(await appendToUpload(ledger, { ...upload, offset: 4 }, EPOCH, parts('ef'))).toBe(6);
+    await finishUpload(ledger, upload.id);
+    expect(await ledger.stored()).toContain('abcdef');
+  });
+
+  test('stops where the ledger says no, and the offset never goes back', async () => {
+    const upload = await ledger.create(6);
+    await appendToUpload(ledger, upload, EPOCH, parts('abcd'));
+    // One that began before the bytes above came.
+    await expect(appendToUpload(ledger, upload, EPOCH, parts('xy'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    await expect(appendToUpload(ledger, upload, EPOCH + 1, parts('abcdef'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    expect(Number((await ledger.row(upload.id)).offset)).toBe(4);
+  });
+
+  test('is over when the upload is', async () => {
+    const terminated = await ledger.create(6);
+    await terminateUpload(ledger, terminated.id);
+    const finished = await ledger.create(3);
+    await appendToUpload(ledger, finished, EPOCH, parts('abc'));
+    await finishUpload(ledger, finished.id);
+    for (const upload of [terminated, finished]) {
+      for (const epoch of [EPOCH, EPOCH + 1]) {
+        await expect(appendToUpload(ledger, upload, epoch, parts('abc'))).rejects.toMatchObject({
+          code: 'locked',
+        });
+      }
+      await expect(declareLength(ledger, upload.id, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
+    }
+  });
+
+  test('a length is declared once', async () => {
+    const { id } = await ledger.create(null);
+    await declareLength(ledger, id, EPOCH, 6);
+    await expect(declareLength(ledger, id, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
+    expect(Number((await ledger.row(id)).length)).toBe(6);
+  });
+});
+
+describe('finishing', () => {
+  test('writes one file and one event, however often and at the same time it is asked for', async () => {
+    const id = await createComplete();
+    const files = await Promise.all(Array.from({ length: 8 }, () => finishUpload(ledger, id)));
+    files.push(await finishUpload(ledger, id));
+    expect(new Set(files.map((file) => `${file.id} ${file.run} ${file.blobId}`)).size).toBe(1);
+    expect(await eventsOf(id)).toEqual(['upload.created', 'file.created']);
+    expect(await ledger.query('SELECT size, refs FROM blobs')).toEqual([{ size: '3', refs: 1 }]);
+    expect(await ledger.row(id)).toMatchObject({ status: 'finished', finished_at: expect.any(Date) });
+  });
+
+  test('needs all the bytes, and an upload that is not over', async () => {
+    const incomplete = await ledger.create(6);
+    await appendToUpload(ledger, incomplete, EPOCH, parts('abc'));
+    const unknownLength = await ledger.create(null);
+    const terminated = await createComplete();
+    await terminateUpload(ledger, terminated);
+    const codes = [
+      [incomplete.id, 'wrong_state'],
+      [unknownLength.id, 'wrong_state'],
+      [terminated, 'gone'],
+      [uuidv7(), 'not_found'],
+    ] as const;
+    for (const [id, code] of codes) await expect(finishUpload(ledger, id)).rejects.toMatchObject({ code });
+    expect(await ledger.query('SELECT id FROM files')).toEqual([]);
+  });
+
+  test('cuts off bytes that lie behind the last offset', async () => {
+    const upload = await ledger.create(null);
+    await appendToUpload(ledger, upload, EPOCH, parts('abcdef'));
+    // As if the process had died before it could write down the last three.
+    await ledger.query(`UPDATE uploads SET "offset" = 3, length = 3 WHERE id = $1`, [upload.id]);
+    expect((await finishUpload(ledger, upload.id)).size).toBe(3);
+    expect(await ledger.stored()).toContain('abc');
+  });
+
+  test('an upload whose process died before is found, but not one that somebody writes to', async () => {
+    const id = await createComplete();
+    expect(await listUnfinishedComplete(ledger.database)).toEqual([]);
+    await ledger.query('UPDATE uploads SET lease_expires_at = now()');
+    expect(await listUnfinishedComplete(ledger.database)).toEqual([id]);
+    await finishUpload(ledger, id);
+    expect(await listUnfinishedComplete(ledger.database)).toEqual([]);
+  });
+});
+
+describe('terminating', () => {
+  test('at the same time as finishing leaves nothing behind', async () => {
+    for (let round = 0; round < 10; round++) {
+      const id = await createComplete(`round ${round}`);
+      const [, terminated] = await Promise.allSettled([
+        finishUpload(ledger, id),
+        terminateUpload(ledger, id),
+      ]);
+      expect(terminated.status).toBe('fulfilled');
+      await expect(finishUpload(ledger, id)).rejects.toMatchObject({ code: 'gone' });
+      expect(await ledger.row(id)).toMatchObject({
+        status: 'terminated',
+        lease_holder: null,
+        discarded_at: expect.any(Date),
+      });
+      expect(await ledger.stored()).not.toContain(`round ${round}`);
+    }
+    expect(await ledger.query('SELECT id FROM files')).toEqual([]);
+    expect(await ledger.query('SELECT id FROM blobs')).toEqual([]);
+  });
+
+  test('works once', async () => {
+    const { id } = await ledger.create(6);
+    const outcomes = await Promise.allSettled([terminateUpload(ledger, id), terminateUpload(ledger, id)]);
+    expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    expect(await eventsOf(id)).toEqual(['upload.created', 'upload.terminated']);
+  });
+
+  test('is completed later if the process dies before the bytes are gone', async () => {
+    const upload = await ledger.create(6);
+    await appendToUpload(ledger, upload, EPOCH, parts('doomed'));
+    const broken = {
+      ...ledger,
+      storage: {
+        ...ledger.storage,
+        uploads: { ...ledger.storage.uploads, discard: () => Promise.reject(new Error('died')) },
+      },
+    };
+    await expect(terminateUpload(broken, upload.id)).rejects.toThrow('died');
+    expect(await ledger.stored()).toContain('doomed');
+    expect(await discardUploads(ledger)).toBe(1);
+    expect(await discardUploads(ledger)).toBe(0);
+    expect(await ledger.stored()).not.toContain('doomed');
+  });
+});
+
+test('only unfinished uploads that nobody writes to expire', async () => {
+  const complete = await createComplete();
+  const finished = (await createFile()).id;
+  const fresh = (await ledger.create(6)).id;
+  const written = (await ledger.create(6)).id;
+  const old = (await ledger.create(6)).id;
+  const oldUnknown = (await ledger.create(null)).id;
+  await ledger.query(`UPDATE uploads SET lease_holder = NULL WHERE id <> $1`, [written]);
+  await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id <> $1`, [fresh]);
+
+  expect(await expireUploads(ledger)).toBe(2);
+  expect(await expireUploads(ledger)).toBe(0);
+  const statuses = await Promise.all(
+    [complete, finished, fresh, written, old, oldUnknown].map(async (id) => (await ledger.row(id)).status),
+  );
+  expect(statuses).toEqual(['uploading', 'finished', 'uploading', 'uploading', 'expired', 'expired']);
+  expect(await eventsOf(old)).toEqual(['upload.created', 'upload.expired']);
+});
+
+describe('state machine of files', () => {
+  const STATUSES: FileStatus[] = [
+    'pending',
+    'processing',
+    'completed',
+    'failed',
+    'infected',
+    'paused',
+    'canceled',
+  ];
+
+  test.each<[FileStatus, FileStatus[]]>([
+    ['pending', ['processing', 'failed', 'paused', 'canceled']],
+    ['processing', ['completed', 'failed', 'infected', 'pending', 'paused', 'canceled']],
+    ['completed', ['pending']],
+    ['failed', ['pending']],
+    ['infected', ['pending']],
+    ['paused', ['pending', 'canceled']],
+    ['canceled', ['pending']],
+  ])('%s may become %j and nothing else', (from, allowed) => {
+    expect(STATUSES.filter((to) => canChange(from, to)).sort()).toEqual([...allowed].sort());
+  });
+
+  const problem = { step: 'scan', code: 'infected', detail: 'found' };
+  const start = (id: string, run = 1) => startAttempt(ledger.database, id, run, 'verify');
+
+  test('the database is changed by no wrong transition, and no event tells of one', async () => {
+    const file = await createFile();
+    const { database } = ledger;
+    const refused = { code: 'wrong_state' };
+    await expect(completeFile(database, file)).rejects.toMatchObject(refused);
+    await expect(infectFile(database, file, problem, { state: 'done', ms: 1 })).rejects.toMatchObject(
+      refused,
+    );
+    expect((await start(file.id))?.file.status).toBe('processing');
+
+    await expect(completeFile(database, { ...file, run: 2 })).rejects.toMatchObject(refused);
+    expect(await start(file.id, 2)).toBeUndefined();
+    const both = await Promise.allSettled([completeFile(database, file), completeFile(database, file)]);
+    expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    await expect(failFile(database, file, problem)).rejects.toMatchObject(refused);
+    expect(await start(file.id)).toBeUndefined();
+    await expect(completeFile(database, { ...file, id: uuidv7() })).rejects.toMatchObject({
+      code: 'not_found',
+    });
+
+    expect(await eventsOf(file.id)).toEqual([
+      'upload.created',
+      'file.created',
+      'file.processing',
+      'file.completed',
+    ]);
+    expect(await ledger.query('SELECT status, progress, error FROM files')).toEqual([
+      { status: 'completed', progress: 100, error: null },
+    ]);
+  });
+
+  test('an event and its change stand or fall together', async () => {
+    const file = await createFile();
+    await ledger.query(`ALTER TABLE events ADD CONSTRAINT closed CHECK (type <> 'file.failed') NOT VALID`);
+    try {
+      await expect(failFile(ledger.database, file, problem)).rejects.toThrow('closed');
+      expect(await ledger.query('SELECT status FROM files')).toEqual([{ status: 'pending' }]);
+    } finally {
+      await ledger.query('ALTER TABLE events DROP CONSTRAINT closed');
+    }
+  });
+});
+
+describe('the sequence of events', () => {
+  const subjectId = uuidv7();
+  const event = (name: string) => ({
+    type: 'file.step' as const,
+    subjectId,
+    ownerId: null,
+    data: { name },
+  });
+  const inOrder = async () =>
+    (await ledger.query(`SELECT seq::integer AS seq, data->>'name' AS name FROM events ORDER BY seq`)).map(
+      ({ seq, name }) => [seq, name],
+    );
+
+  test('has no gap and loses nothing, even if a transaction commits late', async () => {
+    const { database } = ledger;
+    const late = database.createQueryRunner();
+    await late.startTransaction();
+    await appendEvents(late.manager, [event('late')]);
+    await appendEvents(database.manager, [event('early'), event('early, too')]);
+    const undone = database.createQueryRunner();
+    await undone.startTransaction();
+    await appendEvents(undone.manager, [event('undone')]);
+    await undone.rollbackTransaction();
+    await undone.release();
+
+    expect(await sequenceEvents(database)).toBe(2);
+    await late.commitTransaction();
+    await late.release();
+    await appendEvents(database.manager, [event('last')]);
+    expect(await sequenceEvents(database)).toBe(2);
+    expect(await sequenceEvents(database)).toBe(0);
+    expect(await inOrder()).toEqual([
+      [1, 'early'],
+      [2, 'early, too'],
+      [3, 'late'],
+      [4, 'last'],
+    ]);
+  });
+
+  test('is given by one sequencer at a time', async () => {
+    const { database } = ledger;
+    const writers = Array.from({ length: 20 }, async (_, index) => {
+      await database.transaction((manager) => appendEvents(manager, [event(`${index}`), event(`${index}`)]));
+      await sequenceEvents(database);
+    });
+    await Promise.all(writers);
+    while ((await sequenceEvents(database)) > 0);
+    expect((await inOrder()).map(([seq]) => seq)).toEqual(Array.from({ length: 40 }, (_, i) => i + 1));
+  });
+
+  test('grows by parts when there is much', async () => {
+    const { database } = ledger;
+    await appendEvents(
+      database.manager,
+      Array.from({ length: 2500 }, (_, i) => event(`${i}`)),
+    );
+    const counts = [];
+    for (let count = 1; count > 0; counts.push(count)) count = await sequenceEvents(database);
+    expect(counts).toEqual([1000, 1000, 500, 0]);
+    expect((await inOrder()).every(([seq, name]) => seq === Number(name) + 1)).toBe(true);
+  });
+});

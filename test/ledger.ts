@@ -1,0 +1,66 @@
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { openDatabase } from '../core/database/data-source.js';
+import type { Upload } from '../core/database/entities/upload.js';
+import { openFileStorage } from '../core/storage/file.js';
+import type { Storage } from '../core/storage/storage.js';
+import { createUpload, type LedgerDeps } from '../core/uploads/ledger.js';
+import { createDatabase } from './database.js';
+
+export interface TestLedger extends LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Of an account that exists. */
+  ownerId: string;
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
+  query(sql: string, parameters?: unknown[]): Promise<any[]>;
+  /** A new upload, whose first lease (epoch 1) has `leaseHolder`. */
+  create(length: number | null, leaseHolder?: string): Promise<Upload>;
+  /** Its row as it is now. */
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
+  row(id: string): Promise<any>;
+  /** Content of the stored objects. */
+  stored(): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+/** The ledger of this process, without any server, on a database and a folder of its own. */
+export async function openLedger(): Promise<TestLedger> {
+  const test = await createDatabase();
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-ledger-'));
+  const database = await openDatabase(test.url, 'ledger test');
+  const storage = await openFileStorage(folder);
+  const ownerId = uuidv7();
+  const query = async (sql: string, parameters?: unknown[]) => (await test.query(sql, parameters)).rows;
+  await query(
+    `INSERT INTO users (id, email, password_hash, role) VALUES ($1, 'owner@example.org', '', 'user')`,
+    [ownerId],
+  );
+  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24 };
+  return {
+    ...deps,
+    ownerId,
+    query,
+    create: (length, leaseHolder = 'nobody') =>
+      createUpload(deps, { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder }),
+    row: async (id) => (await query('SELECT * FROM uploads WHERE id = $1', [id]))[0],
+    async stored() {
+      const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+      const files = entries.filter((entry) => entry.isFile());
+      return Promise.all(files.map((file) => readFile(join(file.parentPath, file.name), 'utf8')));
+    },
+    async close() {
+      await database.destroy();
+      await test.drop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A body that yields these parts. */
+export async function* parts(...texts: string[]): AsyncGenerator<Uint8Array> {
+  for (const text of texts) yield Buffer.from(text);
+}

@@ -1,0 +1,336 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import type { DataSource } from 'typeorm';
+import { openDatabase } from '../core/database/data-source.js';
+import { failFile } from '../core/files.js';
+import type { JobState, ProcessingJob, ProcessingQueue } from '../core/queue.js';
+import { relayJobs } from '../worker/relay.js';
+import {
+  expectBlobsInOrder,
+  expectCompletedOnce,
+  findFile,
+  findUpload,
+  listKeys,
+  pathOf,
+  timeline,
+} from './aftermath.js';
+import { closeBarrier } from './barrier.js';
+import { idOf, registerUser, type TestUser } from './client.js';
+import { makeJpeg } from './fixtures.js';
+import { type Part, type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/** A worker that died is noticed after 15 s at most; then its jobs still have to be done. */
+const TAKEOVER_SECONDS = 45;
+
+let processes: Processes;
+let user: TestUser;
+
+async function start(parts: Part[], env: Record<string, string> = {}): Promise<void> {
+  processes = await startProcesses(env, parts);
+  user = await registerUser(() => processes.url);
+}
+
+afterEach(() => processes.close());
+
+/** A small image that no other is equal to. */
+async function makeImage(): Promise<Buffer> {
+  return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(100)]);
+}
+
+async function uploadImage(): Promise<{ id: string; content: Buffer }> {
+  const content = await makeImage();
+  return { content, id: await user.upload(content, { filename: 'photo.jpg' }) };
+}
+
+/** An upload of 1000 bytes, 400 of which are here. Returns its id. */
+async function uploadPart(): Promise<string> {
+  const path = await user.create(1000);
+  const answer = await user.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(400));
+  expect(answer.status).toBe(204);
+  return idOf(path);
+}
+
+async function setUpload(id: string, assignments: string): Promise<void> {
+  await processes.database.query(`UPDATE uploads SET ${assignments} WHERE id = $1`, [id]);
+}
+
+async function setJob(id: string, assignments: string): Promise<void> {
+  const changed = await processes.database.query(
+    `UPDATE bullmq.job SET lock_token = NULL, locked_until_ms = NULL, ${assignments} WHERE data ->> 'fileId' = $1`,
+    [id],
+  );
+  expect(changed.rowCount).toBe(1);
+}
+
+/** Whether the bytes of this upload are stored. */
+async function isStored(id: string): Promise<boolean> {
+  return (await listKeys(processes.dataDir)).includes((await findUpload(processes, id)).storage_key);
+}
+
+describe('jobs', () => {
+  test('a queue that has lost everything gets its jobs again', async () => {
+    await start(['server']);
+    const files = [await uploadImage(), await uploadImage()];
+    await processes.database.query('TRUNCATE bullmq.job CASCADE');
+    await processes.start('worker');
+    for (const { id, content } of files) await expectCompletedOnce(processes, user, id, content);
+    await expectBlobsInOrder(processes);
+  });
+
+  test('a file in processing whose job is lost or done gets a new one; if its job has failed, so has the file', async () => {
+    await start(['server']);
+    const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    await processes.start('worker');
+    await barrier.reached(3);
+    await processes.kill('worker');
+    await barrier.cut();
+    await processes.database.query(`DELETE FROM bullmq.job WHERE data ->> 'fileId' = $1`, [lost.id]);
+    const finished = `finished_at_ms = extract(epoch FROM now()) * 1000`;
+    await setJob(done.id, `state = 'completed', ${finished}`);
+    await setJob(failed.id, `state = 'failed', ${finished}`);
+
+    await processes.start('worker');
+    await expectCompletedOnce(processes, user, lost.id, lost.content);
+    await expectCompletedOnce(processes, user, done.id, done.content);
+    expect(await findFile(processes, lost.id)).toMatchObject({ run: 1 });
+    expect(await findFile(processes, done.id)).toMatchObject({ run: 2 });
+    const file = await user.settled(failed.id);
+    expect(file).toMatchObject({
+      status: 'failed',
+      error: { step: 'metadata', code: 'internal', detail: 'The processing was interrupted too often' },
+    });
+    expect((await timeline(processes, failed.id)).filter((type) => type === 'file.failed')).toHaveLength(1);
+    await expectBlobsInOrder(processes);
+  });
+
+  describe('relay', () => {
+    let database: DataSource;
+    let added: ProcessingJob[];
+
+    function queueThat(getState: (job: ProcessingJob) => Promise<JobState>): ProcessingQueue {
+      added = [];
+      const add = async (job: ProcessingJob) => void added.push(job);
+      return { getState, add, close: async () => {}, bull: undefined as never };
+    }
+
+    beforeEach(async () => {
+      await start(['server']);
+      database = await openDatabase(processes.database.url, 'test');
+    });
+    afterEach(() => database.destroy());
+
+    test('leaves alone a job that waits, runs or will be tried again, and a file that has just moved', async () => {
+      const { id } = await uploadImage();
+      expect(await relayJobs({ database, queue: queueThat(async () => 'open') }, 0)).toBe(0);
+      expect(await relayJobs({ database, queue: queueThat(async () => 'missing') }, 30)).toBe(0);
+      expect(added).toEqual([]);
+      expect(await relayJobs({ database, queue: queueThat(async () => 'missing') }, 0)).toBe(1);
+      expect(added).toEqual([{ fileId: id, run: 1 }]);
+    });
+
+    test('a file that comes to its end meanwhile does not keep the others from their jobs', async () => {
+      const [ending, other] = [await uploadImage(), await uploadImage()];
+      const queue = queueThat(async (job) => {
+        if (job.fileId !== ending.id) return 'missing';
+        const { owner_id: ownerId, ...row } = await findFile(processes, ending.id);
+        const problem = { step: 'verify', code: 'internal', detail: 'It was' };
+        await failFile(database, { ownerId, ...row }, problem);
+        return 'failed';
+      });
+      expect(await relayJobs({ database, queue }, 0)).toBe(1);
+      expect(added).toEqual([{ fileId: other.id, run: 1 }]);
+      expect((await findFile(processes, ending.id)).error.detail).toBe('It was');
+    });
+  });
+});
+
+describe('connections to the database are cut', () => {
+  async function cutConnections(): Promise<void> {
+    await processes.database.query(
+      `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name <> 'test'`,
+    );
+  }
+
+  test('in the middle of an upload and of its processing: nobody dies, both go on', async () => {
+    await start(['server', 'worker']);
+    const pids = [processes.pid('server'), processes.pid('worker')];
+    const content = randomBytes(4 * 1024 ** 2);
+    const offsets: number[] = [];
+    const upload = user.tusUpload(content, {
+      chunkSize: 256 * 1024,
+      onAfterResponse: (_request, response) => {
+        const offset = response.getHeader('Upload-Offset');
+        if (offset && response.getStatus() < 300) offsets.push(Number(offset));
+      },
+    });
+    for (const share of [0.2, 0.4, 0.6]) {
+      await until('some chunks to be here', () => (offsets.at(-1) ?? 0) > share * content.length);
+      await cutConnections();
+    }
+    const id = await upload;
+    expect(offsets).toEqual([...offsets].sort((a, b) => a - b));
+
+    const image = await makeImage();
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    const imageId = await user.upload(image, { filename: 'photo.jpg' });
+    await barrier.reached();
+    await cutConnections();
+    await barrier.open();
+    await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
+    await expectCompletedOnce(processes, user, imageId, image, TAKEOVER_SECONDS);
+    expect([processes.pid('server'), processes.pid('worker')]).toEqual(pids);
+    expect((await user.fetch('/health/ready')).status).toBe(200);
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+});
+
+describe('uploads', () => {
+  test('those whose time is over are removed, those that are complete become files all the same', async () => {
+    await start(['server']);
+    const [expired, complete, young] = [await uploadPart(), await uploadPart(), await uploadPart()];
+    await setUpload(expired, `expires_at = now() - interval '1 second'`);
+    await setUpload(complete, `length = "offset", expires_at = now() - interval '1 second'`);
+    await processes.start('worker');
+
+    await until('the bytes to be discarded', async () => (await findUpload(processes, expired)).discarded_at);
+    expect((await findUpload(processes, expired)).status).toBe('expired');
+    expect(await isStored(expired)).toBe(false);
+    expect(await timeline(processes, expired)).toEqual(['upload.created', 'upload.expired']);
+    expect((await user.tus('HEAD', `/uploads/${expired}`)).status).toBe(410);
+    expect((await user.settled(complete)).status).toBe('completed');
+    expect((await findUpload(processes, young)).status).toBe('uploading');
+    expect(await isStored(young)).toBe(true);
+    await expectBlobsInOrder(processes);
+  });
+
+  test('a termination that was interrupted is carried on', async () => {
+    await start(['server']);
+    const id = await uploadPart();
+    const barrier = await closeBarrier(
+      processes.database,
+      'UPDATE ON uploads',
+      'NEW.discarded_at IS NOT NULL',
+    );
+    const answer = user.tus('DELETE', `/uploads/${id}`).catch(() => 'none');
+    await barrier.reached();
+    await processes.kill('server');
+    await barrier.cut();
+    expect(await answer).toBe('none');
+    expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', discarded_at: null });
+    // As if the bytes had still been there, too.
+    await writeFile(pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key), 'left');
+
+    await Promise.all([processes.start('server'), processes.start('worker')]);
+    await until('the bytes to be discarded', async () => (await findUpload(processes, id)).discarded_at);
+    expect(await isStored(id)).toBe(false);
+    expect((await user.tus('HEAD', `/uploads/${id}`)).status).toBe(410);
+    expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
+  });
+
+  test('a deletion of a file that was interrupted is carried on, and what may still be in use stays', async () => {
+    await start(['server', 'worker']);
+    const { id, content } = await uploadImage();
+    await expectCompletedOnce(processes, user, id, content);
+    const barrier = await closeBarrier(processes.database, 'DELETE ON blobs');
+    const answer = user.tus('DELETE', `/uploads/${id}`).catch(() => 'none');
+    await barrier.reached();
+    await processes.kill('server');
+    await barrier.cut();
+    expect(await answer).toBe('none');
+    const count = async () => (await processes.database.query('SELECT FROM blobs WHERE refs = 0')).rowCount;
+    expect(await count()).toBe(4);
+
+    await processes.stop('worker');
+    await processes.database.query(
+      `UPDATE blobs SET created_at = now() - CASE size WHEN $1 THEN interval '59 minutes' ELSE '61 minutes' END`,
+      [content.length],
+    );
+    await processes.start('worker');
+    await until('the old blobs to be swept', async () => (await count()) === 1);
+    await processes.stop('worker');
+    await processes.database.query(`UPDATE blobs SET created_at = now() - interval '61 minutes'`);
+    await processes.start('worker');
+    await until('the last blob to be swept', async () => (await count()) === 0);
+    expect(await listKeys(processes.dataDir)).toEqual([]);
+  });
+
+  describe('one whose object cannot be touched does not keep the others waiting', () => {
+    /** A folder in its place can neither be written to nor deleted. */
+    async function makeUntouchable(id: string): Promise<void> {
+      const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+      await rm(path);
+      await mkdir(path);
+    }
+
+    test('when they are finished', async () => {
+      await start(['server']);
+      const [first, second] = [await uploadPart(), await uploadPart()];
+      await processes.database.query('UPDATE uploads SET length = "offset"');
+      await makeUntouchable(first);
+      await processes.start('worker');
+      expect((await user.settled(second, 10)).status).toBe('completed');
+    });
+
+    test('when they expire', async () => {
+      await start(['server']);
+      const [first, second] = [await uploadPart(), await uploadPart()];
+      await processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
+      await makeUntouchable(first);
+      await processes.start('worker');
+      await until(
+        'the second to be discarded',
+        async () => (await findUpload(processes, second)).discarded_at,
+        10,
+      );
+    });
+
+    test('when nothing refers to them any more', async () => {
+      await start(['server']);
+      const [first, second] = [await uploadImage(), await uploadImage()];
+      await processes.database.query('DELETE FROM files');
+      await processes.database.query(`UPDATE blobs SET refs = 0, created_at = now() - interval '61 minutes'`);
+      await makeUntouchable(first.id);
+      await processes.start('worker');
+      await until('the second to be swept', async () => !(await isStored(second.id)), 10);
+    });
+  });
+
+  test('whatever is left half done while workers run is put right within half a minute', async () => {
+    await start(['server', 'worker']);
+    const content = [await makeImage(), await makeImage()];
+    const paths = await Promise.all(content.map((bytes) => user.create(bytes.length)));
+    const [unfinished = '', unqueued = ''] = paths.map(idOf);
+    const barriers = [
+      await closeBarrier(processes.database, 'INSERT ON files', `NEW.id = '${unfinished}'`),
+      await closeBarrier(processes.database, 'INSERT ON bullmq.job', `NEW.data ->> 'fileId' = '${unqueued}'`),
+    ];
+    const expired = await uploadPart();
+    const answers = paths.map((path, index) =>
+      user.tus('PATCH', path, { 'Upload-Offset': '0' }, content[index] as BodyInit).catch(() => 'none'),
+    );
+    await Promise.all(barriers.map((barrier) => barrier.reached()));
+    await processes.kill('server');
+    await Promise.all(barriers.map((barrier) => barrier.cut()));
+    expect(await Promise.all(answers)).toEqual(['none', 'none']);
+    await setUpload(expired, `expires_at = now() - interval '1 second'`);
+    await setUpload(unfinished, 'lease_expires_at = now()');
+    await processes.database.query(
+      `UPDATE files SET updated_at = now() - interval '30 seconds' WHERE id = $1`,
+      [unqueued],
+    );
+
+    await processes.start('server');
+    for (const [index, path] of paths.entries()) {
+      await expectCompletedOnce(processes, user, idOf(path), content[index] ?? Buffer.alloc(0), 35);
+    }
+    await until('the upload to expire', async () => (await findUpload(processes, expired)).discarded_at, 1);
+    const { rows } = await processes.database.query(
+      'SELECT count(seq), max(seq) FROM events WHERE seq IS NOT NULL',
+    );
+    expect(Number(rows[0].count)).toBe(Number(rows[0].max));
+    await expectBlobsInOrder(processes);
+  }, 90_000);
+});
