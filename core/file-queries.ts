@@ -65,7 +65,12 @@ export async function listDerivatives(
     .getRepository(Derivative)
     .createQueryBuilder('d')
     .innerJoin(Blob, 'b', 'b.id = d.blobId')
-    .select(['d.file_id AS "fileId"', 'd.name AS name', 'd.content_type AS "contentType"'])
+    .select([
+      'd.file_id AS "fileId"',
+      'd.name AS name',
+      'd.blob_id AS "blobId"',
+      'd.content_type AS "contentType"',
+    ])
     .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
     .where('d.file_id = ANY (:fileIds)', { fileIds })
     .getRawMany();

@@ -30,7 +30,7 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     // The board's page wants a font from elsewhere and carries inline script.
     res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (!cookie) authenticate(req, 'admin');
+    if (!cookie || req.get('Authorization')) authenticate(req, 'admin');
     else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
     next();
   };

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { IncomingMessage } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import { DataStore, Server, Upload as TusUpload } from '@tus/server';
 import type { RequestHandler } from 'express';
 import type { DataSource } from 'typeorm';
@@ -41,14 +41,13 @@ export interface TusDeps extends LedgerDeps {
 
 /** What one request carries with it. */
 interface TusRequest {
-  node: IncomingMessage;
+  method: string;
+  res: ServerResponse;
   ownerId: string;
   requestId: string;
   /** Of the uploads that it asks for or makes, without a trailing slash. */
   origin: string;
   lease?: Lease;
-  /** The upload as @tus/server was told it is. */
-  told?: TusUpload;
   /** Asks the request to stop soon. */
   letGo: () => void;
 }
@@ -92,7 +91,8 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
 
   return async (req, res) => {
     const request: TusRequest = {
-      node: req,
+      method: req.method,
+      res,
       ownerId: req.principal?.userId ?? '',
       requestId: req.id,
       origin: originOf(req, deps.publicUrl),
@@ -134,7 +134,7 @@ function createLock(leases: Leases, id: string, current: () => TusRequest) {
       const request = current();
       request.letGo = requestRelease;
       // A new upload gets its lease with its row, and nobody else knows its id yet.
-      if (request.node.method === 'POST') return;
+      if (request.method === 'POST') return;
       request.lease = await leases.acquire(id, request.ownerId, signal, requestRelease);
     },
     async unlock(): Promise<void> {
@@ -170,15 +170,21 @@ class LedgerStore extends DataStore {
       leaseHolder: this.deps.leases.holder,
     });
     request.lease = this.deps.leases.adopt(row, request.letGo);
+    tellExpiry(request.res, row);
     return upload;
   }
 
   override async getUpload(_id: string): Promise<TusUpload> {
     const { upload } = this.lease();
-    if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
-    const told = this.toTus(upload);
-    this.current().told = told;
-    return told;
+    if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
+      throw new AppError('gone');
+    }
+    return new TusUpload({
+      id: upload.id,
+      offset: upload.offset,
+      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
+      ...(upload.length === null ? {} : { size: upload.length }),
+    });
   }
 
   override async declareUploadLength(id: string, length: number): Promise<void> {
@@ -189,21 +195,13 @@ class LedgerStore extends DataStore {
 
   override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
     const { upload, epoch } = this.lease();
-    const offset = await appendToUpload(this.deps, upload, epoch, stream);
-    const { told } = this.current();
-    // The append has moved the expiry on, and Upload-Expires is reckoned from this.
-    if (told && offset > upload.offset) told.creation_date = new Date().toISOString();
-    upload.offset = offset;
-    return offset;
+    await appendToUpload(this.deps, upload, epoch, stream);
+    tellExpiry(this.current().res, upload);
+    return upload.offset;
   }
 
   override async remove(id: string): Promise<void> {
     await terminateUpload(this.deps, id);
-  }
-
-  /** Milliseconds; together with `creation_date` below it makes Upload-Expires. */
-  override getExpiration(): number {
-    return this.deps.uploadExpiryHours * 3_600_000;
   }
 
   private lease(): Lease {
@@ -211,17 +209,19 @@ class LedgerStore extends DataStore {
     if (!lease) throw new Error('no lease is held');
     return lease;
   }
+}
 
-  private toTus(upload: Upload): TusUpload {
-    // Expiry counts from the last append, but @tus/server reckons it from the creation; a finished upload has none.
-    const basis = upload.status === 'finished' ? new Date() : upload.expiresAt;
-    const creation = new Date(basis.getTime() - (upload.status === 'finished' ? 0 : this.getExpiration()));
-    return new TusUpload({
-      id: upload.id,
-      offset: upload.offset,
-      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
-      creation_date: creation.toISOString(),
-      ...(upload.length === null ? {} : { size: upload.length }),
-    });
-  }
+/** Its time is over, though no reconciler has come by yet. */
+function isOverdue(upload: Upload): boolean {
+  return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
+}
+
+/**
+ * "If the expiration is known at the creation, the Upload-Expires header MUST be included in the response", and in
+ * that to "every PATCH request if the upload is going to expire". @tus/server would count from the creation; we count
+ * from the last append, so the data store names it no expiry and this does it.
+ */
+function tellExpiry(res: ServerResponse, upload: Upload): void {
+  if (upload.offset === upload.length) res.removeHeader('Upload-Expires');
+  else res.setHeader('Upload-Expires', upload.expiresAt.toUTCString());
 }

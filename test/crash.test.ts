@@ -152,13 +152,26 @@ describe('the worker', () => {
         return { content, id, barrier: await closeBarrier(processes.database, ...point(id)) };
       }),
     );
+    // One more is killed while it is decoded, which takes seconds; it may begin when the others stand still.
+    const slow = await makeSlowPng();
+    const slowId = await user.upload(slow, { filename: 'slow.png' });
+    const barrier = await closeBarrier(
+      processes.database,
+      'UPDATE ON files',
+      reachesStep(slowId, 'metadata'),
+    );
     await processes.start('worker');
-    await Promise.all(files.map(({ barrier }) => barrier.reached()));
+    await Promise.all([...files, { barrier }].map((file) => file.barrier.reached()));
+    await barrier.open();
+    await until('decoding', async () => (await findFile(processes, slowId)).step === 'thumbnails');
+    const parsers = await listChildren(processes.pid('worker'));
+    expect(parsers.length).toBeGreaterThan(0);
     await processes.kill('worker');
-    await Promise.all(files.map(({ barrier }) => barrier.cut()));
+    await Promise.all(files.map((file) => file.barrier.cut()));
+    await until('the parsers to be gone', async () => (await listAlive(parsers)).length === 0, 1);
 
     await processes.start('worker');
-    for (const { id, content } of files) {
+    for (const { id, content } of [...files, { id: slowId, content: slow }]) {
       await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
     }
     await expectBlobsInOrder(processes);
@@ -175,98 +188,45 @@ describe('the worker', () => {
     await expectBlobsInOrder(processes);
   }, 120_000);
 
-  test('is killed while an image is decoded: nothing of it lives on', async () => {
+  test('stands still for longer than its locks last: another takes over, and it changes nothing any more', async () => {
     await start(['server']);
-    const content = await makeSlowPng();
-    const id = await user.upload(content, { filename: 'slow.png' });
-    await processes.start('worker');
-    const parsers = await listChildren(processes.pid('worker'));
-    await until('the image to be decoded', async () => (await findFile(processes, id)).step === 'thumbnails');
-    await processes.kill('worker');
-    await until('the parsers to be gone', async () => (await listAlive(parsers)).length === 0, 1);
-
-    await processes.start('worker');
-    await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
-    await expectBlobsInOrder(processes);
-  }, 90_000);
-
-  test('stands still for longer than its lock lasts: another takes over, and it changes nothing when it wakes up', async () => {
-    await start(['server', 'worker']);
-    const content = await makeImage();
-    // It stands between two statements, with its thumbnails still to be written.
-    const barrier = await closeBarrier(processes.database, 'INSERT ON blobs', 'NEW.refs = 0');
-    const id = await user.upload(content, { filename: 'photo.jpg' });
-    await barrier.reached();
-    process.kill(processes.pid('worker'), 'SIGSTOP');
-    try {
-      await barrier.open();
-      await processes.start('worker-2');
-      await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
-    } finally {
-      process.kill(processes.pid('worker'), 'SIGCONT');
-    }
-    const before = await findFile(processes, id);
-    // It is through with the job when it does another one, alone.
-    await processes.stop('worker-2');
-    const next = await makeImage();
-    const nextId = await user.upload(next, { filename: 'next.jpg' });
-    await expectCompletedOnce(processes, user, nextId, next);
-    expect(await processes.stop('worker')).toBe(0);
-    expect(await findFile(processes, id)).toEqual(before);
-    await expectCompletedOnce(processes, user, id, content);
-    await expectBlobsInOrder(processes);
-  }, 90_000);
-
-  test('stands still in the middle of its read: what it has found by then changes nothing for the other', async () => {
-    await start(['server']);
-    const content = await makeImage();
-    const id = await user.upload(content, { filename: 'photo.jpg' });
+    const { database } = processes;
+    const files = await Promise.all(
+      ['in its read', 'in a transaction', 'between two statements'].map(async (name) => {
+        const content = await makeImage();
+        return { id: await user.upload(content, { filename: `${name}.jpg` }), content };
+      }),
+    );
+    const [read, transaction] = files.map(({ id }) => id);
     // A pipe in the object's place: who reads it stands still.
-    const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+    const path = pathOf(processes.dataDir, (await findUpload(processes, read ?? '')).storage_key);
     await rename(path, `${path}.kept`);
     await promisify(execFile)('mkfifo', [path]);
+    const barriers = [
+      await closeBarrier(database, 'UPDATE ON files', reachesStep(transaction ?? '', 'metadata')),
+      await closeBarrier(database, 'INSERT ON blobs'),
+    ];
     await processes.start('worker');
     const pipe = await until('the file to be read', () =>
       open(path, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined),
     );
+    await Promise.all(barriers.map((barrier) => barrier.reached()));
     process.kill(processes.pid('worker'), 'SIGSTOP');
-    await rename(`${path}.kept`, path);
-    const barrier = await closeBarrier(processes.database, 'INSERT ON blobs', 'NEW.refs = 0');
+    const other = await closeBarrier(database, 'INSERT ON blobs');
     try {
+      await Promise.all(barriers.map((barrier) => barrier.open()));
+      await rename(`${path}.kept`, path);
       await processes.start('worker-2');
-      await barrier.reached();
-      await pipe.writeFile(content);
+      await other.reached(files.length);
+      await pipe.writeFile(files[0]?.content ?? '');
     } finally {
       await pipe.close();
       process.kill(processes.pid('worker'), 'SIGCONT');
     }
-    // Waits until it is through with the job.
-    await processes.stop('worker');
-    await barrier.open();
-    await expectCompletedOnce(processes, user, id, content);
-    await expectBlobsInOrder(processes);
-  }, 90_000);
-
-  test('stands still in the middle of a transaction: another takes over all the same', async () => {
-    await start(['server', 'worker']);
-    const content = await makeImage();
-    const id = await user.upload(content, { filename: 'photo.jpg' });
-    await expectCompletedOnce(processes, user, id, content);
-
-    const second = await makeImage();
-    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
-    const secondId = await user.upload(second, { filename: 'photo.jpg' });
-    await barrier.reached();
-    process.kill(processes.pid('worker'), 'SIGSTOP');
-    try {
-      await barrier.open();
-      await processes.start('worker-2');
-      await expectCompletedOnce(processes, user, secondId, second, TAKEOVER_SECONDS);
-    } finally {
-      process.kill(processes.pid('worker'), 'SIGCONT');
-    }
-    await processes.stop('worker');
-    await expectCompletedOnce(processes, user, secondId, second);
+    // It ends when it is through with its jobs; the other is still in the middle of them.
+    expect(await processes.stop('worker')).toBe(0);
+    await other.open();
+    for (const { id, content } of files) await expectCompletedOnce(processes, user, id, content);
     await expectBlobsInOrder(processes);
   }, 90_000);
 });
@@ -294,7 +254,7 @@ test('server and workers are killed again and again under twenty uploads: every 
   await start(['server', 'worker']);
   const contents = await Promise.all(
     Array.from({ length: 20 }, async (_, index) =>
-      index % 2 ? randomBytes(3 * 1024 ** 2 + index) : await makeImage(2 * 1024 ** 2),
+      index % 2 ? randomBytes(2 * 1024 ** 2 + index) : await makeImage(1.5 * 1024 ** 2),
     ),
   );
   const acknowledged = new Map<string, number[]>();

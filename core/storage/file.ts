@@ -51,7 +51,7 @@ export async function openFileStorage(root: string): Promise<Storage> {
       const handle = await create(path(key));
       try {
         if (offset === 0) await syncFolder(dirname(path(key)));
-        return await appendTo(handle, offset, source, commit);
+        await appendTo(handle, offset, source, commit);
       } finally {
         await handle.close();
       }
@@ -117,7 +117,7 @@ async function appendTo(
   offset: number,
   source: AsyncIterable<Uint8Array>,
   commit: (offset: number) => Promise<void>,
-): Promise<number> {
+): Promise<void> {
   let committed = offset;
   const sink = createSink(handle, offset);
   let checkpoint = Promise.resolve();
@@ -155,7 +155,6 @@ async function appendTo(
   }
   sink.check();
   if (failure) throw failure;
-  return committed;
 }
 
 /** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */

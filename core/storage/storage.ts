@@ -36,7 +36,6 @@ export interface UploadStore {
    * Stores what `source` yields from `offset` on. Calls `commit` with each offset up to which all bytes are on
    * stable storage: now and then on the way, and at the end, also when `source` ends with an error. `commit` is
    * never called twice at a time; when it throws, so does this, and nothing more is written.
-   * @returns the offset that was committed last
    * @throws {AppError} storage_full
    */
   append(
@@ -44,7 +43,7 @@ export interface UploadStore {
     offset: number,
     source: AsyncIterable<Uint8Array>,
     commit: (offset: number) => Promise<void>,
-  ): Promise<number>;
+  ): Promise<void>;
   /** Makes the object whole: afterwards it is a blob of exactly `length` bytes. May be called again. */
   complete(key: string, length: number): Promise<void>;
   /** Deletes all that is there of an upload; no error if there is nothing. */

@@ -4,7 +4,7 @@ import { deleteUnreferencedBlobs } from '../blobs.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { countChanged, queryEntities } from '../database/rows.js';
-import { AppError } from '../errors.js';
+import { AppError, hasCode } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
 import type { Storage } from '../storage/storage.js';
@@ -18,6 +18,9 @@ import { LEASE_MS } from './lease.js';
  * of the lease, and only ever grows. An upload whose offset has reached its length is finished by one transaction
  * that writes the blob, the file row and the event; if the process dies before, the reconciler does it.
  */
+
+/** SQLSTATE. */
+const FOREIGN_KEY_VIOLATION = '23503';
 
 export interface LedgerDeps {
   database: DataSource;
@@ -37,38 +40,48 @@ export interface NewUpload {
   leaseHolder: string;
 }
 
-/** Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`. */
+/**
+ * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`.
+ * @throws {AppError} unauthenticated when there is no such owner (any more)
+ */
 export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
-  return deps.database.transaction(async (manager) => {
-    const [row] = await queryEntities(
-      manager,
-      Upload,
-      `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
+  return deps.database
+    .transaction((manager) => insertUpload(deps, manager, upload))
+    .catch((error: unknown) => {
+      if (!hasCode(error, FOREIGN_KEY_VIOLATION)) throw error;
+      throw new AppError('unauthenticated', { detail: 'This account does not exist any more', cause: error });
+    });
+}
+
+async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
+  const [row] = await queryEntities(
+    manager,
+    Upload,
+    `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
                             lease_expires_at, expires_at)
        VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
                now() + $8 * interval '1 hour')
        RETURNING *`,
-      [
-        upload.id,
-        upload.ownerId,
-        upload.length,
-        upload.metadata,
-        randomUUID(),
-        upload.leaseHolder,
-        LEASE_MS,
-        deps.uploadExpiryHours,
-      ],
-    );
-    await appendEvents(manager, [
-      {
-        type: 'upload.created',
-        subjectId: upload.id,
-        ownerId: upload.ownerId,
-        data: { length: upload.length },
-      },
-    ]);
-    return row as Upload;
-  });
+    [
+      upload.id,
+      upload.ownerId,
+      upload.length,
+      upload.metadata,
+      randomUUID(),
+      upload.leaseHolder,
+      LEASE_MS,
+      deps.uploadExpiryHours,
+    ],
+  );
+  await appendEvents(manager, [
+    {
+      type: 'upload.created',
+      subjectId: upload.id,
+      ownerId: upload.ownerId,
+      data: { length: upload.length },
+    },
+  ]);
+  return row as Upload;
 }
 
 /** Sets the length of an upload that was created without one. @throws {AppError} locked */
@@ -88,9 +101,9 @@ export async function declareLength(
 }
 
 /**
- * Appends what `source` yields behind the upload's offset.
+ * Appends what `source` yields behind the upload's offset, and moves `upload.offset` and `upload.expiresAt` on. Bytes
+ * before the offset survive a power cut.
  * @param upload as it was when the lease was taken
- * @returns the new offset; bytes before it survive a power cut
  * @throws {AppError} locked when another request has taken the lease; storage_full
  */
 export async function appendToUpload(
@@ -98,22 +111,26 @@ export async function appendToUpload(
   upload: Upload,
   epoch: number,
   source: AsyncIterable<Uint8Array>,
-): Promise<number> {
+): Promise<void> {
   if (upload.offset === upload.length) {
     // Nothing can follow. The source is still read, so that a body that is too long is noticed by its limiter.
     for await (const _ of source);
-    return upload.offset;
+    return;
   }
-  return deps.storage.uploads.append(upload.storageKey, upload.offset, source, async (offset) => {
-    const changed = await countChanged(
+  await deps.storage.uploads.append(upload.storageKey, upload.offset, source, async (offset) => {
+    const [committed] = await queryEntities(
       deps.database.manager,
+      Upload,
       `UPDATE uploads
        SET "offset" = $3, expires_at = now() + $4 * interval '1 hour',
            lease_expires_at = now() + $5 * interval '1 millisecond'
-       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3`,
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3
+       RETURNING *`,
       [upload.id, epoch, offset, deps.uploadExpiryHours, LEASE_MS],
     );
-    if (changed === 0) throw leaseLost();
+    if (!committed) throw leaseLost();
+    upload.offset = committed.offset;
+    upload.expiresAt = committed.expiresAt;
   });
 }
 

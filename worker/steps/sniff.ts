@@ -88,7 +88,7 @@ export const sniff: StreamStep = {
 function compare(file: KnownFile, mime: string, extension: string): Problem[] {
   const warnings: Problem[] = [];
   const declared = file.declaredType?.toLowerCase();
-  if (declared && declared !== 'application/octet-stream' && canonical(declared) !== canonical(mime)) {
+  if (declared && ![canonical(mime), 'application/octet-stream'].includes(canonical(declared))) {
     const detail = `Declared as ${declared}, but the content is ${mime}`;
     warnings.push({ step: 'sniff', code: 'type_mismatch', detail });
   }
