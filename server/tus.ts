@@ -194,10 +194,10 @@ class LedgerStore extends DataStore {
   }
 
   override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
-    const { upload, epoch } = this.lease();
-    await appendToUpload(this.deps, upload, epoch, stream);
-    tellExpiry(this.current().res, upload);
-    return upload.offset;
+    const lease = this.lease();
+    lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, stream);
+    tellExpiry(this.current().res, lease.upload);
+    return lease.upload.offset;
   }
 
   override async remove(id: string): Promise<void> {

@@ -180,7 +180,7 @@ describe('a holder that stood still', () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     await letRunOut(id);
-    expect(await appendToUpload(ledger, lease.upload, lease.epoch, parts('abc'))).toBe(3);
+    expect((await appendToUpload(ledger, lease.upload, lease.epoch, parts('abc'))).offset).toBe(3);
     expect((await ledger.row(id)).lease_expires_at.getTime()).toBeGreaterThan(Date.now());
     await lease.release();
   });

@@ -5,6 +5,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile 
 import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import pg from 'pg';
 import { lockFolder } from '../server/folder-lock.js';
 import { until } from './until.js';
 
@@ -256,11 +257,21 @@ describe('accidents', () => {
     expect(started.process.exitCode).toBeNull();
   });
 
-  test('brings a killed PostgreSQL back', async () => {
+  test('brings a killed PostgreSQL back, even while a statement is running', async () => {
     const started = await start({ LOG_LEVEL: 'silent' });
     await register(started);
-    kill(find(/postgres -D/), 'SIGKILL');
+    const [pid = '', , , port] = (await readFile(join(dataDir, 'postgres/postmaster.pid'), 'utf8')).split(
+      '\n',
+    );
+    const password = (await readFile(join(dataDir, 'postgres-password'), 'utf8')).trim();
+    const client = new pg.Client(`postgres://landfall:${password}@127.0.0.1:${port}/landfall`);
+    client.on('error', () => {});
+    await client.connect();
+    // Its process does not notice that the main one is gone before the statement has ended.
+    const long = client.query('SELECT count(*) FROM generate_series(1, 10^11::bigint)').catch(() => {});
+    kill(Number(pid), 'SIGKILL');
     await until('it answers again', async () => (await logIn(started)) === 200);
+    await long;
     expect(await stop(started.process)).toBe(0);
     await nothingIsLeft();
   });

@@ -10,17 +10,16 @@
  * PostgreSQL runs in a session of its own, so that Ctrl-C in a terminal does not reach it before its clients have
  * ended. It therefore outlives a parent that was killed; the next start stops it first.
  */
-import { execFile, spawn } from 'node:child_process';
-import { open, readFile, realpath, rm, stat } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { open, readFile, realpath, stat } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { Client } from 'pg';
-import { ensureDataFolder, readOptional } from '../data-folder.js';
-import { hasCode } from '../errors.js';
+import { ensureDataFolder } from '../data-folder.js';
 import type { Logger } from '../log.js';
 import { type Cluster, openCluster, POSTGRES_ENV } from './postgres-cluster.js';
+import { endPostgres, readPidFile, stopLeftOver } from './postgres-process.js';
 
 /** Causes that pass by themselves: a port lost to another program, processes that a killed PostgreSQL left behind. */
 const PASSING =
@@ -126,29 +125,8 @@ async function launch({ folder, home, bin, user }: Cluster, port: number): Promi
     });
   });
   const readLog = async () => spawnError || (await readFile(logFile, 'utf8')).slice(offset);
-  const stop = (graceMs = 5000) => end((signal) => child.kill(signal), exited, graceMs);
+  const stop = (graceMs = 5000) => endPostgres((signal) => child.kill(signal), exited, graceMs);
   return { pid: child.pid, port, exited, stop, readLog };
-}
-
-/** Asks for a fast shutdown, then for an immediate one (repaired at the next start), then asks no longer. */
-async function end(
-  kill: (signal: NodeJS.Signals) => void,
-  exited: Promise<void>,
-  graceMs: number,
-): Promise<void> {
-  const steps: [NodeJS.Signals, number][] = [
-    ['SIGINT', graceMs],
-    ['SIGQUIT', 1000],
-    ['SIGKILL', 1000],
-  ];
-  for (const [signal, patienceMs] of steps) {
-    kill(signal);
-    const timer = new AbortController();
-    const late = sleep(patienceMs, 'late', { signal: timer.signal }).catch(() => undefined);
-    const outcome = await Promise.race([exited, late]);
-    timer.abort();
-    if (outcome !== 'late') return;
-  }
 }
 
 /** Answers undefined when PostgreSQL takes connections, and the reason when it has ended instead. */
@@ -187,55 +165,6 @@ async function createDatabase(url: string): Promise<void> {
   } finally {
     await client.end();
   }
-}
-
-async function stopLeftOver(folder: string, log: Logger | undefined): Promise<void> {
-  const pid = (await readPidFile(folder))?.pid;
-  if (!pid) return;
-  if (await isPostgresOf(pid, folder)) {
-    log?.warn({ pid }, 'stopping a PostgreSQL that an earlier run left behind');
-    const gone = new AbortController();
-    const exited = waitUntilGone(pid, folder, gone.signal);
-    await end((signal) => sendSignal(pid, signal), exited, 10_000);
-    gone.abort();
-  } else if (sendSignal(pid, 0)) {
-    // Another program has that pid by now; PostgreSQL would take it for a running one and refuse to start. That
-    // no process of a former PostgreSQL is left is checked by other means too: the shared memory of this folder.
-    await rm(join(folder, 'postmaster.pid'), { force: true });
-  }
-}
-
-async function waitUntilGone(pid: number, folder: string, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted && (await isPostgresOf(pid, folder))) await sleep(10);
-}
-
-/** Answers whether there is such a process. */
-function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
-  try {
-    return process.kill(pid, signal);
-  } catch (error) {
-    return hasCode(error, 'EPERM');
-  }
-}
-
-/** Whether this process is PostgreSQL's main one for this very folder: it works inside it. A zombie is not. */
-async function isPostgresOf(pid: number, folder: string): Promise<boolean> {
-  if (process.platform === 'linux') {
-    const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
-    const [there, here] = await Promise.all([stat(`/proc/${pid}/cwd`).catch(() => undefined), stat(folder)]);
-    return name.trim() === 'postgres' && there?.ino === here.ino && there.dev === here.dev;
-  }
-  const { stdout } = await promisify(execFile)('ps', ['-ww', '-o', 'args=', '-p', `${pid}`]).catch(() => ({
-    stdout: '',
-  }));
-  return stdout.includes(`-D ${folder} `);
-}
-
-/** Lines of postmaster.pid that matter here (PostgreSQL, src/include/utils/pidfile.h): 1 the pid, 8 the status. */
-async function readPidFile(folder: string): Promise<{ pid: number; status: string } | undefined> {
-  const lines = (await readOptional(join(folder, 'postmaster.pid')))?.split('\n');
-  const pid = Number(lines?.[0]);
-  return pid > 0 ? { pid, status: lines?.[7]?.trim() ?? '' } : undefined;
 }
 
 async function findFreePort(): Promise<number> {

@@ -30,7 +30,7 @@ const WAIT_MS = LEASE_MS + 5_000;
 const RETRY_MS = 200;
 
 export interface Lease {
-  /** The upload as it was when the lease was taken. */
+  /** As it was when the lease was taken, or as the holder has left it. */
   upload: Upload;
   epoch: number;
   release(): Promise<void>;

@@ -101,9 +101,9 @@ export async function declareLength(
 }
 
 /**
- * Appends what `source` yields behind the upload's offset, and moves `upload.offset` and `upload.expiresAt` on. Bytes
- * before the offset survive a power cut.
+ * Appends what `source` yields behind the upload's offset.
  * @param upload as it was when the lease was taken
+ * @returns the upload as it is then; bytes before its offset survive a power cut
  * @throws {AppError} locked when another request has taken the lease; storage_full
  */
 export async function appendToUpload(
@@ -111,12 +111,13 @@ export async function appendToUpload(
   upload: Upload,
   epoch: number,
   source: AsyncIterable<Uint8Array>,
-): Promise<void> {
+): Promise<Upload> {
   if (upload.offset === upload.length) {
     // Nothing can follow. The source is still read, so that a body that is too long is noticed by its limiter.
     for await (const _ of source);
-    return;
+    return upload;
   }
+  let present = upload;
   await deps.storage.uploads.append(upload.storageKey, upload.offset, source, async (offset) => {
     const [committed] = await queryEntities(
       deps.database.manager,
@@ -129,9 +130,9 @@ export async function appendToUpload(
       [upload.id, epoch, offset, deps.uploadExpiryHours, LEASE_MS],
     );
     if (!committed) throw leaseLost();
-    upload.offset = committed.offset;
-    upload.expiresAt = committed.expiresAt;
+    present = committed;
   });
+  return present;
 }
 
 /**
