@@ -60,7 +60,10 @@ const environment = z.object({
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(1000),
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
-  PARSER_MEMORY: bytes.default(1024 ** 3),
+  PARSER_MEMORY: bytes
+    // A process that has only just started takes some 60 MiB.
+    .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
+    .default(1024 ** 3),
   INSTANCE_ID: z
     .string()
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')

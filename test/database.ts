@@ -3,7 +3,7 @@ import pg from 'pg';
 
 export interface TestDatabase {
   url: string;
-  /** Runs SQL on a connection of its own that lives as long as the database. */
+  /** Runs SQL on a connection of its own, one statement at a time. */
   query(sql: string, parameters?: unknown[]): Promise<pg.QueryResult>;
   /** A further connection, for holding locks; ended by drop(). */
   connect(): Promise<pg.Client>;
@@ -31,13 +31,14 @@ export async function createDatabase(): Promise<TestDatabase> {
     clients.push(client);
     return client;
   };
-  const client = await connect();
+  const pool = new pg.Pool({ connectionString: url.href, application_name: 'test', max: 1 });
+  pool.on('error', () => {});
   return {
     url: url.href,
-    query: (sql, parameters) => client.query(sql, parameters),
+    query: (sql, parameters) => pool.query(sql, parameters),
     connect,
     async drop() {
-      await Promise.all(clients.map((open) => open.end().catch(() => {})));
+      await Promise.all([pool.end(), ...clients.map((open) => open.end().catch(() => {}))]);
       await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
       await admin.end();
     },

@@ -94,7 +94,9 @@ function requireClean(file: File): void {
   if (file.status === 'infected') {
     throw new AppError('infected', { detail: file.error?.detail ?? 'The scan found something in this file' });
   }
-  if (!file.clean) throw new AppError('not_ready', { detail: 'The file has not been scanned yet' });
+  if (file.clean) return;
+  const detail = file.status === 'failed' ? file.error?.detail : undefined;
+  throw new AppError('not_ready', { detail: detail ?? 'The file has not been scanned yet' });
 }
 
 /** Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). */
