@@ -47,7 +47,7 @@ export async function releaseBlobs(manager: EntityManager, ids: string[]): Promi
  * Deletes objects that nothing refers to, and their rows.
  * @param ids only these; undefined: all that have been without a reference for an hour, at most 1000
  * @returns how many were deleted
- * @throws {AggregateError} after all others were deleted: some objects cannot be deleted now; their rows stay
+ * @throws what the storage threw first, after all others were deleted: the rows of those that failed stay
  */
 export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): Promise<number> {
   const candidates: { id: string }[] = await deps.database.query(
@@ -58,15 +58,15 @@ export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): P
     [ids ?? null, UNREFERENCED_MINUTES],
   );
   let deleted = 0;
-  const failures: unknown[] = [];
+  let failure: unknown;
   for (const { id } of candidates) {
     try {
       if (await deleteUnreferencedBlob(deps, id)) deleted++;
     } catch (error) {
-      failures.push(error);
+      failure ??= error;
     }
   }
-  if (failures.length > 0) throw new AggregateError(failures, `${failures.length} blobs were not deleted`);
+  if (failure) throw failure;
   return deleted;
 }
 

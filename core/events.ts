@@ -54,6 +54,15 @@ export async function appendEvents(manager: EntityManager, events: NewEvent[]): 
 
 /** Gives `seq` to committed events that have none yet. Returns how many there were. */
 export async function sequenceEvents(database: DataSource): Promise<number> {
+  let total = 0;
+  for (;;) {
+    const numbered = await sequenceBatch(database);
+    total += numbered;
+    if (numbered < SEQUENCE_BATCH) return total;
+  }
+}
+
+async function sequenceBatch(database: DataSource): Promise<number> {
   return database.transaction(async (manager) => {
     // Taken in a statement of its own: the next one's snapshot then sees all that earlier sequencers committed.
     await manager.query('SELECT pg_advisory_xact_lock($1)', [SEQUENCER_LOCK]);

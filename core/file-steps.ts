@@ -10,7 +10,7 @@ import type { FileRun } from './files.js';
 
 /*
  * What the processing of a file has found out so far. Facts are kept together with the note that their step is done,
- * so that a later attempt goes on behind it, and only for the run that is the file's present one.
+ * so that a later attempt goes on behind it, and only by the attempt that is the file's present one.
  */
 
 /** Something made from a file, its bytes stored and not yet referred to. */
@@ -45,16 +45,17 @@ export async function showProgress(
 ): Promise<void> {
   await database.query(
     `UPDATE files SET step = $3, progress = $4, updated_at = now()
-     WHERE id = $1 AND run = $2 AND status = 'processing'`,
-    [file.id, file.run, step, progress],
+     WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'`,
+    [file.id, file.run, step, progress, file.attempts],
   );
 }
 
 /** Keeps the reason of an attempt that failed and will be followed by another. */
 export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.query(
-    `UPDATE files SET error = $3, updated_at = now() WHERE id = $1 AND run = $2 AND status = 'processing'`,
-    [file.id, file.run, JSON.stringify(error)],
+    `UPDATE files SET error = $3, updated_at = now()
+     WHERE id = $1 AND run = $2 AND attempts = $4 AND status = 'processing'`,
+    [file.id, file.run, JSON.stringify(error), file.attempts],
   );
 }
 
@@ -68,7 +69,7 @@ export interface StepResult {
 /**
  * Keeps what steps found out and that they need not run again, with an event for each.
  * @param next where the run is after that
- * @throws {AppError} gone when the run is no longer the file's present one
+ * @throws {AppError} gone when the attempt is no longer the file's present one
  */
 export async function recordSteps(
   database: DataSource,
@@ -87,7 +88,7 @@ export async function recordSteps(
            detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
            sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
            metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb, updated_at = now()
-       WHERE id = $1 AND run = $2 AND status = 'processing'`,
+       WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
       [
         file.id,
         file.run,
@@ -100,9 +101,10 @@ export async function recordSteps(
         merged.clean ?? null,
         JSON.stringify(Object.assign({}, ...facts.map(({ metadata }) => metadata))),
         JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
+        file.attempts,
       ],
     );
-    if (changed === 0) throw new AppError('gone', { detail: 'This run is over' });
+    if (changed === 0) throw new AppError('gone', { detail: 'This attempt is over' });
     const derivatives = facts.flatMap((found) => found.derivatives ?? []);
     if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
     await appendEvents(

@@ -10,7 +10,7 @@ import { appendEvents, type EventType } from './events.js';
 
 /*
  * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that
- * names the states it may come from and the run it belongs to, and leaves an event in the same transaction. A
+ * names the states it may come from and the attempt it belongs to, and leaves an event in the same transaction. A
  * worker that lost its job therefore changes nothing, and each file is completed exactly once.
  */
 
@@ -29,8 +29,8 @@ export function canChange(from: FileStatus, to: FileStatus): boolean {
   return TRANSITIONS[from].includes(to);
 }
 
-/** A file as one run of its processing knows it. */
-export type FileRun = Pick<File, 'id' | 'run' | 'ownerId'>;
+/** A file as one attempt of one run of its processing knows it. */
+export type FileRun = Pick<File, 'id' | 'run' | 'attempts' | 'ownerId'>;
 
 /** Columns that go with a change of status. */
 interface StatusColumns {
@@ -55,7 +55,7 @@ async function changeStatus(
      SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
          steps = steps || $8::jsonb,
          completed_at = CASE WHEN $3 = 'completed' THEN now() END, updated_at = now()
-     WHERE id = $1 AND run = $2 AND status = ANY ($4)`,
+     WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
     [
       file.id,
       file.run,
@@ -65,6 +65,7 @@ async function changeStatus(
       columns.progress ?? null,
       columns.step ?? null,
       JSON.stringify(columns.steps ?? {}),
+      file.attempts,
     ],
   );
   if (changed === 0) {

@@ -21,7 +21,8 @@ const IDLE_SOCKET_MS = 120_000;
 /** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
 const FINISH_MS = 2_000;
 
-const SHUTDOWN_MS = 8_000;
+/** Less than the supervisor and containers wait before they kill. */
+const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -51,10 +52,6 @@ async function start(config: Readonly<Config>): Promise<void> {
   // A body may take hours: what counts is that it moves.
   const http = createServer({ requestTimeout: 0, keepAliveTimeout: 65_000 }, app);
   http.setTimeout(IDLE_SOCKET_MS);
-  const url = await listen(http, config);
-  log.info({ url }, 'listening');
-  announceReady(url);
-
   onShutdown(log, SHUTDOWN_MS, async () => {
     draining = true;
     await closeHttp(http);
@@ -63,6 +60,10 @@ async function start(config: Readonly<Config>): Promise<void> {
     await queue.close();
     await database.destroy();
   });
+
+  const url = await listen(http, config);
+  log.info({ url }, 'listening');
+  announceReady(url);
 }
 
 function listen(http: Server, config: Readonly<Config>): Promise<string> {

@@ -1,4 +1,5 @@
 import type { ErrorRequestHandler, RequestHandler } from 'express';
+import { isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 
@@ -38,7 +39,8 @@ export function problemHandler(log: Logger): ErrorRequestHandler {
   };
 }
 
-function toAppError(thrown: unknown): AppError {
+/** What clients are told of an error: ours as they are, of others no more than a status that fits. */
+export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
   // Express and its body parser throw errors with a status and say themselves whether to show the message.
   const { status, expose, message } = (thrown ?? {}) as {
@@ -55,6 +57,10 @@ function toAppError(thrown: unknown): AppError {
       cause: thrown,
       ...(expose && message ? { detail: message } : {}),
     });
+  }
+  if (isDatabaseAway(thrown)) {
+    const detail = 'The database does not answer at the moment: try again';
+    return new AppError('unavailable', { detail, cause: thrown, retryable: true });
   }
   return new AppError('internal', { cause: thrown });
 }

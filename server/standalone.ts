@@ -53,6 +53,8 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',
     DATABASE_URL: databaseUrl,
+    // The folder's lock makes sure that there is only one.
+    INSTANCE_ID: env.INSTANCE_ID || 'standalone',
     JWT_SECRET: config.jwtSecret ?? (await keepSecret(join(dataDir, 'secret'))),
     LOG_LEVEL: logLevel,
   };

@@ -18,6 +18,7 @@ import {
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { originOf } from './origin.js';
+import { toAppError } from './problem.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { checkMetadata } from './upload-metadata.js';
 
@@ -81,12 +82,10 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
     onUploadFinish: async (_req, upload) => {
-      const { requestId } = current();
-      const file = await finishUpload(deps, upload.id);
-      if (file.status === 'pending') await enqueue(deps, { fileId: file.id, run: file.run, requestId });
+      await finish(deps, upload.id, current().requestId);
       return {};
     },
-    onResponseError: (_req, error) => translateError(error, deps.log),
+    onResponseError: (_req, error) => translateError(error, current().method, deps.log),
   });
 
   return async (req, res) => {
@@ -102,12 +101,17 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
   };
 }
 
-/** A job that cannot be added now is added by the relay later: the file is safe, so the client is not told. */
-async function enqueue(deps: TusDeps, job: Parameters<ProcessingQueue['add']>[0]): Promise<void> {
+/**
+ * Makes the file of an upload whose bytes are all here, and queues its job. A job that cannot be added now is added by
+ * the relay later: the file is safe, so the client is not told.
+ */
+async function finish(deps: TusDeps, id: string, requestId: string): Promise<void> {
+  const file = await finishUpload(deps, id);
+  if (file.status !== 'pending') return;
   try {
-    await deps.queue.add(job);
+    await deps.queue.add({ fileId: file.id, run: file.run, requestId });
   } catch (error) {
-    deps.log.warn({ err: error, fileId: job.fileId }, 'job could not be queued; the relay will');
+    deps.log.warn({ err: error, fileId: file.id }, 'job could not be queued; the relay will');
   }
 }
 
@@ -118,14 +122,15 @@ function originCheck(allowed: string[]): (origin: string) => boolean {
 /** Answers for errors that @tus/server knows stay as they are; ours get their status; anything else says nothing. */
 function translateError(
   error: Error | { status_code: number; body: string },
+  method: string,
   log: Logger,
 ): { status_code: number; body: string } | undefined {
-  if (error instanceof AppError) {
-    return { status_code: error.status, body: `${error.detail ?? error.title}\n` };
-  }
-  if ('status_code' in error) return undefined;
-  log.error({ err: error }, 'tus request failed');
-  return { status_code: 500, body: 'Something went wrong; the upload can be resumed\n' };
+  if (!(error instanceof AppError) && 'status_code' in error) return undefined;
+  const known = toAppError(error);
+  if (known.status >= 500) log.error({ err: error }, 'tus request failed');
+  // Clients take a HEAD that fails for the loss of the upload and send all of it again, except after 423.
+  const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
+  return { status_code: status, body: `${known.detail ?? known.title}\n` };
 }
 
 function createLock(leases: Leases, id: string, current: () => TusRequest) {
@@ -178,6 +183,11 @@ class LedgerStore extends DataStore {
     const { upload } = this.lease();
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
+    }
+    const { method, requestId } = this.current();
+    // A server died before it came to that: who asks now is not to wait for the reconciler.
+    if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
+      await finish(this.deps, upload.id, requestId);
     }
     return new TusUpload({
       id: upload.id,

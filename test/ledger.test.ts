@@ -248,13 +248,19 @@ describe('state machine of files', () => {
     await expect(infectFile(database, file, problem, { state: 'done', ms: 1 })).rejects.toMatchObject(
       refused,
     );
-    expect((await start(file.id))?.file.status).toBe('processing');
+    const stalled = { ...file, ...(await start(file.id))?.file };
+    const taken = { ...file, ...(await start(file.id))?.file };
+    expect([stalled, taken]).toMatchObject([
+      { status: 'processing', attempts: 1 },
+      { status: 'processing', attempts: 2 },
+    ]);
 
-    await expect(completeFile(database, { ...file, run: 2 })).rejects.toMatchObject(refused);
+    await expect(completeFile(database, stalled)).rejects.toMatchObject(refused);
+    await expect(completeFile(database, { ...taken, run: 2 })).rejects.toMatchObject(refused);
     expect(await start(file.id, 2)).toBeUndefined();
-    const both = await Promise.allSettled([completeFile(database, file), completeFile(database, file)]);
+    const both = await Promise.allSettled([completeFile(database, taken), completeFile(database, taken)]);
     expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-    await expect(failFile(database, file, problem)).rejects.toMatchObject(refused);
+    await expect(failFile(database, taken, problem)).rejects.toMatchObject(refused);
     expect(await start(file.id)).toBeUndefined();
     await expect(completeFile(database, { ...file, id: uuidv7() })).rejects.toMatchObject({
       code: 'not_found',

@@ -26,8 +26,11 @@ export interface Processes {
 export async function startProcesses(
   env: Record<string, string> = {},
   parts: Part[] = ['server', 'worker'],
+  /** The address at which they find the database. */
+  reach: (databaseUrl: string) => Promise<string> = async (url) => url,
 ): Promise<Processes> {
   const database = await createDatabase();
+  const databaseUrl = await reach(database.url);
   const dataDir = await mkdtemp(join(tmpdir(), 'landfall-test-'));
   const children = new Map<Part, ChildProcess>();
   let port = '0';
@@ -40,7 +43,7 @@ export async function startProcesses(
       const child = fork(resolve(`dist/${part === 'server' ? 'server' : 'worker'}/main.js`), {
         env: {
           PATH: process.env.PATH ?? '',
-          DATABASE_URL: database.url,
+          DATABASE_URL: databaseUrl,
           DATA_DIR: dataDir,
           DATA_DIR_SHARED: 'true',
           JWT_SECRET: 'only-for-tests-only-for-tests-only',
@@ -69,6 +72,8 @@ export async function startProcesses(
     stop: (part) => end(part, 'SIGTERM'),
     pid: (part) => children.get(part)?.pid ?? 0,
     async close() {
+      // A test that failed may have left one that stands still.
+      for (const child of children.values()) child.kill('SIGCONT');
       await Promise.all([...children.keys()].map((part) => end(part, 'SIGTERM')));
       await database.drop();
       await rm(dataDir, { recursive: true, force: true });

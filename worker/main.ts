@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
@@ -13,7 +14,11 @@ import { startReconciler } from './reconcile.js';
 /** How long running jobs may go on after the signal to stop; then they are left to the next worker. */
 const FINISH_MS = 3_000;
 
-const SHUTDOWN_MS = 8_000;
+/** How long they may take to notice that they were cut off. */
+const GIVE_UP_MS = 5_000;
+
+/** Less than the supervisor and containers wait before they kill. */
+const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl } = requireConnected(config);
@@ -39,17 +44,18 @@ async function start(config: Readonly<Config>): Promise<void> {
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
   });
   const stopReconciler = startReconciler({ ...config, database, storage, queue, log });
-  log.info('working');
-  announceReady();
-
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
-    await Promise.all([worker.close(), stopReconciler()]);
+    // A queue whose database has just broken down may never close: then it ends with the process.
+    await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
     parsers.close();
     await queue.close();
     await database.destroy();
   });
+
+  log.info('working');
+  announceReady();
 }
 
 try {

@@ -3,11 +3,11 @@ import exifr from 'exifr';
 import sharp, { type Metadata } from 'sharp';
 import type { ErrorCode } from '../core/errors.js';
 import {
-  EXIT_TOO_MUCH_MEMORY,
   type ParserAnswer,
   type ParserLimits,
   type ParserTask,
   type Thumbnail,
+  TOO_MUCH_MEMORY,
 } from './parser-protocol.js';
 import { toPlainJson } from './plain-json.js';
 
@@ -169,7 +169,8 @@ function explain(error: unknown, path: string): string {
   if (codec) return `Images compressed as ${codec} cannot be decoded here`;
   const lines = message.replaceAll(path, 'the file').split('\n');
   // libheif looks for the end of a file by seeking behind it; that is no error.
-  return lines.find((line) => !line.includes('bad seek')) ?? lines[0] ?? '';
+  const line = lines.find((candidate) => !candidate.includes('bad seek')) ?? lines[0] ?? '';
+  return `The image cannot be decoded: ${line}`;
 }
 
 process.on('message', (task: ParserTask) => {
@@ -179,8 +180,14 @@ process.on('message', (task: ParserTask) => {
 // The worker decides when this ends; Ctrl-C in a terminal goes to every process of the group.
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
-process.on('disconnect', () => process.exit(0));
+
+/** By a signal, because process.exit() waits for the native code that is at work. */
+const end = (signal: NodeJS.Signals) => process.kill(process.pid, signal);
+
+process.on('disconnect', () => end('SIGKILL'));
 
 setInterval(() => {
-  if (process.memoryUsage.rss() > limits.memory) process.exit(EXIT_TOO_MUCH_MEMORY);
+  // A worker that died while this was starting has left before anyone listened.
+  if (!process.connected) end('SIGKILL');
+  if (process.memoryUsage.rss() > limits.memory) end(TOO_MUCH_MEMORY);
 }, MEMORY_CHECK_MS);

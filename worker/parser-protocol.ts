@@ -26,5 +26,5 @@ export interface ParserLimits {
   memory: number;
 }
 
-/** Exit code of a parser process that found itself over its memory limit. */
-export const EXIT_TOO_MUCH_MEMORY = 86;
+/** What a parser process ends itself with when it finds itself over its memory limit. */
+export const TOO_MUCH_MEMORY = 'SIGUSR2';

@@ -4,11 +4,11 @@ import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import type { BlobReference } from '../core/storage/storage.js';
 import {
-  EXIT_TOO_MUCH_MEMORY,
   type ParserAnswer,
   type ParserLimits,
   type ParserTask,
   type Thumbnail,
+  TOO_MUCH_MEMORY,
 } from './parser-protocol.js';
 
 /** Decodes images in processes of their own; see parser-process.ts. */
@@ -122,9 +122,9 @@ async function ask(
       settle(() => reject(error));
     };
     const onMessage = (answer: ParserAnswer) => settle(() => resolve(answer));
-    const onExit = (code: number | null) => {
+    const onExit = (_code: number | null, killedBy: NodeJS.Signals | null) => {
       const error =
-        code === EXIT_TOO_MUCH_MEMORY
+        killedBy === TOO_MUCH_MEMORY
           ? new AppError('too_much_memory', { detail: `More than ${Math.round(options.memory / MIB)} MiB` })
           : new AppError('parser_died', { retryable: true });
       settle(() => reject(error));

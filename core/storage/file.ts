@@ -20,7 +20,8 @@ const CHECKPOINT = 32 * 1024 ** 2;
 
 /** Stores objects in the folder `root`, which is created if it is missing. */
 export async function openFileStorage(root: string): Promise<Storage> {
-  await mkdir(root, { recursive: true });
+  // Nobody else on the machine is to read what users have sent.
+  await mkdir(root, { recursive: true, mode: 0o700 });
   const path = (key: string) => join(root, key.slice(0, 2), key);
 
   const blobs: BlobStore = {
@@ -60,6 +61,11 @@ export async function openFileStorage(root: string): Promise<Storage> {
       const size = await stat(path(key)).then((stats) => stats.size, ignoreMissing);
       // The rule: append has synced exactly these bytes.
       if (size === length) return;
+      if ((size ?? 0) < length) {
+        throw new AppError('size_mismatch', {
+          detail: `Of ${length} acknowledged bytes ${size ?? 0} are left`,
+        });
+      }
       const handle = await create(path(key));
       try {
         // A connection that broke may have left bytes behind the last offset of an upload of unknown length.

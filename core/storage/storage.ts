@@ -44,7 +44,10 @@ export interface UploadStore {
     source: AsyncIterable<Uint8Array>,
     commit: (offset: number) => Promise<void>,
   ): Promise<void>;
-  /** Makes the object whole: afterwards it is a blob of exactly `length` bytes. May be called again. */
+  /**
+   * Makes the object whole: afterwards it is a blob of exactly `length` bytes. May be called again.
+   * @throws {AppError} size_mismatch when bytes that were committed are gone
+   */
   complete(key: string, length: number): Promise<void>;
   /** Deletes all that is there of an upload; no error if there is nothing. */
   discard(key: string): Promise<void>;

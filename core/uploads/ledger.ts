@@ -216,6 +216,7 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
  * Deletes the bytes of expired and terminated uploads.
  * @param ids only these; undefined: all that are left, at most 1000
  * @returns how many were deleted
+ * @throws what the storage threw first, after all others were deleted
  */
 export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<number> {
   const uploads = await queryEntities(
@@ -226,10 +227,16 @@ export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<
      ORDER BY id LIMIT 1000`,
     [ids ?? null],
   );
+  let failure: unknown;
   for (const upload of uploads) {
-    await deps.storage.uploads.discard(upload.storageKey);
-    await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
+    try {
+      await deps.storage.uploads.discard(upload.storageKey);
+      await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
+    } catch (error) {
+      failure ??= error;
+    }
   }
+  if (failure) throw failure;
   return uploads.length;
 }
 

@@ -1,0 +1,18 @@
+import { hasCode } from '../errors.js';
+
+/** Of sockets, and SQLSTATEs of a server that shuts down, has crashed or is starting. */
+const CODES = [
+  ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND'],
+  ...['08000', '08001', '08003', '08006', '57P01', '57P02', '57P03'],
+];
+
+/** What pg and its pool say without a code. */
+const MESSAGES =
+  /Connection terminated|timeout exceeded when trying to connect|not queryable|connection error/;
+
+/** Whether an error only says that PostgreSQL is away: the same call may work when it is back. */
+export function isDatabaseAway(error: unknown): boolean {
+  return (
+    CODES.some((code) => hasCode(error, code)) || (error instanceof Error && MESSAGES.test(error.message))
+  );
+}
