@@ -44,7 +44,7 @@ const STEPS: readonly Step[] = [metadata, thumbnails];
 /** Percent of the whole that the one read stands for; the other steps share the rest evenly. */
 const READ_PERCENT = 50;
 
-const PROGRESS_EVERY_MS = 500;
+const PROGRESS_EVERY_MS = 200;
 
 /**
  * Runs one attempt of a job.
