@@ -14,7 +14,7 @@ import type { FileRun } from './files.js';
  */
 
 /** Something made from a file, its bytes stored and not yet referred to. */
-export interface NewDerivative {
+interface NewDerivative {
   name: string;
   blob: Blob;
   contentType: string;

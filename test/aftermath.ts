@@ -12,7 +12,7 @@ const STEPS = ['verify', 'sniff', 'scan', 'metadata', 'thumbnails'];
 
 const ONCE = ['upload.created', 'file.created', 'file.processing', ...STEPS, 'file.completed'];
 
-export const sha256 = (content: Uint8Array) => createHash('sha256').update(content).digest('hex');
+const sha256 = (content: Uint8Array) => createHash('sha256').update(content).digest('hex');
 
 /** Types of the events of an upload or file, in order; a step's event stands under the step's name. */
 export async function timeline({ database }: Processes, id: string): Promise<string[]> {

@@ -19,7 +19,7 @@ export interface Route<P, Q, B> {
   handle(call: Call<P, Q, B>): Promise<unknown>;
 }
 
-export interface Call<P, Q, B> {
+interface Call<P, Q, B> {
   params: P;
   query: Q;
   body: B;
