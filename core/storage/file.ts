@@ -1,6 +1,7 @@
 import { constants, createReadStream } from 'node:fs';
 import { access, type FileHandle, mkdir, open, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import type { BlobStore, Storage, UploadStore } from './storage.js';
 
@@ -98,18 +99,6 @@ async function create(path: string): Promise<FileHandle> {
 
 function ignoreMissing(error: unknown): undefined {
   if (!hasCode(error, 'ENOENT')) throw error;
-}
-
-/** A file's name is durable only when its folder is. */
-async function syncFolder(folder: string): Promise<void> {
-  // Windows cannot open folders and needs no sync of them.
-  if (process.platform === 'win32') return;
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }
 
 function storageError(error: unknown): unknown {
