@@ -76,23 +76,17 @@ export async function listDerivatives(
     .getRawMany();
 }
 
-/**
- * Files that are not at their end and have not moved for `idleSeconds`, in order of id.
- * @param after id to go on from
- */
+/** Files that are not at their end, in order of id. @param after id to go on from */
 export async function listUnfinished(
   database: DataSource,
-  idleSeconds: number,
   after: string | undefined,
   limit: number,
 ): Promise<File[]> {
   return queryEntities(
     database.manager,
     File,
-    `SELECT * FROM files
-     WHERE status IN ('pending', 'processing') AND updated_at <= now() - $1 * interval '1 second'
-       AND ($2::uuid IS NULL OR id > $2)
-     ORDER BY id LIMIT $3`,
-    [idleSeconds, after ?? null, limit],
+    `SELECT * FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
+     ORDER BY id LIMIT $2`,
+    [after ?? null, limit],
   );
 }

@@ -24,9 +24,9 @@ export interface ReconcileDeps extends LedgerDeps {
  * @returns stops it, after the pass that is under way
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
-  let pass = reconcile(deps, 0);
+  let pass = reconcile(deps);
   const timer = setInterval(() => {
-    pass = pass.then(() => reconcile(deps, EVERY_MS / 1000));
+    pass = pass.then(() => reconcile(deps));
   }, EVERY_MS);
   return async () => {
     clearInterval(timer);
@@ -35,10 +35,10 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
 }
 
 /** One pass. A part that fails is logged and does not keep the others from running. */
-async function reconcile(deps: ReconcileDeps, idleSeconds: number): Promise<void> {
+async function reconcile(deps: ReconcileDeps): Promise<void> {
   const parts: [name: string, run: () => Promise<number>][] = [
     ['uploads finished', () => finishUploads(deps)],
-    ['jobs queued', () => relayJobs(deps, idleSeconds)],
+    ['jobs queued', () => relayJobs(deps)],
     ['uploads expired', () => expireUploads(deps)],
     ['uploads discarded', () => discardUploads(deps)],
     ['blobs deleted', () => deleteUnreferencedBlobs(deps)],

@@ -15,14 +15,13 @@ interface RelayDeps {
 /**
  * Gives every unfinished file the job that it should have: one that was never added because a process died after
  * the commit, or that the queue has lost. Adding is harmless where the job is there.
- * @param idleSeconds only files that have not moved for so long
  * @returns how many jobs were added
  */
-export async function relayJobs(deps: RelayDeps, idleSeconds: number): Promise<number> {
+export async function relayJobs(deps: RelayDeps): Promise<number> {
   let added = 0;
   let after: string | undefined;
   for (;;) {
-    const files = await listUnfinished(deps.database, idleSeconds, after, BATCH);
+    const files = await listUnfinished(deps.database, after, BATCH);
     for (const file of files) {
       if (await relayJob(deps, file)) added++;
     }
