@@ -21,7 +21,7 @@ function upToDate() {
 if (process.argv.includes('--force') || !upToDate()) {
   const started = new Date();
   const run = (tool, ...args) =>
-    execFileSync(process.execPath, [tool, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
+    execFileSync(process.execPath, [tool, ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
   console.log('Building Landfall …');
   run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json');
   run('node_modules/vite/bin/vite.js', 'build', 'web', '--logLevel', 'warn');

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import { z } from 'zod';
 
@@ -35,6 +36,9 @@ const httpUrl = z
   .url({ protocol: /^https?$/, error: 'must be an http or https address' })
   .transform((url) => url.replace(/\/+$/, ''));
 
+/** Values that are never printed. */
+const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL']);
+
 /** Names that belong to parts still to come: silently ignoring one would put bytes or jobs in the wrong place. */
 const NOT_YET = ['REDIS_URL', 'S3_BUCKET', 'CLAMAV_HOST', 'NATS_URL'] as const;
 
@@ -42,7 +46,13 @@ const environment = z.object({
   HOST: z.string().min(1).optional(),
   PORT: integer(0, 65_535).default(3000),
   PUBLIC_URL: httpUrl.optional(),
-  TRUST_PROXY: z.string().optional(),
+  TRUST_PROXY: z
+    .string()
+    .refine(
+      isTrustProxy,
+      'must be true, false, a number of hops, or addresses and subnets such as 10.0.0.0/8',
+    )
+    .optional(),
   CORS_ORIGINS: z.string().default('*'),
   DATA_DIR: z.string().min(1).default('./data'),
   DATA_DIR_SHARED: boolean.default(false),
@@ -56,8 +66,8 @@ const environment = z.object({
     .default(LARGEST_UPLOAD),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
-  JOB_ATTEMPTS: integer(1, 50).default(5),
-  JOB_BACKOFF_MS: integer(10, 3_600_000).default(1000),
+  JOB_ATTEMPTS: integer(1, 50).default(8),
+  JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
   PARSER_MEMORY: bytes
@@ -128,7 +138,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     const name = String(issue?.path[0]);
-    throw new ConfigError(`${name}=${name === 'JWT_SECRET' ? '…' : set[name]}: ${issue?.message}`);
+    throw new ConfigError(`${name}=${SECRETS.has(name) ? '…' : set[name]}: ${issue?.message}`);
   }
   for (const name of NOT_YET) {
     if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
@@ -165,6 +175,18 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
   });
+}
+
+function isTrustProxy(text: string): boolean {
+  return /^(true|false|\d+)$/.test(text) || text.split(',').every((part) => isSubnet(part.trim()));
+}
+
+function isSubnet(text: string): boolean {
+  if (['loopback', 'linklocal', 'uniquelocal'].includes(text)) return true;
+  const [address = '', bits, ...more] = text.split('/');
+  const version = isIP(address);
+  if (version === 0 || more.length > 0) return false;
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
 }
 
 /** `true`, `false`, a number of hops, or addresses and subnets separated by commas, as Express takes them. */

@@ -182,7 +182,7 @@ export async function raiseRun(database: DataSource, file: FileRun): Promise<num
   const [raised] = await queryEntities(
     database.manager,
     File,
-    `UPDATE files SET run = run + 1, updated_at = now()
+    `UPDATE files SET run = run + 1, attempts = 0, updated_at = now()
      WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
     [file.id, file.run],
   );
@@ -208,6 +208,8 @@ export async function trashFile(database: DataSource, ownerId: string, id: strin
  * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
  */
 export async function purgeFile(manager: EntityManager, id: string): Promise<string[]> {
+  // First, as the steps do: a step that is just being recorded adds derivatives that have to go too.
+  await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
   const derivatives = await queryEntities(
     manager,
     Derivative,

@@ -10,13 +10,25 @@ export function announceReady(url?: string): void {
   process.send?.({ type: 'ready', ...(url ? { url } : {}) });
 }
 
+/** Ends a process that could not start, with one line that says why. */
+export function failStart(error: unknown): never {
+  const message = error instanceof Error ? error.message : String(error);
+  console.error(`landfall: ${message.replaceAll(/\s*\n\s*/g, ' ')}`);
+  process.exit(1);
+}
+
 /**
  * Calls `shutdown` once: at SIGINT, at SIGTERM, or when the supervisor has died (the channel to it closes). Then
  * the process exits, after `limitMs` at the latest.
+ * @param shutdown is told whether the supervisor has died: its successor may be starting already
  */
-export function onShutdown(log: Logger, limitMs: number, shutdown: () => Promise<void>): void {
+export function onShutdown(
+  log: Logger,
+  limitMs: number,
+  shutdown: (orphaned: boolean) => Promise<void>,
+): void {
   let begun = false;
-  const begin = (reason: string) => {
+  const begin = (reason: string, orphaned = false) => {
     if (begun) return;
     begun = true;
     log.info({ reason }, 'shutting down');
@@ -24,7 +36,7 @@ export function onShutdown(log: Logger, limitMs: number, shutdown: () => Promise
       log.error('shutdown took too long');
       process.exit(1);
     }, limitMs).unref();
-    shutdown().then(
+    shutdown(orphaned).then(
       () => process.exit(0),
       (error: unknown) => {
         log.error({ err: error }, 'shutdown failed');
@@ -34,5 +46,5 @@ export function onShutdown(log: Logger, limitMs: number, shutdown: () => Promise
   };
   process.on('SIGINT', () => begin('SIGINT'));
   process.on('SIGTERM', () => begin('SIGTERM'));
-  process.on('disconnect', () => begin('supervisor gone'));
+  process.on('disconnect', () => begin('supervisor gone', true));
 }

@@ -85,7 +85,7 @@ export class Initial1763640000000 implements MigrationInterface {
       CREATE INDEX files_unfinished_idx ON files (id) WHERE status IN ('pending', 'processing');
 
       CREATE TABLE derivatives (
-        file_id uuid NOT NULL REFERENCES files (id) ON DELETE CASCADE,
+        file_id uuid NOT NULL REFERENCES files (id),
         name text NOT NULL,
         blob_id uuid NOT NULL REFERENCES blobs (id),
         content_type text NOT NULL,

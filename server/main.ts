@@ -7,8 +7,8 @@ import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
-import { announceReady, onShutdown } from '../core/lifecycle.js';
-import { createLogger, type Logger } from '../core/log.js';
+import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
+import { createLogger } from '../core/log.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
@@ -52,9 +52,9 @@ async function start(config: Readonly<Config>): Promise<void> {
   // A body may take hours: what counts is that it moves.
   const http = createServer({ requestTimeout: 0, keepAliveTimeout: 65_000 }, app);
   http.setTimeout(IDLE_SOCKET_MS);
-  onShutdown(log, SHUTDOWN_MS, async () => {
+  onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     draining = true;
-    await closeHttp(http);
+    await closeHttp(http, orphaned ? 0 : FINISH_MS);
     await leases.whenIdle();
     leases.close();
     await queue.close();
@@ -81,21 +81,15 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
 }
 
 /** Takes nothing new, lets what runs finish for a while, then cuts it off: an upload keeps what has arrived. */
-async function closeHttp(http: Server): Promise<void> {
+async function closeHttp(http: Server, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => http.close(() => resolve()));
-  const cut = setTimeout(() => http.closeAllConnections(), FINISH_MS);
+  const cut = setTimeout(() => http.closeAllConnections(), graceMs);
   await closed;
   clearTimeout(cut);
-}
-
-function fail(log: Pick<Logger, 'fatal'>, error: unknown): never {
-  if (error instanceof ConfigError) console.error(`landfall: ${error.message}`);
-  else log.fatal({ err: error }, 'server could not start');
-  process.exit(1);
 }
 
 try {
   await start(loadConfig(readEnvironment()));
 } catch (error) {
-  fail(createLogger('info', 'server'), error);
+  failStart(error);
 }

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, ConfigError, loadConfig, readEnvironment } from '../core/config.js';
 import { ensureDataFolder, keepSecret } from '../core/data-folder.js';
+import { connectOnce } from '../core/database/connect.js';
 import { hasCode } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
 import { keepRunning } from './child.js';
@@ -46,6 +47,8 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const postgres = config.databaseUrl ? undefined : await keepPostgres(dataDir, log, signal);
   if (postgres) stops.push((graceMs) => postgres.stop(graceMs));
   const databaseUrl = postgres?.url ?? config.databaseUrl ?? '';
+  // Before the children find out, each with a line of its own.
+  await connectOnce(databaseUrl).then((client) => client.end());
 
   const childEnv = {
     ...env,

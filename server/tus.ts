@@ -8,13 +8,13 @@ import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import type { ProcessingQueue } from '../core/queue.js';
+import { type LedgerDeps } from '../core/uploads/cleanup.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
 import {
   appendToUpload,
   createUpload,
   declareLength,
   finishUpload,
-  type LedgerDeps,
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { originOf } from './origin.js';

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { ConfigError, loadConfig } from '../core/config.js';
 
 const SECRET = 'x'.repeat(32);
@@ -45,7 +46,11 @@ test.each([
   [{ MAX_UPLOAD_SIZE: '10MB' }, /^MAX_UPLOAD_SIZE=10MB: .*MiB/],
   [{ MAX_UPLOAD_SIZE: '6TiB' }, /at most 5 TiB/],
   [{ PUBLIC_URL: 'example.org' }, /^PUBLIC_URL=example.org: must be an http or https address/],
-  [{ DATABASE_URL: 'mysql://x' }, /^DATABASE_URL=.*: must look like postgres:/],
+  [{ DATABASE_URL: 'mysql://x' }, /^DATABASE_URL=…: must look like postgres:/],
+  [{ DATABASE_URL: 'mysql://u:sekret@h/d' }, /^DATABASE_URL=…: /],
+  [{ TRUST_PROXY: 'yes' }, /^TRUST_PROXY=yes: must be true, false, a number of hops, or addresses/],
+  [{ TRUST_PROXY: '10.0.0.0/33' }, /^TRUST_PROXY=/],
+  [{ PARSER_MEMORY: '1MiB' }, /^PARSER_MEMORY=1MiB: must be at least 128 MiB/],
   [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
@@ -54,4 +59,18 @@ test.each([
 ])('one clear line for %j', (env, message) => {
   expect(() => loadConfig(env)).toThrow(ConfigError);
   expect(() => loadConfig(env)).toThrow(message);
+});
+
+test('.env.example names every variable, with its default', () => {
+  const example = readFileSync('.env.example', 'utf8');
+  const entries = [...example.matchAll(/^# ([A-Z][A-Z0-9_]+)=(.*)$/gm)].map(([, name = '', value = '']) => [
+    name,
+    value,
+  ]);
+  const names = entries.map(([name]) => name);
+  const source = readFileSync('core/config.ts', 'utf8');
+  const read = [...source.matchAll(/^ {2}([A-Z][A-Z0-9_]+): /gm)].map(([, name]) => name);
+  expect([...names].sort()).toEqual([...read].sort());
+  // HOST depends on the form and is checked above.
+  expect(loadConfig(Object.fromEntries(entries))).toEqual(loadConfig({}));
 });

@@ -1,7 +1,8 @@
 import { v7 as uuidv7 } from 'uuid';
 import { createLogger } from '../core/log.js';
+import { expireUploads } from '../core/uploads/cleanup.js';
 import { LEASE_MS, type Leases, openLeases } from '../core/uploads/lease.js';
-import { appendToUpload, declareLength, expireUploads } from '../core/uploads/ledger.js';
+import { appendToUpload, declareLength } from '../core/uploads/ledger.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 import { until } from './until.js';
 

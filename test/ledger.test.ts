@@ -2,15 +2,8 @@ import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
 import { appendEvents, sequenceEvents } from '../core/events.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
-import {
-  appendToUpload,
-  declareLength,
-  discardUploads,
-  expireUploads,
-  finishUpload,
-  listUnfinishedComplete,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
+import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
+import { appendToUpload, declareLength, finishUpload, terminateUpload } from '../core/uploads/ledger.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 
 let ledger: TestLedger;

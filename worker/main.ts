@@ -1,9 +1,9 @@
 import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
+import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
-import { announceReady, onShutdown } from '../core/lifecycle.js';
+import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
@@ -61,7 +61,5 @@ async function start(config: Readonly<Config>): Promise<void> {
 try {
   await start(loadConfig(readEnvironment()));
 } catch (error) {
-  if (error instanceof ConfigError) console.error(`landfall: ${error.message}`);
-  else createLogger('info', 'worker').fatal({ err: error }, 'worker could not start');
-  process.exit(1);
+  failStart(error);
 }

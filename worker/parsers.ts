@@ -54,20 +54,22 @@ export function startParsers(options: ParserOptions): Parsers {
       },
     );
     all.add(child);
-    child.on('error', () => {});
-    child.once('exit', (code, killedBy) => {
-      all.delete(child);
+    const replace = (reason: object) => {
+      // A process that could not even be started says so with `error` only, one that ends with `exit`.
+      if (!all.delete(child)) return;
       const index = free.indexOf(child);
       if (index >= 0) free.splice(index, 1);
       if (closed) return;
-      options.log.warn({ code, killedBy }, 'a parser process ended; starting another');
+      options.log.warn(reason, 'a parser process ended; starting another');
       setTimeout(() => closed || spawn(), RESPAWN_MS);
-    });
+    };
+    child.once('error', (err) => replace({ err }));
+    child.once('exit', (code, killedBy) => replace({ code, killedBy }));
     putBack(child);
   }
 
   function putBack(child: ChildProcess): void {
-    if (child.killed || child.exitCode !== null || child.signalCode !== null) return;
+    if (!all.has(child) || child.killed || child.exitCode !== null || child.signalCode !== null) return;
     const next = waiting.shift();
     if (next) next(child);
     else free.push(child);

@@ -1,4 +1,3 @@
-import type { Readable } from 'node:stream';
 import type { DataSource } from 'typeorm';
 import { reserveBlobs } from '../core/blobs.js';
 import type { Blob } from '../core/database/entities/blob.js';
@@ -28,7 +27,7 @@ import { verify } from './steps/verify.js';
  *
  * One read of the object serves the stream steps: verify, sniff, scan. Only what was found clean is then given to
  * the steps that decode it. What a step found out is committed together with the note that it is done, so a later
- * attempt begins where this one ended. Each commit names the run: a worker that lost its job changes nothing.
+ * attempt begins where this one ended. Each commit names the run and the attempt: a worker that lost its job changes nothing.
  */
 
 export interface PipelineDeps {
@@ -141,7 +140,7 @@ async function readThrough(
   const observers = open.map((step) => step.begin(file));
   let read = 0;
   let shown = began;
-  for await (const chunk of await openBlob(deps.storage, blob)) {
+  for await (const chunk of await deps.storage.blobs.read(blob.key)) {
     signal.throwIfAborted();
     for (const observer of observers) observer.push(chunk);
     read += chunk.length;
@@ -162,17 +161,6 @@ async function readThrough(
   const clean = results.filter((result) => result !== infected);
   await record(deps, file, clean, { step: STEPS[0]?.name ?? '', progress: READ_PERCENT });
   return infected;
-}
-
-/** Bytes that are not there may come back, with the disk that holds them. @throws {AppError} unavailable */
-async function openBlob(storage: Storage, blob: Blob): Promise<Readable> {
-  return storage.blobs.read(blob.key).catch((error: unknown) => {
-    throw new AppError('unavailable', {
-      detail: 'The stored bytes cannot be read',
-      cause: error,
-      retryable: true,
-    });
-  });
 }
 
 /** Runs a step. One that is optional and fails for good leaves a warning instead of failing the file. */

@@ -6,10 +6,10 @@ import type { ProcessingQueue } from '../core/queue.js';
 import {
   discardUploads,
   expireUploads,
-  finishUpload,
   type LedgerDeps,
   listUnfinishedComplete,
-} from '../core/uploads/ledger.js';
+} from '../core/uploads/cleanup.js';
+import { finishUpload } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
@@ -24,13 +24,18 @@ export interface ReconcileDeps extends LedgerDeps {
  * @returns stops it, after the pass that is under way
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
-  let pass = reconcile(deps);
-  const timer = setInterval(() => {
-    pass = pass.then(() => reconcile(deps));
-  }, EVERY_MS);
+  let running: Promise<void> | undefined;
+  const run = () => {
+    // A pass that takes longer than the interval is not followed by a queue of others.
+    running ??= reconcile(deps).finally(() => {
+      running = undefined;
+    });
+  };
+  run();
+  const timer = setInterval(run, EVERY_MS);
   return async () => {
     clearInterval(timer);
-    await pass;
+    await running;
   };
 }
 

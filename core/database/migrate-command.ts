@@ -1,10 +1,10 @@
 import { loadConfig, readEnvironment, requireConnected } from '../config.js';
+import { failStart } from '../lifecycle.js';
 import { migrate } from './migrate.js';
 
 try {
   const { databaseUrl } = requireConnected(loadConfig(readEnvironment()));
   await migrate(databaseUrl);
 } catch (error) {
-  console.error(`landfall: ${error instanceof Error ? error.message : error}`);
-  process.exitCode = 1;
+  failStart(error);
 }

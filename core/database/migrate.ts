@@ -1,5 +1,5 @@
-import pg from 'pg';
 import { migrateQueue } from '../queue.js';
+import { connectOnce } from './connect.js';
 import { openDatabase } from './data-source.js';
 
 /** Key of the advisory lock ("land" in ASCII) that makes processes which start together migrate one by one. */
@@ -10,10 +10,7 @@ const MIGRATION_LOCK = 0x6c616e64;
  * wait and then find nothing to do.
  */
 export async function migrate(databaseUrl: string): Promise<void> {
-  const lock = new pg.Client({ connectionString: databaseUrl });
-  // A connection that breaks while it only holds the lock would otherwise end the process.
-  lock.on('error', () => {});
-  await lock.connect();
+  const lock = await connectOnce(databaseUrl);
   try {
     await lock.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK]);
     const database = await openDatabase(databaseUrl, 'landfall migrate');

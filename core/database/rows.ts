@@ -26,7 +26,7 @@ export async function queryEntities<T extends ObjectLiteral>(
   });
 }
 
-/** Runs an INSERT, UPDATE or DELETE and returns how many rows it changed. */
+/** Runs an UPDATE or DELETE and returns how many rows it changed. */
 export async function countChanged(
   manager: EntityManager,
   sql: string,

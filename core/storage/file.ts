@@ -9,15 +9,16 @@ import type { BlobStore, Storage, UploadStore } from './storage.js';
  * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters.
  *
  * An append writes in place behind the offset that the ledger gave. Chunks that arrive while a write is under
- * way are gathered and go out together. Every CHECKPOINT bytes, and at the end, the file is synced and the
- * ledger moves on; bytes in the file behind the ledger's offset count for nothing and are written over.
+ * way are gathered and go out together. Every CHECKPOINT bytes or CHECKPOINT_MS, and at the end, the file is synced
+ * and the ledger moves on; bytes in the file behind the ledger's offset count for nothing and are written over.
  */
 
 /** Bytes received but not yet written at which the source has to wait. */
 const MAX_GATHERED = 4 * 1024 ** 2;
 
-/** Bytes after which an append under way is synced and committed. */
+/** Bytes, or time, after which an append under way is synced and committed. */
 const CHECKPOINT = 32 * 1024 ** 2;
+const CHECKPOINT_MS = 5_000;
 
 /** Stores objects in the folder `root`, which is created if it is missing. */
 export async function openFileStorage(root: string): Promise<Storage> {
@@ -28,7 +29,8 @@ export async function openFileStorage(root: string): Promise<Storage> {
   const blobs: BlobStore = {
     async read(key, range) {
       const handle = await open(path(key), 'r').catch((error: unknown) => {
-        throw hasCode(error, 'ENOENT') ? new AppError('not_found', { cause: error }) : error;
+        const detail = 'The stored bytes cannot be read';
+        throw new AppError('unavailable', { detail, cause: error, retryable: true });
       });
       return createReadStream('', { fd: handle, ...range, highWaterMark: 256 * 1024 });
     },
@@ -117,6 +119,7 @@ async function appendTo(
   const sink = createSink(handle, offset);
   let checkpoint = Promise.resolve();
   let syncing = false;
+  let lastSync = Date.now();
   let failure: unknown;
 
   const sync = async () => {
@@ -131,8 +134,10 @@ async function appendTo(
     for await (const chunk of source) {
       await sink.write(chunk);
       if (failure) throw failure;
-      if (!syncing && sink.written() - committed >= CHECKPOINT) {
+      const due = sink.written() - committed >= CHECKPOINT || Date.now() - lastSync >= CHECKPOINT_MS;
+      if (!syncing && due) {
         syncing = true;
+        lastSync = Date.now();
         checkpoint = sync()
           .catch((error: unknown) => {
             failure = error;

@@ -14,7 +14,7 @@ export interface Storage {
 export interface BlobStore {
   /**
    * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0.
-   * @throws {AppError} not_found
+   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk
    */
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { DataSource, EntityManager } from 'typeorm';
+import type { EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
@@ -7,11 +7,11 @@ import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError, hasCode } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
-import type { Storage } from '../storage/storage.js';
+import { discardUploads, type LedgerDeps } from './cleanup.js';
 import { LEASE_MS } from './lease.js';
 
 /*
- * The ledger of uploads: create, append, finish, terminate, expire. Every protocol (tus now; a plain POST,
+ * The ledger of uploads: create, append, finish, terminate. Every protocol (tus now; a plain POST,
  * direct upload and others later) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
@@ -21,13 +21,6 @@ import { LEASE_MS } from './lease.js';
 
 /** SQLSTATE. */
 const FOREIGN_KEY_VIOLATION = '23503';
-
-export interface LedgerDeps {
-  database: DataSource;
-  storage: Storage;
-  /** Hours without an append after which an unfinished upload expires. */
-  uploadExpiryHours: number;
-}
 
 export interface NewUpload {
   /** UUIDv7. */
@@ -179,65 +172,6 @@ export async function terminateUpload(deps: LedgerDeps, id: string): Promise<voi
   // The rows say what is to be deleted, so the reconciler goes on where this stops.
   if (blobIds) await deleteUnreferencedBlobs(deps, blobIds);
   else await discardUploads(deps, [id]);
-}
-
-/** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
-export async function expireUploads(deps: LedgerDeps): Promise<number> {
-  return deps.database.transaction(async (manager) => {
-    const expired = await queryEntities(
-      manager,
-      Upload,
-      `UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
-       WHERE status = 'uploading' AND expires_at < now()
-         AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND "offset" IS DISTINCT FROM length
-       RETURNING *`,
-      [],
-    );
-    await appendEvents(
-      manager,
-      expired.map(({ id, ownerId }) => ({ type: 'upload.expired', subjectId: id, ownerId })),
-    );
-    return expired.length;
-  });
-}
-
-/** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
-export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
-  const rows: { id: string }[] = await database.query(
-    `SELECT id FROM uploads
-     WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
-     ORDER BY id LIMIT 1000`,
-  );
-  return rows.map((row) => row.id);
-}
-
-/**
- * Deletes the bytes of expired and terminated uploads.
- * @param ids only these; undefined: all that are left, at most 1000
- * @returns how many were deleted
- * @throws what the storage threw first, after all others were deleted
- */
-export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<number> {
-  const uploads = await queryEntities(
-    deps.database.manager,
-    Upload,
-    `SELECT * FROM uploads
-     WHERE status IN ('expired', 'terminated') AND discarded_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))
-     ORDER BY id LIMIT 1000`,
-    [ids ?? null],
-  );
-  let failure: unknown;
-  for (const upload of uploads) {
-    try {
-      await deps.storage.uploads.discard(upload.storageKey);
-      await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
-    } catch (error) {
-      failure ??= error;
-    }
-  }
-  if (failure) throw failure;
-  return uploads.length;
 }
 
 async function lockUpload(manager: EntityManager, id: string): Promise<Upload> {

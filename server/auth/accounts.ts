@@ -9,7 +9,7 @@ import { AppError, hasCode } from '../../core/errors.js';
 /** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
 const FIRST_ACCOUNT_LOCK = 0x66727374;
 
-const SESSION_DAYS = 30;
+export const SESSION_DAYS = 30;
 
 /** OWASP's parameters for argon2id (the library's default algorithm): 19 MiB, 2 passes, 1 lane. */
 const ARGON2 = { memoryCost: 19_456, timeCost: 2, parallelism: 1 };
@@ -51,9 +51,17 @@ export async function logIn(database: DataSource, email: string, password: strin
   return user;
 }
 
+/** @throws {AppError} unauthenticated when the account is gone */
+export async function getUser(database: DataSource, id: string): Promise<User> {
+  const user = await database.getRepository(User).findOneBy({ id });
+  if (!user) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  return user;
+}
+
 /** Opens a session. Returns its refresh token, which is kept nowhere else. */
 export async function openSession(database: DataSource, userId: string): Promise<string> {
   const token = randomBytes(32).toString('base64url');
+  await database.query('DELETE FROM sessions WHERE expires_at < now()');
   await database.getRepository(Session).insert({
     id: uuidv7(),
     userId,

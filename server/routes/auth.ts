@@ -4,7 +4,15 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
-import { closeSession, logIn, openSession, register, resumeSession } from '../auth/accounts.js';
+import {
+  closeSession,
+  getUser,
+  logIn,
+  openSession,
+  register,
+  resumeSession,
+  SESSION_DAYS,
+} from '../auth/accounts.js';
 import type { Keys } from '../auth/keys.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
@@ -18,7 +26,6 @@ interface AuthDeps {
 
 const REFRESH_COOKIE = 'landfall_refresh';
 const REFRESH_PATH = '/api/auth';
-const REFRESH_DAYS = 30;
 
 const credentials = z.object({
   email: z.email('must be an e-mail address').max(254),
@@ -39,7 +46,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
     res.cookie(REFRESH_COOKIE, refreshToken, {
       ...cookie,
       path: REFRESH_PATH,
-      maxAge: REFRESH_DAYS * 86_400_000,
+      maxAge: SESSION_DAYS * 86_400_000,
     });
     if (user.role === 'admin') {
       const board = signToken(principal, deps.keys.board, minutes);
@@ -93,7 +100,9 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const token = givenToken(req, body);
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
-        return answer(req, res, await resumeSession(database, token), token);
+        const { refreshToken, ...tokens } = answer(req, res, await resumeSession(database, token), token);
+        // What came in a cookie that no script can read is not shown to one now.
+        return body.refreshToken ? { ...tokens, refreshToken } : tokens;
       },
     }),
     route({
@@ -117,8 +126,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       access: 'user',
       summary: 'Who I am',
       async handle(call) {
-        const { userId, role } = userOf(call);
-        return { id: userId, role };
+        const { id, email, role } = await getUser(database, userOf(call).userId);
+        return { id, email, role };
       },
     }),
   ];

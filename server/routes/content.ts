@@ -1,4 +1,3 @@
-import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import contentDisposition from 'content-disposition';
 import type { Request, Response } from 'express';
@@ -118,7 +117,7 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
     res.setHeader('Content-Range', `bytes */${size}`);
     throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
   }
-  const bytes = req.method === 'HEAD' ? undefined : await open(storage, key, range);
+  const bytes = req.method === 'HEAD' ? undefined : await storage.blobs.read(key, range);
   if (range) {
     res.status(206);
     res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);
@@ -134,17 +133,6 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
     // The client went away; the pipeline has stopped the read.
     if (!res.destroyed || res.errored) throw error;
   }
-}
-
-/** @throws {AppError} unavailable: the row says that the bytes are there */
-async function open(storage: Storage, key: string, range: Range | undefined): Promise<Readable> {
-  return storage.blobs.read(key, range).catch((error: unknown) => {
-    throw new AppError('unavailable', {
-      detail: 'The stored bytes cannot be read',
-      cause: error,
-      retryable: true,
-    });
-  });
 }
 
 /**

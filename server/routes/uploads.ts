@@ -1,8 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { Upload } from '../../core/database/entities/upload.js';
-import { queryEntities } from '../../core/database/rows.js';
-import { AppError } from '../../core/errors.js';
+import type { Upload } from '../../core/database/entities/upload.js';
+import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
 import { type AnyRoute, route, userOf } from './route.js';
 
 const page = z.object({
@@ -21,13 +20,7 @@ export function uploadRoutes({ database }: { database: DataSource }): AnyRoute[]
       query: page,
       async handle(call) {
         const { cursor, limit } = call.query;
-        const found = await queryEntities(
-          database.manager,
-          Upload,
-          `SELECT * FROM uploads WHERE owner_id = $1 AND status = 'uploading' AND ($2::uuid IS NULL OR id < $2)
-           ORDER BY id DESC LIMIT $3`,
-          [userOf(call).userId, cursor ?? null, limit + 1],
-        );
+        const found = await listUnfinishedUploads(database, userOf(call).userId, cursor, limit + 1);
         const items = found.slice(0, limit);
         return { items: items.map(toJson), nextCursor: found.length > limit ? items.at(-1)?.id : null };
       },
@@ -39,10 +32,7 @@ export function uploadRoutes({ database }: { database: DataSource }): AnyRoute[]
       summary: 'One of my uploads',
       params: z.object({ id: z.uuid() }),
       async handle(call) {
-        const { userId: ownerId } = userOf(call);
-        const upload = await database.getRepository(Upload).findOneBy({ id: call.params.id, ownerId });
-        if (!upload) throw new AppError('not_found');
-        return toJson(upload);
+        return toJson(await getUpload(database, userOf(call).userId, call.params.id));
       },
     }),
   ];

@@ -3,7 +3,7 @@ import { fileTypeFromBuffer } from 'file-type';
 import type { Problem } from '../../core/database/entities/file.js';
 import type { KnownFile, StreamStep } from './step.js';
 
-/** Bytes of the head that are looked at; enough for every signature that file-type knows. */
+/** Bytes of the head that are looked at. Some formats inside a ZIP tell themselves apart only behind that. */
 const HEAD = 64 * 1024;
 
 /** Names for the same thing, so that they do not count as a lie. */
@@ -61,6 +61,12 @@ const SAME_EXTENSION: Record<string, string> = {
   gpx: 'xml',
 };
 
+/** Formats that are ZIP archives; what is inside may stand behind the head. */
+const ZIP_EXTENSION =
+  /^(docx|docm|xlsx|xlsm|pptx|odt|ods|odp|odg|epub|jar|apk|xpi|kmz|3mf|cbz|pages|numbers|key)$/;
+const ZIP_TYPE =
+  /openxmlformats|opendocument|ms-(word|excel|powerpoint)\..*macroenabled|epub\+zip|java-archive|android\.package|google-earth\.kmz/;
+
 /** Finds out what a file really is from its first bytes, and whether its declared type and its name say so too. */
 export const sniff: StreamStep = {
   name: 'sniff',
@@ -88,12 +94,17 @@ export const sniff: StreamStep = {
 function compare(file: KnownFile, mime: string, extension: string): Problem[] {
   const warnings: Problem[] = [];
   const declared = file.declaredType?.toLowerCase();
-  if (declared && ![canonical(mime), 'application/octet-stream'].includes(canonical(declared))) {
+  const inZip = mime === 'application/zip';
+  if (
+    declared &&
+    !(inZip && ZIP_TYPE.test(declared)) &&
+    ![canonical(mime), 'application/octet-stream'].includes(canonical(declared))
+  ) {
     const detail = `Declared as ${declared}, but the content is ${mime}`;
     warnings.push({ step: 'sniff', code: 'type_mismatch', detail });
   }
   const named = extname(file.filename).slice(1).toLowerCase();
-  if (named && sameExtension(named) !== sameExtension(extension)) {
+  if (named && !(inZip && ZIP_EXTENSION.test(named)) && sameExtension(named) !== sameExtension(extension)) {
     const detail = `Named .${named}, but the content is ${mime} (.${extension})`;
     warnings.push({ step: 'sniff', code: 'extension_mismatch', detail });
   }

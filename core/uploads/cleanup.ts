@@ -1,0 +1,73 @@
+import type { DataSource } from 'typeorm';
+import { Upload } from '../database/entities/upload.js';
+import { queryEntities } from '../database/rows.js';
+import { appendEvents } from '../events.js';
+import type { Storage } from '../storage/storage.js';
+
+/* What the reconciler asks of the ledger: which uploads were left half done, and which are to go. */
+
+export interface LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Hours without an append after which an unfinished upload expires. */
+  uploadExpiryHours: number;
+}
+
+/** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
+export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
+  const rows: { id: string }[] = await database.query(
+    `SELECT id FROM uploads
+     WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
+     ORDER BY id LIMIT 1000`,
+  );
+  return rows.map((row) => row.id);
+}
+
+/** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
+export async function expireUploads(deps: LedgerDeps): Promise<number> {
+  return deps.database.transaction(async (manager) => {
+    const expired = await queryEntities(
+      manager,
+      Upload,
+      `UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+       WHERE status = 'uploading' AND expires_at < now()
+         AND (lease_holder IS NULL OR lease_expires_at < now())
+         AND "offset" IS DISTINCT FROM length
+       RETURNING *`,
+      [],
+    );
+    await appendEvents(
+      manager,
+      expired.map(({ id, ownerId }) => ({ type: 'upload.expired', subjectId: id, ownerId })),
+    );
+    return expired.length;
+  });
+}
+
+/**
+ * Deletes the bytes of expired and terminated uploads.
+ * @param ids only these; undefined: all that are left, at most 1000
+ * @returns how many were deleted
+ * @throws what the storage threw first, after all others were deleted
+ */
+export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<number> {
+  const uploads = await queryEntities(
+    deps.database.manager,
+    Upload,
+    `SELECT * FROM uploads
+     WHERE status IN ('expired', 'terminated') AND discarded_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))
+     ORDER BY id LIMIT 1000`,
+    [ids ?? null],
+  );
+  let failure: unknown;
+  for (const upload of uploads) {
+    try {
+      await deps.storage.uploads.discard(upload.storageKey);
+      await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  if (failure) throw failure;
+  return uploads.length;
+}
