@@ -195,6 +195,26 @@ describe('connections to the database are cut', () => {
 });
 
 describe('uploads', () => {
+  test('a file that is deleted for good while a step is recorded leaves nothing behind', async () => {
+    await start(['server', 'worker']);
+    const barrier = await closeBarrier(processes.database, 'INSERT ON derivatives');
+    const id = await user.upload(await makeImage(), { filename: 'photo.jpg' });
+    await barrier.reached();
+    const deletion = user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' });
+    await until('the deletion to wait for the step', async () => {
+      const { rows } = await processes.database.query(
+        `SELECT FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%files%FOR UPDATE%'`,
+      );
+      return rows.length > 0;
+    });
+    await barrier.open();
+    expect((await deletion).status).toBe(204);
+    const { rows } = await processes.database.query('SELECT refs FROM blobs');
+    expect(rows).toEqual([]);
+    await expectBlobsInOrder(processes);
+  });
+
   test('those whose time is over are removed, those that are complete become files all the same', async () => {
     await start(['server']);
     const [expired, complete, young] = [await uploadPart(), await uploadPart(), await uploadPart()];

@@ -323,6 +323,12 @@ describe('a start that cannot succeed says why in one line', () => {
     expect(await failure({ PORT: 'abc' })).toContain('PORT=abc');
   });
 
+  test('a database that cannot be reached', async () => {
+    const connected = { DATABASE_URL: 'postgres://u:p@127.0.0.1:1/d', JWT_SECRET: 'x'.repeat(32) };
+    const line = await failure({ ...connected, DATA_DIR_SHARED: 'true' });
+    expect(line).toContain('DATABASE_URL: connect ECONNREFUSED 127.0.0.1:1');
+  });
+
   test('an address of another machine', async () => {
     expect(await failure({ HOST: '192.0.2.1' })).toContain('HOST=192.0.2.1');
   });
