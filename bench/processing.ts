@@ -67,7 +67,7 @@ async function makeJpegs(folder: string): Promise<void> {
     // Each file differs in its content, and so in its hash.
     base.writeUInt32LE(i + 1, i * 100);
     const jpeg = await sharp(base, { raw: { width, height, channels: 3 } })
-      .jpeg({ quality: 93 })
+      .jpeg({ quality: 85 })
       .withExif({ IFD0: { Make: 'Landfall', Model: 'Bench' } })
       .toBuffer();
     writeFileSync(join(folder, `${i}.jpg`), jpeg);

@@ -12,15 +12,11 @@ export function createLogger(level: string, name: string): Logger {
   });
 }
 
-/** An error of TypeORM carries the values of its statement: passwords' hashes, addresses, tokens. */
+/**
+ * What is logged of an error. Its other properties stay out: those of the database drivers hold the values of the
+ * statement, among them hashes and addresses, or a whole client with its keys.
+ */
 function withoutValues(error: Error): object {
-  const {
-    parameters: _,
-    driverError: __,
-    ...rest
-  } = stdSerializers.err(error) as SerializedError & {
-    parameters?: unknown;
-    driverError?: unknown;
-  };
-  return rest;
+  const { type, message, stack, code } = stdSerializers.err(error) as SerializedError & { code?: unknown };
+  return { type, message, stack, code };
 }

@@ -146,8 +146,8 @@ describe('registration', () => {
     const form = { 'Content-Type': 'application/x-www-form-urlencoded' };
     await expectProblem(
       await post('register', 'email=a%40example.org&password=12345678', form),
-      400,
-      'invalid_request',
+      415,
+      'unsupported_media_type',
     );
   });
 

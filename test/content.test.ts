@@ -252,6 +252,7 @@ describe('names', () => {
     ['plain.txt', 'plain.txt', 'filename="plain.txt"'],
     ['a"b.txt', 'a"b.txt', 'filename="a\\"b.txt"'],
     ['a;b=c.txt', 'a;b=c.txt', 'filename="a;b=c.txt"'],
+    ['Größe.txt', 'Größe.txt', "filename*=UTF-8''Gr%C3%B6%C3%9Fe.txt"],
     ['100%41.txt', '100%41.txt', "filename*=UTF-8''100%2541.txt"],
     [
       'naïve 文件 😀.jpg',

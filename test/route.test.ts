@@ -69,6 +69,13 @@ test('a body that is no JSON, or too long, is a problem of the client', async ()
   expect([long.status, long.body.code]).toEqual([413, 'too_large']);
 });
 
+test('a body of another type is told what to send, and no body at all is an empty one', async () => {
+  const form = await serveOnly(declared).post(path).type('form').send('name=a');
+  expect([form.status, form.body.code]).toEqual([415, 'unsupported_media_type']);
+  const none = await serveOnly(declared).post(path).set('Content-Length', '0');
+  expect([none.status, none.body.code]).toEqual([400, 'invalid_request']);
+});
+
 test('another method of a known path answers 405 with Allow, an unknown path 404', async () => {
   const wrong = await serveOnly(declared).delete(path);
   expect([wrong.status, wrong.headers.allow, wrong.body.code]).toEqual([405, 'POST', 'method_not_allowed']);

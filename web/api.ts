@@ -169,8 +169,8 @@ export class Api {
     const before = this.#session?.user.id;
     const send = () => this.#send('/api/auth/refresh', { method: 'POST' });
     try {
-      // Tabs share the refresh cookie, and each refresh replaces it: one that is sent beside another would
-      // look like the use of a stolen one. Browsers offer locks to secure origins only.
+      // Tabs share the refresh cookie, and each refresh makes a new access token: one after the other is
+      // enough. Browsers offer locks to secure origins only.
       const response = await (navigator.locks?.request('landfall-refresh', send) ?? send());
       const user = this.#accept(await response.json());
       // Someone else signed in, in another tab.

@@ -159,7 +159,11 @@ export class FileList {
 
   async #delete(id: string): Promise<void> {
     const row = this.#rows.get(id);
-    if (!row || !(await confirmed(`Delete “${row.filename}”?`, 'Delete'))) return;
+    if (
+      !row ||
+      !(await confirmed(`Delete “${row.filename}”? It cannot be restored from this page.`, 'Delete'))
+    )
+      return;
     try {
       await this.#api.deleteFile(id);
     } catch (error) {
@@ -248,7 +252,7 @@ class FileRow {
   #showMessages(file: StoredFile): void {
     const texts = [
       ...(file.error ? [file.error.detail || 'Processing failed.'] : []),
-      ...file.warnings.map((warning) => warning.detail || `${warning.step}: ${warning.code}`),
+      ...file.warnings.map(({ step, code, detail }) => `${step}: ${detail || code}`),
     ];
     const messages = this.#part('.messages');
     if (texts.join('\n') === [...messages.children].map((item) => item.textContent).join('\n')) return;

@@ -170,7 +170,8 @@ function explain(error: unknown, path: string): string {
   const lines = message.replaceAll(path, 'the file').split('\n');
   // libheif looks for the end of a file by seeking behind it; that is no error.
   const line = lines.find((candidate) => !candidate.includes('bad seek')) ?? lines[0] ?? '';
-  return `The image cannot be decoded: ${line}`;
+  // Such as "VipsJpeg: premature end of JPEG image".
+  return `The image cannot be decoded: ${line.replace(/^\w+: /, '')}`;
 }
 
 process.on('message', (task: ParserTask) => {

@@ -97,7 +97,9 @@ async function recordFailure(
   log: Logger,
 ): Promise<void> {
   const problem = toProblem(step, error);
-  log.warn({ err: error, step, lastAttempt }, 'step failed');
+  // What is wrong with a file is its owner's affair and stands in its row; the rest is ours.
+  const level = error instanceof AppError && !error.retryable ? 'info' : 'warn';
+  log[level]({ err: error, step, lastAttempt }, 'step failed');
   if (!isRetryable(error) || lastAttempt) await failFile(deps.database, file, problem);
   else await recordAttemptError(deps.database, file, problem);
 }
@@ -189,7 +191,7 @@ async function runStep(
   } catch (error) {
     const final = !isRetryable(error) || attempt.lastAttempt;
     if (attempt.signal.aborted || !step.optional || !final) throw error;
-    attempt.log.warn({ err: error, step: step.name }, 'optional step failed');
+    attempt.log.info({ err: error, step: step.name }, 'optional step failed');
     const problem = toProblem(step.name, error);
     return {
       step: step.name,

@@ -50,7 +50,11 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         const inline = query.download === '0' && INLINE.test(type);
         res.setHeader(
           'Content-Disposition',
-          contentDisposition(file.filename, { type: inline ? 'inline' : 'attachment' }),
+          contentDisposition(file.filename, {
+            type: inline ? 'inline' : 'attachment',
+            // Many clients take Latin-1 for UTF-8: anything beyond ASCII goes into filename* (RFC 6266).
+            fallback: file.filename.replaceAll(/[^\x20-\x7e]/g, '?'),
+          }),
         );
         // Whatever a browser makes of the bytes, they get no script, no form and no origin.
         res.setHeader('Content-Security-Policy', "default-src 'none'; sandbox");

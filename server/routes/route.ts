@@ -65,6 +65,10 @@ export function serve(routes: AnyRoute[], authenticate: Authenticate): Router {
 function toHandler(declared: AnyRoute, authenticate: Authenticate): RequestHandler {
   return async (req, res) => {
     authenticate(req, declared.access);
+    // The JSON parser leaves alone what does not say that it is JSON.
+    if (declared.body && req.body === undefined && Number(req.get('Content-Length') ?? 0) > 0) {
+      throw new AppError('unsupported_media_type', { detail: 'Send Content-Type: application/json' });
+    }
     const answer = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
       query: parse(declared.query, req.query, 'query'),
