@@ -1,4 +1,6 @@
 // Builds the server, the worker and the page into dist/, and does nothing when dist/ is newer than every source.
+//   --force  builds all the same
+//   --start  starts all of it afterwards
 import { execFileSync } from 'node:child_process';
 import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 
@@ -28,3 +30,5 @@ if (process.argv.includes('--force') || !upToDate()) {
   writeFileSync(stamp, '');
   utimesSync(stamp, started, started);
 }
+
+if (process.argv.includes('--start')) await import('./dist/server/standalone.js');

@@ -17,7 +17,7 @@ import { createTusHandler, type TusDeps } from './tus.js';
 import { tusPreflight } from './tus-preflight.js';
 
 export interface AppDeps extends TusDeps {
-  config: Pick<Config, 'trustProxy'>;
+  trustProxy: Config['trustProxy'];
   keys: Keys;
   accessTokenMinutes: number;
   /** Folder of the built page. */
@@ -43,7 +43,7 @@ export function buildApp(deps: AppDeps): Express {
   app.disable('x-powered-by');
   // ETags are set where they mean something; hashing every JSON answer is work for nothing.
   app.disable('etag');
-  app.set('trust proxy', deps.config.trustProxy);
+  app.set('trust proxy', deps.trustProxy);
 
   const authenticate = createAuthenticate(deps.keys);
   const asUser: RequestHandler = (req, _res, next) => {

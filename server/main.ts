@@ -39,7 +39,6 @@ async function start(config: Readonly<Config>): Promise<void> {
   let draining = false;
   const app = buildApp({
     ...config,
-    config,
     database,
     storage,
     leases,
