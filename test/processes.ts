@@ -41,6 +41,8 @@ export async function startProcesses(
     dataDir,
     async start(part) {
       const child = fork(resolve(`dist/${part === 'server' ? 'server' : 'worker'}/main.js`), {
+        // Not the project's folder, where a developer's .env may lie.
+        cwd: dataDir,
         env: {
           PATH: process.env.PATH ?? '',
           DATABASE_URL: databaseUrl,
