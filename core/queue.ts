@@ -64,6 +64,9 @@ const STALLED_CHECK_MS = 5_000;
 /** How often a job may lose its worker before it fails: crashes are rarely the file's fault (parsers are children). */
 const MAX_STALLED = 10;
 
+/** How long a worker that could not reach the queue waits before it tries again; BullMQ's own 15 s are felt. */
+const AFTER_OUTAGE_MS = 1_000;
+
 const KEEP_COMPLETED_SECONDS = 24 * 3600;
 
 /** Connections to PostgreSQL for one queue or worker; one more listens for wake-ups. */
@@ -148,6 +151,7 @@ export function startWorker(options: {
       lockDuration: LOCK_MS,
       stalledInterval: STALLED_CHECK_MS,
       maxStalledCount: MAX_STALLED,
+      runRetryDelay: AFTER_OUTAGE_MS,
     },
   );
   worker.on('error', (error) => options.log.warn({ err: error }, 'worker connection'));
