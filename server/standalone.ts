@@ -48,7 +48,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   if (postgres) stops.push((graceMs) => postgres.stop(graceMs));
   const databaseUrl = postgres?.url ?? config.databaseUrl ?? '';
   // Before the children find out, each with a line of its own.
-  await connectOnce(databaseUrl).then((client) => client.end());
+  if (!postgres) await connectOnce(databaseUrl).then((client) => client.end());
 
   const childEnv = {
     ...env,

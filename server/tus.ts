@@ -2,19 +2,18 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { ServerResponse } from 'node:http';
 import { DataStore, Server, Upload as TusUpload } from '@tus/server';
 import type { RequestHandler } from 'express';
-import type { DataSource } from 'typeorm';
 import { validate as isUuid, v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import type { ProcessingQueue } from '../core/queue.js';
-import { type LedgerDeps } from '../core/uploads/cleanup.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
 import {
   appendToUpload,
   createUpload,
   declareLength,
   finishUpload,
+  type LedgerDeps,
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { originOf } from './origin.js';
@@ -30,7 +29,6 @@ import { checkMetadata } from './upload-metadata.js';
  */
 
 export interface TusDeps extends LedgerDeps {
-  database: DataSource;
   leases: Leases;
   queue: ProcessingQueue;
   log: Logger;

@@ -237,9 +237,9 @@ describe('over time', () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
-    expect(await expireUploads(ledger)).toBe(0);
+    expect(await expireUploads(ledger.database)).toBe(0);
     await lease.release();
-    expect(await expireUploads(ledger)).toBe(1);
+    expect(await expireUploads(ledger.database)).toBe(1);
     const after = await ledger.row(id);
     expect(after.status).toBe('expired');
     await expect(appendToUpload(ledger, lease.upload, lease.epoch, parts('late'))).rejects.toMatchObject({

@@ -198,8 +198,8 @@ test('only unfinished uploads that nobody writes to expire', async () => {
   await ledger.query(`UPDATE uploads SET lease_holder = NULL WHERE id <> $1`, [written]);
   await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id <> $1`, [fresh]);
 
-  expect(await expireUploads(ledger)).toBe(2);
-  expect(await expireUploads(ledger)).toBe(0);
+  expect(await expireUploads(ledger.database)).toBe(2);
+  expect(await expireUploads(ledger.database)).toBe(0);
   const statuses = await Promise.all(
     [complete, finished, fresh, written, old, oldUnknown].map(async (id) => (await ledger.row(id)).status),
   );

@@ -7,8 +7,7 @@ import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { openFileStorage } from '../core/storage/file.js';
 import type { Storage } from '../core/storage/storage.js';
-import { type LedgerDeps } from '../core/uploads/cleanup.js';
-import { createUpload } from '../core/uploads/ledger.js';
+import { createUpload, type LedgerDeps } from '../core/uploads/ledger.js';
 import { createDatabase } from './database.js';
 
 export interface TestLedger extends LedgerDeps {

@@ -3,13 +3,8 @@ import { AppError } from '../core/errors.js';
 import { sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
 import type { ProcessingQueue } from '../core/queue.js';
-import {
-  discardUploads,
-  expireUploads,
-  type LedgerDeps,
-  listUnfinishedComplete,
-} from '../core/uploads/cleanup.js';
-import { finishUpload } from '../core/uploads/ledger.js';
+import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
+import { finishUpload, type LedgerDeps } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
@@ -44,7 +39,7 @@ async function reconcile(deps: ReconcileDeps): Promise<void> {
   const parts: [name: string, run: () => Promise<number>][] = [
     ['uploads finished', () => finishUploads(deps)],
     ['jobs queued', () => relayJobs(deps)],
-    ['uploads expired', () => expireUploads(deps)],
+    ['uploads expired', () => expireUploads(deps.database)],
     ['uploads discarded', () => discardUploads(deps)],
     ['blobs deleted', () => deleteUnreferencedBlobs(deps)],
     ['events numbered', () => sequenceEvents(deps.database)],

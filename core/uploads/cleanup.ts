@@ -6,13 +6,6 @@ import type { Storage } from '../storage/storage.js';
 
 /* What the reconciler asks of the ledger: which uploads were left half done, and which are to go. */
 
-export interface LedgerDeps {
-  database: DataSource;
-  storage: Storage;
-  /** Hours without an append after which an unfinished upload expires. */
-  uploadExpiryHours: number;
-}
-
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
   const rows: { id: string }[] = await database.query(
@@ -24,8 +17,8 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
 }
 
 /** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
-export async function expireUploads(deps: LedgerDeps): Promise<number> {
-  return deps.database.transaction(async (manager) => {
+export async function expireUploads(database: DataSource): Promise<number> {
+  return database.transaction(async (manager) => {
     const expired = await queryEntities(
       manager,
       Upload,
@@ -50,7 +43,10 @@ export async function expireUploads(deps: LedgerDeps): Promise<number> {
  * @returns how many were deleted
  * @throws what the storage threw first, after all others were deleted
  */
-export async function discardUploads(deps: LedgerDeps, ids?: string[]): Promise<number> {
+export async function discardUploads(
+  deps: { database: DataSource; storage: Storage },
+  ids?: string[],
+): Promise<number> {
   const uploads = await queryEntities(
     deps.database.manager,
     Upload,

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { EntityManager } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
@@ -7,12 +7,13 @@ import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError, hasCode } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
-import { discardUploads, type LedgerDeps } from './cleanup.js';
+import type { Storage } from '../storage/storage.js';
+import { discardUploads } from './cleanup.js';
 import { LEASE_MS } from './lease.js';
 
 /*
- * The ledger of uploads: create, append, finish, terminate. Every protocol (tus now; a plain POST,
- * direct upload and others later) only calls these.
+ * The ledger of uploads: create, append, finish, terminate. Every protocol (tus now; a plain POST, direct upload
+ * and others later) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
  * of the lease, and only ever grows. An upload whose offset has reached its length is finished by one transaction
@@ -21,6 +22,13 @@ import { LEASE_MS } from './lease.js';
 
 /** SQLSTATE. */
 const FOREIGN_KEY_VIOLATION = '23503';
+
+export interface LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Hours without an append after which an unfinished upload expires. */
+  uploadExpiryHours: number;
+}
 
 export interface NewUpload {
   /** UUIDv7. */
@@ -51,10 +59,10 @@ async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: Ne
     manager,
     Upload,
     `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at)
-       VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
-               now() + $8 * interval '1 hour')
-       RETURNING *`,
+                          lease_expires_at, expires_at)
+     VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
+             now() + $8 * interval '1 hour')
+     RETURNING *`,
     [
       upload.id,
       upload.ownerId,

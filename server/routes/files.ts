@@ -1,20 +1,15 @@
-import type { DataSource } from 'typeorm';
 import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { listEvents } from '../../core/events.js';
 import { getFile, listDerivatives, listFiles } from '../../core/file-queries.js';
 import { trashFile } from '../../core/files.js';
-import type { Storage } from '../../core/storage/storage.js';
-import { type LedgerDeps } from '../../core/uploads/cleanup.js';
-import { terminateUpload } from '../../core/uploads/ledger.js';
+import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';
-import { type AnyRoute, route, userOf } from './route.js';
+import { type AnyRoute, pageLimit, route, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
-  database: DataSource;
-  storage: Storage;
   keys: Keys;
 }
 
@@ -33,7 +28,7 @@ const cursor = z
 
 const page = z.object({
   cursor: cursor.optional(),
-  limit: z.coerce.number().int().min(1).max(200).default(50),
+  limit: pageLimit,
 });
 
 /** Listing, reading and deleting one's own files. */

@@ -1,5 +1,5 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
 import type { Principal } from '../auth/tokens.js';
@@ -31,6 +31,9 @@ interface Call<P, Q, B> {
 
 // biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
 export type AnyRoute = Route<any, any, any>;
+
+/** How many items a page of a list has. */
+export const pageLimit = z.coerce.number().int().min(1).max(200).default(50);
 
 /** Gives a route its types. */
 export function route<P, Q, B>(declaration: Route<P, Q, B>): Route<P, Q, B> {

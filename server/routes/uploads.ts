@@ -2,11 +2,11 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
-import { type AnyRoute, route, userOf } from './route.js';
+import { type AnyRoute, pageLimit, route, userOf } from './route.js';
 
 const page = z.object({
   cursor: z.uuid('must be the nextCursor of a page before').optional(),
-  limit: z.coerce.number().int().min(1).max(200).default(50),
+  limit: pageLimit,
 });
 
 /** One's own unfinished uploads. */
