@@ -37,10 +37,18 @@ const httpUrl = z
   .transform((url) => url.replace(/\/+$/, ''));
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL']);
+const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
 
 /** Names that belong to parts still to come: silently ignoring one would put bytes or jobs in the wrong place. */
-const NOT_YET = ['REDIS_URL', 'S3_BUCKET', 'CLAMAV_HOST', 'NATS_URL'] as const;
+const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
+
+/** Names that say nothing without a bucket: whoever sets them means to use S3. */
+const S3_NEEDS_BUCKET = [
+  'S3_ENDPOINT',
+  'S3_ACCESS_KEY_ID',
+  'S3_SECRET_ACCESS_KEY',
+  'S3_PUBLIC_ENDPOINT',
+] as const;
 
 const environment = z.object({
   HOST: z.string().min(1).optional(),
@@ -59,12 +67,42 @@ const environment = z.object({
   DATABASE_URL: z
     .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })
     .optional(),
+  REDIS_URL: z
+    .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
+    .optional(),
+  S3_BUCKET: z
+    .string()
+    .regex(
+      /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/,
+      'must be 3 to 63 lower-case letters, digits, dots and hyphens',
+    )
+    .optional(),
+  S3_ENDPOINT: httpUrl.optional(),
+  S3_REGION: z.string().min(1).default('us-east-1'),
+  S3_ACCESS_KEY_ID: z.string().min(1).optional(),
+  S3_SECRET_ACCESS_KEY: z.string().min(1).optional(),
+  S3_FORCE_PATH_STYLE: boolean.optional(),
+  S3_PREFIX: z
+    .string()
+    .regex(/^[\w.-]+(\/[\w.-]+)*\/?$/, 'must be letters, digits and . _ -, with / between')
+    .optional(),
+  S3_PUBLIC_ENDPOINT: httpUrl.optional(),
+  S3_REDIRECT: boolean.default(false),
+  S3_SSE: z.enum(['AES256', 'aws:kms'], 'must be AES256 or aws:kms').optional(),
+  S3_KMS_KEY_ID: z.string().min(1).optional(),
+  S3_CHECKSUMS: z
+    .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
+    .default('when_required'),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
   MAX_UPLOAD_SIZE: bytes
     .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
     .default(LARGEST_UPLOAD),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
+  UPLOAD_MEMORY_BUDGET: bytes
+    // Less than some parts in flight would be no faster than one.
+    .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
+    .default(96 * 1024 ** 2),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
@@ -94,6 +132,12 @@ export interface Config {
   dataDir: string;
   /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
   databaseUrl: string | undefined;
+  /** Undefined: the queue is kept in PostgreSQL. */
+  redisUrl: string | undefined;
+  /** Undefined: bytes are kept in `dataDir`. */
+  s3: S3Config | undefined;
+  /** Bytes of uploads that this process may hold in memory on their way to S3. */
+  uploadMemoryBudget: number;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
@@ -114,6 +158,29 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+}
+
+/** Where and how objects are kept in S3. */
+export interface S3Config {
+  bucket: string;
+  /** Undefined: AWS, by region. */
+  endpoint: string | undefined;
+  region: string;
+  /** Undefined: the credential chain of the AWS SDK (environment, profile, container or instance role). */
+  credentials: { accessKeyId: string; secretAccessKey: string } | undefined;
+  /** `endpoint/bucket/key` instead of `bucket.endpoint/key`. */
+  forcePathStyle: boolean;
+  /** What all keys begin with: empty, or ending with a slash. */
+  prefix: string;
+  /** Where clients reach S3, for addresses that are handed out; undefined: at `endpoint`. */
+  publicEndpoint: string | undefined;
+  /** Whether downloads are sent to S3 instead of going through this server. */
+  redirect: boolean;
+  /** Encryption by the store (the x-amz-server-side-encryption header); undefined: as the bucket is set. */
+  sse: 'AES256' | 'aws:kms' | undefined;
+  kmsKeyId: string | undefined;
+  /** `when_supported`: what is sent from memory carries a Content-MD5, and the SDK adds its checksums. */
+  checksums: 'when_required' | 'when_supported';
 }
 
 /** A variable of the environment has a value that cannot be used. The message names it and says what would do. */
@@ -144,10 +211,10 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
   }
   const e = parsed.data;
-  if (e.DATABASE_URL && !e.DATA_DIR_SHARED) {
+  if (e.DATABASE_URL && !e.S3_BUCKET && !e.DATA_DIR_SHARED) {
     throw new ConfigError(
-      'DATABASE_URL is set, but files are kept in a folder of this machine: set DATA_DIR_SHARED=true if every ' +
-        'server and worker sees the same DATA_DIR',
+      'DATABASE_URL is set, but files are kept in a folder of this machine: set S3_BUCKET, or DATA_DIR_SHARED=true ' +
+        'if every server and worker sees the same DATA_DIR',
     );
   }
   if (e.DATABASE_URL && !e.JWT_SECRET) {
@@ -162,6 +229,9 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
     dataDir: resolve(e.DATA_DIR),
     databaseUrl: e.DATABASE_URL,
+    redisUrl: e.REDIS_URL,
+    s3: readS3(e),
+    uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     maxUploadSize: e.MAX_UPLOAD_SIZE,
@@ -175,6 +245,39 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
   });
+}
+
+/** @throws {ConfigError} when one variable makes no sense without, or with, another */
+function readS3(e: z.infer<typeof environment>): S3Config | undefined {
+  if (!e.S3_BUCKET) {
+    const stray = S3_NEEDS_BUCKET.find((name) => e[name] !== undefined);
+    if (stray)
+      throw new ConfigError(`${stray} is set, but S3_BUCKET is not: set the bucket, or unset ${stray}`);
+    return undefined;
+  }
+  if ((e.S3_ACCESS_KEY_ID === undefined) !== (e.S3_SECRET_ACCESS_KEY === undefined)) {
+    throw new ConfigError('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY go together: set both or neither');
+  }
+  if (e.S3_KMS_KEY_ID && e.S3_SSE !== 'aws:kms') {
+    throw new ConfigError('S3_KMS_KEY_ID is set: set S3_SSE=aws:kms too');
+  }
+  return {
+    bucket: e.S3_BUCKET,
+    endpoint: e.S3_ENDPOINT,
+    region: e.S3_REGION,
+    credentials:
+      e.S3_ACCESS_KEY_ID && e.S3_SECRET_ACCESS_KEY
+        ? { accessKeyId: e.S3_ACCESS_KEY_ID, secretAccessKey: e.S3_SECRET_ACCESS_KEY }
+        : undefined,
+    // AWS wants the bucket in the host name; nearly everything with an address of its own wants it in the path.
+    forcePathStyle: e.S3_FORCE_PATH_STYLE ?? e.S3_ENDPOINT !== undefined,
+    prefix: e.S3_PREFIX ? e.S3_PREFIX.replace(/\/?$/, '/') : '',
+    publicEndpoint: e.S3_PUBLIC_ENDPOINT,
+    redirect: e.S3_REDIRECT,
+    sse: e.S3_SSE,
+    kmsKeyId: e.S3_KMS_KEY_ID,
+    checksums: e.S3_CHECKSUMS,
+  };
 }
 
 function isTrustProxy(text: string): boolean {

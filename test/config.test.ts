@@ -55,7 +55,13 @@ test.each([
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
   [{ ...connected, JWT_SECRET: '' }, /^JWT_SECRET is required/],
-  [{ S3_BUCKET: 'b' }, /^S3_BUCKET is set, but this version cannot use it yet/],
+  [{ NATS_URL: 'nats://x' }, /^NATS_URL is set, but this version cannot use it yet/],
+  [{ REDIS_URL: 'http://u:sekret@h' }, /^REDIS_URL=…: must look like redis:/],
+  [{ S3_BUCKET: 'B' }, /^S3_BUCKET=B: must be 3 to 63/],
+  [{ S3_ENDPOINT: 'http://h:9000' }, /^S3_ENDPOINT is set, but S3_BUCKET is not/],
+  [{ S3_BUCKET: 'bucket', S3_ACCESS_KEY_ID: 'a' }, /set both or neither/],
+  [{ S3_BUCKET: 'bucket', S3_KMS_KEY_ID: 'a' }, /^S3_KMS_KEY_ID is set: set S3_SSE=aws:kms too/],
+  [{ UPLOAD_MEMORY_BUDGET: '1MiB' }, /^UPLOAD_MEMORY_BUDGET=1MiB: must be at least 32 MiB/],
 ])('one clear line for %j', (env, message) => {
   expect(() => loadConfig(env)).toThrow(ConfigError);
   expect(() => loadConfig(env)).toThrow(message);
@@ -73,4 +79,11 @@ test('.env.example names every variable, with its default', () => {
   expect([...names].sort()).toEqual([...read].sort());
   // HOST depends on the form and is checked above.
   expect(loadConfig(Object.fromEntries(entries))).toEqual(loadConfig({}));
+});
+
+test('with a bucket, the S3 variables say where and how', () => {
+  const { s3 } = loadConfig({ ...connected, DATA_DIR_SHARED: '', S3_BUCKET: 'files', S3_PREFIX: 'a/b' });
+  expect(s3).toMatchObject({ bucket: 'files', prefix: 'a/b/', region: 'us-east-1', forcePathStyle: false });
+  const own = loadConfig({ S3_BUCKET: 'files', S3_ENDPOINT: 'http://minio:9000/' }).s3;
+  expect(own).toMatchObject({ endpoint: 'http://minio:9000', forcePathStyle: true, prefix: '' });
 });
