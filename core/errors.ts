@@ -10,6 +10,8 @@ const ERRORS = {
   email_taken: [409, 'The e-mail address is taken'],
   not_ready: [409, 'The file is not ready yet'],
   wrong_state: [409, 'Not possible in the present state'],
+  incomplete: [409, 'Parts of the upload are missing'],
+  not_direct: [409, 'Bytes cannot be sent to the storage itself'],
   offset_conflict: [409, 'Upload-Offset conflict'],
   gone: [410, 'No longer available'],
   unsupported_version: [412, 'Unsupported tus version'],

@@ -85,10 +85,13 @@ async function changeStatus(
   ]);
 }
 
-/** Writes the row of a finished upload as `pending`, with its blob and its event, in the caller's transaction. */
-export async function insertFile(manager: EntityManager, upload: Upload): Promise<File> {
+/**
+ * Writes the row of a finished upload as `pending`, with its blob and its event, in the caller's transaction.
+ * @param objectKey where its bytes are
+ */
+export async function insertFile(manager: EntityManager, upload: Upload, objectKey: string): Promise<File> {
   const { metadata } = upload;
-  const blobId = await insertBlob(manager, upload.storageKey, upload.offset);
+  const blobId = await insertBlob(manager, objectKey, upload.offset);
   const file = manager.create(File, {
     id: upload.id,
     ownerId: upload.ownerId,

@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
+import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
@@ -31,9 +32,10 @@ async function start(config: Readonly<Config>): Promise<void> {
   const database = await openDatabase(databaseUrl, 'landfall server', (error) =>
     log.warn({ err: error }, 'database connection'),
   );
-  const storage = await openStorage(config);
+  const storage = await openStorage(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const leases = await openLeases(database, holder, log);
+  const listener = await openListener(databaseUrl, log);
+  const leases = await openLeases({ database, listener, log }, holder);
   const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
 
   let draining = false;
@@ -56,6 +58,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : FINISH_MS);
     await leases.whenIdle();
     leases.close();
+    await listener.close();
     await queue.close();
     await database.destroy();
   });

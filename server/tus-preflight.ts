@@ -1,4 +1,4 @@
-import type { Request, RequestHandler } from 'express';
+import type { RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
 
 /** Headers of answers that pages of other origins may read; @tus/server adds those that it knows by itself. */
@@ -51,17 +51,5 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
   if (req.method === 'PATCH' && req.get('Upload-Offset') === undefined) {
     throw new AppError('invalid_request', { detail: 'Send Upload-Offset' });
   }
-  hideForwardedProto(req);
   next();
 };
-
-/**
- * @tus/server refuses requests whose X-Forwarded-Proto is not one plain word, whoever sent it. It reads
- * `rawHeaders`; Express, which knows the proxies to trust, reads `headers` and still sees it.
- */
-function hideForwardedProto(req: Request): void {
-  const { rawHeaders } = req;
-  for (let i = rawHeaders.length - 2; i >= 0; i -= 2) {
-    if (rawHeaders[i]?.toLowerCase() === 'x-forwarded-proto') rawHeaders.splice(i, 2);
-  }
-}

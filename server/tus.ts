@@ -1,23 +1,22 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { ServerResponse } from 'node:http';
 import { DataStore, Server, Upload as TusUpload } from '@tus/server';
-import type { RequestHandler } from 'express';
+import type { Request as ExpressRequest, Response as ExpressResponse, RequestHandler } from 'express';
 import { validate as isUuid, v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
-import type { ProcessingQueue } from '../core/queue.js';
+import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
 import {
   appendToUpload,
+  completeUpload,
   createUpload,
   declareLength,
-  finishUpload,
-  type LedgerDeps,
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { originOf } from './origin.js';
 import { toAppError } from './problem.js';
+import { readBody } from './request-body.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { checkMetadata } from './upload-metadata.js';
 
@@ -25,13 +24,12 @@ import { checkMetadata } from './upload-metadata.js';
  * tus 1.0 at /uploads: @tus/server speaks the protocol, the ledger keeps the truth.
  *
  * @tus/server asks its locker and its data store by upload id alone. What they need to know besides (who asks,
- * and under which lease) travels beside the call in an AsyncLocalStorage that is entered once per request.
+ * and under which lease) travels beside the call in an AsyncLocalStorage that is entered once per request. It is given
+ * the head of each request only: bodies go from the socket to the ledger without its streams in between.
  */
 
-export interface TusDeps extends LedgerDeps {
+export interface TusDeps extends FinishDeps {
   leases: Leases;
-  queue: ProcessingQueue;
-  log: Logger;
   /** Bytes. */
   maxUploadSize: number;
   publicUrl: string | undefined;
@@ -41,7 +39,8 @@ export interface TusDeps extends LedgerDeps {
 /** What one request carries with it. */
 interface TusRequest {
   method: string;
-  res: ServerResponse;
+  req: ExpressRequest;
+  res: ExpressResponse;
   ownerId: string;
   requestId: string;
   /** Of the uploads that it asks for or makes, without a trailing slash. */
@@ -49,10 +48,17 @@ interface TusRequest {
   lease?: Lease;
   /** Asks the request to stop soon. */
   letGo: () => void;
+  /** Aborts when it was asked to and its time is over. */
+  asked: AbortSignal;
+  /** Aborts when the client has gone. */
+  gone: AbortSignal;
 }
 
 /** How long a request that was asked to let go may still write, in milliseconds. */
 const DRAIN_MS = 500;
+
+/** How long HEAD waits for an object that is still to be made; then it answers 423. */
+const COMPLETE_ON_HEAD_MS = 10_000;
 
 /** The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS. */
 export function createTusHandler(deps: TusDeps): RequestHandler {
@@ -67,7 +73,6 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     path: '/uploads',
     datastore: new LedgerStore(deps, current),
     locker: { newLock: (id) => createLock(deps.leases, id, current) },
-    lockDrainTimeout: DRAIN_MS,
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
     exposedHeaders: EXPOSED_HEADERS,
@@ -80,37 +85,45 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
     onUploadFinish: async (_req, upload) => {
-      await finish(deps, upload.id, current().requestId);
+      await finishAndQueue(deps, upload.id, current().requestId);
       return {};
     },
     onResponseError: (_req, error) => translateError(error, current().method, deps.log),
   });
 
   return async (req, res) => {
+    const gone = new AbortController();
+    res.once('close', () => gone.abort());
+    const asked = new AbortController();
     const request: TusRequest = {
       method: req.method,
+      req,
       res,
       ownerId: req.principal?.userId ?? '',
       requestId: req.id,
       origin: originOf(req, deps.publicUrl),
-      letGo: () => {},
+      letGo: () => setTimeout(() => asked.abort(), DRAIN_MS).unref(),
+      asked: asked.signal,
+      gone: gone.signal,
     };
-    await requests.run(request, () => server.handle(req, res));
+    await answer(res, await requests.run(request, () => server.handleWeb(headOf(req))));
   };
 }
 
-/**
- * Makes the file of an upload whose bytes are all here, and queues its job. A job that cannot be added now is added by
- * the relay later: the file is safe, so the client is not told.
- */
-async function finish(deps: TusDeps, id: string, requestId: string): Promise<void> {
-  const file = await finishUpload(deps, id);
-  if (file.status !== 'pending') return;
-  try {
-    await deps.queue.add({ fileId: file.id, run: file.run, requestId });
-  } catch (error) {
-    deps.log.warn({ err: error, fileId: file.id }, 'job could not be queued; the relay will');
+/** The request without its body. What a proxy says of itself is Express' business, which knows the proxies to trust. */
+function headOf(req: ExpressRequest): Request {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(req.headers)) {
+    if (typeof value === 'string' && !/^(x-)?forwarded/.test(name)) headers.set(name, value);
   }
+  return new Request(`http://localhost${req.originalUrl}`, { method: req.method, headers });
+}
+
+async function answer(res: ExpressResponse, response: Response): Promise<void> {
+  const body = await response.text();
+  if (res.destroyed) return;
+  res.status(response.status).setHeaders(response.headers);
+  res.end(body === '' ? undefined : body);
 }
 
 function originCheck(allowed: string[]): (origin: string) => boolean {
@@ -133,12 +146,11 @@ function translateError(
 
 function createLock(leases: Leases, id: string, current: () => TusRequest) {
   return {
-    async lock(signal: AbortSignal, requestRelease: () => void): Promise<void> {
+    async lock(): Promise<void> {
       const request = current();
-      request.letGo = requestRelease;
       // A new upload gets its lease with its row, and nobody else knows its id yet.
       if (request.method === 'POST') return;
-      request.lease = await leases.acquire(id, request.ownerId, signal, requestRelease);
+      request.lease = await leases.acquire(id, request.ownerId, request.gone, request.letGo);
     },
     async unlock(): Promise<void> {
       await current().lease?.release();
@@ -173,6 +185,7 @@ class LedgerStore extends DataStore {
       leaseHolder: this.deps.leases.holder,
     });
     request.lease = this.deps.leases.adopt(row, request.letGo);
+    if (row.length === 0) await completeUpload(this.deps, row, row.leaseEpoch);
     tellExpiry(request.res, row);
     return upload;
   }
@@ -183,9 +196,11 @@ class LedgerStore extends DataStore {
       throw new AppError('gone');
     }
     const { method, requestId } = this.current();
-    // A server died before it came to that: who asks now is not to wait for the reconciler.
+    // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
+    // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
-      await finish(this.deps, upload.id, requestId);
+      await completeUpload(this.deps, upload, this.lease().epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
+      await finishAndQueue(this.deps, upload.id, requestId);
     }
     return new TusUpload({
       id: upload.id,
@@ -201,10 +216,19 @@ class LedgerStore extends DataStore {
     lease.upload.length = length;
   }
 
-  override async write(stream: AsyncIterable<Uint8Array>): Promise<number> {
+  override async write(none: AsyncIterable<Uint8Array>): Promise<number> {
+    // Of the request that it was given, which has no body.
+    for await (const _ of none);
     const lease = this.lease();
-    lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, stream);
-    tellExpiry(this.current().res, lease.upload);
+    const { req, res, asked } = this.current();
+    const { length, offset } = lease.upload;
+    const body = readBody(req, (length ?? this.deps.maxUploadSize) - offset);
+    if (asked.aborted) body.end();
+    asked.addEventListener('abort', () => body.end());
+    lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
+    // The rest of the body, if there is any, is not read.
+    if (asked.aborted) res.setHeader('Connection', 'close');
+    tellExpiry(res, lease.upload);
     return lease.upload.offset;
   }
 
@@ -229,7 +253,7 @@ function isOverdue(upload: Upload): boolean {
  * that to "every PATCH request if the upload is going to expire". @tus/server would count from the creation; we count
  * from the last append, so the data store names it no expiry and this does it.
  */
-function tellExpiry(res: ServerResponse, upload: Upload): void {
+function tellExpiry(res: ExpressResponse, upload: Upload): void {
   if (upload.offset === upload.length) res.removeHeader('Upload-Expires');
   else res.setHeader('Upload-Expires', upload.expiresAt.toUTCString());
 }

@@ -29,6 +29,8 @@ export interface TestUser {
   email: string;
   role: string;
   token: string;
+  /** The same user on another server. */
+  at(url: () => string): TestUser;
   /** fetch() with this user's token; `path` begins with a slash. */
   fetch(path: string, init?: RequestInit): Promise<Response>;
   /** GET that must succeed. */
@@ -62,8 +64,15 @@ export async function registerUser(url: () => string): Promise<TestUser> {
     body: JSON.stringify({ email, password: PASSWORD }),
   });
   if (response.status !== 201) throw new Error(`register: ${response.status} ${await response.text()}`);
-  const { user, accessToken: token } = await response.json();
+  const { user, accessToken } = await response.json();
+  return useAccount(user, accessToken, url);
+}
 
+function useAccount(
+  user: Pick<TestUser, 'id' | 'email' | 'role'>,
+  token: string,
+  url: () => string,
+): TestUser {
   const withToken = (path: string, init: RequestInit = {}) => {
     const headers = new Headers(init.headers);
     headers.set('Authorization', `Bearer ${token}`);
@@ -91,6 +100,7 @@ export async function registerUser(url: () => string): Promise<TestUser> {
   return {
     ...user,
     token,
+    at: (other) => useAccount(user, token, other),
     fetch: withToken,
     get,
     tus: tusRequest,

@@ -1,4 +1,5 @@
 import { v7 as uuidv7 } from 'uuid';
+import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
 import { expireUploads } from '../core/uploads/cleanup.js';
 import { LEASE_MS, type Leases, openLeases } from '../core/uploads/lease.js';
@@ -14,7 +15,14 @@ let ledger: TestLedger;
 let first: Leases;
 let second: Leases;
 
-const open = (holder: string) => openLeases(ledger.database, holder, createLogger('silent', 'test'));
+const listeners: Listener[] = [];
+
+async function open(holder: string): Promise<Leases> {
+  const log = createLogger('silent', 'test');
+  const listener = await openListener(ledger.url, log);
+  listeners.push(listener);
+  return openLeases({ database: ledger.database, listener, log }, holder);
+}
 
 beforeAll(async () => {
   ledger = await openLedger();
@@ -24,6 +32,7 @@ beforeAll(async () => {
 afterAll(async () => {
   first?.close();
   second?.close();
+  await Promise.all(listeners.map((listener) => listener.close()));
   await ledger?.close();
 });
 
@@ -89,6 +98,71 @@ describe('taking', () => {
     expect(order).toEqual(['asked', 'released', 'taken']);
     expect(newer.epoch).toBe(older.epoch + 1);
     await newer.release();
+  });
+
+  test('a holder in another process is asked too, again and again, and followed at once', async () => {
+    const id = await createFree();
+    let asked = 0;
+    let released = 0;
+    const older = await acquire(first, id, () => {
+      if (++asked === 3) older.release().then(() => (released = performance.now()));
+    });
+    const newer = await acquire(second, id);
+    expect(performance.now() - released).toBeLessThan(100);
+    expect(newer.epoch).toBe(older.epoch + 1);
+    await newer.release();
+  });
+
+  test('a holder in another process is asked even after the connections that listen were cut', async () => {
+    const id = await createFree();
+    let asked = false;
+    const older = await acquire(first, id, () => {
+      asked = true;
+    });
+    await ledger.query(
+      `SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+       WHERE datname = current_database() AND query LIKE 'LISTEN%'`,
+    );
+    const waiting = acquire(second, id);
+    await until('it is asked', () => asked, 5);
+    await older.release();
+    await (await waiting).release();
+  });
+
+  test('the reconciler takes what is free, and disturbs nobody', async () => {
+    expect(await first.tryAcquire(uuidv7())).toBeUndefined();
+    const id = await createFree();
+    let asked = false;
+    const lease = await acquire(first, id, () => {
+      asked = true;
+    });
+    expect(await first.tryAcquire(id)).toBeUndefined();
+    expect(await second.tryAcquire(id)).toBeUndefined();
+    await lease.release();
+    expect(asked).toBe(false);
+
+    const taken = await second.tryAcquire(id);
+    expect(taken?.epoch).toBe(lease.epoch + 1);
+    const waiting = acquire(first, id);
+    expect(await isPending(waiting)).toBe(true);
+    await taken?.release();
+    await (await waiting).release();
+  });
+
+  test('notes when what the holder before may have stored is not known', async () => {
+    const [released, runOut, tried] = [await createFree(), await createFree(), await createFree()];
+    const leases = await Promise.all([released, runOut, tried].map((id) => acquire(first, id)));
+    expect(leases.map((lease) => lease.upload.untidy)).toEqual([false, false, false]);
+    await leases[0]?.release();
+    await Promise.all([runOut, tried].map(letRunOut));
+    const [after, afterRunOut] = [await acquire(second, released), await acquire(second, runOut)];
+    expect([after.upload.untidy, afterRunOut.upload.untidy]).toEqual([false, true]);
+    const afterTried = await second.tryAcquire(tried);
+    expect(afterTried?.upload.untidy).toBe(true);
+    await Promise.all([...leases, after, afterRunOut, afterTried].map((lease) => lease?.release()));
+    const again = await acquire(second, runOut);
+    expect(again.upload.untidy).toBe(true);
+    await again.release();
   });
 
   test('goes to one at a time, each with an epoch of its own', async () => {
@@ -225,6 +299,7 @@ describe('over time', () => {
 
     const reborn = await open('server-7');
     const lease = await acquire(reborn, mine);
+    expect(lease.upload.untidy).toBe(true);
     expect((await ledger.row(others)).lease_holder).toBe('second');
     await expect(appendToUpload(ledger, stale.upload, stale.epoch, parts('late'))).rejects.toMatchObject({
       code: 'locked',

@@ -3,7 +3,13 @@ import type { FileStatus } from '../core/database/entities/file.js';
 import { appendEvents, sequenceEvents } from '../core/events.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
-import { appendToUpload, declareLength, finishUpload, terminateUpload } from '../core/uploads/ledger.js';
+import {
+  appendToUpload,
+  completeUpload,
+  declareLength,
+  finishUpload,
+  terminateUpload,
+} from '../core/uploads/ledger.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 
 let ledger: TestLedger;
@@ -12,7 +18,7 @@ beforeAll(async () => {
   ledger = await openLedger();
 });
 
-beforeEach(() => ledger.query('TRUNCATE events, files, derivatives, blobs, uploads'));
+beforeEach(() => ledger.query('TRUNCATE events, files, derivatives, blobs, upload_parts, uploads'));
 
 afterAll(() => ledger?.close());
 
@@ -128,6 +134,8 @@ describe('finishing', () => {
     await appendToUpload(ledger, upload, EPOCH, parts('abcdef'));
     // As if the process had died before it could write down the last three.
     await ledger.query(`UPDATE uploads SET "offset" = 3, length = 3 WHERE id = $1`, [upload.id]);
+    await expect(finishUpload(ledger, upload.id)).rejects.toMatchObject({ code: 'wrong_state' });
+    await completeUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
     expect((await finishUpload(ledger, upload.id)).size).toBe(3);
     expect(await ledger.stored()).toContain('abc');
   });

@@ -13,6 +13,8 @@ import { createDatabase } from './database.js';
 export interface TestLedger extends LedgerDeps {
   database: DataSource;
   storage: Storage;
+  /** Of its database. */
+  url: string;
   /** Of an account that exists. */
   ownerId: string;
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
@@ -42,6 +44,7 @@ export async function openLedger(): Promise<TestLedger> {
   const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24 };
   return {
     ...deps,
+    url: test.url,
     ownerId,
     query,
     create: (length, leaseHolder = 'nobody') =>

@@ -5,11 +5,16 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createDatabase, type TestDatabase } from './database.js';
 
-export type Part = 'server' | 'worker' | 'worker-2';
+type Program = 'server' | 'worker';
+
+/** `server`, `server-2`, …: further ones of the same program. */
+export type Part = Program | `${Program}-${number}`;
 
 export interface Processes {
   /** Where the server listens; the same after a restart. */
   url: string;
+  /** The same for a further server. */
+  urlOf(part: Part): string;
   database: TestDatabase;
   dataDir: string;
   start(part: Part): Promise<void>;
@@ -22,7 +27,7 @@ export interface Processes {
   close(): Promise<void>;
 }
 
-/** Starts server and worker from dist/ on a database and a folder of their own, as in the connected form. */
+/** Starts servers and workers from dist/ on a database and a folder of their own, as in the connected form. */
 export async function startProcesses(
   env: Record<string, string> = {},
   parts: Part[] = ['server', 'worker'],
@@ -33,14 +38,17 @@ export async function startProcesses(
   const databaseUrl = await reach(database.url);
   const dataDir = await mkdtemp(join(tmpdir(), 'landfall-test-'));
   const children = new Map<Part, ChildProcess>();
-  let port = '0';
+  const urls = new Map<Part, string>();
 
   const processes: Processes = {
-    url: '',
+    get url() {
+      return processes.urlOf('server');
+    },
+    urlOf: (part) => urls.get(part) ?? '',
     database,
     dataDir,
     async start(part) {
-      const child = fork(resolve(`dist/${part === 'server' ? 'server' : 'worker'}/main.js`), {
+      const child = fork(resolve(`dist/${part.replace(/-.*/, '')}/main.js`), {
         // Not the project's folder, where a developer's .env may lie.
         cwd: dataDir,
         env: {
@@ -50,8 +58,8 @@ export async function startProcesses(
           DATA_DIR_SHARED: 'true',
           JWT_SECRET: 'only-for-tests-only-for-tests-only',
           HOST: '127.0.0.1',
-          PORT: port,
-          INSTANCE_ID: 'test',
+          PORT: urls.has(part) ? new URL(processes.urlOf(part)).port : '0',
+          INSTANCE_ID: part,
           LOG_LEVEL: process.env.TEST_LOG_LEVEL ?? 'silent',
           JOB_BACKOFF_MS: '50',
           ...env,
@@ -63,10 +71,7 @@ export async function startProcesses(
       );
       const [message] = await Promise.race([once(child, 'message'), ended]);
       ended.catch(() => {});
-      if (message.url) {
-        processes.url = message.url.replace('localhost', '127.0.0.1');
-        port = new URL(message.url).port;
-      }
+      if (message.url) urls.set(part, message.url.replace('localhost', '127.0.0.1'));
     },
     async kill(part) {
       await end(part, 'SIGKILL');

@@ -1,12 +1,15 @@
+import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
+import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
+import { openLeases } from '../core/uploads/lease.js';
 import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
 import { startReconciler } from './reconcile.js';
@@ -27,7 +30,10 @@ async function start(config: Readonly<Config>): Promise<void> {
   const database = await openDatabase(databaseUrl, 'landfall worker', (error) =>
     log.warn({ err: error }, 'database connection'),
   );
-  const storage = await openStorage(config);
+  const storage = await openStorage(config, log);
+  const listener = await openListener(databaseUrl, log);
+  // Not the INSTANCE_ID, which a server may have, too.
+  const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
   const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
@@ -43,13 +49,15 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
   });
-  const stopReconciler = startReconciler({ ...config, database, storage, queue, log });
+  const stopReconciler = startReconciler({ ...config, database, storage, leases, queue, log });
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
     // A queue whose database has just broken down may never close: then it ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
     parsers.close();
+    leases.close();
+    await listener.close();
     await queue.close();
     await database.destroy();
   });

@@ -2,6 +2,7 @@ import { access, constants } from 'node:fs/promises';
 import exifr from 'exifr';
 import sharp, { type Metadata } from 'sharp';
 import type { ErrorCode } from '../core/errors.js';
+import type { BlobReference } from '../core/storage/storage.js';
 import {
   type ParserAnswer,
   type ParserLimits,
@@ -48,12 +49,15 @@ sharp.cache(false);
 // Cameras write local time without a zone. Whatever zone this machine is in must not move it.
 process.env.TZ = 'UTC';
 
-const open = (path: string) =>
-  sharp(path, { limitInputPixels: limits.maxImagePixels, failOn: 'error', sequentialRead: true });
+/** What sharp and exifr read from: a path, or the whole object where it is not on this machine. */
+type Input = string | Buffer;
+
+const open = (input: Input) =>
+  sharp(input, { limitInputPixels: limits.maxImagePixels, failOn: 'error', sequentialRead: true });
 
 /** Dimensions and tags, without decoding a pixel. */
-async function readHeader(path: string): Promise<Metadata> {
-  const header = await sharp(path, { limitInputPixels: false, failOn: 'error' }).metadata();
+async function readHeader(input: Input): Promise<Metadata> {
+  const header = await sharp(input, { limitInputPixels: false, failOn: 'error' }).metadata();
   if (header.width * header.height > limits.maxImagePixels) {
     throw new ParserError(
       'too_many_pixels',
@@ -63,8 +67,8 @@ async function readHeader(path: string): Promise<Metadata> {
   return header;
 }
 
-async function readMetadata(path: string): Promise<Record<string, unknown>> {
-  const header = await readHeader(path);
+async function readMetadata(input: Input): Promise<Record<string, unknown>> {
+  const header = await readHeader(input);
   return toPlainJson({
     image: {
       format: header.format,
@@ -80,13 +84,13 @@ async function readMetadata(path: string): Promise<Record<string, unknown>> {
       density: header.density,
       pages: header.pages,
     },
-    ...(await readTags(path, header.exif)),
+    ...(await readTags(input, header.exif)),
     xmp: await readXmp(header.xmp),
   });
 }
 
 /** EXIF, GPS and IPTC. Tags that cannot be read are no reason to refuse an image. */
-async function readTags(path: string, block: Buffer | undefined): Promise<Record<string, unknown>> {
+async function readTags(input: Input, block: Buffer | undefined): Promise<Record<string, unknown>> {
   const options = {
     mergeOutput: false,
     tiff: true,
@@ -96,7 +100,7 @@ async function readTags(path: string, block: Buffer | undefined): Promise<Record
     xmp: false,
     icc: false,
   };
-  let tags = await exifr.parse(path, options).catch(() => undefined);
+  let tags = await exifr.parse(input, options).catch(() => undefined);
   if (!tags?.ifd0 && block) {
     // exifr knows no WebP and no GIF and does not find all that AVIF holds. sharp hands out the EXIF block of
     // them all; in some formats it begins with "Exif\0\0".
@@ -121,10 +125,10 @@ async function readXmp(packet: Buffer | undefined): Promise<Record<string, unkno
 }
 
 /** Decodes once, at the largest size (JPEGs are scaled while decoding), and makes the smaller ones from that. */
-async function makeThumbnails(path: string): Promise<Thumbnail[]> {
-  await readHeader(path);
+async function makeThumbnails(input: Input): Promise<Thumbnail[]> {
+  await readHeader(input);
   const [largest] = SIZES;
-  const base = await open(path)
+  const base = await open(input)
     .autoOrient()
     .resize({ width: largest.side, height: largest.side, fit: 'inside', withoutEnlargement: true })
     .toColourspace('srgb')
@@ -142,32 +146,66 @@ async function makeThumbnails(path: string): Promise<Thumbnail[]> {
   return thumbnails;
 }
 
+/** Whoever cannot even open the object cannot say that its content is bad. */
+const UNAVAILABLE: ParserAnswer = {
+  ok: false,
+  code: 'unavailable',
+  detail: 'The stored bytes cannot be read',
+};
+
+/** A store that does not answer is not the fault of the file. Less than the worker's own limit, in milliseconds. */
+const FETCH_MS = 20_000;
+
 async function run({ task, source }: ParserTask): Promise<ParserAnswer> {
+  let input: Input;
   try {
-    const result = task === 'metadata' ? await readMetadata(source.path) : await makeThumbnails(source.path);
-    return { ok: true, result };
+    input = await load(source);
   } catch (error) {
     if (error instanceof ParserError) return { ok: false, code: error.code, detail: error.message };
-    // Whoever cannot even open the object cannot say that its content is bad.
-    if (!(await isReadable(source.path)))
-      return { ok: false, code: 'unavailable', detail: 'The stored bytes cannot be read' };
-    return { ok: false, code: 'unreadable', detail: explain(error, source.path) };
+    return UNAVAILABLE;
+  }
+  try {
+    return {
+      ok: true,
+      result: task === 'metadata' ? await readMetadata(input) : await makeThumbnails(input),
+    };
+  } catch (error) {
+    if (error instanceof ParserError) return { ok: false, code: error.code, detail: error.message };
+    if (!(await isReadable(source))) return UNAVAILABLE;
+    return { ok: false, code: 'unreadable', detail: explain(error, input) };
   }
 }
 
-async function isReadable(path: string): Promise<boolean> {
-  return access(path, constants.R_OK).then(
+async function isReadable(source: BlobReference): Promise<boolean> {
+  if (source.kind === 'url') return true;
+  return access(source.path, constants.R_OK).then(
     () => true,
     () => false,
   );
 }
 
+/** The path of the object, or its bytes if it is not on this machine. */
+async function load(source: BlobReference): Promise<Input> {
+  if (source.kind === 'file') return source.path;
+  const response = await fetch(source.url, { signal: AbortSignal.timeout(FETCH_MS) });
+  if (!response.ok) throw new Error(`the store answers ${response.status}`);
+  // Decoding takes more than the bytes themselves.
+  const size = Number(response.headers.get('Content-Length'));
+  if (size > limits.memory / 2) {
+    throw new ParserError(
+      'too_much_memory',
+      `${size} bytes; at most ${limits.memory / 2} are read into memory`,
+    );
+  }
+  return Buffer.from(await response.arrayBuffer());
+}
+
 /** What the decoder says, in one line and without the path. */
-function explain(error: unknown, path: string): string {
+function explain(error: unknown, input: Input): string {
   const message = error instanceof Error ? error.message : String(error);
   const [, codec] = /has not been built in: (\w+)/.exec(message) ?? [];
   if (codec) return `Images compressed as ${codec} cannot be decoded here`;
-  const lines = message.replaceAll(path, 'the file').split('\n');
+  const lines = (typeof input === 'string' ? message.replaceAll(input, 'the file') : message).split('\n');
   // libheif looks for the end of a file by seeking behind it; that is no error.
   const line = lines.find((candidate) => !candidate.includes('bad seek')) ?? lines[0] ?? '';
   // Such as "VipsJpeg: premature end of JPEG image".

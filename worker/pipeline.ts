@@ -179,7 +179,7 @@ async function runStep(
   const elapsed = () => Math.round(performance.now() - began);
   const context: StepContext = {
     file,
-    source: deps.storage.blobs.reference(blob.key),
+    source: await deps.storage.blobs.reference(blob.key),
     parsers: deps.parsers,
     writeBlobs: (contents) => writeBlobs(deps, contents),
     signal: attempt.signal,

@@ -4,12 +4,14 @@ import { sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
 import type { ProcessingQueue } from '../core/queue.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
-import { finishUpload, type LedgerDeps } from '../core/uploads/ledger.js';
+import type { Leases } from '../core/uploads/lease.js';
+import { completeUpload, finishUpload, type LedgerDeps } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
 
 export interface ReconcileDeps extends LedgerDeps {
+  leases: Leases;
   queue: ProcessingQueue;
   log: Logger;
 }
@@ -54,11 +56,12 @@ async function reconcile(deps: ReconcileDeps): Promise<void> {
   }
 }
 
-/** Uploads whose bytes are all here but whose file was never written. One that fails is left to the next pass. */
+/** Uploads whose bytes are all here but whose object or file was never made. One that fails is left to the next pass. */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
   let finished = 0;
   for (const id of await listUnfinishedComplete(deps.database)) {
     try {
+      if (!(await complete(deps, id))) continue;
       const file = await finishUpload(deps, id);
       finished++;
       await deps.queue.add({ fileId: file.id, run: file.run });
@@ -68,4 +71,16 @@ async function finishUploads(deps: ReconcileDeps): Promise<number> {
     }
   }
   return finished;
+}
+
+/** Makes the object, unless a request is just doing that. */
+async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
+  const lease = await deps.leases.tryAcquire(id);
+  if (!lease) return false;
+  try {
+    await completeUpload(deps, lease.upload, lease.epoch);
+    return true;
+  } finally {
+    await lease.release();
+  }
 }

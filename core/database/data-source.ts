@@ -1,6 +1,7 @@
 import 'reflect-metadata';
 import { DataSource } from 'typeorm';
 import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js';
+import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { Blob } from './entities/blob.js';
 import { Derivative } from './entities/derivative.js';
 import { Event } from './entities/event.js';
@@ -34,7 +35,7 @@ export async function openDatabase(
     connectTimeoutMS: 10_000,
     extra: { idle_in_transaction_session_timeout: STALLED_TRANSACTION_MS },
     entities: [Blob, Derivative, Event, File, Session, Upload, User],
-    migrations: [Initial1763640000000],
+    migrations: [Initial1763640000000, S31763650000000],
   });
   return database.initialize();
 }

@@ -1,5 +1,5 @@
 import { constants, createReadStream } from 'node:fs';
-import { access, type FileHandle, mkdir, open, rm, stat } from 'node:fs/promises';
+import { access, type FileHandle, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
@@ -47,42 +47,55 @@ export async function openFileStorage(root: string): Promise<Storage> {
       await syncFolder(dirname(path(key)));
     },
     delete: (key) => rm(path(key), { force: true }),
-    reference: (key) => ({ kind: 'file', path: path(key) }),
+    reference: async (key) => ({ kind: 'file', path: path(key) }),
   };
 
   const uploads: UploadStore = {
-    async append(key, offset, source, commit) {
+    async append({ key, offset, length }, source, commit) {
       const handle = await create(path(key));
       try {
         if (offset === 0) await syncFolder(dirname(path(key)));
-        await appendTo(handle, offset, source, commit);
+        await appendTo(handle, offset, source, async (reached) => {
+          // A connection that broke may have left bytes behind the last offset of an upload of unknown length.
+          const isWhole = reached === length && (await handle.stat()).size === length;
+          await commit({ offset: reached, ...(isWhole ? { objectKey: key } : {}) });
+        });
       } finally {
         await handle.close();
       }
     },
-    async complete(key, length) {
-      const size = await stat(path(key)).then((stats) => stats.size, ignoreMissing);
-      // The rule: append has synced exactly these bytes.
-      if (size === length) return;
-      if ((size ?? 0) < length) {
-        throw new AppError('size_mismatch', {
-          detail: `Of ${length} acknowledged bytes ${size ?? 0} are left`,
-        });
+    async complete({ key, offset }) {
+      const size = (await stat(path(key)).catch(ignoreMissing))?.size ?? 0;
+      if (size < offset) {
+        throw new AppError('size_mismatch', { detail: `Of ${offset} acknowledged bytes ${size} are left` });
       }
       const handle = await create(path(key));
       try {
-        // A connection that broke may have left bytes behind the last offset of an upload of unknown length.
-        await handle.truncate(length);
+        await handle.truncate(offset);
         await handle.sync();
       } finally {
         await handle.close();
       }
       await syncFolder(dirname(path(key)));
+      return key;
     },
-    discard: (key) => rm(path(key), { force: true }),
+    async discard({ key }, keep) {
+      if (key !== keep) await rm(path(key), { force: true });
+    },
   };
 
-  return { blobs, uploads, check: () => access(root, constants.W_OK) };
+  return {
+    blobs,
+    uploads,
+    check: () => access(root, constants.W_OK),
+    async *list() {
+      for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
+        const stats = await stat(join(entry.parentPath, entry.name)).catch(ignoreMissing);
+        if (stats?.isFile()) yield { key: entry.name, size: stats.size, modified: stats.mtime };
+      }
+    },
+    remove: ({ key }) => blobs.delete(key),
+  };
 }
 
 /** Opens for writing, creates the file and its folder if missing, and leaves the content as it is. */

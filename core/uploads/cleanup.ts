@@ -38,10 +38,11 @@ export async function expireUploads(database: DataSource): Promise<number> {
 }
 
 /**
- * Deletes the bytes of expired and terminated uploads.
- * @param ids only these; undefined: all that are left, at most 1000
- * @returns how many were deleted
- * @throws what the storage threw first, after all others were deleted
+ * Deletes what is left in the store of expired and terminated uploads, and what finished ones have left besides their
+ * object.
+ * @param ids only these; undefined: all, at most 1000
+ * @returns how many were put in order
+ * @throws what the storage threw first, after all others were done
  */
 export async function discardUploads(
   deps: { database: DataSource; storage: Storage },
@@ -51,19 +52,33 @@ export async function discardUploads(
     deps.database.manager,
     Upload,
     `SELECT * FROM uploads
-     WHERE status IN ('expired', 'terminated') AND discarded_at IS NULL AND ($1::uuid[] IS NULL OR id = ANY ($1))
+     WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
+       AND ($1::uuid[] IS NULL OR id = ANY ($1))
      ORDER BY id LIMIT 1000`,
     [ids ?? null],
   );
   let failure: unknown;
   for (const upload of uploads) {
     try {
-      await deps.storage.uploads.discard(upload.storageKey);
-      await deps.database.query('UPDATE uploads SET discarded_at = now() WHERE id = $1', [upload.id]);
+      await discardUpload(deps, upload);
     } catch (error) {
       failure ??= error;
     }
   }
   if (failure) throw failure;
   return uploads.length;
+}
+
+async function discardUpload(
+  { database, storage }: { database: DataSource; storage: Storage },
+  { id, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
+): Promise<void> {
+  // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
+  const keep = finishedAt ? objectKey : null;
+  await storage.uploads.discard({ key: storageKey, state: storageState, offset, length }, keep);
+  await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
+  await database.query(
+    `UPDATE uploads SET untidy = false, discarded_at = CASE WHEN status <> 'finished' THEN now() END WHERE id = $1`,
+    [id],
+  );
 }

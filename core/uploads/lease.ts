@@ -1,5 +1,7 @@
+import { EventEmitter } from 'node:events';
 import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
+import type { Listener } from '../database/listen.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
@@ -15,7 +17,8 @@ import type { Logger } from '../log.js';
  * A newer request is more likely to have a living client behind it than the one that holds the lease (the old
  * connection may be half open), so it asks the holder to let go and waits for that. (tus 1.0, "Core Protocol",
  * PATCH: servers should not let two requests write at a time, and should free a lock that a dead connection
- * holds.)
+ * holds.) A holder in another process is asked by NOTIFY, and says by NOTIFY that it has let go. Notifications can
+ * be lost, so who waits asks and tries again every 200 ms.
  */
 
 /** Milliseconds that a lease lasts without being renewed. */
@@ -26,8 +29,12 @@ const RENEW_EVERY_MS = LEASE_MS / 3;
 /** How long a request waits for a lease before it is told that the upload is in use. */
 const WAIT_MS = LEASE_MS + 5_000;
 
-/** How often a lease that another process holds is tried again. */
+/** How often a lease that somebody holds is asked for, and tried, again. */
 const RETRY_MS = 200;
+
+/** Channels of PostgreSQL; the payload is the id of the upload. */
+const WANTED = 'lease_wanted';
+const RELEASED = 'lease_released';
 
 export interface Lease {
   /** As it was when the lease was taken, or as the holder has left it. */
@@ -45,6 +52,8 @@ export interface Leases {
    * @throws {AppError} not_found, locked
    */
   acquire(uploadId: string, ownerId: string, signal: AbortSignal, onRequested: () => void): Promise<Lease>;
+  /** Takes the lease of anybody's upload if it is free or has run out, without waiting or disturbing the holder. */
+  tryAcquire(uploadId: string): Promise<Lease | undefined>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
   adopt(upload: Upload, onRequested: () => void): Lease;
   /** Name of this process in the lease columns. */
@@ -59,62 +68,85 @@ interface Held {
   uploadId: string;
   epoch: number;
   onRequested: () => void;
-  released: Promise<void>;
-  markReleased: () => void;
+  /** Whether another process waits for it. */
+  wanted: boolean;
 }
 
 /**
  * @param holder a name that no other living process has. Leases that the database shows under this name are from
  * a dead process of the same name, and are ended at once.
  */
-export async function openLeases(database: DataSource, holder: string, log: Logger): Promise<Leases> {
+export async function openLeases(
+  deps: { database: DataSource; listener: Listener; log: Logger },
+  holder: string,
+): Promise<Leases> {
+  const { database, listener, log } = deps;
   const held = new Map<string, Held>();
+  /** Emits the id of each upload whose lease was released, by this process or, if it was wanted here, by another. */
+  const releases = new EventEmitter().setMaxListeners(0);
 
   await database.query(
-    `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1
+    `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
      WHERE status = 'uploading' AND lease_holder = $1`,
     [holder],
   );
+  await listener.subscribe(WANTED, (uploadId) => {
+    const entry = held.get(uploadId);
+    if (!entry) return;
+    entry.wanted = true;
+    entry.onRequested();
+  });
+  await listener.subscribe(RELEASED, (uploadId) => releases.emit(uploadId));
 
-  async function tryAcquire(uploadId: string, ownerId: string): Promise<Upload | undefined> {
+  /** @param ownerId whose it must be; null: anybody's */
+  async function take(uploadId: string, ownerId: string | null): Promise<Upload | undefined> {
+    // Whoever holds it in this process may still write, even if the lease ran out because the database was away.
+    if (held.has(uploadId)) return undefined;
+    // What a holder that did not release it was about to store may be there without the ledger naming it.
     const [upload] = await queryEntities(
       database.manager,
       Upload,
       `UPDATE uploads
        SET lease_holder = $2, lease_epoch = lease_epoch + 1,
-           lease_expires_at = now() + $3 * interval '1 millisecond'
-       WHERE id = $1 AND owner_id = $4 AND (lease_holder IS NULL OR lease_expires_at < now())
+           lease_expires_at = now() + $3 * interval '1 millisecond',
+           untidy = untidy OR lease_holder IS NOT NULL
+       WHERE id = $1 AND ($4::uuid IS NULL OR owner_id = $4)
+         AND (lease_holder IS NULL OR lease_expires_at < now())
        RETURNING *`,
       [uploadId, holder, LEASE_MS, ownerId],
     );
     return upload;
   }
 
+  /** Asks the holder, wherever it is, to let go. @throws {AppError} not_found when the owner has no such upload */
+  async function askFor(uploadId: string, ownerId: string): Promise<void> {
+    const here = held.get(uploadId);
+    const found: unknown[] = await database.query(
+      `SELECT CASE WHEN $3 THEN pg_notify('${WANTED}', id::text) END FROM uploads WHERE id = $1 AND owner_id = $2`,
+      [uploadId, ownerId, !here],
+    );
+    if (found.length === 0) throw new AppError('not_found');
+    here?.onRequested();
+  }
+
+  async function release(entry: Held): Promise<void> {
+    const { uploadId, epoch } = entry;
+    try {
+      await database.query(
+        'UPDATE uploads SET lease_holder = NULL WHERE id = $1 AND lease_epoch = $2 AND lease_holder = $3',
+        [uploadId, epoch, holder],
+      );
+      if (entry.wanted) await database.query(`SELECT pg_notify('${RELEASED}', $1)`, [uploadId]);
+    } finally {
+      if (held.get(uploadId) === entry) held.delete(uploadId);
+      releases.emit(uploadId);
+    }
+  }
+
   function adopt(upload: Upload, onRequested: () => void): Lease {
-    const { promise: released, resolve: markReleased } = withResolvers();
-    const entry: Held = {
-      uploadId: upload.id,
-      epoch: upload.leaseEpoch,
-      onRequested,
-      released,
-      markReleased,
-    };
+    const entry: Held = { uploadId: upload.id, epoch: upload.leaseEpoch, onRequested, wanted: false };
     held.set(upload.id, entry);
-    return {
-      upload,
-      epoch: entry.epoch,
-      async release() {
-        if (held.get(upload.id) === entry) held.delete(upload.id);
-        try {
-          await database.query(
-            'UPDATE uploads SET lease_holder = NULL WHERE id = $1 AND lease_epoch = $2 AND lease_holder = $3',
-            [upload.id, entry.epoch, holder],
-          );
-        } finally {
-          markReleased();
-        }
-      },
-    };
+    return { upload, epoch: entry.epoch, release: () => release(entry) };
   }
 
   async function renew(): Promise<void> {
@@ -145,34 +177,38 @@ export async function openLeases(database: DataSource, holder: string, log: Logg
       const deadline = Date.now() + WAIT_MS;
       for (;;) {
         signal.throwIfAborted();
-        const here = held.get(uploadId);
-        // Whoever holds it in this process may still write, even if the lease ran out because the database was away.
-        const upload = here ? undefined : await tryAcquire(uploadId, ownerId);
+        const upload = await take(uploadId, ownerId);
         if (upload) return adopt(upload, onRequested);
-        const exists = await database.getRepository(Upload).existsBy({ id: uploadId, ownerId });
-        if (!exists) throw new AppError('not_found');
         if (Date.now() > deadline) {
           throw new AppError('locked', { detail: 'Another request writes to this upload', retryable: true });
         }
-        here?.onRequested();
-        await Promise.race([pause(RETRY_MS), ...(here ? [here.released] : [])]);
+        const released = nextRelease(releases, uploadId);
+        await askFor(uploadId, ownerId);
+        await released;
       }
     },
+    async tryAcquire(uploadId) {
+      const upload = await take(uploadId, null);
+      return upload && adopt(upload, () => {});
+    },
     async whenIdle() {
-      while (held.size > 0) await Promise.all([...held.values()].map((entry) => entry.released));
+      for (const uploadId of held.keys()) {
+        while (held.has(uploadId)) await nextRelease(releases, uploadId);
+      }
     },
     close: () => clearInterval(timer),
   };
 }
 
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-function withResolvers(): { promise: Promise<void>; resolve: () => void } {
-  let resolve: () => void = () => {};
-  const promise = new Promise<void>((done) => {
-    resolve = done;
+/** Waits until somebody lets go of this upload, but not for long. */
+function nextRelease(releases: EventEmitter, uploadId: string): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      releases.off(uploadId, done);
+      resolve();
+    };
+    const timer = setTimeout(done, RETRY_MS);
+    releases.once(uploadId, done);
   });
-  return { promise, resolve };
 }

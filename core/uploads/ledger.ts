@@ -7,7 +7,7 @@ import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError, hasCode } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
-import type { Storage } from '../storage/storage.js';
+import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
 import { LEASE_MS } from './lease.js';
 
@@ -16,8 +16,9 @@ import { LEASE_MS } from './lease.js';
  * and others later) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
- * of the lease, and only ever grows. An upload whose offset has reached its length is finished by one transaction
- * that writes the blob, the file row and the event; if the process dies before, the reconciler does it.
+ * of the lease, and only ever grows. Once the offset has reached the length, the object is made of what the ledger
+ * names; until then no client is told that all is there. Then one transaction writes the blob, the file row and the
+ * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
 /** SQLSTATE. */
@@ -37,6 +38,8 @@ export interface NewUpload {
   /** Bytes; null if not known yet. */
   length: number | null;
   metadata: Record<string, string | null>;
+  /** Whether the client will send the bytes to the store itself; see direct.ts. */
+  direct?: boolean;
   /** The process that will write at once, and so gets the first lease. */
   leaseHolder: string;
 }
@@ -59,9 +62,9 @@ async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: Ne
     manager,
     Upload,
     `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
-                          lease_expires_at, expires_at)
+                          lease_expires_at, expires_at, direct)
      VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
-             now() + $8 * interval '1 hour')
+             now() + $8 * interval '1 hour', $9)
      RETURNING *`,
     [
       upload.id,
@@ -72,6 +75,7 @@ async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: Ne
       upload.leaseHolder,
       LEASE_MS,
       deps.uploadExpiryHours,
+      upload.direct ?? false,
     ],
   );
   await appendEvents(manager, [
@@ -102,43 +106,112 @@ export async function declareLength(
 }
 
 /**
- * Appends what `source` yields behind the upload's offset.
+ * Appends what `source` yields behind the upload's offset. If that brings the last byte, the object is made too.
  * @param upload as it was when the lease was taken
+ * @param signal when it aborts, somebody waits for the lease: what is on its way has only some seconds left
  * @returns the upload as it is then; bytes before its offset survive a power cut
- * @throws {AppError} locked when another request has taken the lease; storage_full
+ * @throws {AppError} locked when another request has taken the lease; storage_full, unavailable
  */
 export async function appendToUpload(
   deps: LedgerDeps,
   upload: Upload,
   epoch: number,
   source: AsyncIterable<Uint8Array>,
+  signal?: AbortSignal,
 ): Promise<Upload> {
+  if (upload.direct) {
+    throw new AppError('wrong_state', { detail: 'The parts of this upload are sent to the storage itself' });
+  }
+  let present = upload;
   if (upload.offset === upload.length) {
     // Nothing can follow. The source is still read, so that a body that is too long is noticed by its limiter.
     for await (const _ of source);
-    return upload;
+  } else {
+    const commit = async (progress: Progress) => {
+      present = await commitProgress(deps, upload.id, epoch, progress);
+    };
+    await deps.storage.uploads.append(toStored(upload), source, commit, signal);
   }
-  let present = upload;
-  await deps.storage.uploads.append(upload.storageKey, upload.offset, source, async (offset) => {
-    const [committed] = await queryEntities(
-      deps.database.manager,
-      Upload,
-      `UPDATE uploads
-       SET "offset" = $3, expires_at = now() + $4 * interval '1 hour',
-           lease_expires_at = now() + $5 * interval '1 millisecond'
-       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3
-       RETURNING *`,
-      [upload.id, epoch, offset, deps.uploadExpiryHours, LEASE_MS],
-    );
-    if (!committed) throw leaseLost();
-    present = committed;
-  });
-  return present;
+  return present.offset === present.length ? completeUpload(deps, present, epoch, signal) : present;
 }
 
 /**
- * Turns an upload whose bytes are complete into a file with status `pending`. May be called again: what is
- * finished stays as it is.
+ * Writes how far an upload has come: one statement, so that offset, parts and tail can never contradict each other.
+ * @throws {AppError} locked
+ */
+export async function commitProgress(
+  deps: LedgerDeps,
+  id: string,
+  epoch: number,
+  { offset, state, parts = [], untidy = false, objectKey }: Progress,
+): Promise<Upload> {
+  const [committed] = await queryEntities(
+    deps.database.manager,
+    Upload,
+    `WITH committed AS (
+       UPDATE uploads
+       SET "offset" = $3, storage_state = coalesce($4, storage_state), object_key = coalesce($5, object_key),
+           untidy = untidy OR $6, expires_at = now() + $7 * interval '1 hour',
+           lease_expires_at = now() + $8 * interval '1 millisecond'
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3
+       RETURNING *
+     ), stored AS (
+       INSERT INTO upload_parts (upload_id, number, size, etag)
+       SELECT committed.id, part.* FROM committed, unnest($9::integer[], $10::bigint[], $11::text[]) AS part
+     )
+     SELECT * FROM committed`,
+    [
+      id,
+      epoch,
+      offset,
+      state ? JSON.stringify(state) : null,
+      objectKey ?? null,
+      untidy,
+      deps.uploadExpiryHours,
+      LEASE_MS,
+      parts.map((part) => part.number),
+      parts.map((part) => part.size),
+      parts.map((part) => part.etag),
+    ],
+  ).catch(async (error: unknown) => {
+    // Nobody knows whether it was carried out, and so what of the store the ledger names.
+    await deps.database
+      .query('UPDATE uploads SET untidy = true WHERE id = $1 AND lease_epoch = $2', [id, epoch])
+      .catch(() => {});
+    throw error;
+  });
+  if (!committed) throw leaseLost();
+  return committed;
+}
+
+/**
+ * Makes the object of an upload whose bytes are all here, unless it is made already. May be called again and again.
+ * @param upload as it is under this lease
+ * @returns the upload with its object
+ * @throws {AppError} locked; unavailable; size_mismatch when acknowledged bytes are gone
+ */
+export async function completeUpload(
+  deps: LedgerDeps,
+  upload: Upload,
+  epoch: number,
+  signal?: AbortSignal,
+): Promise<Upload> {
+  if (upload.objectKey !== null) return upload;
+  const parts: Part[] = await deps.database.query(
+    'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
+    [upload.id],
+  );
+  const objectKey = await deps.storage.uploads.complete(toStored(upload), parts, signal);
+  return commitProgress(deps, upload.id, epoch, { offset: upload.offset, objectKey });
+}
+
+function toStored({ storageKey, offset, length, storageState }: Upload): StoredUpload {
+  return { key: storageKey, offset, length, state: storageState };
+}
+
+/**
+ * Turns an upload whose object is made into a file with status `pending`. May be called again: what is finished stays
+ * as it is.
  * @returns the file
  * @throws {AppError} not_found, gone, wrong_state
  */
@@ -147,13 +220,13 @@ export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> 
     const upload = await lockUpload(manager, id);
     if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
     if (upload.status !== 'uploading') throw new AppError('gone');
-    if (upload.offset !== upload.length) {
-      throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are here` });
+    const { objectKey } = upload;
+    if (objectKey === null) {
+      throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
     }
-    // Under the row's lock: a termination that runs at the same time must not be followed by this.
-    await deps.storage.uploads.complete(upload.storageKey, upload.length);
     await manager.query(`UPDATE uploads SET status = 'finished', finished_at = now() WHERE id = $1`, [id]);
-    return insertFile(manager, upload);
+    await manager.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
+    return insertFile(manager, upload, objectKey);
   });
 }
 
@@ -169,7 +242,7 @@ export async function terminateUpload(deps: LedgerDeps, id: string): Promise<voi
     const finished = upload.status === 'finished';
     await manager.query(
       `UPDATE uploads SET status = 'terminated', lease_holder = NULL, lease_epoch = lease_epoch + 1,
-         discarded_at = CASE WHEN $2 THEN now() END
+         discarded_at = CASE WHEN $2 AND NOT untidy THEN now() END
        WHERE id = $1`,
       [id, finished],
     );

@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { UploadState } from '../../storage/storage.js';
 import { bigintColumn } from './columns.js';
 
 export type UploadStatus = 'uploading' | 'finished' | 'expired' | 'terminated';
@@ -28,9 +29,25 @@ export class Upload {
   @Column('jsonb')
   metadata: Record<string, string | null>;
 
-  /** Key of the object that the bytes go to. */
+  /** Whether the client sends the bytes to the store itself, at addresses that the server has signed. */
+  @Column('boolean')
+  direct: boolean;
+
+  /** What the keys of all that is stored for this upload begin with. */
   @Column('text', { name: 'storage_key' })
   storageKey: string;
+
+  /** What the store remembers between two appends; null before the first. */
+  @Column('jsonb', { name: 'storage_state', nullable: true })
+  storageState: UploadState | null;
+
+  /** Key of the whole object; null until it exists. */
+  @Column('text', { name: 'object_key', nullable: true })
+  objectKey: string | null;
+
+  /** Whether the store may hold something under `storageKey` that the ledger does not name. */
+  @Column('boolean')
+  untidy: boolean;
 
   @Column('text', { name: 'lease_holder', nullable: true })
   leaseHolder: string | null;

@@ -1,0 +1,95 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Logger } from '../log.js';
+import { connectOnce } from './connect.js';
+
+/*
+ * The one connection of a process on which PostgreSQL tells it things (LISTEN).
+ *
+ * When it breaks it is opened anew, however long that takes. What was sent meanwhile is lost: a notification may
+ * only ever say that it is worth looking now, and whoever waits for one also looks without it from time to time.
+ */
+
+const FIRST_RETRY_MS = 100;
+const MAX_RETRY_MS = 5_000;
+
+/** A connection whose other end is gone without a word is noticed after at most twice that. */
+const PROBE_EVERY_MS = 10_000;
+
+export interface Listener {
+  /** Calls `handle` with the payload of each notification on this channel from now on. One handler a channel. */
+  subscribe(channel: string, handle: (payload: string) => void): Promise<void>;
+  close(): Promise<void>;
+}
+
+interface Connection {
+  client: pg.Client;
+  ended: Promise<void>;
+}
+
+/** @throws {ConfigError} when the database cannot be reached now */
+export async function openListener(databaseUrl: string, log: Logger): Promise<Listener> {
+  const handlers = new Map<string, (payload: string) => void>();
+  const closing = new AbortController();
+  let current = await connect();
+
+  async function connect(): Promise<Connection> {
+    const client = await connectOnce(databaseUrl);
+    const ended = new Promise<void>((resolve) => client.once('end', resolve));
+    client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
+    try {
+      closing.signal.throwIfAborted();
+      for (const channel of handlers.keys()) await client.query(`LISTEN ${channel}`);
+    } catch (error) {
+      await client.end();
+      throw error;
+    }
+    return { client, ended };
+  }
+
+  async function reconnect(): Promise<Connection> {
+    for (let delay = FIRST_RETRY_MS; ; delay = Math.min(2 * delay, MAX_RETRY_MS)) {
+      await pause(delay, undefined, { signal: closing.signal, ref: false });
+      try {
+        return await connect();
+      } catch (error) {
+        log.debug({ err: error }, 'listening connection');
+      }
+    }
+  }
+
+  async function keepConnected(): Promise<void> {
+    for (;;) {
+      await current.ended;
+      closing.signal.throwIfAborted();
+      log.warn('the connection that listens to PostgreSQL broke');
+      current = await reconnect();
+      log.info('listening to PostgreSQL again');
+    }
+  }
+
+  /** Ends a connection that does not answer any more, so that a new one is opened. */
+  async function probe({ client }: Connection): Promise<void> {
+    // An error is an answer, too: that connection ends by itself.
+    const answered = client.query('SELECT 1').catch(() => true);
+    const answer = await Promise.race([answered, pause(PROBE_EVERY_MS, undefined, { ref: false })]);
+    if (!answer) await client.end();
+  }
+
+  // It only ever ends because of close().
+  keepConnected().catch(() => {});
+  const timer = setInterval(() => void probe(current), PROBE_EVERY_MS);
+  timer.unref();
+
+  return {
+    async subscribe(channel, handle) {
+      handlers.set(channel, handle);
+      await current.client.query(`LISTEN ${channel}`);
+    },
+    async close() {
+      clearInterval(timer);
+      closing.abort();
+      await current.client.end();
+    },
+  };
+}

@@ -1,0 +1,272 @@
+import {
+  CreateBucketCommand,
+  GetObjectCommand,
+  HeadBucketCommand,
+  UploadPartCommand,
+} from '@aws-sdk/client-s3';
+import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
+import { ConfigError, type S3Config } from '../../config.js';
+import { AppError } from '../../errors.js';
+import type { Logger } from '../../log.js';
+import type { Part, Storage, StoredUpload } from '../storage.js';
+import { appendToS3 } from './append.js';
+import { openConnection, type S3Connection } from './connection.js';
+import { bytesOf, newKey } from './growth.js';
+import { createMemoryBudget } from './memory-budget.js';
+import { createObjectStore, isMissing, type ObjectStore } from './objects.js';
+import { partSize } from './part-size.js';
+
+/* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
+
+/** Seconds that signed addresses are good for: to read for a parser, to read by a client, to send a part. */
+const REFERENCE_SECONDS = 3600;
+const LINK_SECONDS = 300;
+const PART_SECONDS = 3600;
+
+const CHECK_MS = 3_000;
+
+/** How often, and how long apart, an object is looked for whose completion was not answered. */
+const RECOGNISE_TRIES = 4;
+const RECOGNISE_PAUSE_MS = 500;
+
+/**
+ * Opens the storage and sees to it that the bucket is there.
+ * @param memoryBudget bytes that uploads may hold in this process
+ * @throws {ConfigError} naming the variable, with why the bucket cannot be used
+ */
+export async function openS3Storage(config: S3Config, memoryBudget: number, log: Logger): Promise<Storage> {
+  const connection = openConnection(config);
+  await ensureBucket(connection, log);
+  const objects = createObjectStore(connection, log);
+  const budget = createMemoryBudget(memoryBudget);
+  const { client, publicClient } = connection;
+  const named = (key: string) => ({ Bucket: config.bucket, Key: config.prefix + key });
+
+  return {
+    blobs: {
+      read: (key, range) => objects.open(key, range).catch(rethrowUnavailable),
+      write: (key, bytes) =>
+        objects.put(key, { size: bytes.byteLength, chunks: [bytes] }).catch(rethrowUnavailable),
+      delete: (key) => objects.delete(key),
+      async reference(key) {
+        const command = new GetObjectCommand(named(key));
+        return { kind: 'url', url: await getSignedUrl(client, command, { expiresIn: REFERENCE_SECONDS }) };
+      },
+      ...(config.redirect
+        ? {
+            async link(key, { contentType, contentDisposition }) {
+              const command = new GetObjectCommand({
+                ...named(key),
+                ResponseContentType: contentType,
+                ResponseContentDisposition: contentDisposition,
+              });
+              return getSignedUrl(publicClient, command, { expiresIn: LINK_SECONDS });
+            },
+          }
+        : {}),
+    },
+    uploads: {
+      append: (upload, source, commit, signal) =>
+        appendToS3({ objects, budget }, upload, source, commit, signal),
+      complete: (upload, parts, signal) =>
+        completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
+      async discard({ key, state }, keep) {
+        if (state?.multipartId && keep !== key) await objects.abortMultipart(key, state.multipartId);
+        for await (const { multipartId } of objects.listMultiparts(key)) {
+          await objects.abortMultipart(key, multipartId);
+        }
+        for await (const object of objects.list(key)) {
+          if (object.key !== keep) await objects.delete(object.key);
+        }
+      },
+    },
+    direct: {
+      async begin(key) {
+        return { multipartId: await objects.createMultipart(key), nextPart: 1, tail: [] };
+      },
+      partSize: (length) => partSize(length, 1),
+      sign: (key, { multipartId }, parts) =>
+        Promise.all(
+          parts.map(({ number, size }) => {
+            const command = new UploadPartCommand({
+              ...named(key),
+              UploadId: multipartId ?? '',
+              PartNumber: number,
+              ContentLength: size,
+            });
+            // Signed, so that a part of another size is refused by the store.
+            const signableHeaders = new Set(['content-length']);
+            return getSignedUrl(publicClient, command, { expiresIn: PART_SECONDS, signableHeaders });
+          }),
+        ),
+      listParts: (key, { multipartId }) =>
+        objects.listParts(key, multipartId ?? '').catch((error: unknown) => {
+          if (isMissing(error)) return [];
+          throw unavailable(error);
+        }),
+    },
+    async check() {
+      const signal = AbortSignal.timeout(CHECK_MS);
+      await client.send(new HeadBucketCommand({ Bucket: config.bucket }), { abortSignal: signal });
+    },
+    async *list() {
+      yield* objects.list('');
+      yield* objects.listMultiparts('');
+    },
+    remove: ({ key, multipartId }) =>
+      multipartId ? objects.abortMultipart(key, multipartId) : objects.delete(key),
+  };
+}
+
+function unavailable(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  return new AppError('unavailable', {
+    detail: 'The storage does not answer',
+    cause: error,
+    retryable: true,
+  });
+}
+
+function rethrowUnavailable(error: unknown): never {
+  throw unavailable(error);
+}
+
+/** Makes the object of what the ledger names, and of nothing else. */
+async function completeInS3(
+  objects: ObjectStore,
+  { key, length, state }: StoredUpload,
+  parts: Part[],
+  signal?: AbortSignal,
+): Promise<string> {
+  const multipartId = state?.multipartId;
+  const tail = state?.tail ?? [];
+  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, []) : [] };
+  if (!multipartId) {
+    const objectKey = newKey(key);
+    await objects.put(objectKey, rest, signal);
+    return objectKey;
+  }
+  const all = [...parts];
+  if (rest.size > 0) {
+    const number = state.nextPart;
+    const etag = await objects.putPart(key, multipartId, number, rest, signal).catch((error: unknown) => {
+      // Completed already: the answer was lost.
+      if (isGone(error)) return '';
+      throw error;
+    });
+    all.push({ number, size: rest.size, etag });
+  }
+  try {
+    await objects.completeMultipart(key, multipartId, all, signal);
+  } catch (error) {
+    if (isInvalidPart(error)) {
+      await objects.completeMultipart(
+        key,
+        multipartId,
+        await refreshTags(objects, key, multipartId, all),
+        signal,
+      );
+    } else if (await wasCompleted(objects, key, length, error, signal)) {
+      return key;
+    } else {
+      throw error;
+    }
+  }
+  return key;
+}
+
+/**
+ * Whether the object is there all the same: an earlier call was carried out and its answer lost. Nothing but the
+ * upload that the ledger names is ever completed under this key.
+ * @throws {AppError} size_mismatch when the store knows neither the upload nor the object any more
+ */
+async function wasCompleted(
+  objects: ObjectStore,
+  key: string,
+  length: number | null,
+  error: unknown,
+  signal?: AbortSignal,
+): Promise<boolean> {
+  for (let attempt = 1; ; attempt++) {
+    if ((await objects.sizeOf(key, signal)) === length) return true;
+    if (!isMissing(error)) return false;
+    if (attempt === RECOGNISE_TRIES) {
+      throw new AppError('size_mismatch', {
+        detail: 'The storage has lost this upload: begin it anew',
+        cause: error,
+      });
+    }
+    await new Promise((resolve) => setTimeout(resolve, RECOGNISE_PAUSE_MS));
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'NoSuchUpload';
+}
+
+function isInvalidPart(error: unknown): boolean {
+  return error instanceof Error && error.name === 'InvalidPart';
+}
+
+/**
+ * A part that was sent twice, because the first answer was late, holds the same bytes; but where the store encrypts, its
+ * ETag is that of the later one. No other lease ever used its number.
+ */
+async function refreshTags(
+  objects: ObjectStore,
+  key: string,
+  multipartId: string,
+  parts: Part[],
+): Promise<Part[]> {
+  const stored = new Map((await objects.listParts(key, multipartId)).map((part) => [part.number, part]));
+  return parts.map(({ number, size }) => {
+    const part = stored.get(number);
+    if (part?.size === size) return part;
+    throw new AppError('size_mismatch', {
+      detail: 'The storage has lost a part of this upload: begin it anew',
+    });
+  });
+}
+
+/** @throws {ConfigError} */
+async function ensureBucket({ client, config }: S3Connection, log: Logger): Promise<void> {
+  const { bucket: Bucket } = config;
+  try {
+    await client.send(new HeadBucketCommand({ Bucket }));
+    return;
+  } catch (error) {
+    const status = (error as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode;
+    if (status === 403) {
+      throw new ConfigError(`S3_BUCKET=${Bucket}: the keys may not use it, or it belongs to somebody else`);
+    }
+    if (status !== 404)
+      throw new ConfigError(`S3_BUCKET=${Bucket}: ${explain(error, config)}`, { cause: error });
+  }
+  try {
+    const elsewhere = !config.endpoint && config.region !== 'us-east-1';
+    await client.send(
+      new CreateBucketCommand({
+        Bucket,
+        ...(elsewhere
+          ? { CreateBucketConfiguration: { LocationConstraint: config.region as 'eu-central-1' } }
+          : {}),
+      }),
+    );
+    log.info({ bucket: Bucket }, 'bucket created');
+  } catch (error) {
+    // Another process was quicker.
+    if (error instanceof Error && error.name === 'BucketAlreadyOwnedByYou') return;
+    throw new ConfigError(
+      `S3_BUCKET=${Bucket}: it does not exist and could not be created: ${explain(error, config)}`,
+      {
+        cause: error,
+      },
+    );
+  }
+}
+
+function explain(error: unknown, { endpoint }: S3Config): string {
+  const { name = '', message = '', code } = error as { name?: string; message?: string; code?: string };
+  const reason = code ?? (message && message !== 'UnknownError' ? message : name);
+  return `${endpoint ?? 'AWS'} answers: ${reason}`;
+}

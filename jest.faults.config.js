@@ -1,0 +1,11 @@
+import base from './jest.config.js';
+
+/**
+ * Long suites in which things go wrong: kills, outages, connections that are cut. `npm run test:faults`
+ * @type {import('jest').Config}
+ */
+export default {
+  ...base,
+  testMatch: ['<rootDir>/test/faults/*.test.ts'],
+  testTimeout: 300_000,
+};

@@ -1,0 +1,82 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { tmpdir } from 'node:os';
+import { Redis } from 'ioredis';
+import { freePort } from './services/port.js';
+
+export interface TestRedis {
+  url: string;
+  /** Removes all keys. */
+  flush(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface RedisProcess extends TestRedis {
+  /** SIGKILL, at once. Nothing is on disk: what was in it is gone. */
+  stop(): Promise<void>;
+  /** Starts it again, empty, on the same port. */
+  start(): Promise<void>;
+}
+
+/** An empty Redis for one suite: TEST_REDIS_URL, else a server of its own. */
+export async function openRedis(): Promise<TestRedis> {
+  if (!process.env.TEST_REDIS_URL) return startRedis();
+  const url = new URL(process.env.TEST_REDIS_URL);
+  // One of Jest's workers runs one suite at a time: each has a logical database.
+  url.pathname = process.env.JEST_WORKER_ID ?? '1';
+  await flush(url.href);
+  return { url: url.href, flush: () => flush(url.href), close: () => flush(url.href) };
+}
+
+/** A Redis server of the suite's own, for those that kill it. */
+export async function startRedis(): Promise<RedisProcess> {
+  const port = await freePort();
+  const url = `redis://127.0.0.1:${port}`;
+  let running = await launch(port);
+  return {
+    url,
+    stop: () => running.kill(),
+    async start() {
+      running = await launch(port);
+    },
+    flush: () => flush(url),
+    close: () => running.kill(),
+  };
+}
+
+// A shell stands between, which kills Redis when its input ends: so Redis ends with us, however we end.
+const GUARD = 'trap "" INT TERM HUP; "$@" & exec >&-; read -r _; kill -9 $!; wait';
+
+async function launch(port: number) {
+  const options = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  const shell = spawn('sh', ['-c', GUARD, 'sh', 'redis-server', ...options], {
+    cwd: tmpdir(),
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const ended = once(shell, 'exit');
+  let output = '';
+  await new Promise<void>((resolve, reject) => {
+    shell.stdout.on('data', (chunk) => {
+      output += chunk;
+      if (output.includes('Ready to accept connections')) resolve();
+    });
+    // The shell has closed its side: only Redis holds it.
+    shell.stdout.on('end', () => {
+      shell.stdin.end();
+      reject(new Error(`redis-server did not start: ${output}`));
+    });
+    shell.on('error', reject);
+  });
+  return {
+    async kill() {
+      shell.stdin.end();
+      await ended;
+    },
+  };
+}
+
+async function flush(url: string) {
+  const client = new Redis(url, { retryStrategy: () => null });
+  await client.flushdb();
+  client.disconnect();
+}

@@ -1,0 +1,146 @@
+import { randomBytes } from 'node:crypto';
+import { type ClientRequest, request } from 'node:http';
+import { findUpload } from './aftermath.js';
+import { idOf, registerUser, type TestUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/*
+ * Two servers over the same database and the same bytes, with nothing in front of them: each request may come to
+ * either.
+ */
+
+let processes: Processes;
+let first: TestUser;
+let second: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({}, ['server', 'server-2', 'worker']);
+  first = await registerUser(() => processes.url);
+  second = first.at(() => processes.urlOf('server-2'));
+});
+
+afterAll(() => processes?.close());
+
+const patch = (user: TestUser, path: string, offset: number, body: Buffer) =>
+  user.tus('PATCH', path, { 'Upload-Offset': String(offset) }, body as BodyInit);
+
+async function offsetAt(user: TestUser, path: string): Promise<number> {
+  const answer = await user.tus('HEAD', path);
+  expect(answer.status).toBe(200);
+  return Number(answer.headers.get('Upload-Offset'));
+}
+
+async function expectContent(id: string, content: Buffer): Promise<void> {
+  expect(await first.settled(id)).toMatchObject({ status: 'completed', attempts: 1 });
+  const answer = await second.fetch(`/api/files/${id}/content`);
+  expect(content.equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
+}
+
+/** A PATCH to the first server of which `sent` arrives and whose rest never comes, on a connection that stays open. */
+function sendHalf(path: string, offset: number, length: number, sent: Buffer): ClientRequest {
+  const half = request(`${processes.url}${path}`, {
+    method: 'PATCH',
+    headers: {
+      Authorization: `Bearer ${first.token}`,
+      'Tus-Resumable': '1.0.0',
+      'Upload-Offset': String(offset),
+      'Content-Type': 'application/offset+octet-stream',
+      'Content-Length': String(length),
+    },
+  });
+  half.on('error', () => {});
+  half.write(sent);
+  return half;
+}
+
+/** Waits until the first server writes to the upload, and the bytes sent to it are likely to be in its hands. */
+async function whenHeld(id: string): Promise<void> {
+  await until('the first server to hold the lease', async () => {
+    return (await findUpload(processes, id)).lease_holder === 'server';
+  });
+}
+
+test('an upload that was begun on one server goes on on the other, back and forth', async () => {
+  const content = randomBytes(4 * 1024 ** 2);
+  const step = 256 * 1024;
+  const path = await first.create(content.length);
+  for (let offset = 0; offset < content.length; offset += step) {
+    const [user, other] = offset % (2 * step) === 0 ? [first, second] : [second, first];
+    const answer = await patch(user, path, offset, content.subarray(offset, offset + step));
+    expect([answer.status, answer.headers.get('Upload-Offset')]).toEqual([204, String(offset + step)]);
+    expect(await offsetAt(other, path)).toBe(offset + step);
+  }
+  await expectContent(idOf(path), content);
+});
+
+test('of two requests that write at once one wins, each time', async () => {
+  const length = 2 * 1024 ** 2;
+  const path = await first.create(length);
+  const stored: Buffer[] = [];
+  for (let offset = 0; offset < length; ) {
+    const bodies = [100_000, 130_000].map((size) => randomBytes(Math.min(size, length - offset)));
+    const answers = await Promise.all(
+      [first, second].map((user, index) => patch(user, path, offset, bodies[index] ?? Buffer.alloc(0))),
+    );
+    expect(answers.map((answer) => answer.status).sort()).toEqual([204, 409]);
+    const winner = bodies[answers.findIndex((answer) => answer.status === 204)] ?? Buffer.alloc(0);
+    stored.push(winner);
+    offset += winner.length;
+    expect(await offsetAt(second, path)).toBe(offset);
+  }
+  await expectContent(idOf(path), Buffer.concat(stored));
+});
+
+test.each(['HEAD', 'PATCH'])(
+  'a connection that is half open on one server is let go for a %s on the other',
+  async (method) => {
+    const content = randomBytes(200_000);
+    const path = await first.create(content.length);
+    const half = sendHalf(path, 0, content.length, content.subarray(0, 150_000));
+    await whenHeld(idOf(path));
+
+    const started = performance.now();
+    if (method === 'PATCH') {
+      // The client knows nothing of the offset: it is told, and what has arrived is kept.
+      expect((await patch(second, path, 0, content)).status).toBe(409);
+    }
+    const offset = await offsetAt(second, path);
+    expect(performance.now() - started).toBeLessThan(3000);
+    expect(offset).toBe(150_000);
+    expect((await patch(second, path, offset, content.subarray(offset))).status).toBe(204);
+    half.destroy();
+    await expectContent(idOf(path), content);
+  },
+);
+
+test('a server that stands still loses the upload when its lease runs out, and changes nothing when it goes on', async () => {
+  const content = randomBytes(300_000);
+  const path = await first.create(content.length);
+  const id = idOf(path);
+  const half = sendHalf(path, 0, content.length, content.subarray(0, 100_000));
+  await whenHeld(id);
+  process.kill(processes.pid('server'), 'SIGSTOP');
+  try {
+    const offset = await offsetAt(second, path);
+    expect((await patch(second, path, offset, content.subarray(offset, 200_000))).status).toBe(204);
+    const before = await findUpload(processes, id);
+    expect(before).toMatchObject({ offset: 200_000, untidy: true });
+
+    process.kill(processes.pid('server'), 'SIGCONT');
+    // It still reads the rest of its body, as if nothing had happened.
+    half.end(content.subarray(100_000));
+    const answer = await new Promise<number | undefined>((resolve) => {
+      half
+        .once('response', (response) => resolve(response.statusCode))
+        .once('close', () => resolve(undefined));
+    });
+    expect(answer).not.toBe(204);
+    expect(await findUpload(processes, id)).toEqual(before);
+  } finally {
+    process.kill(processes.pid('server'), 'SIGCONT');
+  }
+  expect(await offsetAt(first, path)).toBe(200_000);
+  expect((await patch(first, path, 200_000, content.subarray(200_000))).status).toBe(204);
+  await expectContent(id, content);
+});
