@@ -1,17 +1,34 @@
 import { benchProcessing } from './processing.js';
+import { benchS3Download } from './s3-download.js';
+import { benchS3Large } from './s3-large.js';
+import { benchS3Resume } from './s3-resume.js';
+import { benchS3Slow } from './s3-slow.js';
+import { benchS3Small } from './s3-small.js';
 import { benchUpload } from './upload.js';
 
-/* Each number stands beside that of a bare program which ran in turns with it: only the ratios mean something. */
+/*
+ * Each number stands beside that of another program which ran in turns with it: only the ratios mean something. A
+ * name chooses what begins with it: `s3` all the benches of S3.
+ */
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
+  's3-large': benchS3Large,
+  's3-small': benchS3Small,
+  's3-resume': benchS3Resume,
+  's3-slow': benchS3Slow,
+  's3-download': benchS3Download,
 };
 
-const chosen = process.argv.slice(2);
-const names = chosen.length > 0 ? chosen : Object.keys(benches);
-for (const name of names) {
-  const bench = benches[name];
-  if (!bench) throw new Error(`no bench is called ${name}; there are ${Object.keys(benches).join(', ')}`);
+// The SDK would say on Node 20, in every process, that 2027 will be another year.
+process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true';
+
+const names = Object.keys(benches);
+const wanted = process.argv.slice(2);
+const unknown = wanted.find((prefix) => !names.some((name) => name.startsWith(prefix)));
+if (unknown) throw new Error(`no bench is called ${unknown}; there are ${names.join(', ')}`);
+for (const [name, bench] of Object.entries(benches)) {
+  if (wanted.length > 0 && !wanted.some((prefix) => name.startsWith(prefix))) continue;
   console.log(`\n${name}`);
   console.table(await bench());
 }

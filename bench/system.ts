@@ -1,9 +1,15 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+
+export const MIB = 1024 ** 2;
+export const GIB = 1024 ** 3;
+
+/** Less than 1 makes the benches of S3 smaller, to see that they work: the numbers then mean nothing. */
+export const SCALE = Number(process.env.BENCH_SCALE ?? 1);
 
 /** A process that is measured. */
 export interface Measured {
@@ -15,25 +21,34 @@ export interface Measured {
 /** Ticks a second in /proc/<pid>/stat; 100 on every Linux that Node runs on. */
 const TICKS = 100;
 
-/** Starts a script of dist/ and waits until its output names its address. */
-export async function startScript(path: string, env: Record<string, string>): Promise<Measured> {
+/**
+ * Starts a script of dist/ and waits until its output names its address.
+ * @param ready what to wait for in its output instead, of a script that has no address
+ */
+export async function startScript(
+  path: string,
+  env: Record<string, string>,
+  ready = /http:\/\/localhost:\d+/,
+): Promise<Measured> {
   const script = fileURLToPath(new URL(path, import.meta.url));
   const child = spawn(process.execPath, [script], {
     env: { ...process.env, PORT: '0', ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let output = '';
-  const url = await new Promise<string>((resolve, reject) => {
+  const found = await new Promise<string>((resolve, reject) => {
     child.stdout.on('data', (chunk) => {
       output += chunk;
-      const found = /http:\/\/localhost:\d+/.exec(output);
-      if (found) resolve(found[0].replace('localhost', '127.0.0.1'));
+      const [text] = ready.exec(output) ?? [];
+      if (text) resolve(text);
     });
     child.once('exit', (code) => reject(new Error(`${path} ended with ${code}`)));
   });
+  // Its log is read to no end, else it would wait.
+  child.stdout.removeAllListeners('data').resume();
   return {
     pid: child.pid ?? 0,
-    url,
+    url: found.replace('localhost', '127.0.0.1'),
     async stop() {
       const ended = once(child, 'exit');
       child.kill('SIGTERM');
@@ -48,21 +63,26 @@ export async function startLandfall(): Promise<Measured & { token: string }> {
   // As root PostgreSQL runs as another user, who must be able to pass.
   chmodSync(folder, 0o711);
   const system = await startScript('../server/standalone.js', { DATA_DIR: join(folder, 'data') });
-  const answer = await fetch(`${system.url}/api/auth/register`, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ email: 'bench@example.org', password: 'only for the bench' }),
-  });
-  const { accessToken } = (await answer.json()) as { accessToken: string };
   return {
     ...system,
     pid: findChild(system.pid, 'server/main.js'),
-    token: accessToken,
+    token: await register(system.url),
     async stop() {
       await system.stop();
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** Makes an account. @returns its access token */
+export async function register(url: string): Promise<string> {
+  const answer = await fetch(`${url}/api/auth/register`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ email: 'bench@example.org', password: 'only for the bench' }),
+  });
+  const { accessToken } = (await answer.json()) as { accessToken: string };
+  return accessToken;
 }
 
 function findChild(parent: number, script: string): number {
@@ -82,10 +102,15 @@ export function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS;
 }
 
-/** Largest resident memory so far, in bytes. */
+/** Largest resident memory since the start or `resetPeakMemory`, in bytes. */
 export function peakMemory(pid: number): number {
   const [, kib] = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kib) * 1024;
+}
+
+export function resetPeakMemory(pid: number): void {
+  // "To reset the peak resident set size" (proc_pid_clear_refs(5)).
+  writeFileSync(`/proc/${pid}/clear_refs`, '5');
 }
 
 export function median(numbers: number[]): number {

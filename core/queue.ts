@@ -1,19 +1,25 @@
 import {
   createPostgresBackend,
+  type DefaultJobOptions,
   DelayedError,
-  type Queue,
+  type Job,
+  Queue,
   runMigrations,
   UnrecoverableError,
+  Worker,
+  type WorkerOptions,
   withBackend,
 } from 'bullmq';
 import { AppError } from './errors.js';
 import type { Logger } from './log.js';
+import { connectRedis } from './redis.js';
 
 /*
- * The queue of processing jobs, on BullMQ. The only importer of bullmq.
+ * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The only importer of bullmq.
  *
  * The queue is derived: PostgreSQL's `files` rows are the truth, a job only wakes a worker up. A job's id is
- * `<fileId>-<run>`, so adding it twice is harmless, and a job that was lost is added again by the relay.
+ * `<fileId>-<run>`, so adding it twice is harmless, and a job that was lost is added again by the relay. Redis may
+ * therefore be away or lose all it has: nobody waits for it but the workers.
  */
 
 export interface ProcessingJob {
@@ -27,10 +33,15 @@ export interface ProcessingJob {
 export type JobState = 'missing' | 'open' | 'completed' | 'failed';
 
 export interface ProcessingQueue {
-  /** Adds the job unless it is there already. */
-  add(job: ProcessingJob): Promise<void>;
+  /** Adds the jobs that are not there already. @throws soon when the queue cannot be reached */
+  add(...jobs: ProcessingJob[]): Promise<void>;
+  /** @throws soon when the queue cannot be reached */
   getState(job: ProcessingJob): Promise<JobState>;
   close(): Promise<void>;
+  /** Whether the queue answers, as far as is known. */
+  readonly reachable: boolean;
+  /** Calls `listener` each time a queue that may lose jobs is back after it was away. */
+  onBack?(listener: () => void): void;
   /** For Bull Board. */
   readonly bull: Queue;
 }
@@ -53,9 +64,18 @@ export class JobInterrupted extends Error {
   override name = 'JobInterrupted';
 }
 
-const bullmq = withBackend(createPostgresBackend);
+/** Where the queue is kept: in Redis if its address is known. */
+interface QueuePlace {
+  databaseUrl: string;
+  redisUrl: string | undefined;
+}
+
+const postgres = withBackend(createPostgresBackend);
 
 const QUEUE = 'processing';
+
+/** What the keys in Redis begin with. */
+const PREFIX = 'landfall';
 
 /** A worker that died is noticed after at most LOCK_MS + STALLED_CHECK_MS. */
 const LOCK_MS = 10_000;
@@ -72,6 +92,9 @@ const KEEP_COMPLETED_SECONDS = 24 * 3600;
 /** Connections to PostgreSQL for one queue or worker; one more listens for wake-ups. */
 const POOL_SIZE = 4;
 
+/** How long Redis may take to answer before the job is left to the relay: a client's upload waits for it. */
+const ANSWER_MS = 1_500;
+
 /** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
 const BACKOFF_JITTER = 0.5;
 
@@ -85,75 +108,181 @@ function jobId({ fileId, run }: ProcessingJob): string {
 }
 
 /**
- * Opens the queue for adding jobs.
+ * Opens the queue for adding jobs. Redis need not be there yet.
  * @param options.attempts how often a job is tried in all
  * @param options.backoffMs delay before the second attempt, doubled for each further one
  */
-export function openQueue(options: {
-  databaseUrl: string;
-  attempts: number;
-  backoffMs: number;
-  log: Logger;
-}): ProcessingQueue {
-  const bull = new bullmq.Queue<ProcessingJob>(QUEUE, {
+export function openQueue(
+  options: QueuePlace & { attempts: number; backoffMs: number; log: Logger },
+): ProcessingQueue {
+  const defaultJobOptions = {
+    attempts: options.attempts,
+    backoff: { type: 'exponential', delay: options.backoffMs, jitter: BACKOFF_JITTER },
+    removeOnComplete: { age: KEEP_COMPLETED_SECONDS },
+  };
+  return options.redisUrl
+    ? openRedisQueue(options.redisUrl, options.log, defaultJobOptions)
+    : openPostgresQueue(options, defaultJobOptions);
+}
+
+function openPostgresQueue(
+  options: QueuePlace & { log: Logger },
+  defaultJobOptions: DefaultJobOptions,
+): ProcessingQueue {
+  const bull = new postgres.Queue<ProcessingJob>(QUEUE, {
     connection: { connectionString: options.databaseUrl, max: POOL_SIZE },
-    defaultJobOptions: {
-      attempts: options.attempts,
-      backoff: { type: 'exponential', delay: options.backoffMs, jitter: BACKOFF_JITTER },
-      removeOnComplete: { age: KEEP_COMPLETED_SECONDS },
-    },
+    defaultJobOptions,
   });
   bull.on('error', (error) => options.log.warn({ err: error }, 'queue connection'));
   return {
-    bull: bull as unknown as Queue,
-    async add(job) {
-      await bull.add('process', job, { jobId: jobId(job) });
+    ...operations(bull as unknown as Queue),
+    reachable: true,
+    close: () => bull.close(),
+  };
+}
+
+function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobOptions): ProcessingQueue {
+  const { client, reportError, onBack } = connectRedis(url, log);
+  const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
+  bull.on('error', reportError);
+  const { add, getState, ...rest } = operations(bull);
+
+  /** Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them. */
+  async function promptly<T>(work: () => Promise<T>): Promise<T> {
+    if (['close', 'reconnecting', 'end'].includes(client.status)) throw queueAway();
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(queueAway()), ANSWER_MS);
+    });
+    return Promise.race([work(), timeout]).finally(() => clearTimeout(timer));
+  }
+
+  return {
+    ...rest,
+    onBack,
+    add: (...jobs) => promptly(() => add(...jobs)),
+    getState: (job) => promptly(() => getState(job)),
+    get reachable() {
+      return client.status === 'ready';
+    },
+    async close() {
+      await bull.close();
+      client.disconnect();
+    },
+  };
+}
+
+function operations(bull: Queue<ProcessingJob>): Pick<ProcessingQueue, 'add' | 'getState' | 'bull'> {
+  return {
+    bull,
+    async add(...jobs) {
+      await bull.addBulk(jobs.map((data) => ({ name: 'process', data, opts: { jobId: jobId(data) } })));
     },
     async getState(job) {
-      const found = await bull.getJob(jobId(job));
-      if (!found) return 'missing';
-      const state = await found.getState();
+      const state = await bull.getJobState(jobId(job));
       if (state === 'completed' || state === 'failed') return state;
       return state === 'unknown' ? 'missing' : 'open';
     },
-    close: () => bull.close(),
   };
+}
+
+function queueAway(): AppError {
+  return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
 }
 
 /**
  * Starts to work on jobs: `handle` runs up to `concurrency` times at once. What it throws is tried again after
  * the backoff, except an AppError that is not retryable.
  */
-export function startWorker(options: {
-  databaseUrl: string;
-  concurrency: number;
-  log: Logger;
-  handle: (job: JobContext) => Promise<void>;
-}): ProcessingWorker {
-  const worker = new bullmq.Worker<ProcessingJob>(
-    QUEUE,
-    async (job, token) => {
-      const attempt = job.attemptsMade + 1;
-      try {
-        await options.handle({ ...job.data, attempt, lastAttempt: attempt >= (job.opts.attempts ?? 1) });
-      } catch (error) {
-        if (error instanceof JobInterrupted) {
-          await job.moveToDelayed(Date.now(), token);
-          throw new DelayedError();
-        }
-        if (error instanceof AppError && !error.retryable) throw new UnrecoverableError(error.message);
-        throw error;
-      }
+export function startWorker(
+  options: QueuePlace & {
+    concurrency: number;
+    log: Logger;
+    handle: (job: JobContext) => Promise<void>;
+  },
+): ProcessingWorker {
+  const settings = {
+    concurrency: options.concurrency,
+    lockDuration: LOCK_MS,
+    stalledInterval: STALLED_CHECK_MS,
+    maxStalledCount: MAX_STALLED,
+    runRetryDelay: AFTER_OUTAGE_MS,
+  };
+  let closing = false;
+  const run = (job: Job<ProcessingJob>, token?: string) => {
+    // BullMQ may have asked for one more when it was told to close.
+    const handle = closing ? () => Promise.reject(new JobInterrupted()) : options.handle;
+    return runJob(handle, job, token);
+  };
+  const worker = options.redisUrl
+    ? startRedisWorker(options.redisUrl, options.log, settings, run)
+    : startPostgresWorker(options.databaseUrl, options.log, settings, run);
+  return {
+    close() {
+      closing = true;
+      return worker.close();
     },
-    {
-      connection: { connectionString: options.databaseUrl, max: POOL_SIZE },
-      concurrency: options.concurrency,
-      lockDuration: LOCK_MS,
-      stalledInterval: STALLED_CHECK_MS,
-      maxStalledCount: MAX_STALLED,
-      runRetryDelay: AFTER_OUTAGE_MS,
-    },
-  );
-  worker.on('error', (error) => options.log.warn({ err: error }, 'worker connection'));
+  };
+}
+
+type Run = (job: Job<ProcessingJob>, token?: string) => Promise<void>;
+type WorkerSettings = Omit<WorkerOptions, 'connection'>;
+
+function startPostgresWorker(
+  databaseUrl: string,
+  log: Logger,
+  settings: WorkerSettings,
+  run: Run,
+): ProcessingWorker {
+  const worker = new postgres.Worker<ProcessingJob>(QUEUE, run, {
+    connection: { connectionString: databaseUrl, max: POOL_SIZE },
+    ...settings,
+  });
+  worker.on('error', (error) => log.warn({ err: error }, 'worker connection'));
   return { close: () => worker.close() };
+}
+
+function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, run: Run): ProcessingWorker {
+  const { client, reportError } = connectRedis(url, log);
+  const running = new Set<Promise<void>>();
+  const worker = new Worker<ProcessingJob>(
+    QUEUE,
+    (job, token) => {
+      const promise = run(job, token).finally(() => running.delete(promise));
+      running.add(promise);
+      return promise;
+    },
+    { connection: client, prefix: PREFIX, ...settings },
+  );
+  worker.on('error', reportError);
+  return {
+    async close() {
+      const away = client.status !== 'ready';
+      if (away) {
+        // BullMQ would wait for its connection, and with it for Redis.
+        await worker.pause(true);
+        await Promise.allSettled(running);
+      }
+      await worker.close(away);
+      client.disconnect();
+    },
+  };
+}
+
+async function runJob(
+  handle: (job: JobContext) => Promise<void>,
+  job: Job<ProcessingJob>,
+  token: string | undefined,
+): Promise<void> {
+  const attempt = job.attemptsMade + 1;
+  try {
+    await handle({ ...job.data, attempt, lastAttempt: attempt >= (job.opts.attempts ?? 1) });
+  } catch (error) {
+    if (error instanceof JobInterrupted) {
+      await job.moveToDelayed(Date.now(), token);
+      throw new DelayedError();
+    }
+    if (error instanceof AppError && !error.retryable) throw new UnrecoverableError(error.message);
+    throw error;
+  }
 }

@@ -2,9 +2,11 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
+import type { Storage } from '../core/storage/storage.js';
 import { createAuthenticate } from './auth/authenticate.js';
 import type { Keys } from './auth/keys.js';
 import { createBoard } from './board.js';
+import type { Drain } from './drain.js';
 import { notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
@@ -22,20 +24,22 @@ export interface AppDeps extends TusDeps {
   accessTokenMinutes: number;
   /** Folder of the built page. */
   pageDir: string;
-  isDraining: () => boolean;
+  drain: Drain;
 }
 
 const MAX_JSON_BODY = '100kb';
 
-const PAGE_CSP = [
-  "default-src 'self'",
-  "img-src 'self' blob: data:",
-  "media-src 'self' blob:",
-  "style-src 'self' 'unsafe-inline'",
-  "worker-src 'self' blob:",
-  "base-uri 'none'",
-  "frame-ancestors 'none'",
-].join('; ');
+/** @param contentOrigin where content comes from if not from here */
+const pageCsp = (contentOrigin = '') =>
+  [
+    "default-src 'self'",
+    `img-src 'self' blob: data: ${contentOrigin}`.trim(),
+    `media-src 'self' blob: ${contentOrigin}`.trim(),
+    "style-src 'self' 'unsafe-inline'",
+    "worker-src 'self' blob:",
+    "base-uri 'none'",
+    "frame-ancestors 'none'",
+  ].join('; ');
 
 /** Puts the HTTP application together. Does not listen. */
 export function buildApp(deps: AppDeps): Express {
@@ -45,6 +49,7 @@ export function buildApp(deps: AppDeps): Express {
   app.disable('etag');
   app.set('trust proxy', deps.trustProxy);
 
+  const { drain } = deps;
   const authenticate = createAuthenticate(deps.keys);
   const asUser: RequestHandler = (req, _res, next) => {
     authenticate(req, req.method === 'OPTIONS' ? 'public' : 'user');
@@ -53,39 +58,47 @@ export function buildApp(deps: AppDeps): Express {
 
   app.use(requestLog(deps.log));
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
-  app.all('/uploads{/*path}', tusPreflight, asUser, createTusHandler(deps));
-  app.use('/api', preflight, express.json({ limit: MAX_JSON_BODY }));
-  app.use(
-    serve(
-      [
-        ...authRoutes(deps),
-        ...fileRoutes(deps),
-        ...contentRoutes(deps),
-        ...uploadRoutes(deps),
-        ...healthRoutes(deps),
-      ],
-      authenticate,
-    ),
-  );
+  app.all('/uploads{/*path}', tusPreflight, drain.refuse, asUser, drain.track(createTusHandler(deps)));
+  app.use('/api', preflight, drain.refuse, express.json({ limit: MAX_JSON_BODY }));
+  const routes = [
+    ...authRoutes(deps),
+    ...fileRoutes(deps),
+    ...contentRoutes(deps),
+    ...uploadRoutes(deps),
+    ...healthRoutes(deps),
+  ];
+  const tracked = routes.map((route) => ({ ...route, handle: drain.track(route.handle) }));
+  app.use(serve(tracked, authenticate));
   app.use(createBoard(deps.queue, deps.keys, authenticate));
-  if (existsSync(deps.pageDir)) app.use(page(deps.pageDir));
+  if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log));
   return app;
 }
 
 /** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */
-function page(folder: string): RequestHandler {
+function page(folder: string, storage: Storage): RequestHandler[] {
   const assets = join(folder, 'assets');
-  return express.static(folder, {
+  const files = express.static(folder, {
     setHeaders(res, path) {
       res.setHeader('X-Content-Type-Options', 'nosniff');
       if (path.startsWith(assets)) {
         res.setHeader('Cache-Control', 'public, max-age=31536000, immutable');
       } else {
         res.setHeader('Cache-Control', 'no-cache');
-        res.setHeader('Content-Security-Policy', PAGE_CSP);
+        res.setHeader('Content-Security-Policy', pageCsp(res.locals.contentOrigin));
       }
     },
   });
+  const findOrigin: RequestHandler = async (_req, res, next) => {
+    res.locals.contentOrigin = await findContentOrigin(storage);
+    next();
+  };
+  return [findOrigin, files];
+}
+
+/** Where downloads are redirected to; only the signed addresses tell. Undefined: they come from this server. */
+async function findContentOrigin({ blobs }: Storage): Promise<string | undefined> {
+  const link = await blobs.link?.('any', { contentType: 'any/type', contentDisposition: 'inline' });
+  return link && new URL(link).origin;
 }

@@ -32,6 +32,9 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie || req.get('Authorization')) authenticate(req, 'admin');
     else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    // It would wait for the queue as long as that is away.
+    if (!queue.reachable)
+      throw new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
     next();
   };
   return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
@@ -15,6 +16,7 @@ import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { buildApp } from './app.js';
 import { deriveKeys } from './auth/keys.js';
+import { createDrain } from './drain.js';
 
 /** A socket on which nothing moves for this long is closed: no body may hang for ever. */
 const IDLE_SOCKET_MS = 120_000;
@@ -22,8 +24,14 @@ const IDLE_SOCKET_MS = 120_000;
 /** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
 const FINISH_MS = 2_000;
 
+/** How long those have for it, and to say so, before their connections are cut. */
+const PARK_MS = 1_500;
+
 /** Less than the supervisor and containers wait before they kill. */
 const SHUTDOWN_MS = 7_000;
+
+/** A connection that waits for its next request would keep the server from closing. */
+const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -36,9 +44,15 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const listener = await openListener(databaseUrl, log);
   const leases = await openLeases({ database, listener, log }, holder);
-  const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
+  const queue = openQueue({
+    databaseUrl,
+    redisUrl: config.redisUrl,
+    attempts: config.jobAttempts,
+    backoffMs: config.jobBackoffMs,
+    log,
+  });
 
-  let draining = false;
+  const drain = createDrain();
   const app = buildApp({
     ...config,
     database,
@@ -48,15 +62,18 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     keys: deriveKeys(jwtSecret),
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
-    isDraining: () => draining,
+    drain,
   });
   // A body may take hours: what counts is that it moves.
   const http = createServer({ requestTimeout: 0, keepAliveTimeout: 65_000 }, app);
   http.setTimeout(IDLE_SOCKET_MS);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
-    draining = true;
-    await closeHttp(http, orphaned ? 0 : FINISH_MS);
-    await leases.whenIdle();
+    drain.begin();
+    // Who takes the place of an orphan wants its port.
+    if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
+    leases.askAll();
+    await closeHttp(http, orphaned ? 0 : PARK_MS);
+    await drain.whenIdle();
     leases.close();
     await listener.close();
     await queue.close();
@@ -82,11 +99,13 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
   });
 }
 
-/** Takes nothing new, lets what runs finish for a while, then cuts it off: an upload keeps what has arrived. */
+/** Stops listening and waits for the connections to be over; cuts those that are not after `graceMs`. */
 async function closeHttp(http: Server, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => http.close(() => resolve()));
+  const hangUp = setInterval(() => http.closeIdleConnections(), HANG_UP_EVERY_MS);
   const cut = setTimeout(() => http.closeAllConnections(), graceMs);
   await closed;
+  clearInterval(hangUp);
   clearTimeout(cut);
 }
 

@@ -122,8 +122,10 @@ function headOf(req: ExpressRequest): Request {
 async function answer(res: ExpressResponse, response: Response): Promise<void> {
   const body = await response.text();
   if (res.destroyed) return;
+  // Web answers have a type even where they have no content.
+  if (body === '') response.headers.delete('Content-Type');
   res.status(response.status).setHeaders(response.headers);
-  res.end(body === '' ? undefined : body);
+  res.end(body);
 }
 
 function originCheck(allowed: string[]): (origin: string) => boolean {

@@ -12,7 +12,7 @@ const MAX_FILENAME = 255;
 const NAME_KEYS = ['filename', 'name'];
 
 /**
- * Checks the decoded Upload-Metadata of a new upload and reduces the name of the file to a bare name.
+ * Checks the metadata of a new upload (tus: the decoded Upload-Metadata) and reduces the name of the file to a bare name.
  * @throws {AppError} invalid_request
  */
 export function checkMetadata(metadata: Metadata): Metadata {
@@ -20,15 +20,15 @@ export function checkMetadata(metadata: Metadata): Metadata {
     (sum, [key, value]) => sum + key.length + byteLength(value),
     0,
   );
-  if (size > MAX_BYTES) throw invalid(`Upload-Metadata has ${size} bytes; at most ${MAX_BYTES} are taken`);
+  if (size > MAX_BYTES) throw invalid(`The metadata has ${size} bytes; at most ${MAX_BYTES} are taken`);
   for (const [key, value] of Object.entries(metadata)) {
     if (hasControlCharacter(key) || hasControlCharacter(value ?? '')) {
-      throw invalid('Upload-Metadata must not hold control characters');
+      throw invalid('The metadata must not hold control characters');
     }
   }
   const { sha256 } = metadata;
   if (sha256 && !/^[0-9a-f]{64}$/i.test(sha256)) {
-    throw invalid('sha256 in Upload-Metadata must be 64 hexadecimal digits');
+    throw invalid('sha256 in the metadata must be 64 hexadecimal digits');
   }
   const checked = { ...metadata };
   for (const key of NAME_KEYS) {
@@ -40,8 +40,7 @@ export function checkMetadata(metadata: Metadata): Metadata {
 
 function bareName(key: string, path: string): string {
   const name = path.split(/[/\\]/).at(-1)?.trim();
-  if (!name || name === '.' || name === '..')
-    throw invalid(`${key} in Upload-Metadata is not a name of a file`);
+  if (!name || name === '.' || name === '..') throw invalid(`${key} in the metadata is not a name of a file`);
   if (name.length > MAX_FILENAME) throw invalid(`${key} must have at most ${MAX_FILENAME} characters`);
   return name;
 }

@@ -323,12 +323,12 @@ describe('over time', () => {
     expect(await ledger.row(id)).toEqual(after);
   });
 
-  test('a process knows when it holds none any more', async () => {
-    const id = await createFree();
-    const lease = await acquire(first, id);
-    const idle = first.whenIdle();
-    expect(await isPending(idle)).toBe(true);
-    await lease.release();
-    await idle;
+  test('a process that ends asks all that hold one to let go', async () => {
+    const ids = await Promise.all([createFree(), createFree()]);
+    const asked: string[] = [];
+    const leases = await Promise.all(ids.map((id) => acquire(first, id, () => asked.push(id))));
+    first.askAll();
+    expect(asked.sort()).toEqual(ids.sort());
+    await Promise.all(leases.map((lease) => lease.release()));
   });
 });

@@ -112,8 +112,8 @@ describe('jobs', () => {
 
     function queueThat(getState: (job: ProcessingJob) => Promise<JobState>): ProcessingQueue {
       added = [];
-      const add = async (job: ProcessingJob) => void added.push(job);
-      return { getState, add, close: async () => {}, bull: undefined as never };
+      const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
+      return { getState, add, close: async () => {}, reachable: true, bull: undefined as never };
     }
 
     beforeEach(async () => {
@@ -125,7 +125,13 @@ describe('jobs', () => {
     test('leaves alone a job that waits, and adds one that is missing', async () => {
       const { id } = await uploadImage();
       const log = createLogger('silent', 'test');
-      const queue = openQueue({ databaseUrl: processes.database.url, attempts: 1, backoffMs: 10, log });
+      const queue = openQueue({
+        databaseUrl: processes.database.url,
+        redisUrl: undefined,
+        attempts: 1,
+        backoffMs: 10,
+        log,
+      });
       try {
         expect(await relayJobs({ database, queue })).toBe(0);
         await queue.bull.remove(`${id}-1`);

@@ -76,7 +76,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     storage.uploads.append(upload, chunks(...contents), commit);
   const complete = async () => {
     upload = { ...upload, length: upload.offset };
-    objectKey ??= await storage.uploads.complete(upload, parts);
+    objectKey ??= (await storage.uploads.complete(upload, parts)).objectKey;
     return objectKey;
   };
   const stored = async (range?: { start: number; end: number }) =>
@@ -154,11 +154,34 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     await append('end');
     const first = await complete();
     const again = await storage.uploads.complete(upload, parts);
-    for (const key of [first, again]) {
+    for (const key of [first, again.objectKey]) {
       expect(
         (await buffer(await storage.blobs.read(key))).equals(Buffer.concat([content, Buffer.from('end')])),
       ).toBe(true);
     }
+  });
+
+  test.each([
+    ['large', [6 * MIB, 7 * MIB]],
+    ['small', [1 * MIB, 100]],
+  ])('what a dead process has stored besides (%s) does not get into the blob', async (_sizes, sizes) => {
+    const content = randomBytes(9 * MIB);
+    await append(content);
+    // It dies before it can write down what it has stored.
+    const reservation = async (progress: Progress) => {
+      if (progress.offset > 9 * MIB) throw new Error('dead');
+      await commit(progress);
+    };
+    for (const size of sizes) {
+      await storage.uploads
+        .append({ ...upload, length: upload.offset + size }, chunks(randomBytes(size)), reservation)
+        .catch(() => {});
+    }
+    const rest = randomBytes(8 * MIB + 5);
+    await append(rest);
+    expect((await stored()).equals(Buffer.concat([content, rest]))).toBe(true);
+    await storage.uploads.discard(upload, await complete());
+    expect((await listStored()).map(({ key }) => key)).toEqual([await complete()]);
   });
 
   test('an empty upload becomes an empty blob', async () => {
@@ -213,8 +236,8 @@ test('files: what a broken connection left behind the offset is written over, an
   }
   await storage.uploads.append(upload, source('abcdef'), commit);
   await storage.uploads.append({ ...upload, offset: 3 }, source('X'), commit);
-  const key = await storage.uploads.complete({ ...upload, offset: 4 }, []);
-  expect((await buffer(await storage.blobs.read(key))).toString()).toBe('abcX');
+  const { objectKey } = await storage.uploads.complete({ ...upload, offset: 4 }, []);
+  expect((await buffer(await storage.blobs.read(objectKey))).toString()).toBe('abcX');
   await expect(storage.uploads.complete({ ...upload, offset: 5 }, [])).rejects.toMatchObject({
     code: 'size_mismatch',
   });

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { type ClientRequest, request } from 'node:http';
 import { findUpload } from './aftermath.js';
 import { idOf, registerUser, type TestUser } from './client.js';
+import { sendHalf as openHalf } from './half-open.js';
 import { type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
 
@@ -37,22 +37,9 @@ async function expectContent(id: string, content: Buffer): Promise<void> {
   expect(content.equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
 }
 
-/** A PATCH to the first server of which `sent` arrives and whose rest never comes, on a connection that stays open. */
-function sendHalf(path: string, offset: number, length: number, sent: Buffer): ClientRequest {
-  const half = request(`${processes.url}${path}`, {
-    method: 'PATCH',
-    headers: {
-      Authorization: `Bearer ${first.token}`,
-      'Tus-Resumable': '1.0.0',
-      'Upload-Offset': String(offset),
-      'Content-Type': 'application/offset+octet-stream',
-      'Content-Length': String(length),
-    },
-  });
-  half.on('error', () => {});
-  half.write(sent);
-  return half;
-}
+/** A PATCH to the first server whose second half does not come. */
+const sendHalf = (path: string, length: number, sent: Buffer) =>
+  openHalf(processes.url, first, path, { offset: 0, length, sent });
 
 /** Waits until the first server writes to the upload, and the bytes sent to it are likely to be in its hands. */
 async function whenHeld(id: string): Promise<void> {
@@ -97,7 +84,7 @@ test.each(['HEAD', 'PATCH'])(
   async (method) => {
     const content = randomBytes(200_000);
     const path = await first.create(content.length);
-    const half = sendHalf(path, 0, content.length, content.subarray(0, 150_000));
+    const half = sendHalf(path, content.length, content.subarray(0, 150_000));
     await whenHeld(idOf(path));
 
     const started = performance.now();
@@ -118,7 +105,7 @@ test('a server that stands still loses the upload when its lease runs out, and c
   const content = randomBytes(300_000);
   const path = await first.create(content.length);
   const id = idOf(path);
-  const half = sendHalf(path, 0, content.length, content.subarray(0, 100_000));
+  const half = sendHalf(path, content.length, content.subarray(0, 100_000));
   await whenHeld(id);
   process.kill(processes.pid('server'), 'SIGSTOP');
   try {

@@ -34,7 +34,13 @@ async function start(config: Readonly<Config>): Promise<void> {
   const listener = await openListener(databaseUrl, log);
   // Not the INSTANCE_ID, which a server may have, too.
   const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
-  const queue = openQueue({ databaseUrl, attempts: config.jobAttempts, backoffMs: config.jobBackoffMs, log });
+  const queue = openQueue({
+    databaseUrl,
+    redisUrl: config.redisUrl,
+    attempts: config.jobAttempts,
+    backoffMs: config.jobBackoffMs,
+    log,
+  });
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -45,6 +51,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const stopping = new AbortController();
   const worker = startWorker({
     databaseUrl,
+    redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),

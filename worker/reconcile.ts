@@ -10,6 +10,9 @@ import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
 
+/** By then the servers, too, can reach a queue that was away: what they could not add meanwhile is not added by them. */
+const ONCE_MORE_MS = 3_000;
+
 export interface ReconcileDeps extends LedgerDeps {
   leases: Leases;
   queue: ProcessingQueue;
@@ -17,20 +20,36 @@ export interface ReconcileDeps extends LedgerDeps {
 }
 
 /**
- * Puts right what crashes have left half done, now and every 30 s. Safe to run in every worker at once.
+ * Puts right what crashes have left half done, now, every 30 s, and when the queue is back after it was away. Safe to
+ * run in every worker at once.
  * @returns stops it, after the pass that is under way
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   let running: Promise<void> | undefined;
+  let again = false;
+  let stopped = false;
   const run = () => {
+    if (stopped) return;
     // A pass that takes longer than the interval is not followed by a queue of others.
     running ??= reconcile(deps).finally(() => {
       running = undefined;
+      if (!again) return;
+      again = false;
+      run();
     });
+  };
+  const runAnew = () => {
+    if (running) again = true;
+    else run();
   };
   run();
   const timer = setInterval(run, EVERY_MS);
+  deps.queue.onBack?.(() => {
+    runAnew();
+    setTimeout(runAnew, ONCE_MORE_MS).unref();
+  });
   return async () => {
+    stopped = true;
     clearInterval(timer);
     await running;
   };

@@ -3,8 +3,9 @@ import type { File } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import { listUnfinished } from '../core/file-queries.js';
 import { failFile, raiseRun } from '../core/files.js';
-import type { ProcessingQueue } from '../core/queue.js';
+import type { ProcessingJob, ProcessingQueue } from '../core/queue.js';
 
+/** How many jobs are asked after, and added, at once. */
 const BATCH = 500;
 
 interface RelayDeps {
@@ -22,22 +23,22 @@ export async function relayJobs(deps: RelayDeps): Promise<number> {
   let after: string | undefined;
   for (;;) {
     const files = await listUnfinished(deps.database, after, BATCH);
-    for (const file of files) {
-      if (await relayJob(deps, file)) added++;
-    }
+    const missing = (await Promise.all(files.map((file) => findMissing(deps, file)))).filter((job) => !!job);
+    if (missing.length > 0) await deps.queue.add(...missing);
+    added += missing.length;
     after = files.at(-1)?.id;
     if (files.length < BATCH) return added;
   }
 }
 
-async function relayJob({ database, queue }: RelayDeps, file: File): Promise<boolean> {
+/** The job that this file should have and has not. */
+async function findMissing({ database, queue }: RelayDeps, file: File): Promise<ProcessingJob | undefined> {
   const job = { fileId: file.id, run: file.run };
   switch (await queue.getState(job)) {
     case 'open':
-      return false;
+      return undefined;
     case 'missing':
-      await queue.add(job);
-      return true;
+      return job;
     case 'failed':
       // The worker died with this job too often, or before it could write down why.
       await failFile(database, file, {
@@ -45,13 +46,11 @@ async function relayJob({ database, queue }: RelayDeps, file: File): Promise<boo
         code: 'internal',
         detail: 'The processing was interrupted too often',
       }).catch(ignoreMovedOn);
-      return false;
+      return undefined;
     case 'completed': {
       // A completed id would be ignored if it were added again.
       const run = await raiseRun(database, file);
-      if (run === undefined) return false;
-      await queue.add({ ...job, run });
-      return true;
+      return run === undefined ? undefined : { ...job, run };
     }
   }
 }

@@ -77,7 +77,7 @@ export async function openFileStorage(root: string): Promise<Storage> {
         await handle.close();
       }
       await syncFolder(dirname(path(key)));
-      return key;
+      return { objectKey: key, untidy: false };
     },
     async discard({ key }, keep) {
       if (key !== keep) await rm(path(key), { force: true });

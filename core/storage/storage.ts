@@ -105,22 +105,26 @@ export interface UploadStore {
    * @param upload its offset is its length
    * @param parts all that were committed, by number
    * @param signal gives up when it aborts
-   * @returns the key of the object, a blob of exactly that many bytes
+   * @returns the key of the object, a blob of exactly that many bytes; and whether other things were left besides it
    * @throws {AppError} size_mismatch when bytes that were committed are gone; unavailable
    */
-  complete(upload: StoredUpload, parts: Part[], signal?: AbortSignal): Promise<string>;
+  complete(
+    upload: StoredUpload,
+    parts: Part[],
+    signal?: AbortSignal,
+  ): Promise<{ objectKey: string; untidy: boolean }>;
   /** Deletes all that is there of an upload, except the object `keep`; no error if there is nothing. */
   discard(upload: StoredUpload, keep: string | null): Promise<void>;
 }
 
 export interface DirectUploads {
-  /** Begins an upload whose parts the client will send. */
+  /** Begins an upload whose parts the client will send. @throws {AppError} unavailable */
   begin(key: string): Promise<UploadState>;
   /** How many bytes each part of an upload has; the last one may have less. */
   partSize(length: number): number;
   /** Addresses that take exactly `size` bytes each, for an hour. */
   sign(key: string, state: UploadState, parts: { number: number; size: number }[]): Promise<string[]>;
-  /** The parts that have arrived, by number. */
+  /** The parts that have arrived, by number. @throws {AppError} unavailable */
   listParts(key: string, state: UploadState): Promise<Part[]>;
 }
 

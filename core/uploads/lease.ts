@@ -58,8 +58,8 @@ export interface Leases {
   adopt(upload: Upload, onRequested: () => void): Lease;
   /** Name of this process in the lease columns. */
   readonly holder: string;
-  /** Waits until this process holds no lease. */
-  whenIdle(): Promise<void>;
+  /** Asks all holders in this process to let go. */
+  askAll(): void;
   /** Ends the renewal. Leases that are still held run out. */
   close(): void;
 }
@@ -191,10 +191,8 @@ export async function openLeases(
       const upload = await take(uploadId, null);
       return upload && adopt(upload, () => {});
     },
-    async whenIdle() {
-      for (const uploadId of held.keys()) {
-        while (held.has(uploadId)) await nextRelease(releases, uploadId);
-      }
+    askAll() {
+      for (const entry of held.values()) entry.onRequested();
     },
     close: () => clearInterval(timer),
   };

@@ -201,8 +201,8 @@ export async function completeUpload(
     'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
     [upload.id],
   );
-  const objectKey = await deps.storage.uploads.complete(toStored(upload), parts, signal);
-  return commitProgress(deps, upload.id, epoch, { offset: upload.offset, objectKey });
+  const made = await deps.storage.uploads.complete(toStored(upload), parts, signal);
+  return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
 }
 
 function toStored({ storageKey, offset, length, storageState }: Upload): StoredUpload {

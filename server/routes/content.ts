@@ -20,6 +20,8 @@ interface Content {
   /** Bytes. */
   size: number;
   type: string;
+  /** Content-Disposition. */
+  disposition: string;
   /** Strong, without quotes. */
   etag: string;
   modified: Date;
@@ -28,6 +30,9 @@ interface Content {
 /** What browsers may show in place. Everything that could carry script is only ever downloaded. */
 const INLINE =
   /^(image\/(jpeg|png|apng|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)(;|$)/;
+
+/** How long a redirect may be used again; the address in it is good for a minute more. */
+const REDIRECT_SECONDS = 240;
 
 /** Bytes of files and of what was made from them. */
 export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
@@ -48,14 +53,11 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         const blob = await getBlob(database, file);
         const type = file.detectedType ?? 'application/octet-stream';
         const inline = query.download === '0' && INLINE.test(type);
-        res.setHeader(
-          'Content-Disposition',
-          contentDisposition(file.filename, {
-            type: inline ? 'inline' : 'attachment',
-            // Many clients take Latin-1 for UTF-8: anything beyond ASCII goes into filename* (RFC 6266).
-            fallback: file.filename.replaceAll(/[^\x20-\x7e]/g, '?'),
-          }),
-        );
+        const disposition = contentDisposition(file.filename, {
+          type: inline ? 'inline' : 'attachment',
+          // Many clients take Latin-1 for UTF-8: anything beyond ASCII goes into filename* (RFC 6266).
+          fallback: file.filename.replaceAll(/[^\x20-\x7e]/g, '?'),
+        });
         // Whatever a browser makes of the bytes, they get no script, no form and no origin.
         res.setHeader('Content-Security-Policy', "default-src 'none'; sandbox");
         res.setHeader('Cache-Control', 'private, no-cache');
@@ -63,6 +65,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
           key: blob.key,
           size: blob.size,
           type: type === 'text/plain' ? 'text/plain; charset=utf-8' : type,
+          disposition,
           etag: file.sha256 ?? blob.id,
           modified: file.createdAt,
         });
@@ -85,6 +88,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
           key: thumbnail.key,
           size: thumbnail.size,
           type: thumbnail.contentType,
+          disposition: 'inline',
           etag: thumbnail.blobId,
           modified: file.createdAt,
         });
@@ -102,11 +106,15 @@ function requireClean(file: File): void {
   throw new AppError('not_ready', { detail: detail ?? 'The file has not been scanned yet' });
 }
 
-/** Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). */
+/**
+ * Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). Where
+ * clients are to fetch bytes from the store, GET is sent there instead.
+ */
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
   const { key, size, type, modified } = content;
   const etag = `"${content.etag}"`;
   res.setHeader('Content-Type', type);
+  res.setHeader('Content-Disposition', content.disposition);
   res.setHeader('X-Content-Type-Options', 'nosniff');
   res.setHeader('Accept-Ranges', 'bytes');
   res.setHeader('ETag', etag);
@@ -120,6 +128,11 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
   if (range === 'unsatisfiable') {
     res.setHeader('Content-Range', `bytes */${size}`);
     throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
+  }
+  if (req.method === 'GET' && storage.blobs.link) {
+    const answer = { contentType: type, contentDisposition: content.disposition };
+    redirect(res, await storage.blobs.link(key, answer));
+    return;
   }
   const bytes = req.method === 'HEAD' ? undefined : await storage.blobs.read(key, range);
   if (range) {
@@ -137,6 +150,19 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
     // The client went away; the pipeline has stopped the read.
     if (!res.destroyed || res.errored) throw error;
   }
+}
+
+/**
+ * Sends the client to the store, where a range that it asks for, and its conditions, are asked for again. The store
+ * cannot be made to send a Content-Security-Policy, but what could carry script is only ever an attachment.
+ */
+function redirect(res: Response, url: string): void {
+  // They speak of the content. A cached answer with an ETag would be asked about, and 304 would revive a dead address.
+  for (const name of ['Content-Type', 'Content-Disposition', 'Accept-Ranges', 'ETag', 'Last-Modified']) {
+    res.removeHeader(name);
+  }
+  res.setHeader('Cache-Control', `private, max-age=${REDIRECT_SECONDS}`);
+  res.status(302).setHeader('Location', url).end();
 }
 
 /**

@@ -2,11 +2,11 @@ import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { listEvents } from '../../core/events.js';
-import { getFile, listDerivatives, listFiles } from '../../core/file-queries.js';
+import { getFile, listFiles } from '../../core/file-queries.js';
 import { trashFile } from '../../core/files.js';
 import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
 import type { Keys } from '../auth/keys.js';
-import { signLink } from '../auth/links.js';
+import { filesToJson, fileToJson } from './file-json.js';
 import { type AnyRoute, pageLimit, route, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
@@ -35,17 +35,6 @@ const page = z.object({
 export function fileRoutes(deps: FileDeps): AnyRoute[] {
   const { database } = deps;
 
-  async function toJson(files: File[]) {
-    const derivatives = await listDerivatives(
-      database,
-      files.map((file) => file.id),
-    );
-    return files.map((file) => {
-      const names = derivatives.filter(({ fileId }) => fileId === file.id).map(({ name }) => name);
-      return fileJson(file, names, deps.keys.link);
-    });
-  }
-
   return [
     route({
       method: 'get',
@@ -59,7 +48,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
         const files = found.slice(0, limit);
         const last = found.length > limit ? files.at(-1) : undefined;
         const nextCursor = last ? `${last.createdAt.getTime()}.${last.id}` : null;
-        return { items: await toJson(files), nextCursor };
+        return { items: await filesToJson(deps, files), nextCursor };
       },
     }),
     route({
@@ -69,8 +58,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       summary: 'One of my files',
       params: fileParams,
       async handle(call) {
-        const [json] = await toJson([await getFile(database, call.params.id, userOf(call).userId)]);
-        return json;
+        return fileToJson(deps, await getFile(database, call.params.id, userOf(call).userId));
       },
     }),
     route({
@@ -129,38 +117,4 @@ function remainingSeconds(file: File): number | null {
   const spentMs = Object.values(file.steps).reduce((sum, { ms }) => sum + ms, 0);
   if (spentMs === 0 || file.progress === 0) return null;
   return Math.ceil((spentMs * (100 - file.progress)) / file.progress / 1000);
-}
-
-function fileJson(file: File, derivativeNames: string[], linkKey: Buffer) {
-  const path = `/api/files/${file.id}`;
-  const thumbnails = derivativeNames
-    .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
-    .filter((size) => size !== undefined);
-  return {
-    id: file.id,
-    filename: file.filename,
-    size: file.size,
-    declaredType: file.declaredType,
-    detectedType: file.detectedType,
-    sha256: file.sha256,
-    status: file.status,
-    step: file.step,
-    progress: file.progress,
-    attempts: file.attempts,
-    steps: file.steps,
-    metadata: file.metadata,
-    warnings: file.warnings,
-    error: file.error,
-    createdAt: file.createdAt,
-    completedAt: file.completedAt,
-    links: {
-      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
-      thumbnails:
-        thumbnails.length > 0
-          ? Object.fromEntries(
-              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
-            )
-          : null,
-    },
-  };
 }

@@ -1,17 +1,17 @@
 import type { DataSource } from 'typeorm';
 import { AppError } from '../../core/errors.js';
 import type { Storage } from '../../core/storage/storage.js';
+import type { Drain } from '../drain.js';
 import { type AnyRoute, route } from './route.js';
 
 interface HealthDeps {
   database: DataSource;
   storage: Storage;
-  /** Turns true when the process begins to shut down. */
-  isDraining: () => boolean;
+  drain: Drain;
 }
 
 /** For load balancers and orchestrators. */
-export function healthRoutes({ database, storage, isDraining }: HealthDeps): AnyRoute[] {
+export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute[] {
   return [
     route({
       method: 'get',
@@ -26,7 +26,7 @@ export function healthRoutes({ database, storage, isDraining }: HealthDeps): Any
       access: 'public',
       summary: 'Whether requests should be sent here: database and storage work',
       async handle() {
-        if (isDraining()) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
+        if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
         await check('database', () => database.query('SELECT 1'));
         await check('storage', () => storage.check());
         return { status: 'ok' };

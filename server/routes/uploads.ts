@@ -1,16 +1,51 @@
-import type { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
+import { AppError } from '../../core/errors.js';
+import { getFile } from '../../core/file-queries.js';
+import {
+  beginDirectUpload,
+  completeDirectUpload,
+  type DirectDeps,
+  MAX_ADDRESSES,
+  type SignedParts,
+  signMoreParts,
+} from '../../core/uploads/direct.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
+import type { Keys } from '../auth/keys.js';
+import { checkMetadata } from '../upload-metadata.js';
+import { fileToJson } from './file-json.js';
 import { type AnyRoute, pageLimit, route, userOf } from './route.js';
+
+interface UploadDeps extends DirectDeps {
+  keys: Keys;
+  /** Bytes. */
+  maxUploadSize: number;
+}
 
 const page = z.object({
   cursor: z.uuid('must be the nextCursor of a page before').optional(),
   limit: pageLimit,
 });
 
-/** One's own unfinished uploads. */
-export function uploadRoutes({ database }: { database: DataSource }): AnyRoute[] {
+/** With an id: further addresses for that upload. Without: a new upload. */
+const presignBody = z
+  .object({
+    id: z.uuid().optional(),
+    parts: z.array(z.int().min(1)).min(1).max(MAX_ADDRESSES).optional(),
+    size: z.int().min(1, 'must be at least 1: an empty file goes to /uploads or /api/files').optional(),
+    filename: z.string().optional(),
+    type: z.string().optional(),
+    sha256: z.string().optional(),
+  })
+  .refine(({ id, size }) => id !== undefined || size !== undefined, {
+    path: ['size'],
+    error: 'is required for a new upload',
+  });
+
+/** One's own unfinished uploads, and uploads whose bytes go to S3 without this server in between. */
+export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
+  const { database } = deps;
   return [
     route({
       method: 'get',
@@ -35,7 +70,56 @@ export function uploadRoutes({ database }: { database: DataSource }): AnyRoute[]
         return toJson(await getUpload(database, userOf(call).userId, call.params.id));
       },
     }),
+    route({
+      method: 'post',
+      path: '/api/uploads/presign',
+      access: 'user',
+      summary: 'Begin an upload straight to S3, or ask for further addresses of one',
+      body: presignBody,
+      async handle(call) {
+        const { userId } = userOf(call);
+        const { id, parts, size = 0, ...described } = call.body;
+        if (id !== undefined) return signedJson(await signMoreParts(deps, userId, id, parts));
+        if (size > deps.maxUploadSize) {
+          throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
+        }
+        const metadata = checkMetadata(toMetadata(described));
+        const begun = { id: uuidv7(), ownerId: userId, length: size, metadata };
+        return signedJson(await beginDirectUpload(deps, begun));
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/uploads/complete',
+      access: 'user',
+      summary: 'Make a file of an upload whose parts are all in S3',
+      body: z.object({ id: z.uuid() }),
+      status: 201,
+      async handle(call) {
+        const { userId } = userOf(call);
+        const id = await completeDirectUpload(deps, userId, call.body.id, call.req.id);
+        return fileToJson(deps, await getFile(database, id, userId));
+      },
+    }),
   ];
+}
+
+/** Under the names that tus clients use. */
+function toMetadata(described: {
+  filename?: string | undefined;
+  type?: string | undefined;
+  sha256?: string | undefined;
+}): Record<string, string> {
+  const { filename, type, sha256 } = described;
+  return {
+    ...(filename ? { filename } : {}),
+    ...(type ? { filetype: type } : {}),
+    ...(sha256 ? { sha256 } : {}),
+  };
+}
+
+function signedJson({ upload, partSize, partCount, parts }: SignedParts) {
+  return { id: upload.id, partSize, partCount, parts, expiresAt: upload.expiresAt };
 }
 
 function toJson(upload: Upload) {
@@ -45,6 +129,7 @@ function toJson(upload: Upload) {
     offset: upload.offset,
     length: upload.length,
     metadata: upload.metadata,
+    direct: upload.direct,
     createdAt: upload.createdAt,
     expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
   };

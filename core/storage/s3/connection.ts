@@ -34,7 +34,7 @@ const SEND_FOR_MS = 30_000;
 const FIRST_PAUSE_MS = 50;
 const LAST_PAUSE_MS = 2_000;
 
-/** Sockets to the store; a store that is overrun answers 503. */
+/** Sockets for sending; a store that is overrun answers 503. */
 const MAX_SOCKETS = 128;
 
 export interface S3Connection {
@@ -48,7 +48,6 @@ export interface S3Connection {
    * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time
    */
   put(request: PutRequest): Promise<IncomingHttpHeaders>;
-  close(): void;
 }
 
 export interface PutRequest {
@@ -96,14 +95,16 @@ export function openConnection(config: S3Config): S3Connection {
   // It would say at each start that its versions of 2027 need Node 22: the version is pinned.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
   const secure = config.endpoint?.startsWith('http:') !== true;
-  const agentOptions = { keepAlive: true, maxSockets: MAX_SOCKETS };
-  const agent = secure ? new https.Agent(agentOptions) : new http.Agent(agentOptions);
+  const Agent = secure ? https.Agent : http.Agent;
+  const agent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
+  // Downloads hold a socket as long as their clients take: they must not keep uploads waiting.
+  const sdkAgent = new Agent({ keepAlive: true });
   const handler = new NodeHttpHandler({
     connectionTimeout: CONNECT_MS,
     requestTimeout: ANSWER_MS,
     throwOnRequestTimeout: true,
     socketTimeout: IDLE_MS,
-    ...(secure ? { httpsAgent: agent as https.Agent } : { httpAgent: agent }),
+    ...(secure ? { httpsAgent: sdkAgent as https.Agent } : { httpAgent: sdkAgent }),
   });
   const clientFor = (endpoint: string | undefined) => {
     const checksums = config.checksums === 'when_supported' ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
@@ -126,9 +127,6 @@ export function openConnection(config: S3Config): S3Connection {
     publicClient: config.publicEndpoint ? clientFor(config.publicEndpoint) : client,
     config,
     put: (request) => retry(request, send),
-    close() {
-      agent.destroy();
-    },
   };
 }
 

@@ -9,16 +9,17 @@ import {
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
   ListPartsCommand,
+  UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import type { Part, Segment, StoredObject } from '../storage.js';
-import type { Body, S3Connection } from './connection.js';
+import { type Body, type S3Connection, S3Error } from './connection.js';
 
 /* The operations of S3 that Landfall uses. Keys go in and come out without the configured prefix. */
 
-/** Completing an object of 10,000 parts may take the store a while, in milliseconds. */
-const COMPLETE_MS = 60_000;
+/** Completing 10,000 parts, or copying half a GiB, may take the store a while, in milliseconds. */
+const LONG_MS = 60_000;
 
 /** Deletions on their way at a time that nobody waits for. */
 const MAX_DELETIONS = 16;
@@ -90,7 +91,32 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
         UploadId: uploadId,
         MultipartUpload: { Parts: parts.map(({ number, etag }) => ({ PartNumber: number, ETag: etag })) },
       });
-      await client.send(command, { ...options(signal), requestTimeout: COMPLETE_MS });
+      await client.send(command, { ...options(signal), requestTimeout: LONG_MS });
+    },
+
+    /**
+     * Makes a part of bytes of another object, within the store.
+     * @param end behind the last byte
+     * @returns its ETag
+     */
+    async copyPart(
+      source: string,
+      start: number,
+      end: number,
+      key: string,
+      uploadId: string,
+      number: number,
+      signal?: AbortSignal,
+    ): Promise<string> {
+      const command = new UploadPartCopyCommand({
+        ...named(key),
+        UploadId: uploadId,
+        PartNumber: number,
+        CopySource: `${Bucket}/${prefix}${source}`,
+        CopySourceRange: `bytes=${start}-${end - 1}`,
+      });
+      const { CopyPartResult } = await client.send(command, { ...options(signal), requestTimeout: LONG_MS });
+      return CopyPartResult?.ETag ?? '';
     },
 
     /** No error if there is none. */
@@ -212,7 +238,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
 /** What S3 says of something that is not there, by the names that the stores give it. */
 export function isMissing(error: unknown): boolean {
   const names = ['NoSuchUpload', 'NoSuchKey', 'NotFound'];
-  return error instanceof Error && names.includes(error.name);
+  return error instanceof Error && names.includes(error instanceof S3Error ? error.code : error.name);
 }
 
 function ignoreMissing(error: unknown): undefined {

@@ -8,12 +8,12 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import type { Part, Storage, StoredUpload } from '../storage.js';
+import type { Storage } from '../storage.js';
 import { appendToS3 } from './append.js';
+import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
-import { bytesOf, newKey } from './growth.js';
 import { createMemoryBudget } from './memory-budget.js';
-import { createObjectStore, isMissing, type ObjectStore } from './objects.js';
+import { createObjectStore, isMissing } from './objects.js';
 import { partSize } from './part-size.js';
 
 /* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
@@ -24,10 +24,6 @@ const LINK_SECONDS = 300;
 const PART_SECONDS = 3600;
 
 const CHECK_MS = 3_000;
-
-/** How often, and how long apart, an object is looked for whose completion was not answered. */
-const RECOGNISE_TRIES = 4;
-const RECOGNISE_PAUSE_MS = 500;
 
 /**
  * Opens the storage and sees to it that the bucket is there.
@@ -44,7 +40,11 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
 
   return {
     blobs: {
-      read: (key, range) => objects.open(key, range).catch(rethrowUnavailable),
+      read: (key, range) =>
+        objects.open(key, range).catch((error: unknown) => {
+          const detail = 'The stored bytes cannot be read';
+          throw new AppError('unavailable', { detail, cause: error, retryable: true });
+        }),
       write: (key, bytes) =>
         objects.put(key, { size: bytes.byteLength, chunks: [bytes] }).catch(rethrowUnavailable),
       delete: (key) => objects.delete(key),
@@ -82,7 +82,8 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
     },
     direct: {
       async begin(key) {
-        return { multipartId: await objects.createMultipart(key), nextPart: 1, tail: [] };
+        const multipartId = await objects.createMultipart(key).catch(rethrowUnavailable);
+        return { multipartId, nextPart: 1, tail: [] };
       },
       partSize: (length) => partSize(length, 1),
       sign: (key, { multipartId }, parts) =>
@@ -129,103 +130,6 @@ function unavailable(error: unknown): AppError {
 
 function rethrowUnavailable(error: unknown): never {
   throw unavailable(error);
-}
-
-/** Makes the object of what the ledger names, and of nothing else. */
-async function completeInS3(
-  objects: ObjectStore,
-  { key, length, state }: StoredUpload,
-  parts: Part[],
-  signal?: AbortSignal,
-): Promise<string> {
-  const multipartId = state?.multipartId;
-  const tail = state?.tail ?? [];
-  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, []) : [] };
-  if (!multipartId) {
-    const objectKey = newKey(key);
-    await objects.put(objectKey, rest, signal);
-    return objectKey;
-  }
-  const all = [...parts];
-  if (rest.size > 0) {
-    const number = state.nextPart;
-    const etag = await objects.putPart(key, multipartId, number, rest, signal).catch((error: unknown) => {
-      // Completed already: the answer was lost.
-      if (isGone(error)) return '';
-      throw error;
-    });
-    all.push({ number, size: rest.size, etag });
-  }
-  try {
-    await objects.completeMultipart(key, multipartId, all, signal);
-  } catch (error) {
-    if (isInvalidPart(error)) {
-      await objects.completeMultipart(
-        key,
-        multipartId,
-        await refreshTags(objects, key, multipartId, all),
-        signal,
-      );
-    } else if (await wasCompleted(objects, key, length, error, signal)) {
-      return key;
-    } else {
-      throw error;
-    }
-  }
-  return key;
-}
-
-/**
- * Whether the object is there all the same: an earlier call was carried out and its answer lost. Nothing but the
- * upload that the ledger names is ever completed under this key.
- * @throws {AppError} size_mismatch when the store knows neither the upload nor the object any more
- */
-async function wasCompleted(
-  objects: ObjectStore,
-  key: string,
-  length: number | null,
-  error: unknown,
-  signal?: AbortSignal,
-): Promise<boolean> {
-  for (let attempt = 1; ; attempt++) {
-    if ((await objects.sizeOf(key, signal)) === length) return true;
-    if (!isMissing(error)) return false;
-    if (attempt === RECOGNISE_TRIES) {
-      throw new AppError('size_mismatch', {
-        detail: 'The storage has lost this upload: begin it anew',
-        cause: error,
-      });
-    }
-    await new Promise((resolve) => setTimeout(resolve, RECOGNISE_PAUSE_MS));
-  }
-}
-
-function isGone(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'NoSuchUpload';
-}
-
-function isInvalidPart(error: unknown): boolean {
-  return error instanceof Error && error.name === 'InvalidPart';
-}
-
-/**
- * A part that was sent twice, because the first answer was late, holds the same bytes; but where the store encrypts, its
- * ETag is that of the later one. No other lease ever used its number.
- */
-async function refreshTags(
-  objects: ObjectStore,
-  key: string,
-  multipartId: string,
-  parts: Part[],
-): Promise<Part[]> {
-  const stored = new Map((await objects.listParts(key, multipartId)).map((part) => [part.number, part]));
-  return parts.map(({ number, size }) => {
-    const part = stored.get(number);
-    if (part?.size === size) return part;
-    throw new AppError('size_mismatch', {
-      detail: 'The storage has lost a part of this upload: begin it anew',
-    });
-  });
 }
 
 /** @throws {ConfigError} */

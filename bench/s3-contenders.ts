@@ -1,0 +1,162 @@
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startEmbeddedPostgres } from '../core/database/embedded-postgres.js';
+import { createBucket, type Store, sumRequests } from './s3-stores.js';
+import { cpuSeconds, type Measured, peakMemory, register, resetPeakMemory, startScript } from './system.js';
+import type { TusServer } from './tus-client.js';
+
+/*
+ * Who runs before the store: Landfall, stock (@tus/server over @tus/s3-store) and a bare pipe, each in a process of
+ * its own, with a bucket of its own, and all with the same client.
+ */
+
+export interface Contender extends Measured, TusServer {
+  /** Its own, named after it. */
+  bucket: string;
+}
+
+type Starters = Record<string, (store: Store) => Promise<Contender>>;
+
+/** Starts who takes part, and stops them when `work` is done, or when one of them does not start. */
+export async function withContenders<S extends Starters, T>(
+  store: Store,
+  starters: S,
+  work: (contenders: { [Name in keyof S]: Awaited<ReturnType<S[Name]>> }) => Promise<T>,
+): Promise<T> {
+  const started: [string, Contender][] = [];
+  try {
+    for (const [name, start] of Object.entries(starters)) started.push([name, await start(store)]);
+    return await work(Object.fromEntries(started) as Parameters<typeof work>[0]);
+  } finally {
+    for (const [, contender] of started) await contender.stop();
+  }
+}
+
+/** What one run took. */
+export interface Run {
+  seconds: number;
+  /** Seconds, of the server process. */
+  cpu: number;
+  /** Peak, bytes. */
+  memory: number;
+  /** NaN on a store that does not count. */
+  requests: number;
+}
+
+/** Landfall's server on S3, with an embedded PostgreSQL. */
+export function startLandfall(store: Store): Promise<Contender> {
+  return startOnPostgres(store, false);
+}
+
+export function startLandfallWithWorker(store: Store): Promise<Contender> {
+  return startOnPostgres(store, true);
+}
+
+async function startOnPostgres(store: Store, withWorker: boolean): Promise<Contender> {
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-bench-'));
+  // As root PostgreSQL runs as another user, who must be able to pass.
+  await chmod(folder, 0o711);
+  const postgres = await startEmbeddedPostgres({ dataDir: folder });
+  const running: Measured[] = [];
+  const stop = async () => {
+    for (const child of running.reverse()) await child.stop();
+    await postgres.stop();
+    await rm(postgres.location, { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true });
+  };
+  const bucket = 'landfall';
+  const env = {
+    HOST: '127.0.0.1',
+    DATABASE_URL: postgres.url,
+    DATA_DIR: folder,
+    JWT_SECRET: randomBytes(32).toString('hex'),
+    // One that outlives the bench.
+    ACCESS_TOKEN_MINUTES: '1440',
+    S3_BUCKET: bucket,
+    S3_ENDPOINT: store.endpoint,
+    S3_ACCESS_KEY_ID: store.accessKeyId,
+    S3_SECRET_ACCESS_KEY: store.secretAccessKey,
+  };
+  try {
+    const server = await startScript('../server/main.js', env);
+    running.push(server);
+    if (withWorker) running.push(await startScript('../worker/main.js', env, /working/));
+    const headers = { Authorization: `Bearer ${await register(server.url)}` };
+    return { ...server, bucket, headers, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** Stock. Its temporary files are in `folder`. */
+export async function startStock(store: Store): Promise<Contender & { folder: string }> {
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-bench-stock-'));
+  const checksums = store.takeCounts ? {} : { STOCK_CHECKSUMS: 'WHEN_REQUIRED' };
+  const stock = await startOther('./stock-server.js', store, 'stock', { TMPDIR: folder, ...checksums });
+  return {
+    ...stock,
+    folder,
+    async stop() {
+      await stock.stop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+export function startBare(store: Store): Promise<Contender> {
+  return startOther('./bare-s3.js', store, 'bare', {});
+}
+
+async function startOther(
+  script: string,
+  store: Store,
+  bucket: string,
+  env: Record<string, string>,
+): Promise<Contender> {
+  await createBucket(store, bucket);
+  const server = await startScript(script, {
+    S3_ENDPOINT: store.endpoint,
+    S3_BUCKET: bucket,
+    S3_ACCESS_KEY_ID: store.accessKeyId,
+    S3_SECRET_ACCESS_KEY: store.secretAccessKey,
+    ...env,
+  });
+  return { ...server, bucket, headers: {} };
+}
+
+/** Measures the server while `work` runs. @param bytes that must have become objects when it has run */
+export async function measure(
+  server: Contender,
+  store: Store,
+  bytes: number,
+  work: () => Promise<unknown>,
+): Promise<Run> {
+  await store.takeCounts?.();
+  resetPeakMemory(server.pid);
+  const cpu = cpuSeconds(server.pid);
+  const began = performance.now();
+  await work();
+  const run = { seconds: (performance.now() - began) / 1000, cpu: cpuSeconds(server.pid) - cpu };
+  const counts = await store.takeCounts?.();
+  if (counts && counts.stored < bytes)
+    throw new Error(`${server.bucket}: only ${counts.stored} bytes arrived`);
+  return { ...run, memory: peakMemory(server.pid), requests: counts ? sumRequests(counts) : NaN };
+}
+
+export type Row = Record<string, string>;
+
+/** A row of the table: the medians of each contender, and Landfall's ratio to the others. */
+export function row(what: string, values: Record<string, number>, digits = 1): Row {
+  const { landfall = NaN } = values;
+  const others = Object.entries(values).filter(([name]) => name !== 'landfall');
+  const print = (value: number, places: number) => (Number.isNaN(value) ? '' : value.toFixed(places));
+  return {
+    what,
+    landfall: print(landfall, digits),
+    ...Object.fromEntries(others.map(([name, value]) => [name, print(value, digits)])),
+    ...Object.fromEntries(others.map(([name, value]) => [`to ${name}`, print(landfall / value, 2)])),
+  };
+}

@@ -1,0 +1,101 @@
+import { type Contender, type Row, row, startLandfall, startStock, withContenders } from './s3-contenders.js';
+import { startNullS3, sumRequests } from './s3-stores.js';
+import { GIB, MIB, median, SCALE } from './system.js';
+import { createUpload, headUpload, patchUpload } from './tus-client.js';
+
+const PART = 8 * MIB;
+const LEVELS = [10, 1000, 5000].map((parts) => Math.ceil(parts * SCALE));
+const ROUNDS = 15;
+
+type NullS3 = Awaited<ReturnType<typeof startNullS3>>;
+
+/** What it costs to go on with an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
+export async function benchS3Resume(): Promise<Row[]> {
+  const store = await startNullS3();
+  try {
+    return await withContenders(store, { landfall: startLandfall, stock: startStock }, async (contenders) => {
+      const rows: Row[] = [];
+      for (const parts of LEVELS) rows.push(...(await measureLevel(store, parts, contenders)));
+      return rows;
+    });
+  } finally {
+    await store.stop();
+  }
+}
+
+/** Sends large PATCHes until the upload has `parts` parts. @returns its address */
+async function growUpload(server: Contender, parts: number): Promise<string> {
+  const location = await createUpload(server, lengthFor(parts));
+  for (let offset = 0; offset < parts * PART; offset += GIB) {
+    await patchUpload(server, location, offset, Math.min(GIB, parts * PART - offset));
+  }
+  return location;
+}
+
+/** Stock asks the store for its parts, so they can be put there without sending 40 GiB through it. */
+async function pretendUpload(store: NullS3, stock: Contender, parts: number): Promise<string> {
+  const location = await createUpload(stock, lengthFor(parts));
+  const key = encodeURIComponent(`${stock.bucket}/${location.split('/').at(-1)}`);
+  await fetch(`${store.endpoint}/__parts?key=${key}&count=${parts}&size=${PART}`, { method: 'POST' });
+  return location;
+}
+
+/** More than will be sent, so that the upload stays unfinished. */
+function lengthFor(parts: number): number {
+  return parts * PART + GIB;
+}
+
+/** Times and S3 requests of what one contender was asked. */
+interface Sample {
+  headMs: number[];
+  headRequests: number[];
+  patchMs: number[];
+  patchRequests: number[];
+}
+
+async function measureLevel(
+  store: NullS3,
+  parts: number,
+  servers: Record<'landfall' | 'stock', Contender>,
+): Promise<Row[]> {
+  await store.takeCounts();
+  const landfall = await growUpload(servers.landfall, parts);
+  const { requests } = await store.takeCounts();
+  const locations = { landfall, stock: await pretendUpload(store, servers.stock, parts) };
+  const newSample = (): Sample => ({ headMs: [], headRequests: [], patchMs: [], patchRequests: [] });
+  const samples = { landfall: newSample(), stock: newSample() };
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const name of ['landfall', 'stock'] as const) {
+      const [server, location] = [servers[name], locations[name]];
+      const sample = samples[name];
+      let offset = 0;
+      const head = await time(store, async () => {
+        offset = await headUpload(server, location);
+      });
+      const patch = await time(store, () => patchUpload(server, location, offset, PART));
+      sample.headMs.push(head.ms);
+      sample.headRequests.push(head.requests);
+      sample.patchMs.push(patch.ms);
+      sample.patchRequests.push(patch.requests);
+    }
+  }
+  const medians = (figure: keyof Sample) => ({
+    landfall: median(samples.landfall[figure]),
+    stock: median(samples.stock[figure]),
+  });
+  return [
+    row(`parts when there should be ${parts}`, { landfall: requests.UploadPart ?? 0, stock: parts }, 0),
+    row(`HEAD after ${parts} parts, ms`, medians('headMs')),
+    row(`HEAD after ${parts} parts, S3 requests`, medians('headRequests'), 0),
+    row(`PATCH of 8 MiB after ${parts} parts, ms`, medians('patchMs')),
+    row(`PATCH of 8 MiB after ${parts} parts, S3 requests`, medians('patchRequests'), 0),
+  ];
+}
+
+async function time(store: NullS3, work: () => Promise<void>): Promise<{ ms: number; requests: number }> {
+  await store.takeCounts();
+  const began = performance.now();
+  await work();
+  const ms = performance.now() - began;
+  return { ms, requests: sumRequests(await store.takeCounts()) };
+}

@@ -1,0 +1,75 @@
+import { request } from 'node:http';
+import { setTimeout as pause } from 'node:timers/promises';
+
+/*
+ * Many clients on slow lines, in one process: each sends its upload in one PATCH, 64 KiB a second in small pieces.
+ * Gets a job from its parent and answers it with an outcome.
+ */
+
+export interface SlowJob {
+  locations: string[];
+  headers: Record<string, string>;
+  /** Bytes of each upload. */
+  length: number;
+  bytesPerSecond: number;
+}
+
+export interface SlowOutcome {
+  /** What went wrong, once for each client. */
+  errors: string[];
+  /** From the start of the slowest client to its answer. */
+  slowestSeconds: number;
+}
+
+const PIECE = Buffer.alloc(8 * 1024, 'landfall');
+/** Over which the clients begin, one after the other, and so also end: milliseconds. */
+const BEGIN_MS = 5000;
+
+process.once('message', async (job: SlowJob) => {
+  const taken: number[] = [];
+  const errors: string[] = [];
+  await Promise.all(
+    job.locations.map(async (location, i) => {
+      await pause((i / job.locations.length) * BEGIN_MS);
+      const began = performance.now();
+      await send(location, job).catch((error) => errors.push(String(error)));
+      taken.push((performance.now() - began) / 1000);
+    }),
+  );
+  process.send?.({ errors, slowestSeconds: Math.max(...taken) } satisfies SlowOutcome);
+});
+
+function send(location: string, { headers, length, bytesPerSecond }: SlowJob): Promise<void> {
+  const outgoing = request(location, {
+    method: 'PATCH',
+    agent: false,
+    headers: {
+      ...headers,
+      'Tus-Resumable': '1.0.0',
+      'Upload-Offset': '0',
+      'Content-Type': 'application/offset+octet-stream',
+      'Content-Length': length,
+    },
+  });
+  let sent = 0;
+  const timer = setInterval(
+    () => {
+      if (outgoing.writableNeedDrain) return;
+      const piece = PIECE.subarray(0, length - sent);
+      sent += piece.length;
+      outgoing.write(piece);
+      if (sent < length) return;
+      clearInterval(timer);
+      outgoing.end();
+    },
+    (PIECE.length / bytesPerSecond) * 1000,
+  );
+  return new Promise<void>((resolve, reject) => {
+    outgoing.once('error', reject);
+    outgoing.once('response', (response) => {
+      response.resume().once('error', reject);
+      if (response.statusCode === 204) response.once('end', resolve);
+      else reject(new Error(`answered ${response.statusCode}`));
+    });
+  }).finally(() => clearInterval(timer));
+}

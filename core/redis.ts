@@ -1,0 +1,67 @@
+import { Redis } from 'ioredis';
+import type { Logger } from './log.js';
+
+/** The longest pause between two attempts to connect. */
+const RETRY_MS = 1_000;
+
+const CONNECT_TIMEOUT_MS = 5_000;
+
+/** A connection whose other end is gone without a word is noticed after at most twice that. */
+const PROBE_EVERY_MS = 5_000;
+
+export interface RedisConnection {
+  readonly client: Redis;
+  /** Logs an error, but the same one only once until Redis is back: each attempt to connect fails with another. */
+  reportError(error: Error & { code?: unknown }): void;
+  /** Calls `listener` each time Redis can be reached again after it could not. */
+  onBack(listener: () => void): void;
+}
+
+/**
+ * Opens a connection to Redis that is opened anew whenever it breaks. Does not wait for it: commands do, for as long
+ * as Redis is away.
+ */
+export function connectRedis(url: string, log: Logger): RedisConnection {
+  const client = new Redis(url, {
+    // Addresses of both kinds.
+    family: 0,
+    connectTimeout: CONNECT_TIMEOUT_MS,
+    retryStrategy: (attempts) => Math.min(100 * attempts, RETRY_MS),
+    // BullMQ demands it.
+    maxRetriesPerRequest: null,
+  });
+  const backListeners: (() => void)[] = [];
+  let away = false;
+  let reported: string | undefined;
+
+  function reportError(error: Error & { code?: unknown }): void {
+    const reason = error.message || String(error.code);
+    if (reason === reported) return;
+    reported = reason;
+    // The error itself may hold the command that was refused, AUTH with its password included.
+    if (error.name === 'ReplyError') log.error({ reason }, 'Redis refuses: is REDIS_URL right?');
+    else log.warn({ reason }, 'queue: trouble with Redis');
+  }
+
+  async function probe(): Promise<void> {
+    if (client.status !== 'ready') return;
+    const timer = setTimeout(() => client.disconnect(true), PROBE_EVERY_MS).unref();
+    await client.ping().catch(() => {});
+    clearTimeout(timer);
+  }
+  const probing = setInterval(() => void probe(), PROBE_EVERY_MS).unref();
+  client.on('end', () => clearInterval(probing));
+
+  client.on('error', reportError);
+  client.on('close', () => {
+    away = true;
+  });
+  client.on('ready', () => {
+    reported = undefined;
+    if (!away) return;
+    away = false;
+    log.info('Redis is back');
+    for (const listener of backListeners) listener();
+  });
+  return { client, reportError, onBack: (listener) => backListeners.push(listener) };
+}

@@ -1,0 +1,203 @@
+import { text } from 'node:stream/consumers';
+import { setTimeout as pause } from 'node:timers/promises';
+import { AppError } from '../../errors.js';
+import type { Part, StoredUpload } from '../storage.js';
+import { bytesOf, newKey } from './growth.js';
+import { isMissing, type ObjectStore } from './objects.js';
+import { MIN_PART } from './part-size.js';
+
+/*
+ * How the parts and the tail of an upload become one object, however often that is tried.
+ *
+ * The object is made of the parts that the ledger names. Besides those, parts may have reached the store that nobody
+ * was told of: the server was killed, or the answer lost. AWS and MinIO leave them out when they are not named. Ceph
+ * completes an upload only with all the parts that it has, so there the object is rescued: all of them are completed
+ * into a scrap object, and what the ledger names is copied out of it, within the store. Which ranges that are is
+ * written down in the store before, because the scrap object itself does not tell.
+ */
+
+/** How often, and how long apart in milliseconds, an object is looked for whose completion was not answered. */
+const RECOGNISE_TRIES = 4;
+const RECOGNISE_PAUSE_MS = 500;
+
+/** Parts of a stopped server may arrive while the others are being listed. */
+const RESCUE_TRIES = 5;
+
+/** Bytes that the store copies in one call; it answers when all of them are copied. */
+const MAX_COPY = 512 * 1024 ** 2;
+
+interface Range {
+  start: number;
+  /** Behind the last byte. */
+  end: number;
+}
+
+/** See UploadStore.complete. */
+export async function completeInS3(
+  objects: ObjectStore,
+  { key, length, state }: StoredUpload,
+  parts: Part[],
+  signal?: AbortSignal,
+): Promise<{ objectKey: string; untidy: boolean }> {
+  const tail = state?.tail ?? [];
+  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, []) : [] };
+  if (!state?.multipartId) {
+    const objectKey = newKey(key);
+    await objects.put(objectKey, rest, signal);
+    return { objectKey, untidy: false };
+  }
+  const { multipartId, nextPart: number } = state;
+  const named = [...parts];
+  if (rest.size > 0) {
+    const etag = await objects.putPart(key, multipartId, number, rest, signal).catch((error: unknown) => {
+      // Completed already: the answer was lost.
+      if (isMissing(error)) return '';
+      throw error;
+    });
+    named.push({ number, size: rest.size, etag });
+  }
+  try {
+    await objects.completeMultipart(key, multipartId, named, signal);
+    return { objectKey: key, untidy: false };
+  } catch (error) {
+    if (isInvalidPart(error)) return rescue(objects, key, multipartId, named, signal);
+    return recognise(objects, key, length, error, signal);
+  }
+}
+
+function isInvalidPart(error: unknown): boolean {
+  return error instanceof Error && error.name === 'InvalidPart';
+}
+
+/**
+ * Finds out whether an earlier call has made the object and its answer was lost. Nothing but the upload that the ledger
+ * names is ever completed under this key.
+ * @throws `error` when it cannot be known; {AppError} size_mismatch when neither upload nor object are there any more
+ */
+async function recognise(
+  objects: ObjectStore,
+  key: string,
+  length: number | null,
+  error: unknown,
+  signal?: AbortSignal,
+): Promise<{ objectKey: string; untidy: boolean }> {
+  for (let attempt = 1; ; attempt++) {
+    const size = await objects.sizeOf(key, signal);
+    if (size === length) return { objectKey: key, untidy: false };
+    if (size !== undefined) return copyOut(objects, key, await readPlan(objects, key, size), signal);
+    if (!isMissing(error)) throw error;
+    if (attempt === RECOGNISE_TRIES) {
+      const detail = 'The storage has lost this upload: begin it anew';
+      throw new AppError('size_mismatch', { detail, cause: error });
+    }
+    await pause(RECOGNISE_PAUSE_MS);
+  }
+}
+
+/** Completes the upload when the store does not take the parts that the ledger names. */
+async function rescue(
+  objects: ObjectStore,
+  key: string,
+  multipartId: string,
+  named: Part[],
+  signal?: AbortSignal,
+): Promise<{ objectKey: string; untidy: boolean }> {
+  for (let attempt = 1; ; attempt++) {
+    const stored = await objects.listParts(key, multipartId, signal);
+    checkStored(stored, named);
+    const numbers = new Set(named.map(({ number }) => number));
+    const small = stored.slice(0, -1).filter(({ number, size }) => size < MIN_PART && !numbers.has(number));
+    // Only the last part may be so small.
+    for (const { number } of small) await objects.putPart(key, multipartId, number, FILLING, signal);
+    if (small.length > 0) continue;
+    const size = stored.reduce((bytes, part) => bytes + part.size, 0);
+    const plan = rangesOf(stored, numbers);
+    const onlyNamed = stored.length === named.length;
+    try {
+      if (!onlyNamed) await writePlan(objects, key, size, plan);
+      await objects.completeMultipart(key, multipartId, stored, signal);
+    } catch (error) {
+      if (attempt < RESCUE_TRIES && isInvalidPart(error)) continue;
+      throw error;
+    }
+    return onlyNamed ? { objectKey: key, untidy: false } : copyOut(objects, key, plan, signal);
+  }
+}
+
+const FILLING = { size: MIN_PART, chunks: [new Uint8Array(MIN_PART)] };
+
+/**
+ * A part that was sent twice, because the first answer was late, holds the same bytes; but where the store encrypts, its
+ * ETag is that of the later one. No other lease ever used its number, so its size is enough.
+ * @throws {AppError} size_mismatch
+ */
+function checkStored(stored: Part[], named: Part[]): void {
+  const sizes = new Map(stored.map(({ number, size }) => [number, size]));
+  if (named.every(({ number, size }) => sizes.get(number) === size)) return;
+  throw new AppError('size_mismatch', {
+    detail: 'The storage has lost a part of this upload: begin it anew',
+  });
+}
+
+/** Where the parts with these numbers are when all are put together, runs of them as one. */
+function rangesOf(stored: Part[], numbers: Set<number>): Range[] {
+  const ranges: Range[] = [];
+  let start = 0;
+  for (const { number, size } of stored) {
+    const end = start + size;
+    const last = ranges.at(-1);
+    if (numbers.has(number)) {
+      if (last?.end === start) last.end = end;
+      else ranges.push({ start, end });
+    }
+    start = end;
+  }
+  return ranges;
+}
+
+const planKey = (key: string, size: number) => `${key}.plan-${size}`;
+
+async function writePlan(objects: ObjectStore, key: string, size: number, plan: Range[]): Promise<void> {
+  const bytes = Buffer.from(JSON.stringify(plan));
+  await objects.put(planKey(key, size), { size: bytes.length, chunks: [bytes] });
+}
+
+/** @param size of the scrap object, to which the plan belongs. @throws {AppError} size_mismatch */
+async function readPlan(objects: ObjectStore, key: string, size: number): Promise<Range[]> {
+  try {
+    return JSON.parse(await text(await objects.open(planKey(key, size))));
+  } catch (error) {
+    if (!isMissing(error)) throw error;
+    const detail = 'The storage holds other bytes than were sent: begin the upload anew';
+    throw new AppError('size_mismatch', { detail, cause: error });
+  }
+}
+
+/** Makes the object of ranges of the scrap object; what is left of that is discarded with the upload's other remains. */
+async function copyOut(
+  objects: ObjectStore,
+  key: string,
+  plan: Range[],
+  signal?: AbortSignal,
+): Promise<{ objectKey: string; untidy: boolean }> {
+  const objectKey = newKey(key);
+  const multipartId = await objects.createMultipart(objectKey, signal);
+  const parts: Part[] = [];
+  for (const { start, end } of plan.flatMap(split)) {
+    const number = parts.length + 1;
+    const etag = await objects.copyPart(key, start, end, objectKey, multipartId, number, signal);
+    parts.push({ number, size: end - start, etag });
+  }
+  await objects.completeMultipart(objectKey, multipartId, parts, signal);
+  return { objectKey, untidy: true };
+}
+
+/** Pieces of about the same size, so that none is too small for a part. */
+function split({ start, end }: Range): Range[] {
+  const count = Math.ceil((end - start) / MAX_COPY);
+  const size = Math.ceil((end - start) / count);
+  return Array.from({ length: count }, (_, index) => ({
+    start: start + index * size,
+    end: Math.min(start + (index + 1) * size, end),
+  }));
+}

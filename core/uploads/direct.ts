@@ -1,0 +1,244 @@
+import { Upload } from '../database/entities/upload.js';
+import { queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import type { DirectUploads, Part } from '../storage/storage.js';
+import { type FinishDeps, finishAndQueue } from './finish.js';
+import type { Leases } from './lease.js';
+import { commitProgress, completeUpload, createUpload, type NewUpload, terminateUpload } from './ledger.js';
+import { getUpload } from './queries.js';
+
+/*
+ * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
+ * each for one part of exactly one size.
+ *
+ * The ledger's row comes first, so that what is in S3 is never without an owner: it expires, and is discarded, like any
+ * other upload. Its offset stays at 0 until the client says that it is done. Then the server, under the lease, asks S3
+ * itself which parts are there; only if they are all there, each of its size, do they and the offset go into the ledger.
+ * From then on nothing is different from an upload by tus. It is a multipart upload even if it has one part only: an
+ * address that takes a whole object could be used again to overwrite it after it was scanned, that of a part is dead
+ * once the upload is completed.
+ */
+
+/** Addresses that one answer holds at most: signing one takes about a millisecond. */
+export const MAX_ADDRESSES = 100;
+
+/** How many gaps a message names. */
+const MAX_NAMED = 10;
+
+export interface DirectDeps extends FinishDeps {
+  leases: Leases;
+}
+
+/** What a client needs to know to send parts. */
+export interface SignedParts {
+  upload: Upload;
+  /** Bytes of each part; the last one may have fewer. */
+  partSize: number;
+  partCount: number;
+  /** Addresses for PUT, good for an hour. The body must have exactly `size` bytes. */
+  parts: (PlannedPart & { url: string })[];
+}
+
+interface PlannedPart {
+  /** From 1. */
+  number: number;
+  /** Bytes. */
+  size: number;
+}
+
+/**
+ * Begins an upload whose bytes the client sends to the store itself.
+ * @param upload its length in bytes is at least 1
+ * @returns the upload, with addresses of its first parts
+ * @throws {AppError} not_direct where bytes are not in S3; unauthenticated; unavailable
+ */
+export async function beginDirectUpload(
+  deps: DirectDeps,
+  upload: Omit<NewUpload, 'leaseHolder' | 'direct' | 'length'> & { length: number },
+): Promise<SignedParts> {
+  const direct = requireDirect(deps);
+  const row = await createUpload(deps, { ...upload, direct: true, leaseHolder: deps.leases.holder });
+  const lease = deps.leases.adopt(row, () => {});
+  try {
+    const state = await direct.begin(row.storageKey);
+    const begun = await commitProgress(deps, row.id, lease.epoch, { offset: 0, state });
+    return await sign(direct, begun, plan(direct, begun).parts.slice(0, MAX_ADDRESSES));
+  } catch (error) {
+    // Its id was told to nobody.
+    await terminateUpload(deps, row.id).catch(() => {});
+    throw error;
+  } finally {
+    await lease.release();
+  }
+}
+
+/**
+ * Addresses for further parts, or fresh ones for the same; the upload's expiry moves on.
+ * @param numbers of the parts; undefined: of the first ones that have not arrived
+ * @throws {AppError} not_found; gone; wrong_state when it is no direct upload or has all its parts; invalid_request;
+ * not_direct; unavailable
+ */
+export async function signMoreParts(
+  deps: DirectDeps,
+  ownerId: string,
+  id: string,
+  numbers?: number[],
+): Promise<SignedParts> {
+  const direct = requireDirect(deps);
+  const [upload] = await queryEntities(
+    deps.database.manager,
+    Upload,
+    `UPDATE uploads SET expires_at = now() + $3 * interval '1 hour'
+     WHERE id = $1 AND owner_id = $2 AND direct AND status = 'uploading' AND "offset" = 0 AND expires_at > now()
+     RETURNING *`,
+    [id, ownerId, deps.uploadExpiryHours],
+  );
+  if (!upload) throw whyNotOpen(await getUpload(deps.database, ownerId, id));
+  if (!numbers) return sign(direct, upload, await missingParts(direct, upload));
+  const { partCount, parts } = plan(direct, upload);
+  const wanted = numbers.map((number) => {
+    const part = parts[number - 1];
+    if (part) return part;
+    throw new AppError('invalid_request', {
+      detail: `There is no part ${number}: the upload has ${partCount}`,
+    });
+  });
+  return sign(direct, upload, wanted);
+}
+
+/**
+ * Makes the file of a direct upload whose parts are all in the store, and queues its job. May be called again, also
+ * when the answer was lost.
+ * @returns the id of the file
+ * @throws {AppError} not_found; gone; wrong_state when it is no direct upload; incomplete, naming what is missing;
+ * not_direct; locked; unavailable
+ */
+export async function completeDirectUpload(
+  deps: DirectDeps,
+  ownerId: string,
+  id: string,
+  requestId: string,
+): Promise<string> {
+  const direct = requireDirect(deps);
+  // It does not let go for another, and does not stop when the client goes: whoever asks wants the same.
+  const lease = await deps.leases.acquire(id, ownerId, new AbortController().signal, () => {});
+  try {
+    const { upload } = lease;
+    if (!upload.direct) throw notDirect();
+    if (upload.status === 'uploading') {
+      const isStocked = upload.offset === upload.length;
+      if (!isStocked && isOverdue(upload)) throw new AppError('gone');
+      const stocked = isStocked ? upload : await takeStock(deps, direct, upload, lease.epoch);
+      await completeUpload(deps, stocked, lease.epoch);
+    }
+    const file = await finishAndQueue(deps, id, requestId);
+    return file.id;
+  } finally {
+    await lease.release();
+  }
+}
+
+/** Writes into the ledger which parts have arrived, if they are all there. @throws {AppError} incomplete; unavailable */
+async function takeStock(
+  deps: DirectDeps,
+  direct: DirectUploads,
+  upload: Upload,
+  epoch: number,
+): Promise<Upload> {
+  const { partCount, parts: planned } = plan(direct, upload);
+  const arrived = await listArrived(direct, upload);
+  const missing = planned.filter(({ number }) => !arrived.has(number)).map(({ number }) => number);
+  if (missing.length > 0)
+    throw incomplete(`${nameRanges(missing)} of ${partCount} missing: send what is missing`);
+  const parts = planned.map(({ number, size }) => {
+    const found = arrived.get(number) as Part;
+    if (found.size === size) return found;
+    throw incomplete(
+      `Part ${number} of ${partCount} has ${found.size} bytes instead of ${size}: send it again`,
+    );
+  });
+  return commitProgress(deps, upload.id, epoch, { offset: upload.length ?? 0, parts });
+}
+
+async function sign(direct: DirectUploads, upload: Upload, parts: PlannedPart[]): Promise<SignedParts> {
+  const { partSize, partCount } = plan(direct, upload);
+  const urls = await direct.sign(upload.storageKey, stateOf(upload), parts);
+  return {
+    upload,
+    partSize,
+    partCount,
+    parts: parts.map((part, index) => ({ ...part, url: urls[index] ?? '' })),
+  };
+}
+
+/** Which bytes of the upload are which part. */
+function plan(direct: DirectUploads, { length }: Upload) {
+  const size = length ?? 0;
+  const partSize = direct.partSize(size);
+  const partCount = Math.ceil(size / partSize);
+  const parts: PlannedPart[] = Array.from({ length: partCount }, (_, index) => ({
+    number: index + 1,
+    size: Math.min(partSize, size - index * partSize),
+  }));
+  return { partSize, partCount, parts };
+}
+
+/** Those to send next. */
+async function missingParts(direct: DirectUploads, upload: Upload): Promise<PlannedPart[]> {
+  const arrived = await listArrived(direct, upload);
+  const { parts } = plan(direct, upload);
+  return parts.filter(({ number, size }) => arrived.get(number)?.size !== size).slice(0, MAX_ADDRESSES);
+}
+
+async function listArrived(direct: DirectUploads, upload: Upload): Promise<Map<number, Part>> {
+  const parts = await direct.listParts(upload.storageKey, stateOf(upload));
+  return new Map(parts.map((part) => [part.number, part]));
+}
+
+/** `Parts 3, 5–7`; of many gaps the first ones. */
+function nameRanges(numbers: number[]): string {
+  const ranges: { first: number; last: number }[] = [];
+  for (const number of numbers) {
+    const range = ranges.at(-1);
+    if (range?.last === number - 1) range.last = number;
+    else ranges.push({ first: number, last: number });
+  }
+  const named = ranges
+    .slice(0, MAX_NAMED)
+    .map(({ first, last }) => (first === last ? `${first}` : `${first}–${last}`))
+    .join(', ');
+  return `${numbers.length === 1 ? 'Part' : 'Parts'} ${named}${ranges.length > MAX_NAMED ? ', …' : ''}`;
+}
+
+function stateOf({ storageState }: Upload) {
+  if (!storageState) throw new Error('a direct upload without a multipart upload');
+  return storageState;
+}
+
+/** No reconciler has come by yet. */
+function isOverdue({ expiresAt }: Upload): boolean {
+  return expiresAt < new Date();
+}
+
+function requireDirect({ storage }: DirectDeps): DirectUploads {
+  if (storage.direct) return storage.direct;
+  throw new AppError('not_direct', {
+    detail: 'This server keeps its bytes in files: upload by tus at /uploads',
+  });
+}
+
+function whyNotOpen(upload: Upload): AppError {
+  if (!upload.direct) return notDirect();
+  if (upload.status === 'finished' || upload.offset > 0) {
+    return new AppError('wrong_state', { detail: 'The upload has all its parts' });
+  }
+  return new AppError('gone');
+}
+
+function notDirect(): AppError {
+  return new AppError('wrong_state', { detail: 'This upload was begun by tus: its bytes go to /uploads' });
+}
+
+function incomplete(detail: string): AppError {
+  return new AppError('incomplete', { detail });
+}

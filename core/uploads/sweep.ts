@@ -1,0 +1,132 @@
+import type { DataSource } from 'typeorm';
+import { AppError } from '../errors.js';
+import type { Storage, StoredObject } from '../storage/storage.js';
+
+/*
+ * Finds what is stored although nothing refers to it. Normally there is no such thing: rows come before bytes and go
+ * after them, and the reconciler deletes what rows say is to go. What remains is what a store did after it had failed to
+ * answer, and what was there when a database was restored from a backup.
+ *
+ * Each object is looked up after it was listed. Whatever writes one has written its row before, and no key is ever used
+ * twice: an object without a row can get none any more. So this is safe beside uploads that are going on.
+ */
+
+/** Objects that are looked up at a time. */
+const BATCH = 1000;
+
+/** Deletions on their way at a time. */
+const MAX_DELETIONS = 16;
+
+/** How our keys look; in a bucket that others use too, everything else is theirs. See growth.ts for the second part. */
+const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[0-9a-f]+)?$/;
+
+interface SweepDeps {
+  database: DataSource;
+  storage: Storage;
+}
+
+/** What a sweep has come by so far. */
+export interface SweepCount {
+  listed: number;
+  /** Orphans, and their bytes. */
+  found: number;
+  bytes: number;
+  /** Objects whose names are not ours. */
+  foreign: number;
+}
+
+export interface SweepOptions {
+  /** Only what was last changed before. */
+  before: Date;
+  /** Whether to delete what is found. */
+  remove: boolean;
+  /** Called with each orphan; when `remove` is set, after it was deleted. */
+  onOrphan(orphan: StoredObject): void;
+  /** Called from time to time. */
+  onProgress(count: Readonly<SweepCount>): void;
+}
+
+/**
+ * Goes through all that is stored and reports, or deletes, what neither a blob nor an unfinished upload names.
+ * @throws {AppError} wrong_state when it is to delete, but database and storage do not seem to belong together;
+ * what the storage throws
+ */
+export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<SweepCount> {
+  if (options.remove) await requireMatch(deps);
+  const count: SweepCount = { listed: 0, found: 0, bytes: 0, foreign: 0 };
+  let candidates: StoredObject[] = [];
+
+  const lookUp = async () => {
+    const orphans = await selectOrphans(deps.database, candidates);
+    candidates = [];
+    await forEachOf(orphans, async (orphan) => {
+      if (options.remove) await deps.storage.remove(orphan);
+      count.found++;
+      count.bytes += orphan.size;
+      options.onOrphan(orphan);
+    });
+    options.onProgress(count);
+  };
+
+  for await (const object of deps.storage.list()) {
+    count.listed++;
+    if (!OURS.test(object.key)) count.foreign++;
+    else if (object.modified < options.before) candidates.push(object);
+    if (candidates.length >= BATCH) await lookUp();
+    else if (count.listed % BATCH === 0) options.onProgress(count);
+  }
+  await lookUp();
+  return count;
+}
+
+/**
+ * Those that no blob names, nor an upload that may still need them or whose leftovers the reconciler is to delete. What
+ * is left of a multipart upload under the key of a blob is not that blob.
+ */
+async function selectOrphans(database: DataSource, candidates: StoredObject[]): Promise<StoredObject[]> {
+  const rows: { index: number }[] = await database.query(
+    `SELECT (place - 1)::integer AS index
+     FROM unnest($1::text[], $2::boolean[]) WITH ORDINALITY AS candidate (key, multipart, place)
+     WHERE (multipart OR NOT EXISTS (SELECT FROM blobs WHERE blobs.key = candidate.key))
+       AND NOT EXISTS (SELECT FROM uploads
+                       WHERE storage_key = split_part(candidate.key, '.', 1)
+                         AND (status = 'uploading' OR (status <> 'finished' AND discarded_at IS NULL)))`,
+    [candidates.map(({ key }) => key), candidates.map(({ multipartId }) => multipartId !== undefined)],
+  );
+  return rows.flatMap(({ index }) => candidates[index] ?? []);
+}
+
+/** A wrong address of the database would make an orphan of every object. */
+async function requireMatch({ database, storage }: SweepDeps): Promise<void> {
+  const [known]: { key: string }[] = await database.query(
+    'SELECT key FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
+  );
+  const isThere = known !== undefined && (await isStored(storage, known.key));
+  if (isThere) return;
+  throw new AppError('wrong_state', {
+    detail: known
+      ? 'The storage does not give what the database names: do they belong together? Nothing was deleted'
+      : 'The database names no object at all: is DATABASE_URL the right one? Nothing was deleted',
+  });
+}
+
+async function isStored({ blobs }: Storage, key: string): Promise<boolean> {
+  return blobs.read(key).then(
+    (bytes) => {
+      bytes.destroy();
+      return true;
+    },
+    () => false,
+  );
+}
+
+async function forEachOf(
+  orphans: StoredObject[],
+  act: (orphan: StoredObject) => Promise<void>,
+): Promise<void> {
+  const waiting = orphans.values();
+  const work = async () => {
+    for (const orphan of waiting) await act(orphan);
+  };
+  await Promise.all(Array.from({ length: MAX_DELETIONS }, work));
+}

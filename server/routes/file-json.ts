@@ -1,0 +1,62 @@
+import type { DataSource } from 'typeorm';
+import type { File } from '../../core/database/entities/file.js';
+import { listDerivatives } from '../../core/file-queries.js';
+import type { Keys } from '../auth/keys.js';
+import { signLink } from '../auth/links.js';
+
+interface FileJsonDeps {
+  database: DataSource;
+  keys: Keys;
+}
+
+/** Files as the interface shows them, with signed links to what may be read of them. */
+export async function filesToJson({ database, keys }: FileJsonDeps, files: File[]) {
+  const derivatives = await listDerivatives(
+    database,
+    files.map((file) => file.id),
+  );
+  return files.map((file) => {
+    const names = derivatives.filter(({ fileId }) => fileId === file.id).map(({ name }) => name);
+    return fileJson(file, names, keys.link);
+  });
+}
+
+/** One file as the interface shows it. */
+export async function fileToJson(deps: FileJsonDeps, file: File) {
+  const [json] = await filesToJson(deps, [file]);
+  return json;
+}
+
+function fileJson(file: File, derivativeNames: string[], linkKey: Buffer) {
+  const path = `/api/files/${file.id}`;
+  const thumbnails = derivativeNames
+    .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
+    .filter((size) => size !== undefined);
+  return {
+    id: file.id,
+    filename: file.filename,
+    size: file.size,
+    declaredType: file.declaredType,
+    detectedType: file.detectedType,
+    sha256: file.sha256,
+    status: file.status,
+    step: file.step,
+    progress: file.progress,
+    attempts: file.attempts,
+    steps: file.steps,
+    metadata: file.metadata,
+    warnings: file.warnings,
+    error: file.error,
+    createdAt: file.createdAt,
+    completedAt: file.completedAt,
+    links: {
+      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
+      thumbnails:
+        thumbnails.length > 0
+          ? Object.fromEntries(
+              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
+            )
+          : null,
+    },
+  };
+}

@@ -1,0 +1,99 @@
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { findFile, findUpload } from './aftermath.js';
+import { closeBarrier } from './barrier.js';
+import { idOf, registerUser, type TestUser } from './client.js';
+import { sendHalf } from './half-open.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+let processes: Processes;
+let first: TestUser;
+let second: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({}, ['server', 'server-2']);
+  first = await registerUser(() => processes.url);
+  second = first.at(() => processes.urlOf('server-2'));
+});
+beforeEach(async () => {
+  // A test stops it.
+  if (await fetch(`${processes.url}/health/live`).catch(() => undefined)) return;
+  await processes.start('server');
+});
+afterAll(() => processes?.close());
+
+async function whenHeld(id: string): Promise<void> {
+  await until('the first server to hold the lease', async () => {
+    return (await findUpload(processes, id)).lease_holder === 'server';
+  });
+}
+
+test('a server that is told to stop begins nothing new, parks what runs, and another goes on at once', async () => {
+  const content = randomBytes(300_000);
+  const [path, other] = [await first.create(content.length), await first.create(10)];
+  const sent = content.subarray(0, 200_000);
+  const half = sendHalf(processes.url, first, path, { offset: 0, length: content.length, sent });
+  const parked = once(half, 'response') as Promise<[IncomingMessage]>;
+  await whenHeld(idOf(path));
+
+  const stopped = processes.stop('server');
+  await until('the server not to be ready', async () => {
+    return (await first.fetch('/health/ready')).status === 503;
+  });
+  expect((await first.fetch('/health/live')).status).toBe(200);
+  expect((await first.fetch('/api/files')).status).toBe(200);
+  const head = await first.tus('HEAD', other);
+  expect([head.status, head.headers.get('Upload-Offset')]).toEqual([200, '0']);
+  const refused = [
+    await first.tus('PATCH', other, { 'Upload-Offset': '0' }, 'abc'),
+    await first.tus('POST', '/uploads', { 'Upload-Length': '10' }),
+    await first.fetch(`/api/files/${idOf(other)}`, { method: 'DELETE' }),
+  ];
+  for (const answer of refused) {
+    expect([answer.status, (await answer.json()).code]).toEqual([503, 'unavailable']);
+    expect(Number(answer.headers.get('Retry-After'))).toBeGreaterThan(0);
+    expect(answer.headers.get('Connection')).toBe('close');
+  }
+  expect(refused[0]?.headers.get('Tus-Resumable')).toBe('1.0.0');
+
+  const [answer] = await parked;
+  expect([answer.statusCode, answer.headers['upload-offset']]).toEqual([204, String(sent.length)]);
+  expect(await stopped).toBe(0);
+  expect(await findUpload(processes, idOf(path))).toMatchObject({
+    offset: sent.length,
+    lease_holder: null,
+    untidy: false,
+  });
+
+  const began = performance.now();
+  const resumed = await second.tus('HEAD', path);
+  expect(resumed.headers.get('Upload-Offset')).toBe(String(sent.length));
+  const rest = content.subarray(sent.length) as BodyInit;
+  const patched = await second.tus('PATCH', path, { 'Upload-Offset': String(sent.length) }, rest);
+  expect(patched.status).toBe(204);
+  expect(performance.now() - began).toBeLessThan(3000);
+});
+
+test('an upload that is just being finished is finished, even if its client could not wait', async () => {
+  const content = randomBytes(1000);
+  const path = await first.create(content.length);
+  const id = idOf(path);
+  const barrier = await closeBarrier(processes.database, 'INSERT ON files', `NEW.id = '${id}'`);
+  const answer = first.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit).catch(() => 'none');
+  await barrier.reached();
+  const stopped = processes.stop('server');
+  expect(await answer).toBe('none');
+  await barrier.open();
+  expect(await stopped).toBe(0);
+  expect(await findUpload(processes, id)).toMatchObject({ status: 'finished' });
+  expect(await findFile(processes, id)).toMatchObject({ status: 'pending' });
+});
+
+test('a server with nothing to do stops at once', async () => {
+  expect((await first.get('/api/files')).items).toBeDefined();
+  const began = performance.now();
+  expect(await processes.stop('server')).toBe(0);
+  expect(performance.now() - began).toBeLessThan(1500);
+});

@@ -1,0 +1,295 @@
+import { randomUUID } from 'node:crypto';
+import { Redis } from 'ioredis';
+import { AppError } from '../core/errors.js';
+import { createLogger } from '../core/log.js';
+import {
+  type JobContext,
+  JobInterrupted,
+  openQueue,
+  type ProcessingQueue,
+  type ProcessingWorker,
+  startWorker,
+} from '../core/queue.js';
+import { createDatabase } from './database.js';
+import { type RedisProcess, startRedis } from './redis.js';
+import { until } from './until.js';
+
+const log = createLogger('silent', 'test');
+
+const ATTEMPTS = 3;
+
+let place: { databaseUrl: string; redisUrl: string | undefined };
+let queue: ProcessingQueue;
+const workers: ProcessingWorker[] = [];
+
+const open = () => openQueue({ ...place, attempts: ATTEMPTS, backoffMs: 20, log });
+
+function work(handle: (job: JobContext) => Promise<void>): ProcessingWorker {
+  const worker = startWorker({ ...place, concurrency: 2, log, handle });
+  workers.push(worker);
+  return worker;
+}
+
+const makeJob = () => ({ fileId: randomUUID(), run: 1 });
+
+async function stopWorkers(): Promise<void> {
+  await Promise.all(workers.splice(0).map((worker) => worker.close()));
+}
+
+describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
+  let close: () => Promise<void>;
+
+  beforeAll(async () => {
+    if (kind === 'Redis') {
+      const redis = await startRedis();
+      place = { databaseUrl: '', redisUrl: redis.url };
+      close = redis.close;
+    } else {
+      const database = await createDatabase();
+      place = { databaseUrl: database.url, redisUrl: undefined };
+      close = database.drop;
+    }
+    queue = open();
+    await until('the queue to answer', () => queue.reachable);
+  });
+  afterEach(stopWorkers);
+  afterAll(async () => {
+    await queue?.close();
+    await close?.();
+  });
+
+  test('a job is missing, open and then completed, and runs once however often it is added', async () => {
+    const [job, other] = [makeJob(), makeJob()];
+    expect(await queue.getState(job)).toBe('missing');
+    await queue.add({ ...job, requestId: 'r-1' });
+    await queue.add(job, other, job);
+    expect(await queue.getState(job)).toBe('open');
+    const seen: JobContext[] = [];
+    work(async (context) => {
+      seen.push(context);
+    });
+    await until('both to be done', async () => {
+      return (await queue.getState(job)) === 'completed' && (await queue.getState(other)) === 'completed';
+    });
+    await queue.add(job);
+    expect(await queue.getState(job)).toBe('completed');
+    expect(seen).toHaveLength(2);
+    expect(seen).toContainEqual({ ...job, requestId: 'r-1', attempt: 1, lastAttempt: false });
+    // Another run of the same file is another job.
+    expect(await queue.getState({ ...job, run: 2 })).toBe('missing');
+  });
+
+  test('what fails is tried again after a while, and fails for good in the end', async () => {
+    const job = makeJob();
+    const seen: JobContext[] = [];
+    const times: number[] = [];
+    work(async (context) => {
+      seen.push(context);
+      times.push(performance.now());
+      throw new Error('not this time');
+    });
+    await queue.add(job);
+    await until('it to fail', async () => (await queue.getState(job)) === 'failed');
+    expect(seen.map(({ attempt, lastAttempt }) => [attempt, lastAttempt])).toEqual([
+      [1, false],
+      [2, false],
+      [3, true],
+    ]);
+    const [first = 0, second = 0, third = 0] = times;
+    expect(second - first).toBeGreaterThanOrEqual(10);
+    expect(third - second).toBeGreaterThanOrEqual(20);
+  });
+
+  test('what would never work is not tried again, what may work later is', async () => {
+    const [hopeless, hopeful] = [makeJob(), makeJob()];
+    const attempts = new Map<string, number>();
+    work(async ({ fileId, attempt }) => {
+      attempts.set(fileId, attempt);
+      throw new AppError('unreadable', { retryable: fileId === hopeful.fileId });
+    });
+    await queue.add(hopeless, hopeful);
+    for (const job of [hopeless, hopeful]) {
+      await until('it to fail', async () => (await queue.getState(job)) === 'failed');
+    }
+    expect([attempts.get(hopeless.fileId), attempts.get(hopeful.fileId)]).toEqual([1, ATTEMPTS]);
+  });
+
+  test('a job that is interrupted goes to the next worker and loses no attempt', async () => {
+    const job = makeJob();
+    const attempts: number[] = [];
+    let interrupt = () => {};
+    const interrupted = new Promise<void>((resolve) => {
+      interrupt = resolve;
+    });
+    const first = work(async ({ attempt }) => {
+      attempts.push(attempt);
+      await interrupted;
+      throw new JobInterrupted();
+    });
+    await queue.add(job);
+    await until('it to run', () => attempts.length);
+    const closed = first.close();
+    interrupt();
+    await closed;
+    expect(await queue.getState(job)).toBe('open');
+    work(async ({ attempt }) => void attempts.push(attempt));
+    await until('it to be done', async () => (await queue.getState(job)) === 'completed');
+    expect(attempts).toEqual([1, 1]);
+  });
+
+  test('a worker that stops waits for the job that runs', async () => {
+    const job = makeJob();
+    let end = () => {};
+    const running = new Promise<void>((begun) => {
+      work(async () => {
+        begun();
+        await new Promise<void>((resolve) => {
+          end = resolve;
+        });
+      });
+    });
+    await queue.add(job);
+    await running;
+    let closed = false;
+    const closing = stopWorkers().then(() => {
+      closed = true;
+    });
+    await queue.add(makeJob());
+    expect(closed).toBe(false);
+    end();
+    await closing;
+    expect(await queue.getState(job)).toBe('completed');
+  });
+});
+
+describe('a Redis that', () => {
+  let redis: RedisProcess;
+
+  beforeEach(async () => {
+    redis = await startRedis();
+    place = { databaseUrl: '', redisUrl: redis.url };
+    queue = open();
+    await until('the queue to answer', () => queue.reachable);
+  });
+  afterEach(async () => {
+    await stopWorkers();
+    await queue.close();
+    await redis.close();
+  });
+
+  test('is away refuses jobs soon, and all goes on by itself when it is back', async () => {
+    const done: string[] = [];
+    let backs = 0;
+    queue.onBack?.(() => backs++);
+    work(async ({ fileId }) => void done.push(fileId));
+    const [before, meanwhile, after] = [makeJob(), makeJob(), makeJob()];
+    await queue.add(before);
+    await until('the first to be done', () => done.length === 1);
+
+    await redis.stop();
+    const started = performance.now();
+    await expect(queue.add(meanwhile)).rejects.toMatchObject({ code: 'unavailable', retryable: true });
+    await expect(queue.getState(meanwhile)).rejects.toMatchObject({ code: 'unavailable' });
+    expect(performance.now() - started).toBeLessThan(2500);
+    expect(queue.reachable).toBe(false);
+
+    await redis.start();
+    await until('the queue to be back', () => backs === 1, 5);
+    expect(await queue.getState(before)).toBe('missing');
+    await queue.add(after);
+    await until('the last to be done', () => done.includes(after.fileId), 5);
+  });
+
+  test('does not answer is not waited for either', async () => {
+    const client = new Redis(redis.url);
+    await client.client('PAUSE', 4000, 'ALL');
+    client.disconnect();
+    const started = performance.now();
+    await expect(queue.add(makeJob())).rejects.toMatchObject({ code: 'unavailable' });
+    expect(performance.now() - started).toBeLessThan(2500);
+    await until(
+      'the queue to take jobs again',
+      () =>
+        queue.add(makeJob()).then(
+          () => true,
+          () => false,
+        ),
+      10,
+    );
+  });
+
+  test('is not there at the start is waited for', async () => {
+    await redis.stop();
+    const early = open();
+    try {
+      await expect(early.add(makeJob())).rejects.toMatchObject({ code: 'unavailable' });
+      const done: string[] = [];
+      work(async ({ fileId }) => void done.push(fileId));
+      await redis.start();
+      const job = makeJob();
+      await until(
+        'the job to be taken',
+        () =>
+          early.add(job).then(
+            () => true,
+            () => false,
+          ),
+        5,
+      );
+      await until('it to be done', () => done.length === 1, 5);
+    } finally {
+      await early.close();
+    }
+  });
+
+  test('loses all while a job runs does not break the worker', async () => {
+    const done: string[] = [];
+    let end = () => {};
+    const job = makeJob();
+    const running = new Promise<void>((begun) => {
+      work(async ({ fileId }) => {
+        if (fileId === job.fileId) {
+          begun();
+          await new Promise<void>((resolve) => {
+            end = resolve;
+          });
+        }
+        done.push(fileId);
+      });
+    });
+    await queue.add(job);
+    await running;
+    await redis.flush();
+    expect(await queue.getState(job)).toBe('missing');
+    end();
+    const next = makeJob();
+    await queue.add(next);
+    await until('the next to be done', () => done.includes(next.fileId), 10);
+    expect(await queue.getState(job)).toBe('missing');
+  });
+
+  test('is away does not keep queue and worker from closing', async () => {
+    let end = () => {};
+    let finished = false;
+    const running = new Promise<void>((begun) => {
+      work(async () => {
+        begun();
+        await new Promise<void>((resolve) => {
+          end = resolve;
+        });
+        finished = true;
+      });
+    });
+    await queue.add(makeJob());
+    await running;
+    await redis.stop();
+    await until('the queue to notice', () => !queue.reachable);
+    const closing = stopWorkers();
+    end();
+    const started = performance.now();
+    await closing;
+    await queue.close();
+    expect(finished).toBe(true);
+    expect(performance.now() - started).toBeLessThan(2000);
+  });
+});
