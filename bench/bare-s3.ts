@@ -150,3 +150,4 @@ const server = createServer({ requestTimeout: 0, keepAliveTimeout: 600_000 }, (r
 server.listen(0, '127.0.0.1', () =>
   console.log(`http://localhost:${(server.address() as AddressInfo).port}`),
 );
+process.once('disconnect', () => process.exit(0));

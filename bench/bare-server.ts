@@ -21,7 +21,9 @@ server.listen(0, '127.0.0.1', () =>
   console.log(`http://localhost:${(server.address() as AddressInfo).port}`),
 );
 
-process.on('SIGTERM', () => {
-  rmSync(folder, { recursive: true, force: true });
-  process.exit(0);
-});
+for (const end of ['SIGTERM', 'disconnect'] as const) {
+  process.on(end, () => {
+    rmSync(folder, { recursive: true, force: true });
+    process.exit(0);
+  });
+}

@@ -313,3 +313,4 @@ const server = createServer({ requestTimeout: 0, keepAliveTimeout: 600_000 }, as
 server.listen(0, '127.0.0.1', () =>
   console.log(`http://localhost:${(server.address() as AddressInfo).port}`),
 );
+process.once('disconnect', () => process.exit(0));

@@ -66,6 +66,10 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     await rm(postgres.location, { recursive: true, force: true });
     await rm(folder, { recursive: true, force: true });
   };
+  // It outlives us otherwise: it is in a session of its own.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => void stop().finally(() => process.exit(1)));
+  }
   const bucket = 'landfall';
   const env = {
     HOST: '127.0.0.1',

@@ -26,3 +26,4 @@ const datastore = new S3Store({
 const server = new Server({ path: '/uploads', datastore }).listen(0, '127.0.0.1', () =>
   console.log(`http://localhost:${(server.address() as AddressInfo).port}`),
 );
+process.once('disconnect', () => process.exit(0));

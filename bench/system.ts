@@ -33,11 +33,12 @@ export async function startScript(
   const script = fileURLToPath(new URL(path, import.meta.url));
   const child = spawn(process.execPath, [script], {
     env: { ...process.env, PORT: '0', ...env },
-    stdio: ['ignore', 'pipe', 'inherit'],
+    // Over the last one it notices when we die, and ends too.
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });
   let output = '';
   const found = await new Promise<string>((resolve, reject) => {
-    child.stdout.on('data', (chunk) => {
+    child.stdout?.on('data', (chunk) => {
       output += chunk;
       const [text] = ready.exec(output) ?? [];
       if (text) resolve(text);
@@ -45,11 +46,12 @@ export async function startScript(
     child.once('exit', (code) => reject(new Error(`${path} ended with ${code}`)));
   });
   // Its log is read to no end, else it would wait.
-  child.stdout.removeAllListeners('data').resume();
+  child.stdout?.removeAllListeners('data').resume();
   return {
     pid: child.pid ?? 0,
     url: found.replace('localhost', '127.0.0.1'),
     async stop() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
       const ended = once(child, 'exit');
       child.kill('SIGTERM');
       await ended;

@@ -26,13 +26,6 @@ export async function reserveBlobs(database: DataSource, sizes: number[]): Promi
   return blobs as Blob[];
 }
 
-/** Writes the row of a blob whose bytes are already stored under `key`, with one reference. */
-export async function insertBlob(manager: EntityManager, key: string, size: number): Promise<string> {
-  const id = uuidv7();
-  await manager.getRepository(Blob).insert({ id, key, size, refs: 1 });
-  return id;
-}
-
 /** Adds a reference to each. Part of the caller's transaction. */
 export async function referenceBlobs(manager: EntityManager, ids: string[]): Promise<void> {
   await manager.query('UPDATE blobs SET refs = refs + 1 WHERE id = ANY ($1)', [ids]);

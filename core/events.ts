@@ -37,11 +37,17 @@ const SEQUENCER_LOCK = 0x7365716e;
 
 const SEQUENCE_BATCH = 1000;
 
+/**
+ * Begins an INSERT of one event inside a statement that changes what it tells of; a SELECT of type, subject, owner and
+ * data follows. For where each further statement would be felt.
+ */
+export const APPEND_EVENT_OF = 'INSERT INTO events (type, subject_id, owner_id, data)';
+
 /** Appends to the log; part of the caller's transaction. */
 export async function appendEvents(manager: EntityManager, events: NewEvent[]): Promise<void> {
   if (events.length === 0) return;
   await manager.query(
-    `INSERT INTO events (type, subject_id, owner_id, data)
+    `${APPEND_EVENT_OF}
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::jsonb[])`,
     [
       events.map((event) => event.type),

@@ -1,12 +1,13 @@
 import type { DataSource, EntityManager } from 'typeorm';
-import { insertBlob, releaseBlobs } from './blobs.js';
+import { v7 as uuidv7 } from 'uuid';
+import { releaseBlobs } from './blobs.js';
 import { Blob } from './database/entities/blob.js';
 import { Derivative } from './database/entities/derivative.js';
 import { File, type FileStatus, type Problem, type StepRecord } from './database/entities/file.js';
 import type { Upload } from './database/entities/upload.js';
 import { countChanged, queryEntities } from './database/rows.js';
 import { AppError } from './errors.js';
-import { appendEvents, type EventType } from './events.js';
+import { APPEND_EVENT_OF, appendEvents, type EventType } from './events.js';
 
 /*
  * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that
@@ -86,41 +87,39 @@ async function changeStatus(
 }
 
 /**
- * Writes the row of a finished upload as `pending`, with its blob and its event, in the caller's transaction.
+ * Writes the row of a finished upload as `pending`, with its blob and its event, in the caller's transaction, and
+ * removes what the ledger kept of its parts: one statement.
  * @param objectKey where its bytes are
  */
 export async function insertFile(manager: EntityManager, upload: Upload, objectKey: string): Promise<File> {
   const { metadata } = upload;
-  const blobId = await insertBlob(manager, objectKey, upload.offset);
-  const file = manager.create(File, {
-    id: upload.id,
-    ownerId: upload.ownerId,
-    blobId,
-    filename: metadata.filename || metadata.name || upload.id,
-    size: upload.offset,
-    declaredType: metadata.filetype || metadata.type || null,
-    expectedSha256: metadata.sha256?.toLowerCase() || null,
-    detectedType: null,
-    sha256: null,
-    status: 'pending',
-    step: null,
-    progress: 0,
-    run: 1,
-    attempts: 0,
-    clean: false,
-    steps: {},
-    metadata: {},
-    warnings: [],
-    error: null,
-    createdAt: new Date(),
-    completedAt: null,
-    deletedAt: null,
-  });
-  await manager.getRepository(File).insert(file as never);
-  await appendEvents(manager, [
-    { type: 'file.created', subjectId: file.id, ownerId: file.ownerId, data: { size: file.size } },
-  ]);
-  return file;
+  const [file] = await queryEntities(
+    manager,
+    File,
+    `WITH blob AS (
+       INSERT INTO blobs (id, key, size, refs) VALUES ($1, $2, $3, 1)
+     ), parts AS (
+       DELETE FROM upload_parts WHERE upload_id = $4
+     ), file AS (
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, status, created_at)
+       VALUES ($4, $5, $1, $6, $3, $7, $8, 'pending', now())
+       RETURNING *
+     ), told AS (
+       ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size) FROM file
+     )
+     SELECT * FROM file`,
+    [
+      uuidv7(),
+      objectKey,
+      upload.offset,
+      upload.id,
+      upload.ownerId,
+      metadata.filename || metadata.name || upload.id,
+      metadata.filetype || metadata.type || null,
+      metadata.sha256?.toLowerCase() || null,
+    ],
+  );
+  return file as File;
 }
 
 /**

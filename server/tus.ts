@@ -155,7 +155,11 @@ function createLock(leases: Leases, id: string, current: () => TusRequest) {
       request.lease = await leases.acquire(id, request.ownerId, request.gone, request.letGo);
     },
     async unlock(): Promise<void> {
-      await current().lease?.release();
+      const { lease, method } = current();
+      // onUploadFinish comes next.
+      const isComplete = lease?.upload.status === 'uploading' && lease.upload.objectKey !== null;
+      if (isComplete && (method === 'PATCH' || method === 'POST')) lease.leave();
+      else await lease?.release();
     },
   };
 }
@@ -179,15 +183,19 @@ class LedgerStore extends DataStore {
 
   override async create(upload: TusUpload): Promise<TusUpload> {
     const request = this.current();
+    const { holder, adopt } = this.deps.leases;
+    const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
     const row = await createUpload(this.deps, {
       id: upload.id,
       ownerId: request.ownerId,
       length: upload.size ?? null,
       metadata: upload.metadata ?? {},
-      leaseHolder: this.deps.leases.holder,
+      leaseHolder: goesOn ? holder : null,
     });
-    request.lease = this.deps.leases.adopt(row, request.letGo);
-    if (row.length === 0) await completeUpload(this.deps, row, row.leaseEpoch);
+    if (goesOn) request.lease = adopt(row, request.letGo);
+    if (request.lease && row.length === 0) {
+      request.lease.upload = await completeUpload(this.deps, row, row.leaseEpoch);
+    }
     tellExpiry(request.res, row);
     return upload;
   }

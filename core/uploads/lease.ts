@@ -41,6 +41,8 @@ export interface Lease {
   upload: Upload;
   epoch: number;
   release(): Promise<void>;
+  /** Instead of release(): what finishes the upload ends the lease, too. */
+  leave(): void;
 }
 
 export interface Leases {
@@ -129,6 +131,11 @@ export async function openLeases(
     here?.onRequested();
   }
 
+  function leave(entry: Held): void {
+    if (held.get(entry.uploadId) === entry) held.delete(entry.uploadId);
+    releases.emit(entry.uploadId);
+  }
+
   async function release(entry: Held): Promise<void> {
     const { uploadId, epoch } = entry;
     try {
@@ -138,15 +145,14 @@ export async function openLeases(
       );
       if (entry.wanted) await database.query(`SELECT pg_notify('${RELEASED}', $1)`, [uploadId]);
     } finally {
-      if (held.get(uploadId) === entry) held.delete(uploadId);
-      releases.emit(uploadId);
+      leave(entry);
     }
   }
 
   function adopt(upload: Upload, onRequested: () => void): Lease {
     const entry: Held = { uploadId: upload.id, epoch: upload.leaseEpoch, onRequested, wanted: false };
     held.set(upload.id, entry);
-    return { upload, epoch: entry.epoch, release: () => release(entry) };
+    return { upload, epoch: entry.epoch, release: () => release(entry), leave: () => leave(entry) };
   }
 
   async function renew(): Promise<void> {

@@ -5,7 +5,7 @@ import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError, hasCode } from '../errors.js';
-import { appendEvents } from '../events.js';
+import { APPEND_EVENT_OF, appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
@@ -40,32 +40,29 @@ export interface NewUpload {
   metadata: Record<string, string | null>;
   /** Whether the client will send the bytes to the store itself; see direct.ts. */
   direct?: boolean;
-  /** The process that will write at once, and so gets the first lease. */
-  leaseHolder: string;
+  /** The process that will write at once, and so gets the first lease; null: nobody does. */
+  leaseHolder: string | null;
 }
 
 /**
- * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`.
+ * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event.
  * @throws {AppError} unauthenticated when there is no such owner (any more)
  */
 export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
-  return deps.database
-    .transaction((manager) => insertUpload(deps, manager, upload))
-    .catch((error: unknown) => {
-      if (!hasCode(error, FOREIGN_KEY_VIOLATION)) throw error;
-      throw new AppError('unauthenticated', { detail: 'This account does not exist any more', cause: error });
-    });
-}
-
-async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
   const [row] = await queryEntities(
-    manager,
+    deps.database.manager,
     Upload,
-    `INSERT INTO uploads (id, owner_id, status, length, metadata, storage_key, lease_holder, lease_epoch,
-                          lease_expires_at, expires_at, direct)
-     VALUES ($1, $2, 'uploading', $3, $4, $5, $6, 1, now() + $7 * interval '1 millisecond',
-             now() + $8 * interval '1 hour', $9)
-     RETURNING *`,
+    `WITH created AS (
+       INSERT INTO uploads (id, owner_id, status, length, metadata, direct, storage_key, lease_holder, lease_epoch,
+                            lease_expires_at, expires_at)
+       VALUES ($1, $2, 'uploading', $3, $4, $9, $5, $6::text, 1,
+               CASE WHEN $6::text IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
+               now() + $8 * interval '1 hour')
+       RETURNING *
+     ), told AS (
+       ${APPEND_EVENT_OF} SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length) FROM created
+     )
+     SELECT * FROM created`,
     [
       upload.id,
       upload.ownerId,
@@ -77,15 +74,10 @@ async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: Ne
       deps.uploadExpiryHours,
       upload.direct ?? false,
     ],
-  );
-  await appendEvents(manager, [
-    {
-      type: 'upload.created',
-      subjectId: upload.id,
-      ownerId: upload.ownerId,
-      data: { length: upload.length },
-    },
-  ]);
+  ).catch((error: unknown) => {
+    if (!hasCode(error, FOREIGN_KEY_VIOLATION)) throw error;
+    throw new AppError('unauthenticated', { detail: 'This account does not exist any more', cause: error });
+  });
   return row as Upload;
 }
 
@@ -217,16 +209,19 @@ function toStored({ storageKey, offset, length, storageState }: Upload): StoredU
  */
 export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> {
   return deps.database.transaction(async (manager) => {
-    const upload = await lockUpload(manager, id);
-    if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
-    if (upload.status !== 'uploading') throw new AppError('gone');
-    const { objectKey } = upload;
-    if (objectKey === null) {
-      throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
-    }
-    await manager.query(`UPDATE uploads SET status = 'finished', finished_at = now() WHERE id = $1`, [id]);
-    await manager.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
-    return insertFile(manager, upload, objectKey);
+    // The lease ends with it: nobody needs one any more.
+    const [upload] = await queryEntities(
+      manager,
+      Upload,
+      `UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
+       WHERE id = $1 AND status = 'uploading' AND object_key IS NOT NULL RETURNING *`,
+      [id],
+    );
+    if (upload?.objectKey) return insertFile(manager, upload, upload.objectKey);
+    const found = await lockUpload(manager, id);
+    if (found.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
+    if (found.status !== 'uploading') throw new AppError('gone');
+    throw new AppError('wrong_state', { detail: `${found.offset} of ${found.length} bytes are stored` });
   });
 }
 

@@ -18,7 +18,7 @@ const BATCH = 1000;
 const MAX_DELETIONS = 16;
 
 /** How our keys look; in a bucket that others use too, everything else is theirs. See growth.ts for the second part. */
-const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[0-9a-f]+)?$/;
+const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
 
 interface SweepDeps {
   database: DataSource;

@@ -1,14 +1,15 @@
-import { hkdfSync } from 'node:crypto';
+import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 
 /** Keys derived from the one secret, so that a token made for one purpose is worth nothing for another. */
 export interface Keys {
-  access: Buffer;
-  board: Buffer;
-  link: Buffer;
+  access: KeyObject;
+  board: KeyObject;
+  link: KeyObject;
 }
 
 /** Derives a key for each purpose by HKDF (RFC 5869). */
 export function deriveKeys(secret: string): Keys {
-  const key = (purpose: string) => Buffer.from(hkdfSync('sha256', secret, 'landfall', purpose, 32));
+  const key = (purpose: string) =>
+    createSecretKey(Buffer.from(hkdfSync('sha256', secret, 'landfall', purpose, 32)));
   return { access: key('access token'), board: key('board cookie'), link: key('signed link') };
 }

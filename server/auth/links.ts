@@ -1,4 +1,4 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
+import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
 
 /*
  * Signed links: `?token=<expiry>.<signature>` opens exactly one path until it expires, for places that cannot
@@ -8,18 +8,18 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 /** Expiry is rounded up to this, so that the same link is made again and browsers can cache what it leads to. */
 const ROUND_SECONDS = 15 * 60;
 
-function sign(path: string, expiry: number, key: Buffer): Buffer {
+function sign(path: string, expiry: number, key: KeyObject): Buffer {
   return createHmac('sha256', key).update(`${expiry}\n${path}`).digest();
 }
 
 /** Makes a link to `path` that holds for 15 to 30 minutes. */
-export function signLink(path: string, key: Buffer, now = Date.now()): string {
+export function signLink(path: string, key: KeyObject, now = Date.now()): string {
   const expiry = (Math.floor(now / 1000 / ROUND_SECONDS) + 2) * ROUND_SECONDS;
   return `${path}?token=${expiry}.${sign(path, expiry, key).toString('base64url')}`;
 }
 
 /** Whether `token` opens `path` now. */
-export function isLinkValid(path: string, token: string, key: Buffer, now = Date.now()): boolean {
+export function isLinkValid(path: string, token: string, key: KeyObject, now = Date.now()): boolean {
   const [, expiryText, signature] = /^(\d{1,12})\.([\w-]{43})$/.exec(token) ?? [];
   if (!expiryText || !signature || Number(expiryText) * 1000 < now) return false;
   return timingSafeEqual(Buffer.from(signature, 'base64url'), sign(path, Number(expiryText), key));

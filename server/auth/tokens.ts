@@ -1,3 +1,4 @@
+import type { KeyObject } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
 import type { Role } from '../../core/database/entities/user.js';
@@ -12,7 +13,7 @@ export interface Principal {
 const claims = z.object({ sub: z.uuid(), role: z.enum(['user', 'admin']) });
 
 /** Makes a JWT (RFC 7519, HS256) that tells who its bearer is. */
-export function signToken(principal: Principal, key: Buffer, minutes: number): string {
+export function signToken(principal: Principal, key: KeyObject, minutes: number): string {
   return jwt.sign({ role: principal.role }, key, {
     algorithm: 'HS256',
     subject: principal.userId,
@@ -21,7 +22,7 @@ export function signToken(principal: Principal, key: Buffer, minutes: number): s
 }
 
 /** @throws {AppError} unauthenticated when the token is not one of ours, was changed or has expired */
-export function verifyToken(token: string, key: Buffer): Principal {
+export function verifyToken(token: string, key: KeyObject): Principal {
   try {
     const { sub, role } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
     return { userId: sub, role };

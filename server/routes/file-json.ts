@@ -27,7 +27,7 @@ export async function fileToJson(deps: FileJsonDeps, file: File) {
   return json;
 }
 
-function fileJson(file: File, derivativeNames: string[], linkKey: Buffer) {
+function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {
   const path = `/api/files/${file.id}`;
   const thumbnails = derivativeNames
     .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])

@@ -1,5 +1,6 @@
 import { AppError } from '../../errors.js';
 import type { Progress, Segment, StoredUpload } from '../storage.js';
+import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
 import { bytesOf, createGrowth, type Growth, type GrowthDeps } from './growth.js';
 import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
 
@@ -25,9 +26,6 @@ const MAX_HELD = 32 * 1024 ** 2;
 /** Segments that may follow each other before they are put together. */
 const MAX_SEGMENTS = 32;
 
-/** Held bytes that make it likely that a part will be filled. */
-const RESERVE_BYTES = 1024 ** 2;
-
 /** See UploadStore.append. */
 export async function appendToS3(
   deps: GrowthDeps,
@@ -39,15 +37,14 @@ export async function appendToS3(
   const iterator = source[Symbol.asyncIterator]();
   // Who waits for the next chunk need not wait for it when nothing can be stored any more.
   const growth = createGrowth(deps, upload, commit, () => void iterator.return?.().catch(() => {}));
-  const hold = createHold(growth, upload);
+  const hold = createHold(growth, deps.pool, upload);
   signal?.addEventListener('abort', growth.hurry);
-  const leave = deps.budget.join(hold);
+  const leave = deps.pool.join(hold);
   let broken: { error: unknown } | undefined;
   try {
     try {
       for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
         if (growth.hasFailed()) break;
-        await deps.budget.take(next.value.byteLength);
         await hold.add(next.value);
       }
     } catch (error) {
@@ -62,8 +59,7 @@ export async function appendToS3(
   } finally {
     leave();
     signal?.removeEventListener('abort', growth.hurry);
-    deps.budget.announce(hold.held());
-    deps.budget.give(hold.held());
+    hold.drop();
   }
   if (broken) throw broken.error;
 }
@@ -77,127 +73,133 @@ function toAppError(error: unknown): unknown {
   });
 }
 
+/** What is done with the next bytes, as soon as there are so many. */
+interface Goal {
+  kind: 'part' | 'segment' | 'last';
+  bytes: number;
+}
+
 /** What has arrived and is not on its way yet, and the decision what becomes of it. */
-function createHold(growth: Growth, { length }: StoredUpload) {
+function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
   const { planned } = growth;
-  let chunks: Uint8Array[] = [];
+  let blocks: Buffer[] = [];
+  /** Bytes in all blocks; only the last one has room. */
   let bytes = 0;
+  let room = 0;
   /** While this decides and waits, nobody else may put away what it decides about. */
   let deciding = false;
+  let goal = nextGoal();
 
-  /** Bytes that are not in a part yet. */
-  const loose = () => bytesOf(planned.state.tail) + bytes;
-  /** Bytes of the next part. */
-  const nextSize = (used = 0, number = planned.state.nextPart) =>
-    partSize(length === null ? null : length - planned.offset - bytes + loose() - used, number);
-  const reachesEnd = () => length !== null && planned.offset + bytes >= length;
-  const needsPart = () => length === null || length - planned.offset - bytes + loose() > nextSize();
-
-  function take(size: number): Uint8Array[] {
-    const taken: Uint8Array[] = [];
-    bytes -= size;
-    let missing = size;
-    let whole = 0;
-    for (const chunk of chunks) {
-      if (chunk.byteLength > missing) {
-        if (missing > 0) taken.push(chunk.subarray(0, missing));
-        chunks[whole] = chunk.subarray(missing);
-        break;
-      }
-      taken.push(chunk);
-      missing -= chunk.byteLength;
-      whole++;
-    }
-    chunks = chunks.slice(whole);
-    return taken;
+  /** Bytes from the beginning of the tail to the end of the upload; null while that is not known. */
+  function left(): number | null {
+    return length === null ? null : length - planned.offset + bytesOf(planned.state.tail);
   }
 
-  function begin(kind: 'part' | 'segment' | 'object', size: number, replaces: Segment[]): void {
-    growth.begin({ kind, size, chunks: take(size), replaces });
+  function nextGoal(): Goal {
+    const rest = left();
+    const size = partSize(rest, planned.state.nextPart);
+    // All that is still to come goes into one part, or is the whole object.
+    if (rest !== null && rest <= Math.min(size, MAX_HELD)) return { kind: 'last', bytes: Infinity };
+    const missing = Math.max(0, size - bytesOf(planned.state.tail));
+    if (size <= MAX_HELD || missing === 0) return { kind: 'part', bytes: missing };
+    return { kind: 'segment', bytes: Math.min(missing, MAX_HELD) };
   }
 
-  async function beginPart(size: number): Promise<void> {
+  function begin(kind: 'part' | 'segment' | 'object', replaces: Segment[]): void {
+    growth.begin({ kind, size: bytes, blocks, replaces });
+    blocks = [];
+    bytes = 0;
+    room = 0;
+    goal = nextGoal();
+  }
+
+  async function beginPart(): Promise<void> {
     if (planned.state.nextPart > MAX_PARTS) {
       throw new AppError('wrong_state', { detail: 'The upload has used up its 10,000 parts: begin it anew' });
     }
     while (!growth.hasNumber() && !growth.hasFailed()) await growth.reserve();
     await growth.room();
-    if (!growth.hasFailed()) begin('part', size, [...planned.state.tail]);
+    if (!growth.hasFailed()) begin('part', [...planned.state.tail]);
   }
 
-  async function beginSegment(size: number): Promise<void> {
+  async function beginSegment(): Promise<void> {
     await growth.room();
-    if (!growth.hasFailed()) begin('segment', size, crumbs());
+    if (!growth.hasFailed()) begin('segment', crumbs());
   }
 
   /** What the next segment takes up of the tail, lest that become a long list of crumbs. */
   function crumbs(): Segment[] {
     let size = bytes;
-    const small = planned.state.tail.findLastIndex((segment) => {
+    const large = planned.state.tail.findLastIndex((segment) => {
       size += segment.size;
       return size > MAX_HELD;
     });
-    const found = planned.state.tail.slice(small + 1);
+    const found = planned.state.tail.slice(large + 1);
     return found.length >= MAX_SEGMENTS ? found : [];
   }
 
-  /** Whether what is loose may become a part before it fills one: numbers must be left for all that follows. */
+  /** Whether what is here may become a part before it fills one: numbers must be left for all that follows. */
   function mayBeShortPart(): boolean {
-    const size = nextSize();
-    return loose() >= MIN_PART && size <= MAX_HELD && nextSize(loose(), planned.state.nextPart + 1) <= size;
+    const loose = bytesOf(planned.state.tail) + bytes;
+    const rest = left();
+    const size = partSize(rest, planned.state.nextPart);
+    if (loose < MIN_PART || size > MAX_HELD) return false;
+    return partSize(rest === null ? null : rest - loose, planned.state.nextPart + 1) <= size;
   }
 
-  /** Whether what is loose goes to the end of the upload and fits into one part, or one object, from memory. */
-  const isLast = () => reachesEnd() && loose() <= Math.min(nextSize(), MAX_HELD);
-
-  /** Sends off what fills a part or, where parts are too large for memory, a segment. */
   async function cut(): Promise<void> {
-    while (bytes > 0 && !isLast() && !growth.hasFailed()) {
-      const size = nextSize();
-      const missing = Math.max(0, size - loose() + bytes);
-      if (size <= MAX_HELD || missing === 0) {
-        if (bytes < missing) return;
-        await beginPart(missing);
-      } else {
-        const segment = Math.min(missing, MAX_HELD);
-        if (bytes < segment) return;
-        await beginSegment(segment);
-      }
-    }
+    deciding = true;
+    if (goal.kind === 'segment') await beginSegment();
+    else await beginPart();
+    deciding = false;
   }
 
   return {
-    held: () => bytes,
+    held: () => blocks.length,
     /** Called when other uploads need the memory. */
     putAway() {
       if (deciding || bytes === 0 || growth.hasFailed() || !growth.hasRoom()) return;
-      if (growth.hasNumber() && mayBeShortPart()) begin('part', bytes, [...planned.state.tail]);
-      else begin('segment', bytes, crumbs());
+      if (growth.hasNumber() && mayBeShortPart()) begin('part', [...planned.state.tail]);
+      else begin('segment', crumbs());
     },
     async add(chunk: Uint8Array): Promise<void> {
-      deciding = true;
-      chunks.push(chunk);
-      bytes += chunk.byteLength;
-      if (loose() >= MIN_PART) {
-        // Not waited for: it is done when the part is full.
-        if (bytes >= RESERVE_BYTES && !growth.hasNumber() && needsPart()) void growth.reserve();
-        await cut();
+      for (let done = 0; done < chunk.byteLength && !growth.hasFailed(); ) {
+        if (room === 0 && bytes < goal.bytes) {
+          const taken = pool.take();
+          blocks.push(taken instanceof Promise ? await taken : taken);
+          room = BLOCK_SIZE;
+        }
+        const count = Math.min(chunk.byteLength - done, room, goal.bytes - bytes);
+        const whole = count === chunk.byteLength;
+        blocks.at(-1)?.set(whole ? chunk : chunk.subarray(done, done + count), BLOCK_SIZE - room);
+        done += count;
+        bytes += count;
+        room -= count;
+        if (bytes >= goal.bytes) await cut();
       }
-      deciding = false;
+      // Not waited for: it is done when the part is full.
+      if (goal.kind === 'part' && bytes >= goal.bytes / 2 && !growth.hasNumber()) void growth.reserve();
     },
     /** Sends off the rest, at the end of the body. */
     async putRest(): Promise<void> {
       deciding = true;
       if (bytes === 0 || growth.hasFailed()) return;
-      const { multipartId } = planned.state;
-      if (isLast() && multipartId === null) {
+      const isEnd = length !== null && planned.offset + bytes >= length;
+      if (isEnd && goal.kind === 'last' && planned.state.multipartId === null) {
         await growth.room();
-        if (!growth.hasFailed()) begin('object', bytes, [...planned.state.tail]);
-      } else if (isLast() || mayBeShortPart()) {
-        await beginPart(bytes);
+        if (!growth.hasFailed()) begin('object', [...planned.state.tail]);
+      } else if ((isEnd && goal.kind === 'last') || mayBeShortPart()) {
+        await beginPart();
       } else {
-        await beginSegment(bytes);
+        await beginSegment();
       }
+    },
+    /** Gives up what is still here. */
+    drop(): void {
+      pool.announce(blocks.length);
+      pool.give(blocks);
+      blocks = [];
+      bytes = 0;
     },
   };
 }

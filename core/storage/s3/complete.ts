@@ -40,7 +40,7 @@ export async function completeInS3(
   signal?: AbortSignal,
 ): Promise<{ objectKey: string; untidy: boolean }> {
   const tail = state?.tail ?? [];
-  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, []) : [] };
+  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [] };
   if (!state?.multipartId) {
     const objectKey = newKey(key);
     await objects.put(objectKey, rest, signal);

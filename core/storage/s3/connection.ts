@@ -248,10 +248,7 @@ async function exchange(
   outgoing.setTimeout(SEND_IDLE_MS, () => outgoing.destroy(new Error('S3 stopped answering')));
   try {
     if (typeof body.chunks === 'function') {
-      for await (const chunk of body.chunks()) {
-        // An answer in mid-body is a refusal; an error rejects `answered`.
-        if (!outgoing.write(chunk)) await Promise.race([drained(outgoing), answered]);
-      }
+      await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
     } else {
       outgoing.cork();
       for (const chunk of body.chunks) outgoing.write(chunk);
@@ -270,6 +267,30 @@ async function exchange(
     throw error;
   } finally {
     clearTimeout(connecting);
+  }
+}
+
+/** Ends early when an answer comes in mid-body, which is a refusal, and throws when the request fails. */
+async function sendStream(
+  outgoing: ClientRequest,
+  chunks: AsyncIterator<Uint8Array>,
+  answered: Promise<IncomingMessage>,
+): Promise<void> {
+  let early = false;
+  const stop = answered.then(() => {
+    early = true;
+    return undefined;
+  });
+  stop.catch(() => {});
+  try {
+    while (!early) {
+      const next = await Promise.race([chunks.next(), stop]);
+      if (!next || next.done) return;
+      if (!outgoing.write(next.value)) await Promise.race([drained(outgoing), stop]);
+    }
+  } finally {
+    // Not waited for: what it reads from may stand still.
+    void chunks.return?.().catch(() => {});
   }
 }
 

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { AppError } from '../../errors.js';
 import type { Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
+import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
 import { S3Unavailable } from './connection.js';
-import type { MemoryBudget } from './memory-budget.js';
 import type { ObjectStore } from './objects.js';
 
 /*
@@ -29,14 +29,14 @@ const SETTLE_MS = 5_000;
 
 export interface GrowthDeps {
   objects: ObjectStore;
-  budget: MemoryBudget;
+  pool: BlockPool;
 }
 
 /** Some bytes on their way to the store. */
 export interface NewStep {
   kind: 'part' | 'segment' | 'object';
-  /** New bytes. */
-  chunks: Uint8Array[];
+  /** New bytes, in blocks of the pool; only the last one is not full. */
+  blocks: Buffer[];
   /** Their number. */
   size: number;
   /** What of the tail goes before them and is replaced with them: all of it, or some from its end. */
@@ -73,7 +73,7 @@ export interface Growth {
 
 /** @param onFailure called once, when something has failed: nothing more can be stored */
 export function createGrowth(
-  { objects, budget }: GrowthDeps,
+  { objects, pool }: GrowthDeps,
   upload: StoredUpload,
   commit: (progress: Progress) => Promise<void>,
   onFailure: () => void,
@@ -165,12 +165,16 @@ export function createGrowth(
   }
 
   async function send(step: Step, earlier: Step[]): Promise<void> {
-    const { kind, key, number, chunks, size, replaces } = step;
+    const { kind, key, number, size, replaces } = step;
+    const chunks = chunksOf(step);
     // Segments of this same append must be there before they can be read.
     if (replaces.length > 0) await Promise.all(earlier.map(({ settled }) => settled));
     if (failure) return;
     const total = size + bytesOf(replaces);
-    const body = { size: total, chunks: replaces.length > 0 ? () => objects.join(replaces, chunks) : chunks };
+    const body = {
+      size: total,
+      chunks: replaces.length > 0 ? () => objects.join(replaces, chunks, giveUp.signal) : chunks,
+    };
     if (kind === 'part') {
       const etag = await objects.putPart(
         upload.key,
@@ -226,7 +230,7 @@ export function createGrowth(
       if (kind === 'segment') state.tail.push({ key, size: size + bytesOf(replaces) });
       steps.push(step);
       inFlight++;
-      budget.announce(size);
+      pool.announce(step.blocks.length);
       step.settled = send(step, earlier)
         .then(() => {
           if (kind === 'part' && step.made) untouched = Math.max(untouched, number + 1);
@@ -240,9 +244,9 @@ export function createGrowth(
           fail(error);
         })
         .finally(() => {
-          step.chunks = [];
           inFlight--;
-          budget.give(size);
+          pool.give(step.blocks);
+          step.blocks = [];
           wake();
           commitIfDue();
         });
@@ -261,6 +265,11 @@ export function createGrowth(
       throw failure.error;
     },
   };
+}
+
+function chunksOf({ blocks, size }: NewStep): Uint8Array[] {
+  const last = blocks.length - 1;
+  return blocks.map((block, index) => (index < last ? block : block.subarray(0, size - last * BLOCK_SIZE)));
 }
 
 function keyOf({ made }: Step): string[] {

@@ -143,19 +143,19 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     },
 
     /** Opens an object, or a range of it. */
-    async open(key: string, range?: { start: number; end: number }): Promise<Readable> {
+    async open(key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> {
       const command = new GetObjectCommand({
         ...named(key),
         ...(range ? { Range: `bytes=${range.start}-${range.end}` } : {}),
       });
-      const { Body: body } = await client.send(command);
+      const { Body: body } = await client.send(command, options(signal));
       return body as Readable;
     },
 
     /** The bytes of segments, and then those chunks. @throws {AppError} size_mismatch */
-    async *join(segments: Segment[], chunks: Uint8Array[]): AsyncGenerator<Uint8Array> {
+    async *join(segments: Segment[], chunks: Uint8Array[], signal?: AbortSignal): AsyncGenerator<Uint8Array> {
       for (const { key } of segments) {
-        yield* await store.open(key).catch((error: unknown) => {
+        yield* await store.open(key, undefined, signal).catch((error: unknown) => {
           if (!isMissing(error)) throw error;
           const detail = 'The storage has lost bytes of this upload: begin it anew';
           throw new AppError('size_mismatch', { detail, cause: error });

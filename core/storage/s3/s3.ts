@@ -10,9 +10,9 @@ import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import type { Storage } from '../storage.js';
 import { appendToS3 } from './append.js';
+import { createBlockPool } from './block-pool.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
-import { createMemoryBudget } from './memory-budget.js';
 import { createObjectStore, isMissing } from './objects.js';
 import { partSize } from './part-size.js';
 
@@ -34,7 +34,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
   const connection = openConnection(config);
   await ensureBucket(connection, log);
   const objects = createObjectStore(connection, log);
-  const budget = createMemoryBudget(memoryBudget);
+  const pool = createBlockPool(memoryBudget);
   const { client, publicClient } = connection;
   const named = (key: string) => ({ Bucket: config.bucket, Key: config.prefix + key });
 
@@ -67,7 +67,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
     },
     uploads: {
       append: (upload, source, commit, signal) =>
-        appendToS3({ objects, budget }, upload, source, commit, signal),
+        appendToS3({ objects, pool }, upload, source, commit, signal),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       async discard({ key, state }, keep) {
