@@ -1,9 +1,11 @@
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startEmbeddedPostgres } from '../core/database/embedded-postgres.js';
-import { createBucket, type Store, sumRequests } from './s3-stores.js';
+import { createBucket, findFreePort, type Store, sumRequests } from './s3-stores.js';
 import { cpuSeconds, type Measured, peakMemory, register, resetPeakMemory, startScript } from './system.js';
 import type { TusServer } from './tus-client.js';
 
@@ -45,7 +47,28 @@ export interface Run {
   requests: number;
 }
 
-/** Landfall's server on S3, with an embedded PostgreSQL. */
+/** Undefined where there is no redis-server: the queue is then in PostgreSQL. */
+async function startRedis(): Promise<Measured | undefined> {
+  const port = await findFreePort();
+  const child = spawn('redis-server', ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '']);
+  const ready = await Promise.race([
+    once(child.stdout, 'data').then(() => true),
+    once(child, 'error').then(() => false),
+  ]);
+  if (!ready) return undefined;
+  const ended = once(child, 'exit');
+  child.stdout.resume();
+  return {
+    pid: child.pid ?? 0,
+    url: `redis://127.0.0.1:${port}`,
+    async stop() {
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
+}
+
+/** Landfall's server on S3, with an embedded PostgreSQL, and Redis if there is one. */
 export function startLandfall(store: Store): Promise<Contender> {
   return startOnPostgres(store, false);
 }
@@ -71,9 +94,12 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     process.once(signal, () => void stop().finally(() => process.exit(1)));
   }
   const bucket = 'landfall';
+  const redis = await startRedis();
+  if (redis) running.push(redis);
   const env = {
     HOST: '127.0.0.1',
     DATABASE_URL: postgres.url,
+    ...(redis ? { REDIS_URL: redis.url } : {}),
     DATA_DIR: folder,
     JWT_SECRET: randomBytes(32).toString('hex'),
     // One that outlives the bench.

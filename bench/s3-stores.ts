@@ -121,7 +121,7 @@ function connect(name: string, endpoint: string, accessKeyId: string, secretAcce
   return { name, endpoint, accessKeyId, secretAccessKey, client };
 }
 
-async function findFreePort(): Promise<number> {
+export async function findFreePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;

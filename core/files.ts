@@ -4,7 +4,6 @@ import { releaseBlobs } from './blobs.js';
 import { Blob } from './database/entities/blob.js';
 import { Derivative } from './database/entities/derivative.js';
 import { File, type FileStatus, type Problem, type StepRecord } from './database/entities/file.js';
-import type { Upload } from './database/entities/upload.js';
 import { countChanged, queryEntities } from './database/rows.js';
 import { AppError } from './errors.js';
 import { APPEND_EVENT_OF, appendEvents, type EventType } from './events.js';
@@ -87,39 +86,37 @@ async function changeStatus(
 }
 
 /**
- * Writes the row of a finished upload as `pending`, with its blob and its event, in the caller's transaction, and
- * removes what the ledger kept of its parts: one statement.
- * @param objectKey where its bytes are
+ * Finishes an upload whose object is made: its file as `pending`, with its blob and its event. One statement, because
+ * every upload comes by here and each further one is felt.
+ * @returns undefined if the upload is not ready for that, or finished already
  */
-export async function insertFile(manager: EntityManager, upload: Upload, objectKey: string): Promise<File> {
-  const { metadata } = upload;
+export async function insertFile(manager: EntityManager, uploadId: string): Promise<File | undefined> {
   const [file] = await queryEntities(
     manager,
     File,
-    `WITH blob AS (
-       INSERT INTO blobs (id, key, size, refs) VALUES ($1, $2, $3, 1)
+    `WITH upload AS (
+       UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
+       WHERE id = $1 AND status = 'uploading' AND object_key IS NOT NULL
+       RETURNING *
      ), parts AS (
-       DELETE FROM upload_parts WHERE upload_id = $4
+       DELETE FROM upload_parts USING upload WHERE upload_id = upload.id
+     ), blob AS (
+       INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
      ), file AS (
        INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, status, created_at)
-       VALUES ($4, $5, $1, $6, $3, $7, $8, 'pending', now())
+       SELECT id, owner_id, $2,
+         coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
+         coalesce(nullif(metadata ->> 'filetype', ''), nullif(metadata ->> 'type', '')),
+         lower(nullif(metadata ->> 'sha256', '')), 'pending', now()
+       FROM upload
        RETURNING *
      ), told AS (
        ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size) FROM file
      )
      SELECT * FROM file`,
-    [
-      uuidv7(),
-      objectKey,
-      upload.offset,
-      upload.id,
-      upload.ownerId,
-      metadata.filename || metadata.name || upload.id,
-      metadata.filetype || metadata.type || null,
-      metadata.sha256?.toLowerCase() || null,
-    ],
+    [uploadId, uuidv7()],
   );
-  return file as File;
+  return file;
 }
 
 /**

@@ -93,7 +93,9 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
 
   return async (req, res) => {
     const gone = new AbortController();
-    res.once('close', () => gone.abort());
+    res.once('close', () => {
+      if (!res.writableFinished) gone.abort();
+    });
     const asked = new AbortController();
     const request: TusRequest = {
       method: req.method,

@@ -208,21 +208,14 @@ function toStored({ storageKey, offset, length, storageState }: Upload): StoredU
  * @throws {AppError} not_found, gone, wrong_state
  */
 export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> {
-  return deps.database.transaction(async (manager) => {
-    // The lease ends with it: nobody needs one any more.
-    const [upload] = await queryEntities(
-      manager,
-      Upload,
-      `UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
-       WHERE id = $1 AND status = 'uploading' AND object_key IS NOT NULL RETURNING *`,
-      [id],
-    );
-    if (upload?.objectKey) return insertFile(manager, upload, upload.objectKey);
-    const found = await lockUpload(manager, id);
-    if (found.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
-    if (found.status !== 'uploading') throw new AppError('gone');
-    throw new AppError('wrong_state', { detail: `${found.offset} of ${found.length} bytes are stored` });
-  });
+  const { manager } = deps.database;
+  const file = await insertFile(manager, id);
+  if (file) return file;
+  const upload = await manager.getRepository(Upload).findOneBy({ id });
+  if (!upload) throw new AppError('not_found');
+  if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
+  if (upload.status !== 'uploading') throw new AppError('gone');
+  throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
 }
 
 /**

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One Ceph node with an S3 gateway on 127.0.0.1, in memory: no systemd, no manager, no authentication inside.
+# One Ceph node with an S3 gateway on 127.0.0.1, in memory, or on disk with STORE=bluestore: no systemd, no manager, no
+# authentication inside.
 # Prints "ready" when it answers. Runs until its standard input ends, which happens whichever way its parent ends;
 # then it kills what it has started and removes its folder.
 #   ceph-rgw.sh <S3 port> <monitor port> <access key> <secret key>
@@ -75,8 +76,11 @@ osd_pool_default_pg_num = 8
 osd_crush_chooseleaf_type = 0
 mon_allow_pool_size_one = true
 mon_data_avail_crit = 1
-osd_objectstore = memstore
+osd_objectstore = ${STORE:-memstore}
 memstore_device_bytes = 4294967296
+bluestore_block_size = 10737418240
+bluestore_fsck_on_mkfs = false
+osd_memory_target = 939524096
 [mon]
 mon_data = $folder/mon
 [osd]
