@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import type { Browser, BrowserContext, CDPSession, Page, Request } from 'playwright-core';
 import sharp from 'sharp';
 import { launchBrowser } from './browser.js';
+import { openS3AndRedis } from './forms.js';
+import { startProcesses } from './processes.js';
 import { startSystem } from './system.js';
 
 const MiB = 2 ** 20;
@@ -72,15 +74,34 @@ test('someone registers, uploads a photograph and sees it completed, with its th
   await choose('harbour.jpg', await photograph());
   await startUpload();
   await completed('harbour.jpg');
-  await page.waitForFunction(() => {
-    const image = document.querySelector<HTMLImageElement>('.file .thumb img');
-    return image !== null && image.naturalWidth > 0;
-  });
+  await thumbnailShown();
 
   const download = page.waitForEvent('download');
   await page.getByRole('link', { name: 'Download harbour.jpg' }).click();
   expect((await download).suggestedFilename()).toBe('harbour.jpg');
   expect(await (await download).failure()).toBeNull();
+});
+
+test.each([
+  ['through the server', 'false'],
+  // From another origin, which the content security policy of the page has to let pass.
+  ['from the store itself', 'true'],
+])('over S3 and Redis someone does so too, and the thumbnail comes %s', async (_way, redirect) => {
+  const form = await openS3AndRedis();
+  try {
+    const processes = await startProcesses({ ...form.env, S3_REDIRECT: redirect });
+    try {
+      await register(processes.url);
+      await choose('harbour.jpg', Buffer.concat([await photograph(), randomBytes(12 * MiB)]));
+      await startUpload();
+      await completed('harbour.jpg');
+      await thumbnailShown();
+    } finally {
+      await processes.close();
+    }
+  } finally {
+    await form.close();
+  }
 });
 
 test('an upload goes on where it was when the connection comes back', async () => {
@@ -202,8 +223,8 @@ function expectResumed(requests: typeof uploads): void {
   expect(Math.min(...offsets)).toBeGreaterThan(0);
 }
 
-async function register(): Promise<void> {
-  await page.goto(cable.url);
+async function register(url = cable.url): Promise<void> {
+  await page.goto(url);
   await page.getByRole('button', { name: 'Create an account' }).click();
   await fillIn(`${randomUUID()}@example.org`, PASSWORD);
   await page.getByRole('button', { name: 'Create account' }).click();
@@ -227,6 +248,13 @@ async function startUpload(): Promise<void> {
 
 async function completed(name: string): Promise<void> {
   await page.locator('.file[data-status="completed"]').filter({ hasText: name }).waitFor();
+}
+
+async function thumbnailShown(): Promise<void> {
+  await page.waitForFunction(() => {
+    const image = document.querySelector<HTMLImageElement>('.file .thumb img');
+    return image !== null && image.naturalWidth > 0;
+  });
 }
 
 /** Waits until the Dashboard has sent this much, and not everything. */

@@ -17,6 +17,8 @@ export interface TestBucket {
   client: S3Client;
   bucket: string;
   listKeys(): Promise<string[]>;
+  /** With their sizes in bytes. */
+  listObjects(): Promise<{ key: string; size: number }[]>;
   /** Those neither completed nor aborted. */
   listMultipartUploads(): Promise<{ key: string; uploadId: string }[]>;
   read(key: string): Promise<Buffer>;
@@ -47,13 +49,15 @@ export async function createBucket(): Promise<TestBucket> {
   const Bucket = `test-${randomBytes(6).toString('hex')}`;
   await client.send(new CreateBucketCommand({ Bucket }));
 
-  async function listKeys() {
-    const keys: string[] = [];
+  async function listObjects() {
+    const objects: { key: string; size: number }[] = [];
     for await (const page of paginateListObjectsV2({ client }, { Bucket })) {
-      for (const { Key } of page.Contents ?? []) keys.push(Key ?? '');
+      for (const { Key = '', Size = 0 } of page.Contents ?? []) objects.push({ key: Key, size: Size });
     }
-    return keys;
+    return objects;
   }
+
+  const listKeys = async () => (await listObjects()).map(({ key }) => key);
 
   async function listMultipartUploads() {
     const uploads: { key: string; uploadId: string }[] = [];
@@ -83,6 +87,7 @@ export async function createBucket(): Promise<TestBucket> {
     client,
     bucket: Bucket,
     listKeys,
+    listObjects,
     listMultipartUploads,
     async read(Key) {
       const { Body } = await client.send(new GetObjectCommand({ Bucket, Key }));

@@ -2,8 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { AppError } from '../../errors.js';
 import type { Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
 import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
-import { S3Unavailable } from './connection.js';
+
 import type { ObjectStore } from './objects.js';
+import { S3Unavailable } from './put.js';
 
 /*
  * What an append has begun: parts, segments and whole objects on their way to the store, in the order of their bytes,

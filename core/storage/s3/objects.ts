@@ -4,7 +4,6 @@ import {
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
-  GetObjectCommand,
   HeadObjectCommand,
   ListMultipartUploadsCommand,
   ListObjectsV2Command,
@@ -14,7 +13,9 @@ import {
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import type { Part, Segment, StoredObject } from '../storage.js';
-import { type Body, type S3Connection, S3Error } from './connection.js';
+import type { S3Connection } from './connection.js';
+import type { Body } from './put.js';
+import { S3Error } from './request.js';
 
 /* The operations of S3 that Landfall uses. Keys go in and come out without the configured prefix. */
 
@@ -49,7 +50,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
         key: prefix + key,
         headers: encryptionHeaders,
         body,
-        ...(signal ? { signal } : {}),
+        signal,
       });
     },
 
@@ -143,14 +144,8 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     },
 
     /** Opens an object, or a range of it. */
-    async open(key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> {
-      const command = new GetObjectCommand({
-        ...named(key),
-        ...(range ? { Range: `bytes=${range.start}-${range.end}` } : {}),
-      });
-      const { Body: body } = await client.send(command, options(signal));
-      return body as Readable;
-    },
+    open: (key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> =>
+      connection.get(prefix + key, range, signal),
 
     /** The bytes of segments, and then those chunks. @throws {AppError} size_mismatch */
     async *join(segments: Segment[], chunks: Uint8Array[], signal?: AbortSignal): AsyncGenerator<Uint8Array> {

@@ -72,8 +72,8 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       async discard({ key, state }, keep) {
         if (state?.multipartId && keep !== key) await objects.abortMultipart(key, state.multipartId);
-        for await (const { multipartId } of objects.listMultiparts(key)) {
-          await objects.abortMultipart(key, multipartId);
+        for await (const found of objects.listMultiparts(key)) {
+          await objects.abortMultipart(found.key, found.multipartId);
         }
         for await (const object of objects.list(key)) {
           if (object.key !== keep) await objects.delete(object.key);

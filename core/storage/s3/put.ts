@@ -1,0 +1,159 @@
+import { createHash } from 'node:crypto';
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { setTimeout as pause } from 'node:timers/promises';
+import { AppError } from '../../errors.js';
+import { answerTo, type Requester, readRefusal, S3Error } from './request.js';
+
+const CONNECT_MS = 3_000;
+
+/** A socket on which nothing moves. */
+const IDLE_MS = 10_000;
+
+/** How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. */
+const SEND_FOR_MS = 30_000;
+const FIRST_PAUSE_MS = 50;
+const LAST_PAUSE_MS = 2_000;
+
+export interface PutRequest {
+  /** With the configured prefix. */
+  key: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  body: Body;
+  /** Gives up when it aborts. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Bytes that can be sent more than once. */
+export interface Body {
+  size: number;
+  /** In memory, or read anew for each attempt. */
+  chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
+}
+
+/** The store did not take it in time. */
+export class S3Unavailable extends Error {
+  override name = 'S3Unavailable';
+  constructor(
+    /** Whether the store may have got it all the same. */
+    readonly uncertain: boolean,
+    cause: unknown,
+  ) {
+    super('S3 did not take the bytes in time', { cause });
+  }
+}
+
+/**
+ * Sends a body by PUT, again and again when that fails for reasons that may pass.
+ * @param options.withMd5 whether what is in memory gets a Content-MD5
+ * @returns sends; answers with the headers of the answer
+ * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time; {AppError} as the body
+ */
+export function putTo(request: Requester, options: { withMd5: boolean }) {
+  return async (put: PutRequest): Promise<IncomingHttpHeaders> => {
+    const deadline = Date.now() + SEND_FOR_MS;
+    const { body, signal } = put;
+    const headers = {
+      'content-length': String(body.size),
+      ...put.headers,
+      ...(options.withMd5 ? contentMd5(body) : {}),
+    };
+    let uncertain = false;
+    for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(2 * wait, LAST_PAUSE_MS)) {
+      let began = false;
+      try {
+        const outgoing = await request({ ...put, method: 'PUT', headers });
+        return await send(outgoing, body, () => {
+          began = true;
+        });
+      } catch (error) {
+        const answered = error instanceof S3Error;
+        // An AppError comes from what the body is read from.
+        if (error instanceof AppError || (answered && !error.passes)) throw error;
+        // Without an answer nobody knows whether a request that had begun was carried out.
+        if (!answered && began) uncertain = true;
+        if (signal?.aborted || Date.now() + wait > deadline) throw new S3Unavailable(uncertain, error);
+      }
+      // Those that failed together should not come back together.
+      await pause(wait * (0.5 + Math.random()), undefined, { signal }).catch(() => {});
+    }
+  };
+}
+
+/** Only of what is in memory: the rest comes from the store itself. */
+function contentMd5({ chunks }: Body): Record<string, string> {
+  if (typeof chunks === 'function') return {};
+  const hash = createHash('md5');
+  for (const chunk of chunks) hash.update(chunk);
+  return { 'content-md5': hash.digest('base64') };
+}
+
+/** Sends the body and reads the answer. @param began called when the store may have got something of it */
+async function send(outgoing: ClientRequest, body: Body, began: () => void): Promise<IncomingHttpHeaders> {
+  const answered = answerTo(outgoing);
+  const late = () => outgoing.destroy(new Error('S3 could not be reached in time'));
+  const connecting = setTimeout(late, CONNECT_MS);
+  outgoing.once('socket', (socket) => {
+    const connected = () => {
+      clearTimeout(connecting);
+      began();
+    };
+    if (socket.connecting) socket.once('connect', connected);
+    else connected();
+  });
+  outgoing.setTimeout(IDLE_MS, () => outgoing.destroy(new Error('S3 stopped answering')));
+  try {
+    if (typeof body.chunks === 'function') {
+      await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
+    } else {
+      outgoing.cork();
+      for (const chunk of body.chunks) outgoing.write(chunk);
+      outgoing.uncork();
+    }
+    outgoing.end();
+    const response = await answered;
+    const status = response.statusCode ?? 0;
+    if (status < 200 || status > 299) throw await readRefusal(response);
+    for await (const _ of response);
+    return response.headers;
+  } catch (error) {
+    outgoing.destroy();
+    throw error;
+  } finally {
+    clearTimeout(connecting);
+  }
+}
+
+/** Ends early when an answer comes in mid-body, which is a refusal, and throws when the request fails. */
+async function sendStream(
+  outgoing: ClientRequest,
+  chunks: AsyncIterator<Uint8Array>,
+  answered: Promise<IncomingMessage>,
+): Promise<void> {
+  let early = false;
+  const stop = answered.then(() => {
+    early = true;
+    return undefined;
+  });
+  stop.catch(() => {});
+  try {
+    while (!early) {
+      const next = await Promise.race([chunks.next(), stop]);
+      if (!next || next.done) return;
+      if (!outgoing.write(next.value)) await Promise.race([drained(outgoing), stop]);
+    }
+  } finally {
+    // Not waited for: what it reads from may stand still.
+    void chunks.return?.().catch(() => {});
+  }
+}
+
+function drained(outgoing: ClientRequest): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      outgoing.off('drain', done).off('close', done);
+      resolve();
+    };
+    outgoing.on('drain', done).on('close', done);
+  });
+}

@@ -1,0 +1,100 @@
+import http, { type ClientRequest, type IncomingMessage } from 'node:http';
+import https from 'node:https';
+import type { S3Client } from '@aws-sdk/client-s3';
+import { HttpRequest } from '@smithy/protocol-http';
+import { SignatureV4 } from '@smithy/signature-v4';
+import type { S3Config } from '../../config.js';
+
+/** A request for an object, signed and about to be sent: its body, if any, is the caller's to write. */
+export type Requester = (request: {
+  method: 'GET' | 'PUT';
+  /** With the configured prefix; letters, digits and ._-/ only. */
+  key: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  signal?: AbortSignal | undefined;
+}) => Promise<ClientRequest>;
+
+/** The store has answered, and with a refusal. */
+export class S3Error extends Error {
+  override name = 'S3Error';
+  constructor(
+    readonly status: number,
+    /** Such as NoSuchUpload. */
+    readonly code: string,
+  ) {
+    super(`S3 answered ${status} ${code}`);
+  }
+
+  /** Overload, an internal error, a slow network: these pass. */
+  get passes(): boolean {
+    const { status, code } = this;
+    return status >= 500 || status === 408 || status === 429 || ['RequestTimeout', 'SlowDown'].includes(code);
+  }
+}
+
+/** @param client whose credentials sign (AWS Signature Version 4) */
+export function createRequester(
+  { endpoint, bucket, region, forcePathStyle }: S3Config,
+  client: S3Client,
+  agent: http.Agent,
+): Requester {
+  const signer = new SignatureV4({
+    credentials: client.config.credentials,
+    region,
+    service: 's3',
+    sha256: client.config.sha256,
+    uriEscapePath: false,
+  });
+  const base = new URL(endpoint ?? `https://s3.${region}.amazonaws.com`);
+  if (!forcePathStyle) base.hostname = `${bucket}.${base.hostname}`;
+  const folder = `${base.pathname.replace(/\/$/, '')}${forcePathStyle ? `/${bucket}` : ''}`;
+  const send = base.protocol === 'https:' ? https.request : http.request;
+
+  return async ({ method, key, query = {}, headers = {}, signal }) => {
+    const path = `${folder}/${key}`;
+    const signed = await signer.sign(
+      new HttpRequest({
+        method,
+        protocol: base.protocol,
+        hostname: base.hostname,
+        path,
+        query,
+        headers: {
+          host: base.host,
+          // The body is not hashed: TLS, or the network that one trusts, and the client's checksum guard it.
+          'x-amz-content-sha256': 'UNSIGNED-PAYLOAD',
+          ...headers,
+        },
+      }),
+    );
+    const search = new URLSearchParams(query).toString();
+    return send({
+      method,
+      // Brackets are for addresses in addresses.
+      hostname: base.hostname.replace(/^\[|\]$/g, ''),
+      port: base.port || undefined,
+      path: search ? `${path}?${search}` : path,
+      headers: signed.headers,
+      agent,
+      signal,
+    });
+  };
+}
+
+/** The answer to a request; rejects when that fails. */
+export function answerTo(outgoing: ClientRequest): Promise<IncomingMessage> {
+  const answered = new Promise<IncomingMessage>((resolve, reject) => {
+    outgoing.once('response', resolve).on('error', reject);
+  });
+  // Who sends a body awaits it only after that.
+  answered.catch(() => {});
+  return answered;
+}
+
+/** What a refusal says. */
+export async function readRefusal(response: IncomingMessage): Promise<S3Error> {
+  let text = '';
+  for await (const chunk of response.setEncoding('utf8')) text += chunk;
+  return new S3Error(response.statusCode ?? 0, /<Code>(\w+)<\/Code>/.exec(text)?.[1] ?? '');
+}
