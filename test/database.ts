@@ -14,12 +14,11 @@ export interface TestDatabase {
 export async function createDatabase(): Promise<TestDatabase> {
   const server = process.env.TEST_DATABASE_URL ?? '';
   const name = `test_${randomBytes(6).toString('hex')}`;
-  const admin = new pg.Client({ connectionString: server });
-  await admin.connect();
-  // Two suites may copy the template at the same moment, which PostgreSQL refuses.
-  await admin.query('SELECT pg_advisory_lock(1)');
-  await admin.query(`CREATE DATABASE ${name} TEMPLATE ${process.env.TEST_TEMPLATE_DATABASE}`);
-  await admin.query('SELECT pg_advisory_unlock(1)');
+  await administer(server, async (admin) => {
+    // Two suites may copy the template at the same moment, which PostgreSQL refuses.
+    await admin.query('SELECT pg_advisory_lock(1)');
+    await admin.query(`CREATE DATABASE ${name} TEMPLATE ${process.env.TEST_TEMPLATE_DATABASE}`);
+  });
 
   const url = new URL(server);
   url.pathname = name;
@@ -39,8 +38,18 @@ export async function createDatabase(): Promise<TestDatabase> {
     connect,
     async drop() {
       await Promise.all([pool.end(), ...clients.map((open) => open.end().catch(() => {}))]);
-      await admin.query(`DROP DATABASE ${name} WITH (FORCE)`);
-      await admin.end();
+      await administer(server, (admin) => admin.query(`DROP DATABASE ${name} WITH (FORCE)`));
     },
   };
+}
+
+/** On a connection of its own each time: some suites restart PostgreSQL. */
+async function administer(server: string, work: (admin: pg.Client) => Promise<unknown>): Promise<void> {
+  const admin = new pg.Client({ connectionString: server });
+  await admin.connect();
+  try {
+    await work(admin);
+  } finally {
+    await admin.end();
+  }
 }

@@ -161,6 +161,20 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     }
   });
 
+  test('what is refused in mid-body spoils nothing that comes after it', async () => {
+    await append(randomBytes(9 * MIB));
+    await append(randomBytes(3 * MIB));
+    await complete();
+    const completed = { upload, parts };
+    for (let round = 0; round < 5; round++) {
+      // The store does not want the tail any more, and says so before it has seen all of it.
+      await storage.uploads.complete(completed.upload, completed.parts);
+      begin(null);
+      await append(randomBytes(6 * MIB));
+      expect(committed).toEqual([6 * MIB]);
+    }
+  });
+
   test.each([
     ['large', [6 * MIB, 7 * MIB]],
     ['small', [1 * MIB, 100]],

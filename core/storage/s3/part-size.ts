@@ -21,7 +21,8 @@ const USABLE = 0.8;
 const DOUBLE_EVERY = 1000;
 
 /**
- * Bytes of the part with this number.
+ * Bytes of the part with this number. (A direct upload is told the size of its parts at its beginning and held to it at
+ * its end: a release that changes the size must let those that run come to their end.)
  * @param remaining bytes from its beginning to the end of the upload; null while the length is not known
  */
 export function partSize(remaining: number | null, number: number): number {

@@ -104,13 +104,14 @@ async function send(outgoing: ClientRequest, body: Body, began: () => void): Pro
   outgoing.setTimeout(IDLE_MS, () => outgoing.destroy(new Error('S3 stopped answering')));
   try {
     if (typeof body.chunks === 'function') {
-      await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
+      const sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
+      // A request that ends before its length would go back to the agent, with a store that waits for the rest of it.
+      if (sent) outgoing.end();
     } else {
       outgoing.cork();
       for (const chunk of body.chunks) outgoing.write(chunk);
-      outgoing.uncork();
+      outgoing.end();
     }
-    outgoing.end();
     const response = await answered;
     const status = response.statusCode ?? 0;
     if (status < 200 || status > 299) throw await readRefusal(response);
@@ -124,12 +125,15 @@ async function send(outgoing: ClientRequest, body: Body, began: () => void): Pro
   }
 }
 
-/** Ends early when an answer comes in mid-body, which is a refusal, and throws when the request fails. */
+/**
+ * Ends early when an answer comes in mid-body, which is a refusal, and throws when the request fails.
+ * @returns whether all was sent
+ */
 async function sendStream(
   outgoing: ClientRequest,
   chunks: AsyncIterator<Uint8Array>,
   answered: Promise<IncomingMessage>,
-): Promise<void> {
+): Promise<boolean> {
   let early = false;
   const stop = answered.then(() => {
     early = true;
@@ -139,9 +143,10 @@ async function sendStream(
   try {
     while (!early) {
       const next = await Promise.race([chunks.next(), stop]);
-      if (!next || next.done) return;
-      if (!outgoing.write(next.value)) await Promise.race([drained(outgoing), stop]);
+      if (next?.done) return true;
+      if (next && !outgoing.write(next.value)) await Promise.race([drained(outgoing), stop]);
     }
+    return false;
   } finally {
     // Not waited for: what it reads from may stand still.
     void chunks.return?.().catch(() => {});

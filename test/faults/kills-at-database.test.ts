@@ -1,0 +1,108 @@
+import { encodeMetadata } from '../client.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from '../postgres-proxy.js';
+import { type Installation, install } from './installation.js';
+import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from './kill.js';
+import { beginUpload, MIB } from './piecewise-upload.js';
+
+/*
+ * The server is killed before and after every statement that it sends to PostgreSQL for an upload.
+ *
+ * Statements are told apart by what they name: the upload's id or, until that is known, its file name; and those that
+ * follow in the same transaction. BEGIN names nothing, but the database is the same before and after it.
+ */
+
+/** Uploads that stand still at a time: less than the server has connections. */
+const ABREAST = 8;
+
+let installation: Installation;
+let postgres: PostgresProxy;
+
+beforeAll(async () => {
+  postgres = await startPostgresProxy();
+  installation = await install({
+    parts: ['server'],
+    env: { UPLOAD_MEMORY_BUDGET: '512MiB' },
+    reach: postgres.reach,
+  });
+});
+afterAll(async () => {
+  await installation?.close();
+  await postgres?.close();
+});
+
+/** A predicate that accepts what the server says about the upload with this file name; it has to see all statements. */
+function isAbout(filename: string): (statement: Statement) => boolean {
+  const names = [filename];
+  /** Connections in a transaction, and whether it has named the upload. */
+  const transactions = new Map<number, boolean>();
+  return ({ application, connection, text, parameters }) => {
+    if (application === 'landfall worker' || isTimer(text)) return false;
+    if (/^(START TRANSACTION|BEGIN)/.test(text)) transactions.set(connection, false);
+    const named = parameters.some((value) => value !== null && names.some((name) => value.includes(name)));
+    if (named && /INSERT INTO uploads/.test(text)) names.push(parameters[0] ?? '');
+    const belongs = named || transactions.get(connection) === true;
+    if (/^(COMMIT|ROLLBACK)/.test(text)) transactions.delete(connection);
+    else if (transactions.has(connection)) transactions.set(connection, belongs);
+    return belongs;
+  };
+}
+
+/** The renewal of leases, which comes when it comes. */
+function isTimer(text: string): boolean {
+  return /SET lease_expires_at = now\(\).*unnest/s.test(text);
+}
+
+let uploads = 0;
+
+function takeName() {
+  uploads++;
+  const filename = `upload-${uploads}.bin`;
+  return { filename, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
+}
+
+/** An upload without faults. @returns the statements that it took */
+async function listStatements(sizes: number[]): Promise<Statement[]> {
+  const { user } = installation;
+  const { filename, headers } = takeName();
+  const content = takeContent(sizes);
+  const first = postgres.statements.length;
+  const upload = await beginUpload(user, content, sizes, headers);
+  await upload.finish();
+  const statements = postgres.statements.slice(first).filter(isAbout(filename));
+  return statements;
+}
+
+/** An upload that will stand still at this statement. */
+async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Target> {
+  const { filename, headers } = takeName();
+  const content = takeContent(sizes);
+  const matches = isAbout(filename);
+  let statements = 0;
+  const pause = postgres.pauseAt((statement) => {
+    if (!matches(statement)) return false;
+    statements++;
+    return statements === number;
+  }, place);
+  return {
+    content,
+    reached: pause.reached,
+    release: pause.cut,
+    async upload(gate) {
+      const upload = await beginUpload(installation.user, content, sizes, headers);
+      await upload.finish(gate);
+      return upload;
+    },
+  };
+}
+
+/** As UNEVEN, with fewer bytes: there are many more statements than calls to S3. */
+const PIECES = [1, 7.5, 0.3, 5, 2.4].map((size) => Math.round(size * MIB));
+
+test.each([
+  ['16 MiB in uneven pieces', PIECES],
+  ['a small file', [100_000]],
+])('killed before and after each statement: %s', async (_, sizes) => {
+  const statements = await listStatements(sizes);
+  expect(statements.length).toBeGreaterThan(3);
+  await killAtAll(installation, groupPoints(statements.length, ABREAST), (point) => aimAt(point, sizes));
+});

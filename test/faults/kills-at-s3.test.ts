@@ -1,0 +1,97 @@
+import { UploadPartCommand } from '@aws-sdk/client-s3';
+import { findUpload } from '../aftermath.js';
+import { until } from '../until.js';
+import { type Installation, install } from './installation.js';
+import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from './kill.js';
+import { beginUpload, MIB, type PiecewiseUpload, UNEVEN } from './piecewise-upload.js';
+
+/* The server is killed before and after every call to S3 that an upload makes. */
+
+/** Uploads that stand still at a time. */
+const ABREAST = 10;
+
+let installation: Installation;
+
+beforeAll(async () => {
+  installation = await install({ parts: ['server'], env: { UPLOAD_MEMORY_BUDGET: '512MiB' } });
+});
+afterAll(() => installation?.close());
+
+/** How the uploads of one test go. */
+interface Way {
+  sizes: number[];
+  /** Whether parts that nobody knows of get into the upload, as if a server had died just after it sent them. */
+  strays?: boolean;
+}
+
+async function begin({ sizes, strays }: Way) {
+  const { processes, user } = installation;
+  const content = takeContent(sizes);
+  const upload = await beginUpload(user, content, sizes);
+  const { storage_key: key } = await findUpload(processes, upload.id);
+  let missing = strays;
+  async function finish(gate = async () => {}): Promise<PiecewiseUpload> {
+    await upload.finish(async () => {
+      if (missing && (upload.acknowledged.at(-1) ?? 0) > 0) {
+        missing = false;
+        await addStrays(upload.id, key);
+      }
+      await gate();
+    });
+    return upload;
+  }
+  return { content, key, finish };
+}
+
+/** A small one, which stores refuse before the last, and a large one; the numbers after them are the next to be used. */
+async function addStrays(id: string, Key: string): Promise<void> {
+  const { bucket, processes } = installation;
+  const { multipartId: UploadId, nextPart } = (await findUpload(processes, id)).storage_state;
+  for (const [index, size] of [MIB / 10, 6 * MIB].entries()) {
+    const part = { Bucket: bucket.bucket, Key, UploadId, PartNumber: nextPart + index };
+    await bucket.client.send(new UploadPartCommand({ ...part, Body: Buffer.alloc(size, 'stray') }));
+  }
+  await processes.database.query('UPDATE uploads SET storage_state = storage_state || $2 WHERE id = $1', [
+    id,
+    { nextPart: nextPart + 2 },
+  ]);
+}
+
+/** An upload without faults. @returns the calls that it made */
+async function listCalls(way: Way): Promise<string[]> {
+  const { s3, bucket, processes } = installation;
+  const { key, finish } = await begin(way);
+  const { id } = await finish();
+  const { object_key: objectKey, untidy } = await findUpload(processes, id);
+  // Nobody waits for the deletion of what was used up.
+  await until('only the object to be there', async () => {
+    const keys = (await bucket.listKeys()).filter((each) => each.startsWith(key));
+    return keys.includes(objectKey) && (untidy || keys.length === 1);
+  });
+  return s3.requests.filter((request) => request.key.startsWith(key)).map(({ operation }) => operation);
+}
+
+/** Begins an upload that will stand still at this call. */
+async function aimAt({ number, place }: KillPoint, way: Way): Promise<Target> {
+  const { content, key, finish } = await begin(way);
+  let calls = 0;
+  const pause = installation.s3.pauseAt((request) => {
+    if (!request.key.startsWith(key)) return false;
+    calls++;
+    return calls === number;
+  }, place);
+  return { content, reached: pause.reached, release: pause.open, upload: finish };
+}
+
+const WAYS: (Way & { name: string })[] = [
+  { name: '24 MiB in uneven pieces', sizes: UNEVEN },
+  { name: 'a small file', sizes: [100_000] },
+  { name: 'a small file in two pieces', sizes: [100_000, 50_000] },
+  { name: '12 MiB with strays', sizes: [9 * MIB, 3 * MIB], strays: true },
+];
+
+test.each(WAYS)('killed before and after each call: $name', async (way) => {
+  const calls = await listCalls(way);
+  expect(calls.length).toBeGreaterThan(0);
+  await killAtAll(installation, groupPoints(calls.length, ABREAST), (point) => aimAt(point, way));
+});

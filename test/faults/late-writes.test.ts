@@ -1,0 +1,148 @@
+import { randomBytes } from 'node:crypto';
+import { expectBlobsInOrder, expectCompletedOnce, findUpload } from '../aftermath.js';
+import type { TestUser } from '../client.js';
+import { until } from '../until.js';
+import { type Installation, install } from './installation.js';
+import { beginUpload, MIB } from './piecewise-upload.js';
+
+/*
+ * A server stands still while it sends bytes to S3, loses its leases, and wakes up when another has long gone on with
+ * other bytes. What it then writes must not matter.
+ */
+
+let installation: Installation;
+
+beforeEach(async () => {
+  installation = await install({ parts: ['server', 'server-2'] });
+});
+afterEach(() => installation?.close());
+
+interface Case {
+  name: string;
+  length: number;
+  /** Bytes of the PATCHes that are acknowledged before. */
+  before: number[];
+  /** Bytes of the one that stands still. */
+  patch: number;
+  /** Which of its calls. */
+  operation: 'PutObject' | 'UploadPart';
+}
+
+const CASES: Case[] = [
+  { name: 'a part', length: 20 * MIB, before: [8 * MIB], patch: 9 * MIB, operation: 'UploadPart' },
+  {
+    name: 'a part that takes up a tail',
+    length: 20 * MIB,
+    before: [MIB],
+    patch: 9 * MIB,
+    operation: 'UploadPart',
+  },
+  { name: 'a first segment', length: 20 * MIB, before: [], patch: MIB, operation: 'PutObject' },
+  { name: 'a further segment', length: 20 * MIB, before: [8 * MIB, MIB], patch: MIB, operation: 'PutObject' },
+  { name: 'the last part', length: 12 * MIB, before: [8 * MIB], patch: 4 * MIB, operation: 'UploadPart' },
+  { name: 'a whole object', length: MIB, before: [], patch: MIB, operation: 'PutObject' },
+];
+
+/** Sends what is acknowledged before, and the PATCH that stands still at S3. */
+async function beginStalled({ length, before, patch, operation }: Case) {
+  const { user, processes, s3 } = installation;
+  const content = randomBytes(length);
+  const upload = await beginUpload(user, content, []);
+  let offset = 0;
+  for (const size of before) {
+    const body = content.subarray(offset, offset + size) as BodyInit;
+    const answer = await user.tus('PATCH', upload.path, { 'Upload-Offset': String(offset) }, body);
+    expect(answer.status).toBe(204);
+    offset += size;
+  }
+  const { storage_key: key } = await findUpload(processes, upload.id);
+  const pause = s3.pauseAt(
+    (request) => request.key.startsWith(key) && request.operation === operation,
+    'before',
+  );
+  const stalled = user
+    .tus(
+      'PATCH',
+      upload.path,
+      { 'Upload-Offset': String(offset) },
+      content.subarray(offset, offset + patch) as BodyInit,
+    )
+    .then((answer) => answer.status)
+    .catch(() => undefined);
+  await pause.reached;
+  return { upload, content, offset, key, pause, stalled };
+}
+
+type Stalled = Awaited<ReturnType<typeof beginStalled>>;
+
+/** The client goes on at the other server, with other bytes from there on. @returns the whole content */
+async function goOnAt(
+  other: TestUser,
+  { upload, content, offset }: Stalled,
+  sizes: number[],
+): Promise<Buffer> {
+  const all = Buffer.concat([content.subarray(0, offset), randomBytes(content.length - offset)]);
+  // Its first requests wait until the lease has run out.
+  const head = await until(
+    'the other server to have the upload',
+    async () => {
+      const answer = await other.tus('HEAD', upload.path);
+      return answer.status === 200 ? answer : undefined;
+    },
+    40,
+  );
+  expect(Number(head.headers.get('Upload-Offset'))).toBe(offset);
+  let at = offset;
+  for (const size of [...sizes, all.length]) {
+    const end = Math.min(at + size, all.length);
+    if (end === at) break;
+    const body = all.subarray(at, end) as BodyInit;
+    const answer = await other.tus('PATCH', upload.path, { 'Upload-Offset': String(at) }, body);
+    expect([answer.status, answer.headers.get('Upload-Offset')]).toEqual([204, String(end)]);
+    at = end;
+  }
+  return all;
+}
+
+test.each([
+  ['after the other has finished', true],
+  ['while the other is at it', false],
+])('a server that stands still in a PATCH wakes up %s', async (_, finished) => {
+  const { processes, user, bucket, s3 } = installation;
+  const other = user.at(() => processes.urlOf('server-2'));
+  const stalled = await Promise.all(CASES.map(beginStalled));
+  process.kill(processes.pid('server'), 'SIGSTOP');
+  const contents: Buffer[] = [];
+  try {
+    const wake = async () => {
+      process.kill(processes.pid('server'), 'SIGCONT');
+      for (const { pause } of stalled) pause.open();
+      const statuses = await Promise.all(stalled.map((each) => each.stalled));
+      for (const status of statuses) expect(status).not.toBe(204);
+    };
+    const late = finished ? undefined : s3.pauseAt('CompleteMultipartUpload', 'before');
+    const going = Promise.all(stalled.map((each) => goOnAt(other, each, [3 * MIB, 6 * MIB])));
+    if (late) {
+      await late.reached;
+      await wake();
+      late.open();
+    }
+    contents.push(...(await going));
+    await processes.start('worker');
+    for (const [index, { upload }] of stalled.entries()) {
+      await expectCompletedOnce(processes, other, upload.id, contents[index] ?? Buffer.alloc(0));
+    }
+    await processes.stop('worker');
+    if (finished) await wake();
+  } finally {
+    process.kill(processes.pid('server'), 'SIGCONT');
+  }
+  await processes.start('worker');
+  for (const [index, { upload }] of stalled.entries()) {
+    const content = contents[index] ?? Buffer.alloc(0);
+    await expectCompletedOnce(processes, user, upload.id, content);
+    const { object_key: key } = await findUpload(processes, upload.id);
+    expect((await bucket.read(key)).equals(content)).toBe(true);
+  }
+  await expectBlobsInOrder(processes, bucket);
+});

@@ -1,0 +1,76 @@
+import { randomBytes } from 'node:crypto';
+import { expectBlobsInOrder, expectCompletedOnce } from '../aftermath.js';
+import { idOf } from '../client.js';
+import { until } from '../until.js';
+import { type Installation, install } from './installation.js';
+import { MIB } from './piecewise-upload.js';
+
+/* Fifty uploads at once, of all sizes, under kills at random moments. */
+
+const UPLOADS = 50;
+const KILLS = 20;
+
+const SMALLEST = 10 * 1024;
+const LARGEST = 12 * MIB;
+
+const CHUNK_SIZES = [200 * 1024, MIB, 3 * MIB, 5.5 * MIB, Number.POSITIVE_INFINITY];
+
+let installation: Installation;
+
+beforeAll(async () => {
+  installation = await install();
+});
+afterAll(() => installation?.close());
+
+test('server and worker are killed twenty times under fifty uploads: each is completed exactly once', async () => {
+  const { user, processes, bucket } = installation;
+  const contents = Array.from({ length: UPLOADS }, (_, index) =>
+    // As many small ones as large ones.
+    randomBytes(Math.round(SMALLEST * (LARGEST / SMALLEST) ** (index / (UPLOADS - 1)))),
+  );
+  const total = contents.reduce((sum, content) => sum + content.length, 0);
+  const offsets = new Map<string, number[]>();
+  const received = () => [...offsets.values()].reduce((sum, each) => sum + (each.at(-1) ?? 0), 0);
+  const uploads = contents.map((content, index) =>
+    user.tusUpload(content, {
+      chunkSize: CHUNK_SIZES[index % CHUNK_SIZES.length] ?? MIB,
+      retryDelays: Array(200).fill(200),
+      metadata: { filename: `${index}.bin` },
+      onAfterResponse(request, response) {
+        const offset = response.getHeader('Upload-Offset');
+        if (!offset || response.getStatus() >= 300) return;
+        const id = idOf(request.getURL());
+        offsets.set(id, [...(offsets.get(id) ?? []), Number(offset)]);
+      },
+    }),
+  );
+  const landed = Promise.all(uploads);
+  landed.catch(() => {});
+
+  // When a random share of all bytes has been acknowledged.
+  const moments = Array.from({ length: KILLS }, () => Math.random() * 0.9).sort((a, b) => a - b);
+  for (const [index, moment] of moments.entries()) {
+    await Promise.race([
+      until(`${moment} of the bytes to be here`, () => received() > moment * total, 100),
+      // It only matters if it fails.
+      landed.then(() => {}),
+    ]);
+    const part = index % 4 === 3 ? 'worker' : 'server';
+    await processes.kill(part);
+    await processes.start(part);
+  }
+
+  const ids = await landed;
+  expect(new Set(ids).size).toBe(contents.length);
+  // Lost jobs need not wait for the next pass.
+  await processes.stop('worker');
+  await processes.start('worker');
+  for (const [index, id] of ids.entries()) {
+    const content = contents[index] ?? Buffer.alloc(0);
+    await expectCompletedOnce(processes, user, id, content, 90);
+    const acknowledged = offsets.get(id) ?? [];
+    expect(acknowledged.at(-1)).toBe(content.length);
+    expect(acknowledged).toEqual([...acknowledged].sort((a, b) => a - b));
+  }
+  await expectBlobsInOrder(processes, bucket);
+});

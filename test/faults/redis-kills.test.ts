@@ -1,0 +1,66 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { expectBlobsInOrder, timeline } from '../aftermath.js';
+import { idOf } from '../client.js';
+import { type RedisProcess, startRedis } from '../redis.js';
+import { until } from '../until.js';
+import { type Installation, install } from './installation.js';
+import { MIB } from './piecewise-upload.js';
+
+/* Redis is killed again and again under uploads and jobs; each time it comes back it is empty. */
+
+const UPLOADS = 20;
+
+let redis: RedisProcess;
+let installation: Installation;
+
+beforeAll(async () => {
+  redis = await startRedis();
+  installation = await install({ env: { REDIS_URL: redis.url } });
+});
+afterAll(async () => {
+  await installation?.close();
+  await redis?.close();
+});
+
+test('bytes are acknowledged without Redis; when it is back, each file is completed exactly once', async () => {
+  const { user, processes, bucket, s3 } = installation;
+  // So that uploads end before, during and after.
+  const slow = s3.rule(({ method }) => method === 'PUT', { delay: 100 });
+  const contents = Array.from({ length: UPLOADS }, (_, index) => randomBytes((index + 1) * 0.5 * MIB));
+  let acknowledgements = 0;
+  let finished = 0;
+  const uploads = contents.map(async (content) => {
+    const id = await user.tusUpload(content, {
+      chunkSize: MIB,
+      retryDelays: [],
+      onAfterResponse(_, response) {
+        if (response.getStatus() === 204) acknowledgements++;
+      },
+    });
+    finished++;
+    return id;
+  });
+  const landed = Promise.all(uploads);
+  landed.catch(() => {});
+  for (const share of [0.2, 0.6]) {
+    await until('some uploads to be finished', () => finished >= share * UPLOADS, 60);
+    await redis.stop();
+    const before = { acknowledgements, finished };
+    await until('more bytes to be acknowledged', () => acknowledgements > before.acknowledgements + 5);
+    await until('more uploads to be finished', () => finished > before.finished);
+    await redis.start();
+  }
+  slow();
+  const ids = await landed;
+  for (const [index, id] of ids.entries()) {
+    const file = await user.settled(idOf(id), 60);
+    const sha256 = createHash('sha256')
+      .update(contents[index] ?? '')
+      .digest('hex');
+    expect(file).toMatchObject({ status: 'completed', sha256 });
+    // A job that ran when Redis was killed is given out once more, and may go over its steps again.
+    const completed = (await timeline(processes, id)).filter((type) => type === 'file.completed');
+    expect(completed).toHaveLength(1);
+  }
+  await expectBlobsInOrder(processes, bucket);
+});
