@@ -5,7 +5,7 @@ import { AppError } from '../core/errors.js';
 const MAX_WAITING = 4;
 
 /** The connection broke in the middle of the body. Nobody is there to be told. */
-export class ClientGone extends Error {
+class ClientGone extends Error {
   override name = 'ClientGone';
   /** As @tus/server wants it. */
   readonly status_code = 400;

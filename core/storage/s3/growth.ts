@@ -34,7 +34,7 @@ export interface GrowthDeps {
 }
 
 /** Some bytes on their way to the store. */
-export interface NewStep {
+interface NewStep {
   kind: 'part' | 'segment' | 'object';
   /** New bytes, in blocks of the pool; only the last one is not full. */
   blocks: Buffer[];
