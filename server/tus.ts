@@ -1,4 +1,3 @@
-import { AsyncLocalStorage } from 'node:async_hooks';
 import { DataStore, Server, Upload as TusUpload } from '@tus/server';
 import type { Request as ExpressRequest, Response as ExpressResponse, RequestHandler } from 'express';
 import { validate as isUuid, v7 as uuidv7 } from 'uuid';
@@ -23,9 +22,9 @@ import { checkMetadata } from './upload-metadata.js';
 /*
  * tus 1.0 at /uploads: @tus/server speaks the protocol, the ledger keeps the truth.
  *
- * @tus/server asks its locker and its data store by upload id alone. What they need to know besides (who asks,
- * and under which lease) travels beside the call in an AsyncLocalStorage that is entered once per request. It is given
- * the head of each request only: bodies go from the socket to the ledger without its streams in between.
+ * @tus/server asks its data store by upload id alone. What that needs to know besides (who asks, and under which lease)
+ * is found by the id as long as a request has the lock: there is only one then. @tus/server is given the head of each
+ * request only: bodies go from the socket to the ledger without its streams in between.
  */
 
 export interface TusDeps extends FinishDeps {
@@ -62,33 +61,31 @@ const COMPLETE_ON_HEAD_MS = 10_000;
 
 /** The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS. */
 export function createTusHandler(deps: TusDeps): RequestHandler {
-  const requests = new AsyncLocalStorage<TusRequest>();
-  const current = (): TusRequest => {
-    const request = requests.getStore();
-    if (!request) throw new Error('outside of a tus request');
-    return request;
-  };
+  /** By what @tus/server gets to see of them. */
+  const requests = new WeakMap<Request, TusRequest>();
+  /** By upload, while they have its lock. */
+  const holders = new Map<string, TusRequest>();
 
   const server = new Server({
     path: '/uploads',
-    datastore: new LedgerStore(deps, current),
-    locker: { newLock: (id) => createLock(deps.leases, id, current) },
+    datastore: new LedgerStore(deps, holders),
+    locker: (head) => ({ newLock: (id) => createLock(deps.leases, id, of(requests, head), holders) }),
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
     exposedHeaders: EXPOSED_HEADERS,
     allowedHeaders: ['X-Request-Id'],
-    generateUrl: (_req, { path, id }) => `${current().origin}${path}/${id}`,
+    generateUrl: (head, { path, id }) => `${of(requests, head).origin}${path}/${id}`,
     getFileIdFromRequest: (req) => {
       const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(new URL(req.url).pathname) ?? [];
       return id && isUuid(id) ? id.toLowerCase() : undefined;
     },
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
-    onUploadFinish: async (_req, upload) => {
-      await finishAndQueue(deps, upload.id, current().requestId);
+    onUploadFinish: async (head, upload) => {
+      await finishAndQueue(deps, upload.id, of(requests, head).requestId);
       return {};
     },
-    onResponseError: (_req, error) => translateError(error, current().method, deps.log),
+    onResponseError: (head, error) => translateError(error, head.method, deps.log),
   });
 
   return async (req, res) => {
@@ -108,8 +105,16 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
       asked: asked.signal,
       gone: gone.signal,
     };
-    await answer(res, await requests.run(request, () => server.handleWeb(headOf(req))));
+    const head = headOf(req);
+    requests.set(head, request);
+    await answer(res, await server.handleWeb(head));
   };
+}
+
+function of<K>(requests: { get(key: K): TusRequest | undefined }, key: K): TusRequest {
+  const request = requests.get(key);
+  if (!request) throw new Error('no tus request is known by this');
+  return request;
 }
 
 /** The request without its body. What a proxy says of itself is Express' business, which knows the proxies to trust. */
@@ -148,16 +153,18 @@ function translateError(
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
 }
 
-function createLock(leases: Leases, id: string, current: () => TusRequest) {
+function createLock(leases: Leases, id: string, request: TusRequest, holders: Map<string, TusRequest>) {
   return {
     async lock(): Promise<void> {
-      const request = current();
       // A new upload gets its lease with its row, and nobody else knows its id yet.
-      if (request.method === 'POST') return;
-      request.lease = await leases.acquire(id, request.ownerId, request.gone, request.letGo);
+      if (request.method !== 'POST') {
+        request.lease = await leases.acquire(id, request.ownerId, request.gone, request.letGo);
+      }
+      holders.set(id, request);
     },
     async unlock(): Promise<void> {
-      const { lease, method } = current();
+      holders.delete(id);
+      const { lease, method } = request;
       // onUploadFinish comes next.
       const isComplete = lease?.upload.status === 'uploading' && lease.upload.objectKey !== null;
       if (isComplete && (method === 'PATCH' || method === 'POST')) lease.leave();
@@ -178,13 +185,13 @@ class LedgerStore extends DataStore {
 
   constructor(
     private readonly deps: TusDeps,
-    private readonly current: () => TusRequest,
+    private readonly holders: Map<string, TusRequest>,
   ) {
     super();
   }
 
   override async create(upload: TusUpload): Promise<TusUpload> {
-    const request = this.current();
+    const request = of(this.holders, upload.id);
     const { holder, adopt } = this.deps.leases;
     const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
     const row = await createUpload(this.deps, {
@@ -202,16 +209,16 @@ class LedgerStore extends DataStore {
     return upload;
   }
 
-  override async getUpload(_id: string): Promise<TusUpload> {
-    const { upload } = this.lease();
+  override async getUpload(id: string): Promise<TusUpload> {
+    const { upload, epoch } = this.lease(id);
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
-    const { method, requestId } = this.current();
+    const { method, requestId } = of(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
     // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
-      await completeUpload(this.deps, upload, this.lease().epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
+      await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
       await finishAndQueue(this.deps, upload.id, requestId);
     }
     return new TusUpload({
@@ -223,16 +230,16 @@ class LedgerStore extends DataStore {
   }
 
   override async declareUploadLength(id: string, length: number): Promise<void> {
-    const lease = this.lease();
+    const lease = this.lease(id);
     await declareLength(this.deps, id, lease.epoch, length);
     lease.upload.length = length;
   }
 
-  override async write(none: AsyncIterable<Uint8Array>): Promise<number> {
+  override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
     // Of the request that it was given, which has no body.
     for await (const _ of none);
-    const lease = this.lease();
-    const { req, res, asked } = this.current();
+    const lease = this.lease(id);
+    const { req, res, asked } = of(this.holders, id);
     const { length, offset } = lease.upload;
     const body = readBody(req, (length ?? this.deps.maxUploadSize) - offset);
     if (asked.aborted) body.end();
@@ -248,8 +255,8 @@ class LedgerStore extends DataStore {
     await terminateUpload(this.deps, id);
   }
 
-  private lease(): Lease {
-    const { lease } = this.current();
+  private lease(id: string): Lease {
+    const { lease } = of(this.holders, id);
     if (!lease) throw new Error('no lease is held');
     return lease;
   }
