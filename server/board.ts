@@ -16,6 +16,13 @@ export const BOARD_COOKIE = 'landfall_board';
 
 const BOARD_CSP = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:";
 
+/** How long the board may take to answer. */
+const ANSWER_MS = 5_000;
+
+function queueAway(): AppError {
+  return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
+}
+
 /** Bull Board, for admins only. */
 export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
@@ -32,9 +39,12 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie || req.get('Authorization')) authenticate(req, 'admin');
     else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
-    // It would wait for the queue as long as that is away.
-    if (!queue.reachable)
-      throw new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
+    // It would wait for the queue as long as that is away, and may be the first to notice that.
+    if (!queue.reachable) throw queueAway();
+    const timer = setTimeout(() => {
+      if (!res.headersSent) next(queueAway());
+    }, ANSWER_MS);
+    res.once('close', () => clearTimeout(timer));
     next();
   };
   return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());
