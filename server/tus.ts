@@ -85,7 +85,10 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
       await finishAndQueue(deps, upload.id, of(requests, head).requestId);
       return {};
     },
-    onResponseError: (head, error) => translateError(error, head.method, deps.log),
+    onResponseError: (head, error) => {
+      const quiet = of(requests, head).gone.aborted;
+      return translateError(error, head.method, quiet ? undefined : deps.log);
+    },
   });
 
   return async (req, res) => {
@@ -139,15 +142,18 @@ function originCheck(allowed: string[]): (origin: string) => boolean {
   return (origin) => allowed.includes(origin);
 }
 
-/** Answers for errors that @tus/server knows stay as they are; ours get their status; anything else says nothing. */
+/**
+ * Answers for errors that @tus/server knows stay as they are; ours get their status; anything else says nothing.
+ * @param log undefined: nobody is there to be told, and nothing is wrong
+ */
 function translateError(
   error: Error | { status_code: number; body: string },
   method: string,
-  log: Logger,
+  log: Logger | undefined,
 ): { status_code: number; body: string } | undefined {
   if (!(error instanceof AppError) && 'status_code' in error) return undefined;
   const known = toAppError(error);
-  if (known.status >= 500) log.error({ err: error }, 'tus request failed');
+  if (known.status >= 500) log?.error({ err: error }, 'tus request failed');
   // Clients take a HEAD that fails for the loss of the upload and send all of it again, except after 423.
   const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
   return { status_code: status, body: `${known.detail ?? known.title}\n` };

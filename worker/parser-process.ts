@@ -153,8 +153,8 @@ const UNAVAILABLE: ParserAnswer = {
   detail: 'The stored bytes cannot be read',
 };
 
-/** A store that does not answer is not the fault of the file. Less than the worker's own limit, in milliseconds. */
-const FETCH_MS = 20_000;
+/** A store that does not answer is not the fault of the file: less than the worker's own limit, in milliseconds. */
+const FETCH_MS = Math.min(20_000, limits.timeoutSeconds * 500);
 
 async function run({ task, source }: ParserTask): Promise<ParserAnswer> {
   let input: Input;
@@ -192,6 +192,7 @@ async function load(source: BlobReference): Promise<Input> {
   // Decoding takes more than the bytes themselves.
   const size = Number(response.headers.get('Content-Length'));
   if (size > limits.memory / 2) {
+    await response.body?.cancel();
     throw new ParserError(
       'too_much_memory',
       `${size} bytes; at most ${limits.memory / 2} are read into memory`,

@@ -22,6 +22,8 @@ export interface Thumbnail {
 /** Limits that the parser process keeps by itself; the time limit is the worker's. */
 export interface ParserLimits {
   maxImagePixels: number;
+  /** The worker's, for one task. */
+  timeoutSeconds: number;
   /** Bytes of resident memory. */
   memory: number;
 }

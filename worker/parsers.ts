@@ -23,7 +23,6 @@ export interface Parsers {
 export interface ParserOptions extends ParserLimits {
   /** How many processes. */
   count: number;
-  timeoutSeconds: number;
   log: Logger;
 }
 
@@ -43,7 +42,8 @@ export function startParsers(options: ParserOptions): Parsers {
   let closed = false;
 
   function spawn(): void {
-    const limits: ParserLimits = { maxImagePixels: options.maxImagePixels, memory: options.memory };
+    const { maxImagePixels, memory, timeoutSeconds } = options;
+    const limits: ParserLimits = { maxImagePixels, memory, timeoutSeconds };
     const child = fork(
       fileURLToPath(new URL('./parser-process.js', import.meta.url)),
       [JSON.stringify(limits)],

@@ -2,10 +2,10 @@ import { deleteUnreferencedBlobs } from '../core/blobs.js';
 import { AppError } from '../core/errors.js';
 import { sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
-import type { ProcessingQueue } from '../core/queue.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
+import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
-import { completeUpload, finishUpload, type LedgerDeps } from '../core/uploads/ledger.js';
+import { completeUpload } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
@@ -13,80 +13,99 @@ const EVERY_MS = 30_000;
 /** By then the servers, too, can reach a queue that was away: what they could not add meanwhile is not added by them. */
 const ONCE_MORE_MS = 3_000;
 
-export interface ReconcileDeps extends LedgerDeps {
+export interface ReconcileDeps extends FinishDeps {
   leases: Leases;
-  queue: ProcessingQueue;
-  log: Logger;
 }
+
+/** A store that refused so many in a row is asked again at the next pass. */
+const MAX_FAILURES = 3;
 
 /**
  * Puts right what crashes have left half done, now, every 30 s, and when the queue is back after it was away. Safe to
  * run in every worker at once.
- * @returns stops it, after the pass that is under way
+ * @returns stops it, after what is under way
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
-  let running: Promise<void> | undefined;
-  let again = false;
-  let stopped = false;
-  const run = () => {
-    if (stopped) return;
-    // A pass that takes longer than the interval is not followed by a queue of others.
-    running ??= reconcile(deps).finally(() => {
-      running = undefined;
-      if (!again) return;
-      again = false;
-      run();
-    });
+  const parts = Object.entries({
+    'uploads finished': () => finishUploads(deps),
+    'jobs queued': () => relayJobs(deps),
+    'uploads discarded': async () => {
+      await expireUploads(deps.database);
+      return discardUploads(deps);
+    },
+    'blobs deleted': () => deleteUnreferencedBlobs(deps),
+    'events numbered': () => sequenceEvents(deps.database),
+  }).map(([name, work]) => createPart(name, work, deps.log));
+  const runAll = () => {
+    for (const part of parts) part.run();
   };
   const runAnew = () => {
-    if (running) again = true;
-    else run();
+    for (const part of parts) part.runAnew();
   };
-  run();
-  const timer = setInterval(run, EVERY_MS);
+  runAll();
+  const timer = setInterval(runAll, EVERY_MS);
   deps.queue.onBack?.(() => {
     runAnew();
     setTimeout(runAnew, ONCE_MORE_MS).unref();
   });
   return async () => {
-    stopped = true;
     clearInterval(timer);
-    await running;
+    await Promise.all(parts.map((part) => part.stop()));
   };
 }
 
-/** One pass. A part that fails is logged and does not keep the others from running. */
-async function reconcile(deps: ReconcileDeps): Promise<void> {
-  const parts: [name: string, run: () => Promise<number>][] = [
-    ['uploads finished', () => finishUploads(deps)],
-    ['jobs queued', () => relayJobs(deps)],
-    ['uploads expired', () => expireUploads(deps.database)],
-    ['uploads discarded', () => discardUploads(deps)],
-    ['blobs deleted', () => deleteUnreferencedBlobs(deps)],
-    ['events numbered', () => sequenceEvents(deps.database)],
-  ];
-  for (const [name, run] of parts) {
+/** One of them, on its own: a store that hangs must not keep the jobs waiting. What fails is logged. */
+function createPart(name: string, work: () => Promise<number>, log: Logger) {
+  let running: Promise<void> | undefined;
+  let again = false;
+  let stopped = false;
+
+  async function once(): Promise<void> {
     try {
-      const count = await run();
-      if (count > 0) deps.log.info({ count }, name);
+      const count = await work();
+      if (count > 0) log.info({ count }, name);
     } catch (error) {
-      deps.log.error({ err: error }, `reconciler: ${name}`);
+      log.error({ err: error }, `reconciler: ${name}`);
     }
   }
+  function run(): void {
+    if (stopped) return;
+    // A run that takes longer than the interval is not followed by a queue of others.
+    running ??= once().finally(() => {
+      running = undefined;
+      if (!again) return;
+      again = false;
+      run();
+    });
+  }
+  return {
+    run,
+    /** Runs it even if it is just running: what it looks for may have come behind its back. */
+    runAnew(): void {
+      if (running) again = true;
+      else run();
+    },
+    async stop(): Promise<void> {
+      stopped = true;
+      await running;
+    },
+  };
 }
 
 /** Uploads whose bytes are all here but whose object or file was never made. One that fails is left to the next pass. */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
   let finished = 0;
+  let failures = 0;
   for (const id of await listUnfinishedComplete(deps.database)) {
     try {
       if (!(await complete(deps, id))) continue;
-      const file = await finishUpload(deps, id);
+      await finishAndQueue(deps, id);
       finished++;
-      await deps.queue.add({ fileId: file.id, run: file.run });
+      failures = 0;
     } catch (error) {
-      const terminated = error instanceof AppError && error.code === 'gone';
-      if (!terminated) deps.log.error({ err: error, uploadId: id }, 'reconciler: upload not finished');
+      if (error instanceof AppError && error.code === 'gone') continue;
+      deps.log.error({ err: error, uploadId: id }, 'reconciler: upload not finished');
+      if (++failures === MAX_FAILURES) break;
     }
   }
   return finished;

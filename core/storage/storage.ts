@@ -79,7 +79,7 @@ export interface Progress {
   state?: UploadState;
   /** Stored since the last commit. */
   parts?: Part[];
-  /** Whether the store may hold something, now or later, that this does not name. */
+  /** Whether the store may hold something, now or later, that neither state nor parts name. */
   untidy?: boolean;
   /** The upload is complete, and this is its object. */
   objectKey?: string;

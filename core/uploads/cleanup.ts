@@ -6,6 +6,9 @@ import type { Storage } from '../storage/storage.js';
 
 /* What the reconciler asks of the ledger: which uploads were left half done, and which are to go. */
 
+/** A store that has failed so often is asked again later. */
+const MAX_FAILURES = 3;
+
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
   const rows: { id: string }[] = await database.query(
@@ -42,7 +45,7 @@ export async function expireUploads(database: DataSource): Promise<number> {
  * object.
  * @param ids only these; undefined: all, at most 1000
  * @returns how many were put in order
- * @throws what the storage threw first, after all others were done
+ * @throws what the storage threw first, after all others were done, or after some have failed
  */
 export async function discardUploads(
   deps: { database: DataSource; storage: Storage },
@@ -57,15 +60,12 @@ export async function discardUploads(
      ORDER BY id LIMIT 1000`,
     [ids ?? null],
   );
-  let failure: unknown;
+  const failures: unknown[] = [];
   for (const upload of uploads) {
-    try {
-      await discardUpload(deps, upload);
-    } catch (error) {
-      failure ??= error;
-    }
+    if (failures.length === MAX_FAILURES) break;
+    await discardUpload(deps, upload).catch((error: unknown) => failures.push(error));
   }
-  if (failure) throw failure;
+  if (failures.length > 0) throw failures[0];
   return uploads.length;
 }
 

@@ -11,10 +11,10 @@ export interface FinishDeps extends LedgerDeps {
 /**
  * Makes the file of an upload whose bytes are all here, and queues its job. A job that cannot be added now is added by
  * the relay later: the file is safe, so the client is not told. May be called again.
- * @param requestId of the request that brought the last byte, for the logs
+ * @param requestId of the request that brought the last byte, if one did, for the logs
  * @throws {AppError} not_found, gone, wrong_state
  */
-export async function finishAndQueue(deps: FinishDeps, id: string, requestId: string): Promise<File> {
+export async function finishAndQueue(deps: FinishDeps, id: string, requestId?: string): Promise<File> {
   const file = await finishUpload(deps, id);
   if (file.status !== 'pending') return file;
   try {

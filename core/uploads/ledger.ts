@@ -122,7 +122,9 @@ export async function appendToUpload(
     const commit = async (progress: Progress) => {
       present = await commitProgress(deps, upload.id, epoch, progress);
     };
-    await deps.storage.uploads.append(toStored(upload), source, commit, signal);
+    await deps.storage.uploads
+      .append(toStored(upload), source, commit, signal)
+      .catch((error: unknown) => endIfLost(deps, upload, epoch, error));
   }
   return present.offset === present.length ? completeUpload(deps, present, epoch, signal) : present;
 }
@@ -193,8 +195,41 @@ export async function completeUpload(
     'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
     [upload.id],
   );
-  const made = await deps.storage.uploads.complete(toStored(upload), parts, signal);
+  const made = await deps.storage.uploads
+    .complete(toStored(upload), parts, signal)
+    .catch((error: unknown) => endIfLost(deps, upload, epoch, error));
   return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+}
+
+/**
+ * After a failure the store may hold what the ledger does not name. And an upload whose acknowledged bytes are gone
+ * cannot go on: it expires, so that its client is told and begins anew.
+ * @throws `error`
+ */
+async function endIfLost(
+  { database }: LedgerDeps,
+  { id, ownerId }: Upload,
+  epoch: number,
+  error: unknown,
+): Promise<never> {
+  const lost = error instanceof AppError && error.code === 'size_mismatch';
+  await database
+    .transaction(async (manager) => {
+      const changed = await countChanged(
+        manager,
+        `UPDATE uploads SET untidy = true, status = CASE WHEN $3 THEN 'expired' ELSE status END
+         WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading'`,
+        [id, epoch, lost],
+      );
+      if (lost && changed > 0) {
+        await appendEvents(manager, [
+          { type: 'upload.expired', subjectId: id, ownerId, data: { reason: 'lost by the storage' } },
+        ]);
+      }
+    })
+    // The first error is the one to tell.
+    .catch(() => {});
+  throw error;
 }
 
 function toStored({ storageKey, offset, length, storageState }: Upload): StoredUpload {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload } from '../aftermath.js';
+import { expectCompletedOnce, findFile, findUpload } from '../aftermath.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { beginUpload, MIB } from './piecewise-upload.js';
 
 /*
@@ -37,9 +37,9 @@ async function isLocked(path: string): Promise<boolean> {
 }
 
 async function expectAllGood(id: string, content: Buffer): Promise<void> {
-  const { processes, user, bucket } = installation;
+  const { processes, user } = installation;
   await expectCompletedOnce(processes, user, id, content);
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 }
 
 test('it fails until the store is healed: then the reconciler makes the object, without any client', async () => {

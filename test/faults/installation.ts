@@ -1,3 +1,4 @@
+import { expectBlobsInOrder } from '../aftermath.js';
 import { registerUser, type TestUser } from '../client.js';
 import { type Part, type Processes, startProcesses } from '../processes.js';
 import { createBucket, type TestBucket } from '../s3.js';
@@ -39,4 +40,11 @@ export async function install({ parts, env, reach }: InstallationOptions = {}): 
       await bucket.drop();
     },
   };
+}
+
+/** Compares what is stored with the database, once a worker that has just started has put in order what is left. */
+export async function expectInOrder({ processes, bucket }: Installation): Promise<void> {
+  await processes.stop('worker');
+  await processes.start('worker');
+  await expectBlobsInOrder(processes, bucket);
 }

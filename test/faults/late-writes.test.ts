@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, expectCompletedOnce, findUpload } from '../aftermath.js';
+import { expectCompletedOnce, findUpload } from '../aftermath.js';
 import type { TestUser } from '../client.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { beginUpload, MIB } from './piecewise-upload.js';
 
 /*
@@ -144,5 +144,5 @@ test.each([
     const { object_key: key } = await findUpload(processes, upload.id);
     expect((await bucket.read(key)).equals(content)).toBe(true);
   }
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../core/database/embedded-postgres.js';
-import { expectBlobsInOrder, expectCompletedOnce } from '../aftermath.js';
+import { expectCompletedOnce } from '../aftermath.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { beginUpload, MIB, UNEVEN } from './piecewise-upload.js';
 
 /* PostgreSQL, one of this suite's own, is restarted in the middle of uploads. */
@@ -43,7 +43,7 @@ async function restart(graceMs: number): Promise<void> {
 }
 
 test('uploads go on where they were acknowledged to be when PostgreSQL is restarted, and when it is killed', async () => {
-  const { user, s3, processes, bucket } = installation;
+  const { user, s3, processes } = installation;
   const slow = s3.rule(({ method }) => method === 'PUT', { delay: 200 });
   const contents = Array.from({ length: 6 }, () => randomBytes(24 * MIB));
   const uploads = await Promise.all(contents.map((content) => beginUpload(user, content, UNEVEN)));
@@ -61,5 +61,5 @@ test('uploads go on where they were acknowledged to be when PostgreSQL is restar
   for (const [index, { id }] of uploads.entries()) {
     await expectCompletedOnce(processes, user, id, contents[index] ?? Buffer.alloc(0), 90);
   }
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, expectCompletedOnce } from '../aftermath.js';
+import { expectCompletedOnce } from '../aftermath.js';
 import { idOf } from '../client.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { MIB } from './piecewise-upload.js';
 
 /* Fifty uploads at once, of all sizes, under kills at random moments. */
@@ -23,7 +23,7 @@ beforeAll(async () => {
 afterAll(() => installation?.close());
 
 test('server and worker are killed twenty times under fifty uploads: each is completed exactly once', async () => {
-  const { user, processes, bucket } = installation;
+  const { user, processes } = installation;
   const contents = Array.from({ length: UPLOADS }, (_, index) =>
     // As many small ones as large ones.
     randomBytes(Math.round(SMALLEST * (LARGEST / SMALLEST) ** (index / (UPLOADS - 1)))),
@@ -72,5 +72,5 @@ test('server and worker are killed twenty times under fifty uploads: each is com
     expect(acknowledged.at(-1)).toBe(content.length);
     expect(acknowledged).toEqual([...acknowledged].sort((a, b) => a - b));
   }
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });

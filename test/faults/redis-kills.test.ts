@@ -1,9 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, timeline } from '../aftermath.js';
+import { timeline } from '../aftermath.js';
 import { idOf } from '../client.js';
 import { type RedisProcess, startRedis } from '../redis.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { MIB } from './piecewise-upload.js';
 
 /* Redis is killed again and again under uploads and jobs; each time it comes back it is empty. */
@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 test('bytes are acknowledged without Redis; when it is back, each file is completed exactly once', async () => {
-  const { user, processes, bucket, s3 } = installation;
+  const { user, processes, s3 } = installation;
   // So that uploads end before, during and after.
   const slow = s3.rule(({ method }) => method === 'PUT', { delay: 100 });
   const contents = Array.from({ length: UPLOADS }, (_, index) => randomBytes((index + 1) * 0.5 * MIB));
@@ -62,5 +62,5 @@ test('bytes are acknowledged without Redis; when it is back, each file is comple
     const completed = (await timeline(processes, id)).filter((type) => type === 'file.completed');
     expect(completed).toHaveLength(1);
   }
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { expectBlobsInOrder, expectCompletedOnce, findUpload } from '../aftermath.js';
+import { expectCompletedOnce, findUpload } from '../aftermath.js';
 import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
+import { expectInOrder, type Installation, install } from './installation.js';
 import { beginUpload, MIB } from './piecewise-upload.js';
 
 /* S3 is away, refuses, or never answers. */
@@ -17,7 +17,7 @@ beforeEach(async () => {
 afterEach(() => installation?.close());
 
 test('S3 is away for 20 s in the middle of uploads: all land, and no offset goes back', async () => {
-  const { user, s3, processes, bucket } = installation;
+  const { user, s3, processes } = installation;
   // So that all of them are still at it.
   const slow = s3.rule('UploadPart', { delay: 300 });
   const contents = [randomBytes(20 * MIB), randomBytes(40 * MIB), randomBytes(18 * MIB)];
@@ -42,11 +42,11 @@ test('S3 is away for 20 s in the middle of uploads: all land, and no offset goes
     await expectCompletedOnce(processes, user, id, contents[index] ?? Buffer.alloc(0));
     expect(offsets[index]).toEqual([...(offsets[index] ?? [])].sort((a, b) => a - b));
   }
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });
 
 test('a part is refused for good while later ones land: the offset never stands behind the hole', async () => {
-  const { user, s3, processes, bucket } = installation;
+  const { user, s3, processes } = installation;
   const content = randomBytes(40 * MIB);
   const upload = await beginUpload(user, content, [content.length]);
   const heal = s3.rule(
@@ -78,7 +78,7 @@ test('a part is refused for good while later ones land: the offset never stands 
   heal();
   await upload.finish();
   await expectCompletedOnce(processes, user, upload.id, content);
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });
 
 const SILENT = [
@@ -90,7 +90,7 @@ const SILENT = [
 ];
 
 test('a call never answers: who asks for the offset meanwhile is told within 20 s, and the upload goes on', async () => {
-  const { user, s3, processes, bucket } = installation;
+  const { user, s3, processes } = installation;
   await Promise.all(
     SILENT.map(async ({ name, length, before = 0, patch = length, operation }) => {
       const content = randomBytes(length);
@@ -126,5 +126,5 @@ test('a call never answers: who asks for the offset meanwhile is told within 20 
       await expectCompletedOnce(processes, user, upload.id, content);
     }),
   );
-  await expectBlobsInOrder(processes, bucket);
+  await expectInOrder(installation);
 });

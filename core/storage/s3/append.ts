@@ -147,6 +147,16 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
     return partSize(rest === null ? null : rest - loose, planned.state.nextPart + 1) <= size;
   }
 
+  /** Gives up what is still here. */
+  function drop(): void {
+    const dropped = blocks;
+    blocks = [];
+    bytes = 0;
+    room = 0;
+    pool.announce(dropped.length);
+    pool.give(dropped);
+  }
+
   async function cut(): Promise<void> {
     deciding = true;
     if (goal.kind === 'segment') await beginSegment();
@@ -158,15 +168,19 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
     held: () => blocks.length,
     /** Called when other uploads need the memory. */
     putAway() {
-      if (deciding || bytes === 0 || growth.hasFailed() || !growth.hasRoom()) return;
-      if (growth.hasNumber() && mayBeShortPart()) begin('part', [...planned.state.tail]);
+      if (growth.hasFailed()) return drop();
+      if (deciding || bytes === 0 || !growth.hasRoom()) return;
+      if (growth.hasNumber() && planned.state.nextPart <= MAX_PARTS && mayBeShortPart())
+        begin('part', [...planned.state.tail]);
       else begin('segment', crumbs());
     },
     async add(chunk: Uint8Array): Promise<void> {
       for (let done = 0; done < chunk.byteLength && !growth.hasFailed(); ) {
         if (room === 0 && bytes < goal.bytes) {
           const taken = pool.take();
-          blocks.push(taken instanceof Promise ? await taken : taken);
+          // Before `blocks` is named: while this waits, putAway() may give that array away.
+          const block = taken instanceof Promise ? await taken : taken;
+          blocks.push(block);
           room = BLOCK_SIZE;
         }
         const count = Math.min(chunk.byteLength - done, room, goal.bytes - bytes);
@@ -194,12 +208,6 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
         await beginSegment();
       }
     },
-    /** Gives up what is still here. */
-    drop(): void {
-      pool.announce(blocks.length);
-      pool.give(blocks);
-      blocks = [];
-      bytes = 0;
-    },
+    drop,
   };
 }

@@ -23,8 +23,9 @@ const RECOGNISE_PAUSE_MS = 500;
 /** Parts of a stopped server may arrive while the others are being listed. */
 const RESCUE_TRIES = 5;
 
-/** Bytes that the store copies in one call; it answers when all of them are copied. */
-const MAX_COPY = 512 * 1024 ** 2;
+/** Bytes that the store copies in one call, if not more are needed for less than 10,000 calls. */
+const COPY = 512 * 1024 ** 2;
+const MAX_COPIES = 9_000;
 
 interface Range {
   start: number;
@@ -41,7 +42,7 @@ export async function completeInS3(
 ): Promise<{ objectKey: string; untidy: boolean }> {
   const tail = state?.tail ?? [];
   const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [] };
-  if (!state?.multipartId) {
+  if (!state?.multipartId || length === 0) {
     const objectKey = newKey(key);
     await objects.put(objectKey, rest, signal);
     return { objectKey, untidy: false };
@@ -183,7 +184,9 @@ async function copyOut(
   const objectKey = newKey(key);
   const multipartId = await objects.createMultipart(objectKey, signal);
   const parts: Part[] = [];
-  for (const { start, end } of plan.flatMap(split)) {
+  const total = plan.reduce((bytes, { start, end }) => bytes + end - start, 0);
+  const size = Math.max(COPY, Math.ceil(total / MAX_COPIES));
+  for (const { start, end } of plan.flatMap((range) => split(range, size))) {
     const number = parts.length + 1;
     const etag = await objects.copyPart(key, start, end, objectKey, multipartId, number, signal);
     parts.push({ number, size: end - start, etag });
@@ -193,8 +196,8 @@ async function copyOut(
 }
 
 /** Pieces of about the same size, so that none is too small for a part. */
-function split({ start, end }: Range): Range[] {
-  const count = Math.ceil((end - start) / MAX_COPY);
+function split({ start, end }: Range, limit: number): Range[] {
+  const count = Math.ceil((end - start) / limit);
   const size = Math.ceil((end - start) / count);
   return Array.from({ length: count }, (_, index) => ({
     start: start + index * size,

@@ -43,8 +43,9 @@ export function openConnection(config: S3Config): S3Connection {
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
   const secure = config.endpoint?.startsWith('http:') !== true;
   const Agent = secure ? https.Agent : http.Agent;
-  // Downloads hold a socket as long as their clients take: they must not keep uploads waiting.
   const agent = new Agent({ keepAlive: true });
+  // Of its own: downloads hold a socket as long as their clients take, and must not keep uploads waiting.
+  const sendAgent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
   const handler = new NodeHttpHandler({
     connectionTimeout: CONNECT_MS,
     requestTimeout: ANSWER_MS,
@@ -52,9 +53,8 @@ export function openConnection(config: S3Config): S3Connection {
     socketTimeout: IDLE_MS,
     ...(secure ? { httpsAgent: agent as https.Agent } : { httpAgent: agent }),
   });
-  const clientFor = (endpoint: string | undefined) => {
-    const checksums = config.checksums === 'when_supported' ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED';
-    return new S3Client({
+  const clientFor = (endpoint: string | undefined, checksums: 'WHEN_SUPPORTED' | 'WHEN_REQUIRED') =>
+    new S3Client({
       ...(endpoint ? { endpoint } : {}),
       ...(config.credentials ? { credentials: config.credentials } : {}),
       region: config.region,
@@ -64,13 +64,16 @@ export function openConnection(config: S3Config): S3Connection {
       maxAttempts: ATTEMPTS,
       requestHandler: handler,
     });
-  };
-  const client = clientFor(config.endpoint);
+  const client = clientFor(
+    config.endpoint,
+    config.checksums === 'when_supported' ? 'WHEN_SUPPORTED' : 'WHEN_REQUIRED',
+  );
   return {
     client,
-    publicClient: config.publicEndpoint ? clientFor(config.publicEndpoint) : client,
+    // Never with checksums: whoever signs an address does not know the bytes that will be sent there.
+    publicClient: clientFor(config.publicEndpoint ?? config.endpoint, 'WHEN_REQUIRED'),
     config,
-    put: putTo(createRequester(config, client, new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS })), {
+    put: putTo(createRequester(config, client, sendAgent), {
       withMd5: config.checksums === 'when_supported',
     }),
     get: getFrom(createRequester(config, client, agent), { attempts: ATTEMPTS, answerMs: ANSWER_MS }),

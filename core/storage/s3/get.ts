@@ -1,8 +1,12 @@
 import type { IncomingMessage } from 'node:http';
+import { setTimeout as pause } from 'node:timers/promises';
 import { answerTo, type Requester, readRefusal, S3Error } from './request.js';
 
 /** A stored object that is read; as long as the server waits for its own clients, who may hold a download. */
 const IDLE_MS = 120_000;
+
+/** Between two attempts, doubled each time. */
+const FIRST_PAUSE_MS = 50;
 
 /**
  * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. Destroying the answer ends the
@@ -23,6 +27,9 @@ export function getFrom(request: Requester, options: { attempts: number; answerM
         const refused = error instanceof S3Error && !error.passes;
         if (refused || signal?.aborted || attempt === options.attempts) throw error;
       }
+      await pause(FIRST_PAUSE_MS * 2 ** attempt * (0.5 + Math.random()), undefined, { signal }).catch(
+        () => {},
+      );
     }
 
     async function ask(): Promise<IncomingMessage> {

@@ -3,8 +3,8 @@ import { AppError } from '../../errors.js';
 import type { Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
 import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
 
-import type { ObjectStore } from './objects.js';
-import { S3Unavailable } from './put.js';
+import { isMissing, type ObjectStore } from './objects.js';
+import { type Body, S3Unavailable } from './put.js';
 
 /*
  * What an append has begun: parts, segments and whole objects on their way to the store, in the order of their bytes,
@@ -165,6 +165,23 @@ export function createGrowth(
     void enqueueCommit(withWindow);
   }
 
+  /** @throws {AppError} size_mismatch when the store has dropped the multipart upload with all its parts */
+  async function putPart(number: number, body: Body): Promise<string> {
+    const { key } = upload;
+    const multipartId = planned.state.multipartId ?? '';
+    try {
+      return await objects.putPart(key, multipartId, number, body, giveUp.signal);
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+      await objects.listParts(key, multipartId, giveUp.signal).catch((missing: unknown) => {
+        if (!isMissing(missing)) throw missing;
+        const detail = 'The storage has lost this upload: begin it anew';
+        throw new AppError('size_mismatch', { detail, cause: error });
+      });
+      throw error;
+    }
+  }
+
   async function send(step: Step, earlier: Step[]): Promise<void> {
     const { kind, key, number, size, replaces } = step;
     const chunks = chunksOf(step);
@@ -177,13 +194,7 @@ export function createGrowth(
       chunks: replaces.length > 0 ? () => objects.join(replaces, chunks, giveUp.signal) : chunks,
     };
     if (kind === 'part') {
-      const etag = await objects.putPart(
-        upload.key,
-        planned.state.multipartId ?? '',
-        number,
-        body,
-        giveUp.signal,
-      );
+      const etag = await putPart(number, body);
       step.made = { part: { number, size: total, etag } };
       return;
     }

@@ -9,6 +9,10 @@ const CONNECT_MS = 3_000;
 /** A socket on which nothing moves. */
 const IDLE_MS = 10_000;
 
+/** The longest that one attempt may take: so many milliseconds, and besides its bytes at so many in a millisecond. */
+const LONGEST_MS = 60_000;
+const SLOWEST = 256;
+
 /** How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. */
 const SEND_FOR_MS = 30_000;
 const FIRST_PAUSE_MS = 50;
@@ -91,20 +95,22 @@ function contentMd5({ chunks }: Body): Record<string, string> {
 /** Sends the body and reads the answer. @param began called when the store may have got something of it */
 async function send(outgoing: ClientRequest, body: Body, began: () => void): Promise<IncomingHttpHeaders> {
   const answered = answerTo(outgoing);
-  const late = () => outgoing.destroy(new Error('S3 could not be reached in time'));
-  const connecting = setTimeout(late, CONNECT_MS);
+  const late = (what: string) => () => outgoing.destroy(new Error(`S3 ${what}`));
+  const timers = [setTimeout(late('took too long'), LONGEST_MS + body.size / SLOWEST)];
   outgoing.once('socket', (socket) => {
-    const connected = () => {
+    if (!socket.connecting) return began();
+    const connecting = setTimeout(late('could not be reached in time'), CONNECT_MS);
+    timers.push(connecting);
+    socket.once('connect', () => {
       clearTimeout(connecting);
       began();
-    };
-    if (socket.connecting) socket.once('connect', connected);
-    else connected();
+    });
   });
-  outgoing.setTimeout(IDLE_MS, () => outgoing.destroy(new Error('S3 stopped answering')));
+  outgoing.setTimeout(IDLE_MS, late('stopped answering'));
+  let sent = true;
   try {
     if (typeof body.chunks === 'function') {
-      const sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
+      sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
       // A request that ends before its length would go back to the agent, with a store that waits for the rest of it.
       if (sent) outgoing.end();
     } else {
@@ -116,17 +122,18 @@ async function send(outgoing: ClientRequest, body: Body, began: () => void): Pro
     const status = response.statusCode ?? 0;
     if (status < 200 || status > 299) throw await readRefusal(response);
     for await (const _ of response);
+    if (!sent) throw new Error('S3 took an object for whole that was not');
     return response.headers;
   } catch (error) {
     outgoing.destroy();
     throw error;
   } finally {
-    clearTimeout(connecting);
+    for (const timer of timers) clearTimeout(timer);
   }
 }
 
 /**
- * Ends early when an answer comes in mid-body, which is a refusal, and throws when the request fails.
+ * Ends early when an answer comes in mid-body, which is a refusal, or when the request fails.
  * @returns whether all was sent
  */
 async function sendStream(
@@ -134,17 +141,25 @@ async function sendStream(
   chunks: AsyncIterator<Uint8Array>,
   answered: Promise<IncomingMessage>,
 ): Promise<boolean> {
-  let early = false;
-  const stop = answered.then(() => {
-    early = true;
-    return undefined;
-  });
-  stop.catch(() => {});
+  let over = false;
+  let interrupt = () => {};
+  const stop = () => {
+    over = true;
+    interrupt();
+  };
+  answered.then(stop, stop);
+  // Not Promise.race(): that would keep every chunk until the request is answered.
+  const unlessOver = <T>(work: Promise<T>) =>
+    new Promise<T | undefined>((resolve, reject) => {
+      if (over) resolve(undefined);
+      interrupt = () => resolve(undefined);
+      work.then(resolve, reject);
+    });
   try {
-    while (!early) {
-      const next = await Promise.race([chunks.next(), stop]);
+    while (!over) {
+      const next = await unlessOver(chunks.next());
       if (next?.done) return true;
-      if (next && !outgoing.write(next.value)) await Promise.race([drained(outgoing), stop]);
+      if (next && !outgoing.write(next.value)) await unlessOver(drained(outgoing));
     }
     return false;
   } finally {

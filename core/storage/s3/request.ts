@@ -46,9 +46,16 @@ export function createRequester(
     sha256: client.config.sha256,
     uriEscapePath: false,
   });
-  const base = new URL(endpoint ?? `https://s3.${region}.amazonaws.com`);
-  if (!forcePathStyle) base.hostname = `${bucket}.${base.hostname}`;
-  const folder = `${base.pathname.replace(/\/$/, '')}${forcePathStyle ? `/${bucket}` : ''}`;
+  // The SDK knows where a bucket is: in the host, in the path, in China.
+  const { url: base } = client.config.endpointProvider({
+    Bucket: bucket,
+    Region: region,
+    ForcePathStyle: forcePathStyle,
+    UseFIPS: false,
+    UseDualStack: false,
+    ...(endpoint ? { Endpoint: endpoint } : {}),
+  });
+  const folder = base.pathname.replace(/\/$/, '');
   const send = base.protocol === 'https:' ? https.request : http.request;
 
   return async ({ method, key, query = {}, headers = {}, signal }) => {
@@ -67,6 +74,8 @@ export function createRequester(
           ...headers,
         },
       }),
+      // It has learnt from answers to the SDK how wrong the clock of this machine is.
+      { signingDate: new Date(Date.now() + client.config.systemClockOffset) },
     );
     const search = new URLSearchParams(query).toString();
     return send({
