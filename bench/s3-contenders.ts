@@ -97,6 +97,8 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
   const redis = await startRedis();
   if (redis) running.push(redis);
   const env = {
+    // As `npm run start:server` and the image set it.
+    MALLOC_TRIM_THRESHOLD_: '268435456',
     HOST: '127.0.0.1',
     DATABASE_URL: postgres.url,
     ...(redis ? { REDIS_URL: redis.url } : {}),

@@ -52,6 +52,8 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
 
   const childEnv = {
     ...env,
+    // See Dockerfile.server.
+    MALLOC_TRIM_THRESHOLD_: env.MALLOC_TRIM_THRESHOLD_ ?? '268435456',
     HOST: host,
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',
