@@ -3,6 +3,7 @@
  * (unless DATABASE_URL is set), and runs server and worker as child processes: the same programs as in the connected
  * form, which migrate the database themselves. They end by themselves when this process dies, however it does.
  */
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -58,8 +59,8 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',
     DATABASE_URL: databaseUrl,
-    // The folder's lock makes sure that there is only one.
-    INSTANCE_ID: env.INSTANCE_ID || 'standalone',
+    // With the embedded PostgreSQL the folder's lock makes sure that there is only one.
+    INSTANCE_ID: env.INSTANCE_ID || (postgres ? 'standalone' : `standalone:${randomUUID()}`),
     JWT_SECRET: config.jwtSecret ?? (await keepSecret(join(dataDir, 'secret'))),
     LOG_LEVEL: logLevel,
   };
