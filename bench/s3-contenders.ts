@@ -98,7 +98,7 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
   if (redis) running.push(redis);
   const env = {
     // As `npm run start:server` and the image set it.
-    MALLOC_TRIM_THRESHOLD_: '268435456',
+    MALLOC_TRIM_THRESHOLD_: '33554432',
     HOST: '127.0.0.1',
     DATABASE_URL: postgres.url,
     ...(redis ? { REDIS_URL: redis.url } : {}),

@@ -54,7 +54,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const childEnv = {
     ...env,
     // See Dockerfile.server.
-    MALLOC_TRIM_THRESHOLD_: env.MALLOC_TRIM_THRESHOLD_ ?? '268435456',
+    MALLOC_TRIM_THRESHOLD_: env.MALLOC_TRIM_THRESHOLD_ ?? '33554432',
     HOST: host,
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',
