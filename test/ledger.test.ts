@@ -11,6 +11,7 @@ import {
   terminateUpload,
 } from '../core/uploads/ledger.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
+import { until } from './until.js';
 
 let ledger: TestLedger;
 
@@ -169,6 +170,26 @@ describe('terminating', () => {
     }
     expect(await ledger.query('SELECT id FROM files')).toEqual([]);
     expect(await ledger.query('SELECT id FROM blobs')).toEqual([]);
+  });
+
+  test('waits for a worker that is just changing the file, and the worker does not wait for it', async () => {
+    const id = await createComplete();
+    await finishUpload(ledger, id);
+    const worker = ledger.database.createQueryRunner();
+    await worker.startTransaction();
+    await worker.query('UPDATE files SET attempts = attempts + 1 WHERE id = $1', [id]);
+    const terminated = terminateUpload(ledger, id);
+    await until('the termination to wait', async () => {
+      const waiting = await ledger.query(
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+      );
+      return waiting.length > 0;
+    });
+    await worker.query('UPDATE files SET progress = 50 WHERE id = $1', [id]);
+    await worker.commitTransaction();
+    await worker.release();
+    await terminated;
+    expect(await ledger.query('SELECT id FROM files')).toEqual([]);
   });
 
   test('works once', async () => {

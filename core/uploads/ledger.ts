@@ -169,9 +169,7 @@ export async function commitProgress(
     ],
   ).catch(async (error: unknown) => {
     // Nobody knows whether it was carried out, and so what of the store the ledger names.
-    await deps.database
-      .query('UPDATE uploads SET untidy = true WHERE id = $1 AND lease_epoch = $2', [id, epoch])
-      .catch(() => {});
+    await markUntidy(deps, id, epoch);
     throw error;
   });
   if (!committed) throw leaseLost();
@@ -197,13 +195,22 @@ export async function completeUpload(
   );
   const made = await deps.storage.uploads
     .complete(toStored(upload), parts, signal)
-    .catch((error: unknown) => endIfLost(deps, upload, epoch, error));
+    .catch(async (error: unknown) => {
+      await markUntidy(deps, upload.id, epoch);
+      return endIfLost(deps, upload, epoch, error);
+    });
   return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
 }
 
+/** After a failure the store may hold what the ledger does not name. The failure is what is told, whatever comes of this. */
+async function markUntidy({ database }: LedgerDeps, id: string, epoch: number): Promise<void> {
+  await database
+    .query('UPDATE uploads SET untidy = true WHERE id = $1 AND lease_epoch = $2', [id, epoch])
+    .catch(() => {});
+}
+
 /**
- * After a failure the store may hold what the ledger does not name. And an upload whose acknowledged bytes are gone
- * cannot go on: it expires, so that its client is told and begins anew.
+ * An upload whose acknowledged bytes are gone cannot go on: it expires, so that its client is told and begins anew.
  * @throws `error`
  */
 async function endIfLost(
@@ -212,20 +219,18 @@ async function endIfLost(
   epoch: number,
   error: unknown,
 ): Promise<never> {
-  const lost = error instanceof AppError && error.code === 'size_mismatch';
+  if (!(error instanceof AppError && error.code === 'size_mismatch')) throw error;
   await database
     .transaction(async (manager) => {
       const changed = await countChanged(
         manager,
-        `UPDATE uploads SET untidy = true, status = CASE WHEN $3 THEN 'expired' ELSE status END
+        `UPDATE uploads SET untidy = true, status = 'expired'
          WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading'`,
-        [id, epoch, lost],
+        [id, epoch],
       );
-      if (lost && changed > 0) {
-        await appendEvents(manager, [
-          { type: 'upload.expired', subjectId: id, ownerId, data: { reason: 'lost by the storage' } },
-        ]);
-      }
+      if (changed === 0) return;
+      const data = { reason: 'lost by the storage' };
+      await appendEvents(manager, [{ type: 'upload.expired', subjectId: id, ownerId, data }]);
     })
     // The first error is the one to tell.
     .catch(() => {});
@@ -278,10 +283,14 @@ export async function terminateUpload(deps: LedgerDeps, id: string): Promise<voi
   else await discardUploads(deps, [id]);
 }
 
+/** Not FOR UPDATE: a worker that is in the middle of this upload's file looks at the upload as its foreign key. */
 async function lockUpload(manager: EntityManager, id: string): Promise<Upload> {
-  const [upload] = await queryEntities(manager, Upload, 'SELECT * FROM uploads WHERE id = $1 FOR UPDATE', [
-    id,
-  ]);
+  const [upload] = await queryEntities(
+    manager,
+    Upload,
+    'SELECT * FROM uploads WHERE id = $1 FOR NO KEY UPDATE',
+    [id],
+  );
   if (!upload) throw new AppError('not_found');
   return upload;
 }
