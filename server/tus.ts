@@ -13,6 +13,7 @@ import {
   declareLength,
   terminateUpload,
 } from '../core/uploads/ledger.js';
+import { isOverdue } from '../core/uploads/queries.js';
 import { originOf } from './origin.js';
 import { toAppError } from './problem.js';
 import { readBody } from './request-body.js';
@@ -266,11 +267,6 @@ class LedgerStore extends DataStore {
     if (!lease) throw new Error('no lease is held');
     return lease;
   }
-}
-
-/** Its time is over, though no reconciler has come by yet. */
-function isOverdue(upload: Upload): boolean {
-  return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
 }
 
 /**

@@ -5,7 +5,7 @@ import type { DirectUploads, Part } from '../storage/storage.js';
 import { type FinishDeps, finishAndQueue } from './finish.js';
 import type { Leases } from './lease.js';
 import { commitProgress, completeUpload, createUpload, type NewUpload, terminateUpload } from './ledger.js';
-import { getUpload } from './queries.js';
+import { getUpload, isOverdue } from './queries.js';
 
 /*
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
@@ -127,7 +127,7 @@ export async function completeDirectUpload(
     if (!upload.direct) throw notDirect();
     if (upload.status === 'uploading') {
       const isStocked = upload.offset === upload.length;
-      if (!isStocked && isOverdue(upload)) throw new AppError('gone');
+      if (isOverdue(upload)) throw new AppError('gone');
       const stocked = isStocked ? upload : await takeStock(deps, direct, upload, lease.epoch);
       await completeUpload(deps, stocked, lease.epoch);
     }
@@ -213,11 +213,6 @@ function nameRanges(numbers: number[]): string {
 function stateOf({ storageState }: Upload) {
   if (!storageState) throw new Error('a direct upload without a multipart upload');
   return storageState;
-}
-
-/** No reconciler has come by yet. */
-function isOverdue({ expiresAt }: Upload): boolean {
-  return expiresAt < new Date();
 }
 
 function requireDirect({ storage }: DirectDeps): DirectUploads {

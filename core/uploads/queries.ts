@@ -19,6 +19,11 @@ export async function listUnfinishedUploads(
   );
 }
 
+/** Whether its time is over, though no reconciler has come by yet. */
+export function isOverdue(upload: Upload): boolean {
+  return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
+}
+
 /** An upload of this owner, in whatever state. @throws {AppError} not_found */
 export async function getUpload(database: DataSource, ownerId: string, id: string): Promise<Upload> {
   const upload = await database.getRepository(Upload).findOneBy({ id, ownerId });

@@ -75,6 +75,7 @@ export function openConnection(config: S3Config): S3Connection {
     config,
     put: putTo(createRequester(config, client, sendAgent), {
       withMd5: config.checksums === 'when_supported',
+      connectMs: CONNECT_MS,
     }),
     get: getFrom(createRequester(config, client, agent), { attempts: ATTEMPTS, answerMs: ANSWER_MS }),
   };

@@ -4,8 +4,6 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { AppError } from '../../errors.js';
 import { answerTo, type Requester, readRefusal, S3Error } from './request.js';
 
-const CONNECT_MS = 3_000;
-
 /** A socket on which nothing moves. */
 const IDLE_MS = 10_000;
 
@@ -50,10 +48,11 @@ export class S3Unavailable extends Error {
 /**
  * Sends a body by PUT, again and again when that fails for reasons that may pass.
  * @param options.withMd5 whether what is in memory gets a Content-MD5
+ * @param options.connectMs how long a connection may take to be made
  * @returns sends; answers with the headers of the answer
  * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time; {AppError} as the body
  */
-export function putTo(request: Requester, options: { withMd5: boolean }) {
+export function putTo(request: Requester, options: { withMd5: boolean; connectMs: number }) {
   return async (put: PutRequest): Promise<IncomingHttpHeaders> => {
     const deadline = Date.now() + SEND_FOR_MS;
     const { body, signal } = put;
@@ -67,7 +66,7 @@ export function putTo(request: Requester, options: { withMd5: boolean }) {
       let began = false;
       try {
         const outgoing = await request({ ...put, method: 'PUT', headers });
-        return await send(outgoing, body, () => {
+        return await send(outgoing, body, options.connectMs, () => {
           began = true;
         });
       } catch (error) {
@@ -93,13 +92,18 @@ function contentMd5({ chunks }: Body): Record<string, string> {
 }
 
 /** Sends the body and reads the answer. @param began called when the store may have got something of it */
-async function send(outgoing: ClientRequest, body: Body, began: () => void): Promise<IncomingHttpHeaders> {
+async function send(
+  outgoing: ClientRequest,
+  body: Body,
+  connectMs: number,
+  began: () => void,
+): Promise<IncomingHttpHeaders> {
   const answered = answerTo(outgoing);
   const late = (what: string) => () => outgoing.destroy(new Error(`S3 ${what}`));
   const timers = [setTimeout(late('took too long'), LONGEST_MS + body.size / SLOWEST)];
   outgoing.once('socket', (socket) => {
     if (!socket.connecting) return began();
-    const connecting = setTimeout(late('could not be reached in time'), CONNECT_MS);
+    const connecting = setTimeout(late('could not be reached in time'), connectMs);
     timers.push(connecting);
     socket.once('connect', () => {
       clearTimeout(connecting);
