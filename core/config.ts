@@ -1,3 +1,4 @@
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { resolve } from 'node:path';
@@ -31,6 +32,26 @@ const integer = (min: number, max: number) =>
     .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
 
 const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
+
+/** In milliseconds. */
+const WINDOWS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
+
+/** `100` in the usual window, `100/5m` in one of 5 minutes; `0` is no limit. @param usual window in milliseconds */
+const rate = (usual: number, limit: number) =>
+  z
+    .string()
+    .regex(
+      /^\d{1,9}(\/\d{1,4}[smh])?$/,
+      'must be a number of requests, such as 100, or 100/5m; 0 for no limit',
+    )
+    .refine((text) => !/\/0+[smh]$/.test(text), 'must have a window of at least 1s')
+    .transform((text): Rate | undefined => {
+      const [, requests, number, unit = ''] = /^(\d+)(?:\/(\d+)([smh]))?$/.exec(text) ?? [];
+      if (Number(requests) === 0) return undefined;
+      const windowMs = number ? Number(number) * (WINDOWS[unit] ?? 0) : usual;
+      return { limit: Number(requests), windowMs };
+    })
+    .default({ limit, windowMs: usual });
 
 const httpUrl = z
   .url({ protocol: /^https?$/, error: 'must be an http or https address' })
@@ -95,6 +116,19 @@ const environment = z.object({
     .default('when_required'),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
+  JWT_JWKS_URL: httpUrl.optional(),
+  JWT_PUBLIC_KEY: z.string().optional(),
+  JWT_ISSUER: z.string().min(1).optional(),
+  JWT_AUDIENCE: z.string().min(1).optional(),
+  REGISTRATION: z.enum(['open', 'invite', 'closed'], 'must be open, invite or closed').default('open'),
+  QUOTA_BYTES: bytes.default(0),
+  QUOTA_FILES: integer(0, 2 ** 31).default(0),
+  RATE_LIMIT_UPLOADS: rate(60_000, 1000),
+  RATE_LIMIT_STATUS: rate(60_000, 3000),
+  RATE_LIMIT_DOWNLOADS: rate(60_000, 3000),
+  RATE_LIMIT_PROCESSING: rate(60_000, 300),
+  RATE_LIMIT_AUTH: rate(15 * 60_000, 30),
+  RATE_LIMIT_GLOBAL: rate(60_000, 10_000),
   MAX_UPLOAD_SIZE: bytes
     .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
     .default(LARGEST_UPLOAD),
@@ -141,6 +175,13 @@ export interface Config {
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
+  /** Whose tokens are taken besides our own; undefined: nobody's. */
+  identityProvider: IdentityProvider | undefined;
+  /** Who may make an account: everybody, who has an invitation, nobody but the first one. */
+  registration: 'open' | 'invite' | 'closed';
+  /** Of users who have none of their own. */
+  quota: Quota;
+  rateLimits: RateLimits;
   /** Bytes. */
   maxUploadSize: number;
   uploadExpiryHours: number;
@@ -158,6 +199,36 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+}
+
+/** How much one user may hold: bytes, and files. */
+export interface Quota {
+  bytes: number;
+  files: number;
+}
+
+/** In a quota: no limit. */
+export const UNLIMITED = -1;
+
+/** How many requests in a window; undefined: any number. */
+export interface Rate {
+  limit: number;
+  /** Milliseconds. */
+  windowMs: number;
+}
+
+export type RateLimits = Record<
+  'uploads' | 'status' | 'downloads' | 'processing' | 'auth' | 'global',
+  Rate | undefined
+>;
+
+/** Whose access tokens (JWT, RS256 or ES256) are taken. */
+export interface IdentityProvider {
+  /** An address of keys (RFC 7517), or one public key (PEM). */
+  keys: { jwksUrl: string } | { publicKey: KeyObject };
+  /** What `iss` and `aud` of a token must be; undefined: anything. */
+  issuer: string | undefined;
+  audience: string | undefined;
 }
 
 /** Where and how objects are kept in S3. */
@@ -234,6 +305,17 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
+    identityProvider: readIdentityProvider(e),
+    registration: e.REGISTRATION,
+    quota: { bytes: e.QUOTA_BYTES || UNLIMITED, files: e.QUOTA_FILES || UNLIMITED },
+    rateLimits: {
+      uploads: e.RATE_LIMIT_UPLOADS,
+      status: e.RATE_LIMIT_STATUS,
+      downloads: e.RATE_LIMIT_DOWNLOADS,
+      processing: e.RATE_LIMIT_PROCESSING,
+      auth: e.RATE_LIMIT_AUTH,
+      global: e.RATE_LIMIT_GLOBAL,
+    },
     maxUploadSize: e.MAX_UPLOAD_SIZE,
     uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
     workerConcurrency: e.WORKER_CONCURRENCY,
@@ -278,6 +360,31 @@ function readS3(e: z.infer<typeof environment>): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** @throws {ConfigError} when the key cannot be read, or one variable makes no sense without, or with, another */
+function readIdentityProvider(e: z.infer<typeof environment>): IdentityProvider | undefined {
+  if (e.JWT_JWKS_URL && e.JWT_PUBLIC_KEY) {
+    throw new ConfigError('JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: set one of them');
+  }
+  const audience = { issuer: e.JWT_ISSUER, audience: e.JWT_AUDIENCE };
+  if (e.JWT_JWKS_URL) return { keys: { jwksUrl: e.JWT_JWKS_URL }, ...audience };
+  if (e.JWT_PUBLIC_KEY) return { keys: { publicKey: readPublicKey(e.JWT_PUBLIC_KEY) }, ...audience };
+  const stray = (['JWT_ISSUER', 'JWT_AUDIENCE'] as const).find((name) => e[name] !== undefined);
+  if (!stray) return undefined;
+  throw new ConfigError(`${stray} is set, but neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is: set one of them`);
+}
+
+/** @param pem with line breaks, or with `\\n` for them */
+function readPublicKey(pem: string): KeyObject {
+  try {
+    const key = createPublicKey(pem.replaceAll('\\n', '\n'));
+    const isRsa = key.asymmetricKeyType === 'rsa';
+    if (isRsa || key.asymmetricKeyDetails?.namedCurve === 'prime256v1') return key;
+  } catch {
+    // Said below.
+  }
+  throw new ConfigError('JWT_PUBLIC_KEY: must be a public key in PEM, RSA or P-256');
 }
 
 function isTrustProxy(text: string): boolean {

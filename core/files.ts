@@ -3,10 +3,12 @@ import { v7 as uuidv7 } from 'uuid';
 import { releaseBlobs } from './blobs.js';
 import { Blob } from './database/entities/blob.js';
 import { Derivative } from './database/entities/derivative.js';
+import type { Actor } from './database/entities/event.js';
 import { File, type FileStatus, type Problem, type StepRecord } from './database/entities/file.js';
 import { countChanged, queryEntities } from './database/rows.js';
 import { AppError } from './errors.js';
-import { APPEND_EVENT_OF, appendEvents, type EventType } from './events.js';
+import { APPEND_EVENT_OF, actorJson, appendEvents, type EventType } from './events.js';
+import { releaseQuota } from './quota.js';
 
 /*
  * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that
@@ -88,9 +90,14 @@ async function changeStatus(
 /**
  * Finishes an upload whose object is made: its file as `pending`, with its blob and its event. One statement, because
  * every upload comes by here and each further one is felt.
+ * @param actor who sent the last byte; undefined: found by the system
  * @returns undefined if the upload is not ready for that, or finished already
  */
-export async function insertFile(manager: EntityManager, uploadId: string): Promise<File | undefined> {
+export async function insertFile(
+  manager: EntityManager,
+  uploadId: string,
+  actor: Actor | undefined,
+): Promise<File | undefined> {
   const [file] = await queryEntities(
     manager,
     File,
@@ -103,18 +110,19 @@ export async function insertFile(manager: EntityManager, uploadId: string): Prom
      ), blob AS (
        INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
      ), file AS (
-       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, status, created_at)
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, status,
+                          created_at)
        SELECT id, owner_id, $2,
          coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
          coalesce(nullif(metadata ->> 'filetype', ''), nullif(metadata ->> 'type', '')),
-         lower(nullif(metadata ->> 'sha256', '')), 'pending', now()
+         lower(nullif(metadata ->> 'sha256', '')), allowed_types, 'pending', now()
        FROM upload
        RETURNING *
      ), told AS (
-       ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size) FROM file
+       ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size), $3::jsonb FROM file
      )
      SELECT * FROM file`,
-    [uploadId, uuidv7()],
+    [uploadId, uuidv7(), actorJson(actor)],
   );
   return file;
 }
@@ -188,25 +196,34 @@ export async function raiseRun(database: DataSource, file: FileRun): Promise<num
   return raised?.run;
 }
 
-/** Puts a file into the trash, where it keeps its bytes. @throws {AppError} not_found */
-export async function trashFile(database: DataSource, ownerId: string, id: string): Promise<void> {
+/**
+ * Puts a file into the trash, where it keeps its bytes but does not count against the quota any more.
+ * @throws {AppError} not_found
+ */
+export async function trashFile(database: DataSource, id: string, actor: Actor): Promise<void> {
   await database.transaction(async (manager) => {
-    const changed = await countChanged(
+    const [file] = await queryEntities(
       manager,
-      `UPDATE files SET deleted_at = now(), updated_at = now()
-       WHERE id = $1 AND owner_id = $2 AND deleted_at IS NULL`,
-      [id, ownerId],
+      File,
+      `UPDATE files SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL RETURNING *`,
+      [id],
     );
-    if (changed === 0) throw new AppError('not_found');
-    await appendEvents(manager, [{ type: 'file.deleted', subjectId: id, ownerId }]);
+    if (!file) throw new AppError('not_found');
+    await releaseQuota(manager, file.ownerId, file.size);
+    await appendEvents(manager, [{ type: 'file.deleted', subjectId: id, ownerId: file.ownerId, actor }]);
   });
 }
 
 /**
  * Removes the row of a file and of all that was made from it, in the caller's transaction.
+ * @param actor undefined: the system itself
  * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
  */
-export async function purgeFile(manager: EntityManager, id: string): Promise<string[]> {
+export async function purgeFile(
+  manager: EntityManager,
+  id: string,
+  actor: Actor | undefined,
+): Promise<string[]> {
   // First, as the steps do: a step that is just being recorded adds derivatives that have to go too.
   await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
   const derivatives = await queryEntities(
@@ -219,6 +236,8 @@ export async function purgeFile(manager: EntityManager, id: string): Promise<str
   if (!file) return [];
   const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
   await releaseBlobs(manager, blobIds);
-  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId }]);
+  // In the trash it did not count any more.
+  if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
+  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
   return blobIds;
 }

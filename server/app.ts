@@ -3,25 +3,30 @@ import { join } from 'node:path';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Storage } from '../core/storage/storage.js';
-import { createAuthenticate } from './auth/authenticate.js';
-import type { Keys } from './auth/keys.js';
+import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { createBoard } from './board.js';
 import type { Drain } from './drain.js';
+import type { Limits } from './limits.js';
 import { notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
-import { serve } from './routes/route.js';
+import { keyRoutes } from './routes/keys.js';
+import { meRoutes } from './routes/me.js';
+import { type AnyRoute, serve } from './routes/route.js';
+import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
+import { userRoutes } from './routes/users.js';
 import { createTusHandler, type TusDeps } from './tus.js';
 import { tusPreflight } from './tus-preflight.js';
 
-export interface AppDeps extends TusDeps {
+export interface AppDeps extends TusDeps, AuthenticateDeps {
   trustProxy: Config['trustProxy'];
-  keys: Keys;
+  registration: Config['registration'];
   accessTokenMinutes: number;
+  limits: Limits;
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -49,31 +54,52 @@ export function buildApp(deps: AppDeps): Express {
   app.disable('etag');
   app.set('trust proxy', deps.trustProxy);
 
-  const { drain } = deps;
-  const authenticate = createAuthenticate(deps.keys);
-  const asUser: RequestHandler = (req, _res, next) => {
-    authenticate(req, req.method === 'OPTIONS' ? 'public' : 'user');
+  const { drain, limits, refusals } = deps;
+  const authenticate = createAuthenticate(deps);
+  const asUploader: RequestHandler = async (req, _res, next) => {
+    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload');
     next();
   };
+  /** What was begun may be gone on with, however much else its user or address does. */
+  const isGoingOn: RequestHandler = (req, res, next) =>
+    ['PATCH', 'HEAD', 'OPTIONS'].includes(req.method) ? next() : limits.global(req, res, next);
+  const limitCreation: RequestHandler = (req, res, next) =>
+    req.method === 'POST' ? limits.bucket('uploads')(req, res, next) : next();
 
   app.use(requestLog(deps.log));
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
-  app.all('/uploads{/*path}', tusPreflight, drain.refuse, asUser, drain.track(createTusHandler(deps)));
-  app.use('/api', preflight, drain.refuse, express.json({ limit: MAX_JSON_BODY }));
-  const routes = [
-    ...authRoutes(deps),
-    ...fileRoutes(deps),
-    ...contentRoutes(deps),
-    ...uploadRoutes(deps),
-    ...healthRoutes(deps),
-  ];
-  const tracked = routes.map((route) => ({ ...route, handle: drain.track(route.handle) }));
-  app.use(serve(tracked, authenticate));
+  app.all(
+    '/uploads{/*path}',
+    tusPreflight,
+    drain.refuse,
+    isGoingOn,
+    asUploader,
+    limitCreation,
+    drain.track(createTusHandler(deps)),
+  );
+  app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
+  const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
+  app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(createBoard(deps.queue, deps.keys, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
-  app.use(problemHandler(deps.log));
+  app.use(problemHandler(deps.log, refusals));
   return app;
+}
+
+/** All routes but tus, the board and the page. */
+export function declareRoutes(deps: AppDeps): AnyRoute[] {
+  return [
+    ...authRoutes(deps),
+    ...meRoutes(deps),
+    ...keyRoutes(deps),
+    ...uploadTokenRoutes(deps),
+    ...fileRoutes(deps),
+    ...contentRoutes(deps),
+    ...uploadRoutes(deps),
+    ...userRoutes(deps),
+    ...healthRoutes(deps),
+  ];
 }
 
 /** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */

@@ -33,11 +33,11 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     options: { uiConfig: { boardTitle: 'Landfall' } },
   });
 
-  const adminOnly: RequestHandler = (req, res, next) => {
+  const adminOnly: RequestHandler = async (req, res, next) => {
     // The board's page wants a font from elsewhere and carries inline script.
     res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (!cookie || req.get('Authorization')) authenticate(req, 'admin');
+    if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
     else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();

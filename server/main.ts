@@ -15,8 +15,11 @@ import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { buildApp } from './app.js';
+import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
+import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './drain.js';
+import { createLimits } from './limits.js';
 
 /** A socket on which nothing moves for this long is closed: no body may hang for ever. */
 const IDLE_SOCKET_MS = 120_000;
@@ -53,6 +56,12 @@ async function start(config: Readonly<Config>): Promise<void> {
   });
 
   const drain = createDrain();
+  const refusals = createRefusals({ database, log });
+  const limits = createLimits(config.rateLimits);
+  const { identityProvider } = config;
+  if (identityProvider && !identityProvider.issuer && !identityProvider.audience) {
+    log.warn('neither JWT_ISSUER nor JWT_AUDIENCE is set: every token that these keys have signed is taken');
+  }
   const app = buildApp({
     ...config,
     database,
@@ -61,6 +70,9 @@ async function start(config: Readonly<Config>): Promise<void> {
     queue,
     log,
     keys: deriveKeys(jwtSecret),
+    verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
+    refusals,
+    limits,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
   });
@@ -74,6 +86,8 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
+    await refusals.whenIdle();
+    await limits.close();
     leases.close();
     await listener.close();
     await queue.close();

@@ -2,6 +2,7 @@ import type { ErrorRequestHandler, RequestHandler } from 'express';
 import { isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
+import { noteIfRefused, type Refusals } from './auth/refusals.js';
 
 /** For everything that no route took. */
 export const notFound: RequestHandler = () => {
@@ -12,9 +13,10 @@ export const notFound: RequestHandler = () => {
 const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition'];
 
 /** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
-export function problemHandler(log: Logger): ErrorRequestHandler {
+export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHandler {
   return (thrown, req, res, _next) => {
     const error = toAppError(thrown);
+    noteIfRefused(refusals, req, error);
     if (error.status >= 500) log.error({ err: thrown, requestId: req.id }, 'request failed');
     if (res.headersSent || res.destroyed) {
       // Part of an answer is out: only breaking the connection tells the client that the rest will not come.

@@ -1,15 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { RequestHandler } from 'express';
 import type { Logger } from '../core/log.js';
-import type { Principal } from './auth/tokens.js';
 
 declare global {
   namespace Express {
     interface Request {
       /** Of this request, from X-Request-Id or made here; also in the answer and in the job. */
       id: string;
-      /** Set where the route asks for it. */
-      principal?: Principal;
     }
   }
 }
@@ -28,6 +25,7 @@ export function requestLog(log: Logger): RequestHandler {
           requestId: req.id,
           method,
           path,
+          userId: req.principal?.userId,
           status: res.statusCode,
           ms: Math.round(performance.now() - started),
           ...(res.writableFinished ? {} : { aborted: true }),

@@ -4,6 +4,7 @@ import { validate as isUuid, v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
+import { reserve, withinQuota } from '../core/quota.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
 import {
@@ -13,7 +14,10 @@ import {
   declareLength,
   terminateUpload,
 } from '../core/uploads/ledger.js';
-import { isOverdue } from '../core/uploads/queries.js';
+import { getUpload, isOverdue } from '../core/uploads/queries.js';
+import { can, uploadAccessOf } from './auth/can.js';
+import { actorOf, type Principal } from './auth/principal.js';
+import { noteIfRefused, type Refusals } from './auth/refusals.js';
 import { originOf } from './origin.js';
 import { toAppError } from './problem.js';
 import { readBody } from './request-body.js';
@@ -34,6 +38,7 @@ export interface TusDeps extends FinishDeps {
   maxUploadSize: number;
   publicUrl: string | undefined;
   corsOrigins: '*' | string[];
+  refusals: Refusals;
 }
 
 /** What one request carries with it. */
@@ -41,8 +46,8 @@ interface TusRequest {
   method: string;
   req: ExpressRequest;
   res: ExpressResponse;
-  ownerId: string;
-  requestId: string;
+  /** Absent for OPTIONS. */
+  principal: Principal | undefined;
   /** Of the uploads that it asks for or makes, without a trailing slash. */
   origin: string;
   lease?: Lease;
@@ -76,18 +81,17 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     exposedHeaders: EXPOSED_HEADERS,
     allowedHeaders: ['X-Request-Id'],
     generateUrl: (head, { path, id }) => `${of(requests, head).origin}${path}/${id}`,
-    getFileIdFromRequest: (req) => {
-      const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(new URL(req.url).pathname) ?? [];
-      return id && isUuid(id) ? id.toLowerCase() : undefined;
-    },
+    getFileIdFromRequest: (req) => idIn(new URL(req.url).pathname),
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
     onUploadFinish: async (head, upload) => {
-      await finishAndQueue(deps, upload.id, of(requests, head).requestId);
+      await finishAndQueue(deps, upload.id, actorOf(of(requests, head).req));
       return {};
     },
     onResponseError: (head, error) => {
-      const quiet = of(requests, head).gone.aborted;
+      const { gone, req } = of(requests, head);
+      const quiet = gone.aborted;
+      noteIfRefused(deps.refusals, req, error);
       return translateError(error, head.method, quiet ? undefined : deps.log);
     },
   });
@@ -102,8 +106,7 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
       method: req.method,
       req,
       res,
-      ownerId: req.principal?.userId ?? '',
-      requestId: req.id,
+      principal: req.principal,
       origin: originOf(req, deps.publicUrl),
       letGo: () => setTimeout(() => asked.abort(), DRAIN_MS).unref(),
       asked: asked.signal,
@@ -111,14 +114,41 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     };
     const head = headOf(req);
     requests.set(head, request);
-    await answer(res, await server.handleWeb(head));
+    const response = await server.handleWeb(head);
+    if (response.status === 404) void noteForeign(deps, req);
+    await answer(res, response);
   };
+}
+
+/** The id of the upload that a path is of. */
+function idIn(path: string): string | undefined {
+  const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(path) ?? [];
+  return id && isUuid(id) ? id.toLowerCase() : undefined;
+}
+
+/** Somebody else's upload looks like none. For the event log it does make a difference. */
+async function noteForeign({ database, refusals, log }: TusDeps, req: ExpressRequest): Promise<void> {
+  const id = idIn(req.path);
+  const { principal } = req;
+  if (!id || !principal) return;
+  try {
+    const upload = await getUpload(database, id);
+    if (!can(principal, 'upload', upload))
+      refusals.note(req, { action: 'upload', code: 'not_found', subjectId: id });
+  } catch (error) {
+    if (!(error instanceof AppError)) log.warn({ err: error, requestId: req.id }, 'refusal not written down');
+  }
 }
 
 function of<K>(requests: { get(key: K): TusRequest | undefined }, key: K): TusRequest {
   const request = requests.get(key);
   if (!request) throw new Error('no tus request is known by this');
   return request;
+}
+
+function principalOf({ principal }: TusRequest): Principal {
+  if (!principal) throw new AppError('unauthenticated');
+  return principal;
 }
 
 /** The request without its body. What a proxy says of itself is Express' business, which knows the proxies to trust. */
@@ -165,7 +195,8 @@ function createLock(leases: Leases, id: string, request: TusRequest, holders: Ma
     async lock(): Promise<void> {
       // A new upload gets its lease with its row, and nobody else knows its id yet.
       if (request.method !== 'POST') {
-        request.lease = await leases.acquire(id, request.ownerId, request.gone, request.letGo);
+        const access = uploadAccessOf(principalOf(request));
+        request.lease = await leases.acquire(id, access, request.gone, request.letGo);
       }
       holders.set(id, request);
     },
@@ -201,12 +232,15 @@ class LedgerStore extends DataStore {
     const request = of(this.holders, upload.id);
     const { holder, adopt } = this.deps.leases;
     const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
+    const { userId, uploadToken } = principalOf(request);
     const row = await createUpload(this.deps, {
       id: upload.id,
-      ownerId: request.ownerId,
+      ownerId: userId,
       length: upload.size ?? null,
       metadata: upload.metadata ?? {},
       leaseHolder: goesOn ? holder : null,
+      actor: actorOf(request.req),
+      token: uploadToken,
     });
     if (goesOn) request.lease = adopt(row, request.letGo);
     if (request.lease && row.length === 0) {
@@ -221,12 +255,12 @@ class LedgerStore extends DataStore {
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
-    const { method, requestId } = of(this.holders, id);
+    const { method, req } = of(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
     // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
       await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
-      await finishAndQueue(this.deps, upload.id, requestId);
+      await finishAndQueue(this.deps, upload.id, actorOf(req));
     }
     return new TusUpload({
       id: upload.id,
@@ -238,8 +272,9 @@ class LedgerStore extends DataStore {
 
   override async declareUploadLength(id: string, length: number): Promise<void> {
     const lease = this.lease(id);
-    await declareLength(this.deps, id, lease.epoch, length);
+    await declareLength(this.deps, lease.upload, lease.epoch, length);
     lease.upload.length = length;
+    lease.upload.reservedBytes = length;
   }
 
   override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
@@ -247,19 +282,36 @@ class LedgerStore extends DataStore {
     for await (const _ of none);
     const lease = this.lease(id);
     const { req, res, asked } = of(this.holders, id);
-    const { length, offset } = lease.upload;
-    const body = readBody(req, (length ?? this.deps.maxUploadSize) - offset);
+    const { length, offset, maxSize } = lease.upload;
+    const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
+    const body = readBody(req, most - offset);
     if (asked.aborted) body.end();
     asked.addEventListener('abort', () => body.end());
-    lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
+    if (length === null) await this.appendWithinQuota(lease, body, asked);
+    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
     // The rest of the body, if there is any, is not read.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
     return lease.upload.offset;
   }
 
+  /** Of an upload that has reserved nothing, because nobody knows how long it becomes. */
+  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, asked: AbortSignal) {
+    const { database, quota } = this.deps;
+    const { id } = lease.upload;
+    const source = withinQuota(this.deps, lease.upload, lease.epoch, body);
+    try {
+      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, asked);
+    } finally {
+      // What was reserved and did not come. If that fails, it is given back when the upload ends.
+      await getUpload(database, id)
+        .then(({ offset }) => reserve(database.manager, quota, id, lease.epoch, offset))
+        .catch(() => {});
+    }
+  }
+
   override async remove(id: string): Promise<void> {
-    await terminateUpload(this.deps, id);
+    await terminateUpload(this.deps, id, actorOf(of(this.holders, id).req));
   }
 
   private lease(id: string): Lease {

@@ -91,7 +91,8 @@ describe('registration', () => {
     const account = newAccount();
     const { user: made, refreshToken } = await (await post('register', account)).json();
     const { rows } = await processes.database.query(
-      'SELECT u.*, s.token_hash FROM users u JOIN sessions s ON s.user_id = u.id WHERE u.id = $1',
+      `SELECT u.*, t.token_hash FROM users u JOIN sessions s ON s.user_id = u.id
+       JOIN refresh_tokens t ON t.session_id = s.id WHERE u.id = $1`,
       [made.id],
     );
     expect(rows[0].password_hash).toMatch(/^\$argon2id\$/);
@@ -227,7 +228,8 @@ describe('a session', () => {
   test('ends after its time', async () => {
     const { refreshToken } = await logIn();
     await processes.database.query(
-      `UPDATE sessions SET expires_at = now() - interval '1 second' WHERE token_hash = sha256($1)`,
+      `UPDATE sessions SET expires_at = now() - interval '1 second'
+       WHERE id = (SELECT session_id FROM refresh_tokens WHERE token_hash = sha256($1))`,
       [refreshToken],
     );
     await expectProblem(await post('refresh', { refreshToken }), 401, 'unauthenticated');

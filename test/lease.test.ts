@@ -44,7 +44,7 @@ async function createFree(length: number | null = 100): Promise<string> {
 }
 
 const acquire = (leases: Leases, id: string, onRequested = ignore, signal = never) =>
-  leases.acquire(id, ledger.ownerId, signal, onRequested);
+  leases.acquire(id, { ownerId: ledger.ownerId }, signal, onRequested);
 
 /** What happens when its holder stands still for too long. */
 const letRunOut = (id: string) =>
@@ -80,7 +80,9 @@ describe('taking', () => {
     const lease = await acquire(first, id, () => {
       asked = true;
     });
-    await expect(first.acquire(id, uuidv7(), never, ignore)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(first.acquire(id, { ownerId: uuidv7() }, never, ignore)).rejects.toMatchObject({
+      code: 'not_found',
+    });
     await expect(acquire(first, uuidv7())).rejects.toMatchObject({ code: 'not_found' });
     expect(asked).toBe(false);
     await lease.release();
@@ -232,7 +234,7 @@ describe('a holder that stood still', () => {
     await expect(appendToUpload(ledger, upload, epoch, parts('an older request'))).rejects.toMatchObject({
       code: 'locked',
     });
-    await expect(declareLength(ledger, id, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
+    await expect(declareLength(ledger, upload, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
     await stalled.release();
     expect(await ledger.row(id)).toEqual(before);
     await present.release();

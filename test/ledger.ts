@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
+import { UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { openFileStorage } from '../core/storage/file.js';
@@ -41,14 +42,15 @@ export async function openLedger(): Promise<TestLedger> {
     `INSERT INTO users (id, email, password_hash, role) VALUES ($1, 'owner@example.org', '', 'user')`,
     [ownerId],
   );
-  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24 };
+  const quota = { bytes: UNLIMITED, files: UNLIMITED };
+  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24, quota };
   return {
     ...deps,
     url: test.url,
     ownerId,
     query,
     create: (length, leaseHolder = 'nobody') =>
-      createUpload(deps, { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder }),
+      createUpload(deps, { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder, actor: {} }),
     row: async (id) => (await query('SELECT * FROM uploads WHERE id = $1', [id]))[0],
     async stored() {
       const entries = await readdir(folder, { recursive: true, withFileTypes: true });

@@ -1,12 +1,15 @@
 import express from 'express';
 import request from 'supertest';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
 import { createAuthenticate } from '../server/auth/authenticate.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
+import type { Refusal, Refusals } from '../server/auth/refusals.js';
 import { signToken } from '../server/auth/tokens.js';
+import { createLimits } from '../server/limits.js';
 import { notFound, problemHandler } from '../server/problem.js';
 import { requestLog } from '../server/requests.js';
 import { type AnyRoute, route, serve } from '../server/routes/route.js';
@@ -16,10 +19,27 @@ const log = createLogger('silent', 'test');
 const user = { userId: '01890000-0000-7000-8000-000000000001', role: 'user' } as const;
 const bearer = `Bearer ${signToken(user, keys.access, 1)}`;
 
+const refused: Refusal[] = [];
+const refusals: Refusals = {
+  note: (_req, refusal) => refused.push(refusal),
+  whenIdle: async () => {},
+};
+const limits = createLimits({
+  uploads: undefined,
+  status: undefined,
+  downloads: undefined,
+  processing: undefined,
+  auth: undefined,
+  global: undefined,
+});
+
 function serveOnly(...routes: AnyRoute[]) {
   const app = express();
   app.use(requestLog(log), express.json({ limit: '1kb' }));
-  app.use(serve(routes, createAuthenticate(keys)), notFound, problemHandler(log));
+  // Nothing here asks the database: see matrix.test.ts for what does.
+  const database = undefined as unknown as DataSource;
+  const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
+  app.use(serve(routes, { authenticate, limits, refusals }), notFound, problemHandler(log, refusals));
   return request(app);
 }
 
@@ -117,42 +137,47 @@ test('an expected error shows its detail and never its cause', async () => {
 });
 
 describe('access', () => {
-  const guarded = (access: 'user' | 'admin' | 'link') =>
+  const guarded = (link: boolean, ownerId: string = user.userId) =>
     route({
       method: 'get',
       path: '/guarded',
-      access,
+      access: 'read',
+      link,
       summary: 'For the test',
-      handle: async () => ({ ok: true }),
+      handle: async ({ own }) => own({ id: '01890000-0000-7000-8000-000000000003', ownerId }),
     });
-  const get = (access: 'user' | 'admin' | 'link', authorization = '', url = '/guarded') =>
-    serveOnly(guarded(access)).get(url).set('Authorization', authorization);
+  const get = (authorization: string, url = '/guarded', declared = guarded(false)) =>
+    serveOnly(declared).get(url).set('Authorization', authorization);
 
-  test('a user route wants a token that is ours, whole and not expired', async () => {
-    expect((await get('user', bearer)).status).toBe(200);
+  test('wants a token that is ours, whole and not expired', async () => {
+    expect((await get(bearer)).status).toBe(200);
     const expired = signToken(user, keys.access, -1);
     const forBoard = signToken(user, keys.board, 1);
     const none = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${bearer.split('.')[1]}.`;
     for (const token of ['', expired, forBoard, none, bearer.slice(7, -2)]) {
-      const answer = await get('user', `Bearer ${token}`);
+      const answer = await get(`Bearer ${token}`);
       expect([answer.status, answer.body.code]).toEqual([401, 'unauthenticated']);
       expect(answer.headers['www-authenticate']).toBe('Bearer');
     }
   });
 
-  test('an admin route refuses a user', async () => {
-    expect((await get('admin', bearer)).status).toBe(403);
-    const admin = signToken({ ...user, role: 'admin' }, keys.access, 1);
-    expect((await get('admin', `Bearer ${admin}`)).status).toBe(200);
+  test('what is somebody else’s is not there, and that it was asked for is noted', async () => {
+    refused.length = 0;
+    const foreign = guarded(false, '01890000-0000-7000-8000-000000000004');
+    expect((await get(bearer, '/guarded', foreign)).status).toBe(404);
+    expect(refused).toEqual([
+      { action: 'read', code: 'not_found', subjectId: '01890000-0000-7000-8000-000000000003' },
+    ]);
   });
 
   test('a signed link opens its own path until it expires, and nothing else', async () => {
-    expect((await get('link', '', signLink('/guarded', keys.link))).status).toBe(200);
+    const linked = guarded(true);
+    expect((await get('', signLink('/guarded', keys.link), linked)).status).toBe(200);
     const token = (link: string) => link.split('?')[1];
     const old = signLink('/guarded', keys.link, Date.now() - 3_600_000);
     for (const query of [token(signLink('/other', keys.link)), token(old), 'token=1.2', 'token=']) {
-      expect((await get('link', '', `/guarded?${query}`)).status).toBe(401);
+      expect((await get('', `/guarded?${query}`, linked)).status).toBe(401);
     }
-    expect((await get('user', '', signLink('/guarded', keys.link))).status).toBe(401);
+    expect((await get('', signLink('/guarded', keys.link))).status).toBe(401);
   });
 });

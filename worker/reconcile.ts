@@ -2,10 +2,11 @@ import { deleteUnreferencedBlobs } from '../core/blobs.js';
 import { AppError } from '../core/errors.js';
 import { sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
+import { listTrashBeyondQuota } from '../core/quota.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
-import { completeUpload } from '../core/uploads/ledger.js';
+import { completeUpload, terminateUpload } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
@@ -33,6 +34,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
       await expireUploads(deps.database);
       return discardUploads(deps);
     },
+    'files purged from a trash that is too full': () => trimTrash(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': () => sequenceEvents(deps.database),
   }).map(([name, work]) => createPart(name, work, deps.log));
@@ -121,4 +123,16 @@ async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
   } finally {
     await lease.release();
   }
+}
+
+/** What lies in the trash does not count against the quota of its owner, and so must not grow without end. */
+async function trimTrash(deps: ReconcileDeps): Promise<number> {
+  const ids = await listTrashBeyondQuota(deps.database, deps.quota);
+  for (const id of ids) {
+    await terminateUpload(deps, id).catch((error: unknown) => {
+      // Its owner, or another worker, was first.
+      if (!(error instanceof AppError && error.code === 'gone')) throw error;
+    });
+  }
+  return ids.length;
 }

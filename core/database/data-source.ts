@@ -2,12 +2,16 @@ import 'reflect-metadata';
 import { DataSource } from 'typeorm';
 import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
+import { People1763700000000 } from '../../migrations/1763700000000-people.js';
+import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
 import { Derivative } from './entities/derivative.js';
 import { Event } from './entities/event.js';
 import { File } from './entities/file.js';
+import { Invitation } from './entities/invitation.js';
 import { Session } from './entities/session.js';
 import { Upload } from './entities/upload.js';
+import { UploadToken } from './entities/upload-token.js';
 import { User } from './entities/user.js';
 
 /**
@@ -34,8 +38,8 @@ export async function openDatabase(
     poolErrorHandler: onError,
     connectTimeoutMS: 10_000,
     extra: { idle_in_transaction_session_timeout: STALLED_TRANSACTION_MS },
-    entities: [Blob, Derivative, Event, File, Session, Upload, User],
-    migrations: [Initial1763640000000, S31763650000000],
+    entities: [ApiKey, Blob, Derivative, Event, File, Invitation, Session, Upload, UploadToken, User],
+    migrations: [Initial1763640000000, S31763650000000, People1763700000000],
   });
   return database.initialize();
 }

@@ -25,11 +25,18 @@ export async function expireUploads(database: DataSource): Promise<number> {
     const expired = await queryEntities(
       manager,
       Upload,
-      `UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
-       WHERE status = 'uploading' AND expires_at < now()
-         AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND "offset" IS DISTINCT FROM length
-       RETURNING *`,
+      `WITH expired AS (
+         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+         WHERE status = 'uploading' AND expires_at < now()
+           AND (lease_holder IS NULL OR lease_expires_at < now())
+           AND "offset" IS DISTINCT FROM length
+         RETURNING *
+       ), released AS (
+         UPDATE users SET used_bytes = used_bytes - held.bytes, used_files = used_files - held.files
+         FROM (SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM expired GROUP BY owner_id) AS held
+         WHERE users.id = held.owner_id
+       )
+       SELECT * FROM expired`,
       [],
     );
     await appendEvents(

@@ -1,3 +1,4 @@
+import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
@@ -5,7 +6,7 @@ import type { DirectUploads, Part } from '../storage/storage.js';
 import { type FinishDeps, finishAndQueue } from './finish.js';
 import type { Leases } from './lease.js';
 import { commitProgress, completeUpload, createUpload, type NewUpload, terminateUpload } from './ledger.js';
-import { getUpload, isOverdue } from './queries.js';
+import { getUpload, isOverdue, type UploadAccess } from './queries.js';
 
 /*
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
@@ -80,7 +81,7 @@ export async function beginDirectUpload(
  */
 export async function signMoreParts(
   deps: DirectDeps,
-  ownerId: string,
+  access: UploadAccess,
   id: string,
   numbers?: number[],
 ): Promise<SignedParts> {
@@ -89,11 +90,11 @@ export async function signMoreParts(
     deps.database.manager,
     Upload,
     `UPDATE uploads SET expires_at = now() + $3 * interval '1 hour'
-     WHERE id = $1 AND owner_id = $2 AND direct AND status = 'uploading' AND "offset" = 0 AND expires_at > now()
+     WHERE id = $1 AND owner_id = $2 AND ($4::uuid IS NULL OR upload_token_id = $4) AND direct AND status = 'uploading' AND "offset" = 0 AND expires_at > now()
      RETURNING *`,
-    [id, ownerId, deps.uploadExpiryHours],
+    [id, access.ownerId, deps.uploadExpiryHours, access.uploadTokenId ?? null],
   );
-  if (!upload) throw whyNotOpen(await getUpload(deps.database, ownerId, id));
+  if (!upload) throw whyNotOpen(await getUpload(deps.database, id), access);
   if (!numbers) return sign(direct, upload, await missingParts(direct, upload));
   const { partCount, parts } = plan(direct, upload);
   const wanted = numbers.map((number) => {
@@ -115,13 +116,13 @@ export async function signMoreParts(
  */
 export async function completeDirectUpload(
   deps: DirectDeps,
-  ownerId: string,
+  access: UploadAccess,
   id: string,
-  requestId: string,
+  actor: Actor,
 ): Promise<string> {
   const direct = requireDirect(deps);
   // It does not let go for another, and does not stop when the client goes: whoever asks wants the same.
-  const lease = await deps.leases.acquire(id, ownerId, new AbortController().signal, () => {});
+  const lease = await deps.leases.acquire(id, access, new AbortController().signal, () => {});
   try {
     const { upload } = lease;
     if (!upload.direct) throw notDirect();
@@ -131,7 +132,7 @@ export async function completeDirectUpload(
       const stocked = isStocked ? upload : await takeStock(deps, direct, upload, lease.epoch);
       await completeUpload(deps, stocked, lease.epoch);
     }
-    const file = await finishAndQueue(deps, id, requestId);
+    const file = await finishAndQueue(deps, id, actor);
     return file.id;
   } finally {
     await lease.release();
@@ -222,7 +223,9 @@ function requireDirect({ storage }: DirectDeps): DirectUploads {
   });
 }
 
-function whyNotOpen(upload: Upload): AppError {
+function whyNotOpen(upload: Upload, { ownerId, uploadTokenId }: UploadAccess): AppError {
+  const isForeign = uploadTokenId !== undefined && upload.uploadTokenId !== uploadTokenId;
+  if (upload.ownerId !== ownerId || isForeign) return new AppError('not_found');
   if (!upload.direct) return notDirect();
   if (upload.status === 'finished' || upload.offset > 0) {
     return new AppError('wrong_state', { detail: 'The upload has all its parts' });

@@ -1,3 +1,4 @@
+import type { Actor } from '../database/entities/event.js';
 import type { File } from '../database/entities/file.js';
 import type { Logger } from '../log.js';
 import type { ProcessingQueue } from '../queue.js';
@@ -11,14 +12,14 @@ export interface FinishDeps extends LedgerDeps {
 /**
  * Makes the file of an upload whose bytes are all here, and queues its job. A job that cannot be added now is added by
  * the relay later: the file is safe, so the client is not told. May be called again.
- * @param requestId of the request that brought the last byte, if one did, for the logs
+ * @param actor who sent the last byte; undefined: found by the system
  * @throws {AppError} not_found, gone, wrong_state
  */
-export async function finishAndQueue(deps: FinishDeps, id: string, requestId?: string): Promise<File> {
-  const file = await finishUpload(deps, id);
+export async function finishAndQueue(deps: FinishDeps, id: string, actor?: Actor): Promise<File> {
+  const file = await finishUpload(deps, id, actor);
   if (file.status !== 'pending') return file;
   try {
-    await deps.queue.add({ fileId: file.id, run: file.run, requestId });
+    await deps.queue.add({ fileId: file.id, run: file.run, requestId: actor?.requestId });
   } catch (error) {
     deps.log.warn({ err: error, fileId: file.id }, 'job could not be queued; the relay will');
   }

@@ -5,6 +5,7 @@ import type { Listener } from '../database/listen.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
+import type { UploadAccess } from './queries.js';
 
 /*
  * Who may write to an upload: the holder of its lease.
@@ -48,12 +49,17 @@ export interface Lease {
 export interface Leases {
   /**
    * Waits for the lease of an upload and takes it.
-   * @param ownerId whose upload it must be: nobody else's request may disturb the holder
+   * @param access whose upload it must be: nobody else's request may disturb the holder
    * @param signal gives up when it aborts
    * @param onRequested called when another request wants the lease, or when it was lost
    * @throws {AppError} not_found, locked
    */
-  acquire(uploadId: string, ownerId: string, signal: AbortSignal, onRequested: () => void): Promise<Lease>;
+  acquire(
+    uploadId: string,
+    access: UploadAccess,
+    signal: AbortSignal,
+    onRequested: () => void,
+  ): Promise<Lease>;
   /** Takes the lease of anybody's upload if it is free or has run out, without waiting or disturbing the holder. */
   tryAcquire(uploadId: string): Promise<Lease | undefined>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
@@ -100,8 +106,8 @@ export async function openLeases(
   });
   await listener.subscribe(RELEASED, (uploadId) => releases.emit(uploadId));
 
-  /** @param ownerId whose it must be; null: anybody's */
-  async function take(uploadId: string, ownerId: string | null): Promise<Upload | undefined> {
+  /** @param access whose it must be; undefined: anybody's */
+  async function take(uploadId: string, access?: UploadAccess): Promise<Upload | undefined> {
     // Whoever holds it in this process may still write, even if the lease ran out because the database was away.
     if (held.has(uploadId)) return undefined;
     // What a holder that did not release it was about to store may be there without the ledger naming it.
@@ -112,20 +118,21 @@ export async function openLeases(
        SET lease_holder = $2, lease_epoch = lease_epoch + 1,
            lease_expires_at = now() + $3 * interval '1 millisecond',
            untidy = untidy OR lease_holder IS NOT NULL
-       WHERE id = $1 AND ($4::uuid IS NULL OR owner_id = $4)
+       WHERE id = $1 AND ($4::uuid IS NULL OR owner_id = $4) AND ($5::uuid IS NULL OR upload_token_id = $5)
          AND (lease_holder IS NULL OR lease_expires_at < now())
        RETURNING *`,
-      [uploadId, holder, LEASE_MS, ownerId],
+      [uploadId, holder, LEASE_MS, access?.ownerId ?? null, access?.uploadTokenId ?? null],
     );
     return upload;
   }
 
-  /** Asks the holder, wherever it is, to let go. @throws {AppError} not_found when the owner has no such upload */
-  async function askFor(uploadId: string, ownerId: string): Promise<void> {
+  /** Asks the holder, wherever it is, to let go. @throws {AppError} not_found when there is no such upload */
+  async function askFor(uploadId: string, { ownerId, uploadTokenId }: UploadAccess): Promise<void> {
     const here = held.get(uploadId);
     const found: unknown[] = await database.query(
-      `SELECT CASE WHEN $3 THEN pg_notify('${WANTED}', id::text) END FROM uploads WHERE id = $1 AND owner_id = $2`,
-      [uploadId, ownerId, !here],
+      `SELECT CASE WHEN $3 THEN pg_notify('${WANTED}', id::text) END FROM uploads
+       WHERE id = $1 AND owner_id = $2 AND ($4::uuid IS NULL OR upload_token_id = $4)`,
+      [uploadId, ownerId, !here, uploadTokenId ?? null],
     );
     if (found.length === 0) throw new AppError('not_found');
     here?.onRequested();
@@ -179,22 +186,22 @@ export async function openLeases(
   return {
     holder,
     adopt,
-    async acquire(uploadId, ownerId, signal, onRequested) {
+    async acquire(uploadId, access, signal, onRequested) {
       const deadline = Date.now() + WAIT_MS;
       for (;;) {
         signal.throwIfAborted();
-        const upload = await take(uploadId, ownerId);
+        const upload = await take(uploadId, access);
         if (upload) return adopt(upload, onRequested);
         if (Date.now() > deadline) {
           throw new AppError('locked', { detail: 'Another request writes to this upload', retryable: true });
         }
         const released = nextRelease(releases, uploadId);
-        await askFor(uploadId, ownerId);
+        await askFor(uploadId, access);
         await released;
       }
     },
     async tryAcquire(uploadId) {
-      const upload = await take(uploadId, null);
+      const upload = await take(uploadId);
       return upload && adopt(upload, () => {});
     },
     askAll() {

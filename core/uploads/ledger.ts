@@ -1,12 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
+import type { Quota } from '../config.js';
+import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
+import { User } from '../database/entities/user.js';
 import { countChanged, queryEntities } from '../database/rows.js';
-import { AppError, hasCode } from '../errors.js';
-import { APPEND_EVENT_OF, appendEvents } from '../events.js';
+import { AppError } from '../errors.js';
+import { APPEND_EVENT_OF, actorJson, appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
+import { isAllowedType, typeNotAllowed } from '../media-types.js';
+import { hasRoom, quotaExceeded, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
 import { LEASE_MS } from './lease.js';
@@ -21,14 +26,13 @@ import { LEASE_MS } from './lease.js';
  * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
-/** SQLSTATE. */
-const FOREIGN_KEY_VIOLATION = '23503';
-
 export interface LedgerDeps {
   database: DataSource;
   storage: Storage;
   /** Hours without an append after which an unfinished upload expires. */
   uploadExpiryHours: number;
+  /** Of users who have none of their own. */
+  quota: Quota;
 }
 
 export interface NewUpload {
@@ -42,25 +46,68 @@ export interface NewUpload {
   direct?: boolean;
   /** The process that will write at once, and so gets the first lease; null: nobody does. */
   leaseHolder: string | null;
+  actor: Actor;
+  /** The token that allows it, with its limits; undefined: its owner does. */
+  token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
 
 /**
- * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event.
- * @throws {AppError} unauthenticated when there is no such owner (any more)
+ * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
+ * it.
+ * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
+ * quota_exceeded; too_large, type_not_allowed by the limits of the token
  */
 export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
+  const { token } = upload;
+  if (!token) return insertUpload(deps, deps.database.manager, upload);
+  checkLimits(token, upload);
+  return deps.database.transaction(async (manager) => {
+    const claimed = await countChanged(
+      manager,
+      `UPDATE upload_tokens SET used_at = now()
+       WHERE id = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()`,
+      [token.id],
+    );
+    if (claimed === 0) {
+      throw new AppError('unauthenticated', {
+        detail: 'The upload token was used before, or is not valid any more',
+      });
+    }
+    return insertUpload(deps, manager, upload);
+  });
+}
+
+function checkLimits(
+  { maxSize, types }: NonNullable<NewUpload['token']>,
+  { length, metadata }: NewUpload,
+): void {
+  if (maxSize !== null && length !== null && length > maxSize) {
+    throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
+  }
+  const declared = metadata.filetype || metadata.type;
+  if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
+}
+
+async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
   const [row] = await queryEntities(
-    deps.database.manager,
+    manager,
     Upload,
-    `WITH created AS (
+    `WITH owner AS (
+       UPDATE users SET used_bytes = used_bytes + coalesce($3::bigint, 0), used_files = used_files + 1
+       WHERE id = $2 AND disabled_at IS NULL
+         AND ${hasRoom({ bytes: 'coalesce($3::bigint, 0)', quotaBytes: '$10', quotaFiles: '$11' })}
+       RETURNING id
+     ), created AS (
        INSERT INTO uploads (id, owner_id, status, length, metadata, direct, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at)
-       VALUES ($1, $2, 'uploading', $3, $4, $9, $5, $6::text, 1,
-               CASE WHEN $6::text IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
-               now() + $8 * interval '1 hour')
+                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
+       SELECT $1, id, 'uploading', $3::bigint, $4::jsonb, $9::boolean, $5, $6::text, 1,
+              CASE WHEN $6::text IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
+              now() + $8 * interval '1 hour', coalesce($3::bigint, 0), $12::uuid, $13::bigint, $14::text[]
+       FROM owner
        RETURNING *
      ), told AS (
-       ${APPEND_EVENT_OF} SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length) FROM created
+       ${APPEND_EVENT_OF}
+       SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length), $15::jsonb FROM created
      )
      SELECT * FROM created`,
     [
@@ -73,28 +120,51 @@ export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise
       LEASE_MS,
       deps.uploadExpiryHours,
       upload.direct ?? false,
+      deps.quota.bytes,
+      deps.quota.files,
+      upload.token?.id ?? null,
+      upload.token?.maxSize ?? null,
+      upload.token?.types ?? null,
+      actorJson(upload.actor),
     ],
-  ).catch((error: unknown) => {
-    if (!hasCode(error, FOREIGN_KEY_VIOLATION)) throw error;
-    throw new AppError('unauthenticated', { detail: 'This account does not exist any more', cause: error });
-  });
-  return row as Upload;
+  );
+  if (row) return row;
+  const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
+  if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
+  throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
 }
 
-/** Sets the length of an upload that was created without one. @throws {AppError} locked */
+/**
+ * Sets the length of an upload that was created without one, and reserves room for all of it.
+ * @throws {AppError} locked, quota_exceeded, too_large
+ */
 export async function declareLength(
   deps: LedgerDeps,
-  id: string,
+  upload: Upload,
   epoch: number,
   length: number,
 ): Promise<void> {
-  const changed = await countChanged(
-    deps.database.manager,
-    `UPDATE uploads SET length = $3
-     WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL`,
-    [id, epoch, length],
-  );
-  if (changed === 0) throw leaseLost();
+  const { id, ownerId, maxSize } = upload;
+  if (maxSize !== null && length > maxSize) {
+    throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
+  }
+  await deps.database.transaction(async (manager) => {
+    if ((await reserve(manager, deps.quota, id, epoch, length)) < length) {
+      throw quotaExceeded(
+        await manager.getRepository(User).findOneByOrFail({ id: ownerId }),
+        deps.quota,
+        null,
+      );
+    }
+    const changed = await countChanged(
+      manager,
+      `UPDATE uploads SET length = $3
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL`,
+      [id, epoch, length],
+    );
+    if (changed === 0) throw leaseLost();
+  });
 }
 
 /**
@@ -215,7 +285,7 @@ async function markUntidy({ database }: LedgerDeps, id: string, epoch: number): 
  */
 async function endIfLost(
   { database }: LedgerDeps,
-  { id, ownerId }: Upload,
+  { id, ownerId, reservedBytes }: Upload,
   epoch: number,
   error: unknown,
 ): Promise<never> {
@@ -229,6 +299,7 @@ async function endIfLost(
         [id, epoch],
       );
       if (changed === 0) return;
+      await releaseQuota(manager, ownerId, reservedBytes);
       const data = { reason: 'lost by the storage' };
       await appendEvents(manager, [{ type: 'upload.expired', subjectId: id, ownerId, data }]);
     })
@@ -244,12 +315,13 @@ function toStored({ storageKey, offset, length, storageState }: Upload): StoredU
 /**
  * Turns an upload whose object is made into a file with status `pending`. May be called again: what is finished stays
  * as it is.
+ * @param actor who sent the last byte; undefined: found by the system
  * @returns the file
  * @throws {AppError} not_found, gone, wrong_state
  */
-export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> {
+export async function finishUpload(deps: LedgerDeps, id: string, actor?: Actor): Promise<File> {
   const { manager } = deps.database;
-  const file = await insertFile(manager, id);
+  const file = await insertFile(manager, id, actor);
   if (file) return file;
   const upload = await manager.getRepository(Upload).findOneBy({ id });
   if (!upload) throw new AppError('not_found');
@@ -261,9 +333,14 @@ export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> 
 /**
  * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
  * returned, or even begun to delete, the upload never comes back.
+ * @param actor undefined: the system itself
  * @throws {AppError} not_found, gone
  */
-export async function terminateUpload(deps: LedgerDeps, id: string): Promise<void> {
+export async function terminateUpload(
+  deps: Pick<LedgerDeps, 'database' | 'storage'>,
+  id: string,
+  actor?: Actor,
+): Promise<void> {
   const blobIds = await deps.database.transaction(async (manager) => {
     const upload = await lockUpload(manager, id);
     if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
@@ -274,8 +351,10 @@ export async function terminateUpload(deps: LedgerDeps, id: string): Promise<voi
        WHERE id = $1`,
       [id, finished],
     );
-    if (finished) return purgeFile(manager, id);
-    await appendEvents(manager, [{ type: 'upload.terminated', subjectId: id, ownerId: upload.ownerId }]);
+    if (finished) return purgeFile(manager, id, actor);
+    const { ownerId, reservedBytes } = upload;
+    await releaseQuota(manager, ownerId, reservedBytes);
+    await appendEvents(manager, [{ type: 'upload.terminated', subjectId: id, ownerId, actor }]);
     return undefined;
   });
   // The rows say what is to be deleted, so the reconciler goes on where this stops.

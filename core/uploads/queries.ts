@@ -3,19 +3,28 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 
-/** Uploads of this owner that are not finished, newest first. @param after id of the last one of the page before */
+/** Whose uploads a request may touch: all of an owner's, or only the one that a token was used for. */
+export interface UploadAccess {
+  ownerId: string;
+  /** Undefined: any. */
+  uploadTokenId?: string | undefined;
+}
+
+/** Uploads that are not finished, newest first. @param after id of the last one of the page before */
 export async function listUnfinishedUploads(
   database: DataSource,
-  ownerId: string,
+  { ownerId, uploadTokenId }: UploadAccess,
   after: string | undefined,
   limit: number,
 ): Promise<Upload[]> {
   return queryEntities(
     database.manager,
     Upload,
-    `SELECT * FROM uploads WHERE owner_id = $1 AND status = 'uploading' AND ($2::uuid IS NULL OR id < $2)
+    `SELECT * FROM uploads
+     WHERE owner_id = $1 AND status = 'uploading' AND ($2::uuid IS NULL OR id < $2)
+       AND ($4::uuid IS NULL OR upload_token_id = $4)
      ORDER BY id DESC LIMIT $3`,
-    [ownerId, after ?? null, limit],
+    [ownerId, after ?? null, limit, uploadTokenId ?? null],
   );
 }
 
@@ -24,9 +33,9 @@ export function isOverdue(upload: Upload): boolean {
   return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
 }
 
-/** An upload of this owner, in whatever state. @throws {AppError} not_found */
-export async function getUpload(database: DataSource, ownerId: string, id: string): Promise<Upload> {
-  const upload = await database.getRepository(Upload).findOneBy({ id, ownerId });
+/** An upload in whatever state and of whomever; the caller checks whether it may be seen. @throws {AppError} not_found */
+export async function getUpload(database: DataSource, id: string): Promise<Upload> {
+  const upload = await database.getRepository(Upload).findOneBy({ id });
   if (!upload) throw new AppError('not_found');
   return upload;
 }

@@ -1,40 +1,56 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { hash, verify } from '@node-rs/argon2';
-import type { DataSource } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { Session } from '../../core/database/entities/session.js';
+import type { Config } from '../../core/config.js';
+import type { Actor } from '../../core/database/entities/event.js';
 import { User } from '../../core/database/entities/user.js';
 import { AppError, hasCode } from '../../core/errors.js';
+import { appendEvents } from '../../core/events.js';
+import { useInvitation } from './invitations.js';
+import { hashPassword, isPassword } from './passwords.js';
+import { revokeSessions } from './sessions.js';
 
 /** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
 const FIRST_ACCOUNT_LOCK = 0x66727374;
 
-export const SESSION_DAYS = 30;
-
-/** OWASP's parameters for argon2id (the library's default algorithm): 19 MiB, 2 passes, 1 lane. */
-const ARGON2 = { memoryCost: 19_456, timeCost: 2, parallelism: 1 };
-
-/** Of random bytes that nobody kept: an unknown address takes as long to refuse as a wrong password. */
-const NO_USER_HASH =
-  '$argon2id$v=19$m=19456,t=2,p=1$fJ+DSFy33frElU9d6HeDvQ$GkcK+UqnL+Id7k8DTc5fjb4pN5Llzco8UCtYqdGe5vY';
+export interface NewAccount {
+  email: string;
+  password: string;
+  /** Token of an invitation. */
+  invitation?: string | undefined;
+}
 
 /**
- * Creates an account. The first one is an admin's, also when many register at once.
- * @throws {AppError} email_taken
+ * Creates an account. The first one is an admin's, also when many register at once, and needs no invitation.
+ * @throws {AppError} email_taken; registration_closed
  */
-export async function register(database: DataSource, email: string, password: string): Promise<User> {
-  const passwordHash = await hash(password, ARGON2);
+export async function register(
+  database: DataSource,
+  registration: Config['registration'],
+  { email, password, invitation }: NewAccount,
+  actor: Actor,
+): Promise<User> {
+  const address = email.toLowerCase();
+  // Not for nothing: hashing takes a while.
+  const present = await registrationNow(database, registration);
+  if (present === 'closed' || (present === 'invite' && !invitation)) throw registrationClosed(present);
+  const passwordHash = await hashPassword(password);
   try {
     return await database.transaction(async (manager) => {
-      await manager.query('SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
-      const first = !(await manager.getRepository(User).existsBy({}));
-      const user = manager.create(User, {
-        id: uuidv7(),
-        email: email.toLowerCase(),
-        passwordHash,
-        role: first ? 'admin' : 'user',
-      });
+      const role = await nextRole(manager);
+      const id = uuidv7();
+      const user = manager.create(User, { id, email: address, passwordHash, role });
       await manager.insert(User, user);
+      if (role !== 'admin' && registration === 'closed') throw registrationClosed(registration);
+      if (role !== 'admin' && registration === 'invite') await useInvitation(manager, invitation ?? '', user);
+      await appendEvents(manager, [
+        {
+          type: 'auth.register',
+          subjectId: id,
+          ownerId: id,
+          data: { role },
+          actor: { ...actor, userId: id },
+        },
+      ]);
       return user;
     });
   } catch (error) {
@@ -43,12 +59,42 @@ export async function register(database: DataSource, email: string, password: st
   }
 }
 
-/** @throws {AppError} wrong_credentials, the same for an unknown address and a wrong password */
-export async function logIn(database: DataSource, email: string, password: string): Promise<User> {
+/** Who may register at this moment: the first account is open to everybody. */
+export async function registrationNow(
+  database: DataSource,
+  registration: Config['registration'],
+): Promise<Config['registration']> {
+  if (registration === 'open') return 'open';
+  return (await database.getRepository(User).existsBy({})) ? registration : 'open';
+}
+
+export function registrationClosed(registration: 'invite' | 'closed'): AppError {
+  const detail =
+    registration === 'invite' ? 'An invitation is needed to register here' : 'Nobody can register here';
+  return new AppError('registration_closed', { detail });
+}
+
+/** Holds, until the end of the transaction, everybody else who would make an account. */
+async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
+  await manager.query('SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
+  return (await manager.getRepository(User).existsBy({})) ? 'user' : 'admin';
+}
+
+/** @throws {AppError} wrong_credentials, the same for an unknown address, a wrong password and a disabled account */
+export async function logIn(
+  database: DataSource,
+  email: string,
+  password: string,
+  actor: Actor,
+): Promise<User> {
   const user = await database.getRepository(User).findOneBy({ email: email.toLowerCase() });
-  const fits = await verify(user?.passwordHash ?? NO_USER_HASH, password);
-  if (!user || !fits) throw new AppError('wrong_credentials');
-  return user;
+  const fits = await isPassword(password, user?.passwordHash);
+  if (user && fits && !user.disabledAt) return user;
+  const id = user?.id ?? null;
+  await appendEvents(database.manager, [
+    { type: 'auth.login', subjectId: id, ownerId: id, actor, result: 'refused' },
+  ]);
+  throw new AppError('wrong_credentials');
 }
 
 /** @throws {AppError} unauthenticated when the account is gone */
@@ -58,36 +104,52 @@ export async function getUser(database: DataSource, id: string): Promise<User> {
   return user;
 }
 
-/** Opens a session. Returns its refresh token, which is kept nowhere else. */
-export async function openSession(database: DataSource, userId: string): Promise<string> {
-  const token = randomBytes(32).toString('base64url');
-  await database.query('DELETE FROM sessions WHERE expires_at < now()');
-  await database.getRepository(Session).insert({
-    id: uuidv7(),
-    userId,
-    tokenHash: hashToken(token),
-    expiresAt: new Date(Date.now() + SESSION_DAYS * 86_400_000),
+/**
+ * Sets another password and ends all other sessions of the account.
+ * @throws {AppError} wrong_credentials; wrong_state for an account of the identity provider
+ */
+export async function changePassword(
+  database: DataSource,
+  user: User,
+  passwords: { current: string; next: string },
+  actor: Actor,
+): Promise<void> {
+  if (user.passwordHash === null) {
+    throw new AppError('wrong_state', {
+      detail: 'The password of this account is kept by its identity provider',
+    });
+  }
+  const event = { type: 'auth.password', subjectId: user.id, ownerId: user.id, actor } as const;
+  if (!(await isPassword(passwords.current, user.passwordHash))) {
+    await appendEvents(database.manager, [{ ...event, result: 'refused' }]);
+    throw new AppError('wrong_credentials', { detail: 'The current password is wrong' });
+  }
+  const passwordHash = await hashPassword(passwords.next);
+  await database.transaction(async (manager) => {
+    await manager.update(User, { id: user.id }, { passwordHash });
+    await appendEvents(manager, [event]);
+    await revokeSessions(manager, user.id, actor, { except: actor.sessionId });
   });
-  return token;
 }
 
-/** The user whose session a refresh token opens. @throws {AppError} unauthenticated */
-export async function resumeSession(database: DataSource, token: string): Promise<User> {
-  const user = await database
-    .getRepository(User)
-    .createQueryBuilder('u')
-    .innerJoin(Session, 's', 's.userId = u.id')
-    .where('s.tokenHash = :hash AND s.expiresAt > now()', { hash: hashToken(token) })
-    .getOne();
-  if (!user) throw new AppError('unauthenticated', { detail: 'The session has ended: sign in again' });
-  return user;
-}
-
-/** Ends a session; no error if there is none. */
-export async function closeSession(database: DataSource, token: string): Promise<void> {
-  await database.getRepository(Session).delete({ tokenHash: hashToken(token) });
-}
-
-function hashToken(token: string): Buffer {
-  return createHash('sha256').update(token).digest();
+/** The account that stands for somebody whom the identity provider knows. */
+export async function findOrCreateExternal(
+  database: DataSource,
+  externalId: string,
+  email: string,
+): Promise<User> {
+  const users = database.getRepository(User);
+  const known = await users.findOneBy({ externalId });
+  if (known) return known;
+  return database.transaction(async (manager) => {
+    const role = await nextRole(manager);
+    const madeMeanwhile = await manager.findOneBy(User, { externalId });
+    if (madeMeanwhile) return madeMeanwhile;
+    const id = uuidv7();
+    await manager.insert(User, { id, email: email.toLowerCase(), passwordHash: null, externalId, role });
+    await appendEvents(manager, [
+      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { userId: id } },
+    ]);
+    return manager.findOneByOrFail(User, { id });
+  });
 }

@@ -1,29 +1,77 @@
 import type { Request } from 'express';
+import type { DataSource } from 'typeorm';
+import { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
+import { isApiKey, verifyApiKey } from './api-keys.js';
+import { type Action, can } from './can.js';
+import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
 import { isLinkValid } from './links.js';
-import { verifyToken } from './tokens.js';
+import type { Principal } from './principal.js';
+import type { Refusals } from './refusals.js';
+import { TokenExpired, verifyToken } from './tokens.js';
+import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
-/** Who may call a route. `link`: a user, or anyone with a link that was signed for exactly this path. */
-export type Access = 'public' | 'user' | 'link' | 'admin';
+/** What a caller must be allowed to do: an action of can(), or nothing at all. */
+export type Access = 'public' | Action;
 
 /** Sets `req.principal`, or throws if `access` asks for more than the request brings. */
-export type Authenticate = (req: Request, access: Access) => void;
+export type Authenticate = (req: Request, access: Access, options?: { link?: boolean }) => Promise<void>;
 
-/** @throws {AppError} unauthenticated, forbidden (from the function that it makes) */
-export function createAuthenticate(keys: Keys): Authenticate {
-  return (req, access) => {
+export interface AuthenticateDeps {
+  database: DataSource;
+  keys: Keys;
+  /** Undefined: there is no identity provider. */
+  verifyExternal: VerifyExternal | undefined;
+  refusals: Refusals;
+}
+
+/**
+ * With `link`, a link that was signed for exactly this path opens the door too, and no principal is set.
+ * @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it makes)
+ */
+export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
+  const { database, keys, verifyExternal, refusals } = deps;
+
+  async function verify(bearer: string): Promise<Principal> {
+    if (isApiKey(bearer)) return verifyApiKey(database, bearer);
+    if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
+    if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer);
+    return verifyToken(bearer, keys.access);
+  }
+
+  return async (req, access, { link = false } = {}) => {
     if (access === 'public') return;
     const { token } = req.query;
-    if (access === 'link' && typeof token === 'string') {
+    if (link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(req.get('Authorization') ?? '') ?? [];
     if (!bearer)
       throw new AppError('unauthenticated', { detail: 'Send Authorization: Bearer <access token>' });
-    const principal = verifyToken(bearer, keys.access);
-    if (access === 'admin' && principal.role !== 'admin') throw new AppError('forbidden');
+    const principal = await verify(bearer).catch((error: unknown) => {
+      const isRefused = error instanceof AppError && error.code === 'unauthenticated';
+      if (isRefused && !(error instanceof TokenExpired))
+        refusals.note(req, { action: access, code: error.code });
+      throw error;
+    });
     req.principal = principal;
+    if (can(principal, access) && (access !== 'admin' || (await isStillAdmin(database, principal)))) return;
+    refusals.note(req, { action: access, code: 'forbidden' });
+    throw new AppError('forbidden', whyForbidden(principal, access));
   };
+}
+
+/** A token says what was true when it was made. Where most is at stake that is not enough. */
+async function isStillAdmin(database: DataSource, { userId }: Principal): Promise<boolean> {
+  const user = await database.getRepository(User).findOneBy({ id: userId });
+  return user?.role === 'admin' && user.disabledAt === null;
+}
+
+function whyForbidden({ key, uploadToken }: Principal, access: Access): { detail?: string } {
+  if (uploadToken) return { detail: 'An upload token sends one file and does nothing else' };
+  if (!key) return {};
+  const isScope = access === 'upload' || access === 'read' || access === 'manage';
+  return { detail: isScope ? `This API key lacks the scope ${access}` : 'An API key cannot do this' };
 }

@@ -3,13 +3,21 @@ import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 /** Keys derived from the one secret, so that a token made for one purpose is worth nothing for another. */
 export interface Keys {
   access: KeyObject;
+  refresh: KeyObject;
   board: KeyObject;
   link: KeyObject;
+  uploadToken: KeyObject;
 }
 
 /** Derives a key for each purpose by HKDF (RFC 5869). */
 export function deriveKeys(secret: string): Keys {
   const key = (purpose: string) =>
     createSecretKey(Buffer.from(hkdfSync('sha256', secret, 'landfall', purpose, 32)));
-  return { access: key('access token'), board: key('board cookie'), link: key('signed link') };
+  return {
+    access: key('access token'),
+    refresh: key('refresh token'),
+    board: key('board cookie'),
+    link: key('signed link'),
+    uploadToken: key('upload token'),
+  };
 }

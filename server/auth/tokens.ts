@@ -1,22 +1,20 @@
 import type { KeyObject } from 'node:crypto';
 import jwt from 'jsonwebtoken';
 import { z } from 'zod';
-import type { Role } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
+import type { Principal } from './principal.js';
 
-/** Who makes a request. */
-export interface Principal {
-  userId: string;
-  role: Role;
-}
-
-const claims = z.object({ sub: z.uuid(), role: z.enum(['user', 'admin']) });
+const claims = z.object({ sub: z.uuid(), role: z.enum(['user', 'admin']), sid: z.uuid().optional() });
 
 /** Makes a JWT (RFC 7519, HS256) that tells who its bearer is. */
-export function signToken(principal: Principal, key: KeyObject, minutes: number): string {
-  return jwt.sign({ role: principal.role }, key, {
+export function signToken(
+  { userId, role, sessionId }: Pick<Principal, 'userId' | 'role' | 'sessionId'>,
+  key: KeyObject,
+  minutes: number,
+): string {
+  return jwt.sign({ role, ...(sessionId ? { sid: sessionId } : {}) }, key, {
     algorithm: 'HS256',
-    subject: principal.userId,
+    subject: userId,
     expiresIn: minutes * 60,
   });
 }
@@ -24,13 +22,22 @@ export function signToken(principal: Principal, key: KeyObject, minutes: number)
 /** @throws {AppError} unauthenticated when the token is not one of ours, was changed or has expired */
 export function verifyToken(token: string, key: KeyObject): Principal {
   try {
-    const { sub, role } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
-    return { userId: sub, role };
+    const { sub, role, sid } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
+    return { userId: sub, role, ...(sid ? { sessionId: sid } : {}) };
   } catch (error) {
-    const expired = error instanceof jwt.TokenExpiredError;
-    throw new AppError('unauthenticated', {
-      detail: expired ? 'The access token has expired' : 'The access token is not valid',
-      cause: error,
-    });
+    throw notValid(error, error instanceof jwt.TokenExpiredError);
+  }
+}
+
+/** What every wrong access token is answered with. */
+export function notValid(cause: unknown, expired: boolean): AppError {
+  if (expired) return new TokenExpired(cause);
+  return new AppError('unauthenticated', { detail: 'The access token is not valid', cause });
+}
+
+/** It was good once, and nobody has done anything wrong. */
+export class TokenExpired extends AppError {
+  constructor(cause: unknown) {
+    super('unauthenticated', { detail: 'The access token has expired', cause });
   }
 }

@@ -2,45 +2,50 @@ import { parse as parseCookies } from 'cookie';
 import type { Request, Response } from 'express';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
+import type { Config } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
+import { logIn, register, registrationNow } from '../auth/accounts.js';
+import type { Keys } from '../auth/keys.js';
+import { actorOf } from '../auth/principal.js';
 import {
   closeSession,
-  getUser,
-  logIn,
+  type OpenSession,
   openSession,
-  register,
-  resumeSession,
+  rotateSession,
   SESSION_DAYS,
-} from '../auth/accounts.js';
-import type { Keys } from '../auth/keys.js';
+} from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
-import { type AnyRoute, route, userOf } from './route.js';
+import { type AnyRoute, route } from './route.js';
 
 interface AuthDeps {
   database: DataSource;
   keys: Keys;
   accessTokenMinutes: number;
+  registration: Config['registration'];
 }
 
 const REFRESH_COOKIE = 'landfall_refresh';
 const REFRESH_PATH = '/api/auth';
 
-const credentials = z.object({
-  email: z.email('must be an e-mail address').max(254),
-  password: z.string().min(8, 'must have at least 8 characters').max(200, 'must have at most 200 characters'),
-});
+/** What a new password must be like. */
+export const password = z
+  .string()
+  .min(8, 'must have at least 8 characters')
+  .max(200, 'must have at most 200 characters');
+
+const credentials = z.object({ email: z.email('must be an e-mail address').max(254), password });
 
 /** A refresh token comes in the cookie of the page or in the body of an API client. */
-const refresh = z.object({ refreshToken: z.string().optional() });
+const refresh = z.object({ refreshToken: z.string().max(2000).optional() });
 
 /** Registration, sign-in, and the session that survives a reload of the page. */
 export function authRoutes(deps: AuthDeps): AnyRoute[] {
-  const { database } = deps;
+  const { database, keys, registration } = deps;
 
-  function answer(req: Request, res: Response, user: User, refreshToken: string) {
-    const principal = { userId: user.id, role: user.role };
+  function answer(req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
+    const principal = { userId: user.id, role: user.role, sessionId: id };
     const minutes = deps.accessTokenMinutes;
     const cookie = { httpOnly: true, sameSite: 'strict', secure: req.secure } as const;
     res.cookie(REFRESH_COOKIE, refreshToken, {
@@ -49,7 +54,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       maxAge: SESSION_DAYS * 86_400_000,
     });
     if (user.role === 'admin') {
-      const board = signToken(principal, deps.keys.board, minutes);
+      const board = signToken(principal, keys.board, minutes);
       res.cookie(BOARD_COOKIE, board, { ...cookie, path: BOARD_PATH, maxAge: minutes * 60_000 });
     } else {
       // An admin may have used this browser before.
@@ -58,7 +63,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
     res.setHeader('Cache-Control', 'no-store');
     return {
       user: { id: user.id, email: user.email, role: user.role },
-      accessToken: signToken(principal, deps.keys.access, minutes),
+      accessToken: signToken(principal, keys.access, minutes),
       refreshToken,
       expiresIn: minutes * 60,
     };
@@ -69,38 +74,52 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
 
   return [
     route({
+      method: 'get',
+      path: '/api/auth',
+      access: 'public',
+      summary: 'Who may create an account now',
+      async handle() {
+        return { registration: await registrationNow(database, registration) };
+      },
+    }),
+    route({
       method: 'post',
       path: '/api/auth/register',
       access: 'public',
+      limit: 'auth',
       summary: 'Create an account; the first one is the admin',
-      body: credentials,
+      body: credentials.extend({ invitation: z.string().max(200).optional() }),
       status: 201,
       async handle({ body, req, res }) {
-        const user = await register(database, body.email, body.password);
-        return answer(req, res, user, await openSession(database, user.id));
+        const actor = actorOf(req);
+        const user = await register(database, registration, body, actor);
+        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.register'));
       },
     }),
     route({
       method: 'post',
       path: '/api/auth/login',
       access: 'public',
+      limit: 'auth',
       summary: 'Sign in',
       body: credentials,
       async handle({ body, req, res }) {
-        const user = await logIn(database, body.email, body.password);
-        return answer(req, res, user, await openSession(database, user.id));
+        const actor = actorOf(req);
+        const user = await logIn(database, body.email, body.password, actor);
+        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.login'));
       },
     }),
     route({
       method: 'post',
       path: '/api/auth/refresh',
       access: 'public',
-      summary: 'Get a new access token',
+      summary: 'Get a new access token, and the next refresh token: each works once',
       body: refresh,
       async handle({ body, req, res }) {
         const token = givenToken(req, body);
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
-        const { refreshToken, ...tokens } = answer(req, res, await resumeSession(database, token), token);
+        const { user, session } = await rotateSession(database, keys.refresh, token, actorOf(req));
+        const { refreshToken, ...tokens } = answer(req, res, user, session);
         // What came in a cookie that no script can read is not shown to one now.
         return body.refreshToken ? { ...tokens, refreshToken } : tokens;
       },
@@ -113,21 +132,11 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       body: refresh,
       async handle({ body, req, res }) {
         const token = givenToken(req, body);
-        if (token) await closeSession(database, token);
+        if (token) await closeSession(database, token, actorOf(req));
         res
           .clearCookie(REFRESH_COOKIE, { path: REFRESH_PATH })
           .clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
         res.status(204).end();
-      },
-    }),
-    route({
-      method: 'get',
-      path: '/api/me',
-      access: 'user',
-      summary: 'Who I am',
-      async handle(call) {
-        const { id, email, role } = await getUser(database, userOf(call).userId);
-        return { id, email, role };
       },
     }),
   ];

@@ -40,15 +40,17 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/files/:id/content',
-      access: 'link',
+      access: 'read',
+      link: true,
+      limit: 'downloads',
       summary: 'The bytes of a file',
       params: fileParams,
       query: z.object({
         download: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
         token: z.string().optional(),
       }),
-      async handle({ params, query, principal, req, res }) {
-        const file = await getFile(database, params.id, principal?.userId);
+      async handle({ params, query, own, req, res }) {
+        const file = own(await getFile(database, params.id));
         requireClean(file);
         const blob = await getBlob(database, file);
         const type = file.detectedType ?? 'application/octet-stream';
@@ -74,11 +76,13 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/files/:id/thumbnails/:size',
-      access: 'link',
+      access: 'read',
+      link: true,
+      limit: 'downloads',
       summary: 'A preview image (WebP)',
       params: fileParams.extend({ size: z.enum(['small', 'medium', 'large']) }),
-      async handle({ params, principal, req, res }) {
-        const file = await getFile(database, params.id, principal?.userId);
+      async handle({ params, own, req, res }) {
+        const file = own(await getFile(database, params.id));
         requireClean(file);
         const derivatives = await listDerivatives(database, [file.id]);
         const thumbnail = derivatives.find(({ name }) => name === `thumbnail-${params.size}`);

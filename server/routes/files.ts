@@ -7,7 +7,7 @@ import { trashFile } from '../../core/files.js';
 import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
 import type { Keys } from '../auth/keys.js';
 import { filesToJson, fileToJson } from './file-json.js';
-import { type AnyRoute, pageLimit, route, userOf } from './route.js';
+import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
   keys: Keys;
@@ -39,7 +39,8 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/files',
-      access: 'user',
+      access: 'read',
+      limit: 'status',
       summary: 'My files, newest first',
       query: page,
       async handle(call) {
@@ -54,40 +55,40 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/files/:id',
-      access: 'user',
+      access: 'read',
+      limit: 'status',
       summary: 'One of my files',
       params: fileParams,
       async handle(call) {
-        return fileToJson(deps, await getFile(database, call.params.id, userOf(call).userId));
+        return fileToJson(deps, call.own(await getFile(database, call.params.id)));
       },
     }),
     route({
       method: 'delete',
       path: '/api/files/:id',
-      access: 'user',
+      access: 'manage',
+      limit: 'processing',
       summary: 'Put a file into the trash, or with permanent=1 delete it for good',
       params: fileParams,
       query: z.object({ permanent: z.enum(['0', '1'], 'must be 0 or 1').default('0') }),
       async handle(call) {
-        const { id } = call.params;
-        const { userId } = userOf(call);
-        if (call.query.permanent === '1') {
-          await getFile(database, id, userId, { trashed: true });
-          await terminateUpload(deps, id);
-        } else {
-          await trashFile(database, userId, id);
-        }
+        const permanent = call.query.permanent === '1';
+        const { id } = call.own(await getFile(database, call.params.id, { trashed: permanent }));
+        const actor = signedInActor(call);
+        if (permanent) await terminateUpload(deps, id, actor);
+        else await trashFile(database, id, actor);
         call.res.status(204).end();
       },
     }),
     route({
       method: 'get',
       path: '/api/files/:id/status',
-      access: 'user',
+      access: 'read',
+      limit: 'status',
       summary: 'Where the processing is',
       params: fileParams,
       async handle(call) {
-        const file = await getFile(database, call.params.id, userOf(call).userId);
+        const file = call.own(await getFile(database, call.params.id));
         const { status, step, progress, attempts, error } = file;
         return { status, step, progress, attempts, etaSeconds: remainingSeconds(file), error };
       },
@@ -95,11 +96,12 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/files/:id/events',
-      access: 'user',
+      access: 'read',
+      limit: 'status',
       summary: 'What has happened to a file, oldest first',
       params: fileParams,
       async handle(call) {
-        const file = await getFile(database, call.params.id, userOf(call).userId);
+        const file = call.own(await getFile(database, call.params.id));
         const events = await listEvents(database, file.id);
         return {
           items: events.map(({ id, type, data, createdAt }) => ({ id, type, data, createdAt })),

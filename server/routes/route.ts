@@ -1,14 +1,23 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import { z } from 'zod';
+import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
-import type { Principal } from '../auth/tokens.js';
+import { can, type Owned } from '../auth/can.js';
+import { actorOf, type Principal } from '../auth/principal.js';
+import type { Refusals } from '../auth/refusals.js';
+import type { Bucket, Limits } from '../limits.js';
 
 /** One route, declared once: what is not in its schemas does not reach its handler. */
 export interface Route<P, Q, B> {
-  method: 'get' | 'post' | 'delete';
+  method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
+  /** What the caller must be allowed to do. */
   access: Access;
+  /** Whether a link that was signed for its path opens it too. */
+  link?: boolean;
+  /** The rate limit that it counts against, besides the one for everything; undefined: only that one. */
+  limit?: Bucket;
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
@@ -25,6 +34,11 @@ interface Call<P, Q, B> {
   body: B;
   /** Absent only on public routes and where a signed link opened the door. */
   principal: Principal | undefined;
+  /**
+   * Returns what belongs to the caller, or what the signed link was made for.
+   * @throws {AppError} not_found if it is somebody else's
+   */
+  own<T extends Owned & { id: string }>(resource: T): T;
   req: Request;
   res: Response;
 }
@@ -46,11 +60,26 @@ export function userOf(call: { principal: Principal | undefined }): Principal {
   return call.principal;
 }
 
+/** The principal of a route that is not public, for the event log. */
+export function signedInActor(call: {
+  principal: Principal | undefined;
+  req: Request;
+}): Actor & { userId: string } {
+  return { ...actorOf(call.req), userId: userOf(call).userId };
+}
+
+/** What all routes need. */
+export interface RouteDeps {
+  authenticate: Authenticate;
+  limits: Limits;
+  refusals: Refusals;
+}
+
 /** Makes the router that serves the declared routes. A known path with another method answers 405. */
-export function serve(routes: AnyRoute[], authenticate: Authenticate): Router {
+export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
   const router = Router({ caseSensitive: true });
   for (const declared of routes) {
-    router[declared.method](declared.path, toHandler(declared, authenticate));
+    router[declared.method](declared.path, ...toHandlers(declared, deps));
   }
   for (const path of new Set(routes.map((declared) => declared.path))) {
     const allowed = routes
@@ -65,23 +94,34 @@ export function serve(routes: AnyRoute[], authenticate: Authenticate): Router {
   return router;
 }
 
-function toHandler(declared: AnyRoute, authenticate: Authenticate): RequestHandler {
-  return async (req, res) => {
-    authenticate(req, declared.access);
+function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: RouteDeps): RequestHandler[] {
+  const { access, link = false, limit } = declared;
+  const signIn: RequestHandler = async (req, _res, next) => {
+    await authenticate(req, access, { link });
+    next();
+  };
+  const handle: RequestHandler = async (req, res) => {
     // The JSON parser leaves alone what does not say that it is JSON.
     if (declared.body && req.body === undefined && Number(req.get('Content-Length') ?? 0) > 0) {
       throw new AppError('unsupported_media_type', { detail: 'Send Content-Type: application/json' });
     }
+    const { principal } = req;
     const answer = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
       query: parse(declared.query, req.query, 'query'),
       body: parse(declared.body, req.body ?? {}, 'body'),
-      principal: req.principal,
+      principal,
+      own(resource) {
+        if (access === 'public' || !principal || can(principal, access, resource)) return resource;
+        refusals.note(req, { action: access, code: 'not_found', subjectId: resource.id });
+        throw new AppError('not_found');
+      },
       req,
       res,
     });
     if (answer !== undefined) res.status(declared.status ?? 200).json(answer);
   };
+  return limit ? [signIn, limits.bucket(limit), handle] : [signIn, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {

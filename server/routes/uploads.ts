@@ -12,10 +12,11 @@ import {
   signMoreParts,
 } from '../../core/uploads/direct.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
+import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { checkMetadata } from '../upload-metadata.js';
 import { fileToJson } from './file-json.js';
-import { type AnyRoute, pageLimit, route, userOf } from './route.js';
+import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
 
 interface UploadDeps extends DirectDeps {
   keys: Keys;
@@ -50,12 +51,13 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/uploads',
-      access: 'user',
+      access: 'upload',
+      limit: 'status',
       summary: 'My unfinished uploads, newest first',
       query: page,
       async handle(call) {
         const { cursor, limit } = call.query;
-        const found = await listUnfinishedUploads(database, userOf(call).userId, cursor, limit + 1);
+        const found = await listUnfinishedUploads(database, uploadAccessOf(userOf(call)), cursor, limit + 1);
         const items = found.slice(0, limit);
         return { items: items.map(toJson), nextCursor: found.length > limit ? items.at(-1)?.id : null };
       },
@@ -63,42 +65,46 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
     route({
       method: 'get',
       path: '/api/uploads/:id',
-      access: 'user',
+      access: 'upload',
+      limit: 'status',
       summary: 'One of my uploads',
       params: z.object({ id: z.uuid() }),
       async handle(call) {
-        return toJson(await getUpload(database, userOf(call).userId, call.params.id));
+        return toJson(call.own(await getUpload(database, call.params.id)));
       },
     }),
     route({
       method: 'post',
       path: '/api/uploads/presign',
-      access: 'user',
+      access: 'upload',
+      limit: 'uploads',
       summary: 'Begin an upload straight to S3, or ask for further addresses of one',
       body: presignBody,
       async handle(call) {
-        const { userId } = userOf(call);
         const { id, parts, size = 0, ...described } = call.body;
-        if (id !== undefined) return signedJson(await signMoreParts(deps, userId, id, parts));
+        const principal = userOf(call);
+        if (id !== undefined)
+          return signedJson(await signMoreParts(deps, uploadAccessOf(principal), id, parts));
         if (size > deps.maxUploadSize) {
           throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
         }
         const metadata = checkMetadata(toMetadata(described));
-        const begun = { id: uuidv7(), ownerId: userId, length: size, metadata };
+        const { userId: ownerId, uploadToken: token } = principal;
+        const begun = { id: uuidv7(), ownerId, length: size, metadata, token, actor: signedInActor(call) };
         return signedJson(await beginDirectUpload(deps, begun));
       },
     }),
     route({
       method: 'post',
       path: '/api/uploads/complete',
-      access: 'user',
+      access: 'upload',
       summary: 'Make a file of an upload whose parts are all in S3',
       body: z.object({ id: z.uuid() }),
       status: 201,
       async handle(call) {
-        const { userId } = userOf(call);
-        const id = await completeDirectUpload(deps, userId, call.body.id, call.req.id);
-        return fileToJson(deps, await getFile(database, id, userId));
+        const access = uploadAccessOf(userOf(call));
+        const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
+        return fileToJson(deps, await getFile(database, id));
       },
     }),
   ];

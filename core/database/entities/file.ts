@@ -52,6 +52,10 @@ export class File {
   @Column('text', { name: 'detected_type', nullable: true })
   detectedType: string | null;
 
+  /** Media types that its upload token allows; null: any. */
+  @Column('text', { name: 'allowed_types', array: true, nullable: true })
+  allowedTypes: string[] | null;
+
   /** Hex; what the client said. */
   @Column('text', { name: 'expected_sha256', nullable: true })
   expectedSha256: string | null;

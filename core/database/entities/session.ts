@@ -1,6 +1,6 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 
-/** One sign-in of one browser; its refresh token is kept as a hash only. */
+/** One sign-in of one browser or program, with all refresh tokens that followed from it. */
 @Entity('sessions')
 export class Session {
   @PrimaryColumn('uuid')
@@ -9,12 +9,19 @@ export class Session {
   @Column('uuid', { name: 'user_id' })
   userId: string;
 
-  /** SHA-256 of the refresh token. */
-  @Column('bytea', { name: 'token_hash' })
-  tokenHash: Buffer;
-
+  /** Moves on with each refresh. */
   @Column('timestamptz', { name: 'expires_at' })
   expiresAt: Date;
+
+  @Column('timestamptz', { name: 'last_used_at', default: () => 'now()' })
+  lastUsedAt: Date;
+
+  /** From where it was last used. */
+  @Column('text', { nullable: true })
+  address: string | null;
+
+  @Column('text', { name: 'user_agent', nullable: true })
+  userAgent: string | null;
 
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;

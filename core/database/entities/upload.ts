@@ -49,6 +49,22 @@ export class Upload {
   @Column('boolean')
   untidy: boolean;
 
+  /** The token that let somebody without an account begin it. */
+  @Column('uuid', { name: 'upload_token_id', nullable: true })
+  uploadTokenId: string | null;
+
+  /** Bytes; a limit of its token. */
+  @Column('bigint', { name: 'max_size', transformer: bigintColumn, nullable: true })
+  maxSize: number | null;
+
+  /** Media types; a limit of its token. */
+  @Column('text', { name: 'allowed_types', array: true, nullable: true })
+  allowedTypes: string[] | null;
+
+  /** Bytes that count against its owner's quota while it is not finished; then the file's size does. */
+  @Column('bigint', { name: 'reserved_bytes', transformer: bigintColumn })
+  reservedBytes: number;
+
   @Column('text', { name: 'lease_holder', nullable: true })
   leaseHolder: string | null;
 

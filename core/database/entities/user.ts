@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { bigintColumn } from './columns.js';
 
 export type Role = 'user' | 'admin';
 
@@ -7,16 +8,39 @@ export class User {
   @PrimaryColumn('uuid')
   id: string;
 
-  /** Lower-cased. */
+  /** Lower-cased. Unique among accounts that sign in here; of others it is what the identity provider says. */
   @Column('text')
   email: string;
 
-  /** argon2id, PHC string. */
-  @Column('text', { name: 'password_hash' })
-  passwordHash: string;
+  /** argon2id, PHC string; null for an account of the identity provider. */
+  @Column('text', { name: 'password_hash', nullable: true })
+  passwordHash: string | null;
+
+  /** `<issuer>|<subject>` of the identity provider. */
+  @Column('text', { name: 'external_id', nullable: true })
+  externalId: string | null;
 
   @Column('text')
   role: Role;
+
+  /** Bytes that this user may hold; -1 is without limit, null is the default of the configuration. */
+  @Column('bigint', { name: 'max_bytes', transformer: bigintColumn, nullable: true })
+  maxBytes: number | null;
+
+  /** How many files, in the same way. */
+  @Column('bigint', { name: 'max_files', transformer: bigintColumn, nullable: true })
+  maxFiles: number | null;
+
+  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/uploads/quota.ts. */
+  @Column('bigint', { name: 'used_bytes', transformer: bigintColumn })
+  usedBytes: number;
+
+  @Column('bigint', { name: 'used_files', transformer: bigintColumn })
+  usedFiles: number;
+
+  /** Since when this account is locked out. */
+  @Column('timestamptz', { name: 'disabled_at', nullable: true })
+  disabledAt: Date | null;
 
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;

@@ -1,0 +1,19 @@
+import { AppError } from './errors.js';
+
+/**
+ * Whether a media type is among those that are allowed.
+ * @param type such as `image/png; charset=x`
+ * @param allowed such as `image/*`, `application/pdf`
+ */
+export function isAllowedType(type: string, allowed: string[]): boolean {
+  const [essence = ''] = type.toLowerCase().split(';');
+  const bare = essence.trim();
+  return allowed.some((one) => one === bare || (one.endsWith('/*') && bare.startsWith(one.slice(0, -1))));
+}
+
+/** Says what would be. */
+export function typeNotAllowed(allowed: string[]): AppError {
+  return new AppError('type_not_allowed', {
+    detail: `Only these types are taken here: ${allowed.join(', ')}`,
+  });
+}

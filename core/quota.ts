@@ -1,0 +1,139 @@
+import type { DataSource, EntityManager } from 'typeorm';
+import { type Quota, UNLIMITED } from './config.js';
+import type { Upload } from './database/entities/upload.js';
+import { User } from './database/entities/user.js';
+import { AppError } from './errors.js';
+
+/*
+ * How much one user may hold. `used_bytes` and `used_files` of the user's row count what lies outside the trash and
+ * what uploads under way may still bring: an upload reserves its length, in the statement that creates it, so that any
+ * number of creations at once come out right. Where the length is not known yet, room is reserved as the bytes come.
+ * `uploads.reserved_bytes` says how much of it an upload has; it is given back when the upload ends without a file, and
+ * with the file when that is deleted.
+ */
+
+/** Bytes that an upload without a length reserves at a time. */
+const STEP = 16 * 1024 ** 2;
+
+/**
+ * Condition on a row of `users`: it has room for one more file of so many bytes.
+ * @param parameters of the statement: bytes wanted, default for bytes, default for files
+ */
+export function hasRoom(parameters: { bytes: string; quotaBytes: string; quotaFiles: string }): string {
+  const { bytes, quotaBytes, quotaFiles } = parameters;
+  const maxBytes = `coalesce(max_bytes, ${quotaBytes}::bigint)`;
+  const maxFiles = `coalesce(max_files, ${quotaFiles}::bigint)`;
+  return `(${maxBytes} < 0 OR used_bytes + ${bytes} <= ${maxBytes})
+          AND (${maxFiles} < 0 OR used_files + 1 <= ${maxFiles})`;
+}
+
+/** What holds for this user. */
+export function quotaOf(user: User, defaults: Quota): Quota {
+  return { bytes: user.maxBytes ?? defaults.bytes, files: user.maxFiles ?? defaults.files };
+}
+
+/** Why a user has no room for a file of so many bytes. @param bytes null: as many as there is room for, and more */
+export function quotaExceeded(user: User, defaults: Quota, bytes: number | null): AppError {
+  const quota = quotaOf(user, defaults);
+  const isFull = quota.files !== UNLIMITED && user.usedFiles + 1 > quota.files && bytes !== null;
+  const used = isFull
+    ? `${user.usedFiles} of ${quota.files} files are in use`
+    : `${user.usedBytes} of ${quota.bytes} bytes are in use`;
+  const wanted = bytes === null || isFull ? '' : `, and this upload has ${bytes}`;
+  return new AppError('quota_exceeded', { detail: `${used}${wanted}: delete something first` });
+}
+
+/** Gives back what one file or upload counted. Part of the caller's transaction. @param bytes of it */
+export async function releaseQuota(manager: EntityManager, ownerId: string, bytes: number): Promise<void> {
+  await manager.query(
+    'UPDATE users SET used_bytes = used_bytes - $2, used_files = used_files - 1 WHERE id = $1',
+    [ownerId, bytes],
+  );
+}
+
+/**
+ * Sets how much an upload under way has reserved: less than it has always, more as far as the quota goes.
+ * @param target bytes
+ * @returns what it has then
+ * @throws {AppError} locked
+ */
+export async function reserve(
+  manager: EntityManager,
+  quota: Quota,
+  id: string,
+  epoch: number,
+  target: number,
+): Promise<number> {
+  const [changed]: { reserved_bytes: string }[] = await manager.query(
+    `WITH mine AS (
+       SELECT upload.id, upload.owner_id,
+         CASE WHEN coalesce(max_bytes, $4::bigint) < 0 THEN $3::bigint - reserved_bytes
+              ELSE least($3::bigint - reserved_bytes, greatest(coalesce(max_bytes, $4::bigint) - used_bytes, 0))
+         END AS more
+       FROM uploads AS upload JOIN users ON users.id = upload.owner_id
+       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading'
+       FOR NO KEY UPDATE
+     ), owner AS (
+       UPDATE users SET used_bytes = used_bytes + more FROM mine WHERE users.id = mine.owner_id
+     ), changed AS (
+       UPDATE uploads SET reserved_bytes = reserved_bytes + more FROM mine WHERE uploads.id = mine.id
+       RETURNING reserved_bytes
+     )
+     SELECT reserved_bytes FROM changed`,
+    [id, epoch, target, quota.bytes],
+  );
+  if (!changed) {
+    throw new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
+  }
+  return Number(changed.reserved_bytes);
+}
+
+/**
+ * What `source` yields, as far as the quota of the upload's owner goes: room is reserved as it comes.
+ * @throws {AppError} quota_exceeded after the last byte that fits; locked
+ */
+export async function* withinQuota(
+  { database, quota }: { database: DataSource; quota: Quota },
+  upload: Upload,
+  epoch: number,
+  source: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  let reserved = upload.reservedBytes;
+  let offset = upload.offset;
+  for await (const chunk of source) {
+    const end = offset + chunk.byteLength;
+    if (end > reserved) reserved = await reserve(database.manager, quota, upload.id, epoch, end + STEP);
+    if (end > reserved) {
+      if (reserved > offset) yield chunk.subarray(0, reserved - offset);
+      throw quotaExceeded(
+        await database.getRepository(User).findOneByOrFail({ id: upload.ownerId }),
+        quota,
+        null,
+      );
+    }
+    offset = end;
+    yield chunk;
+  }
+}
+
+/**
+ * Uploads whose files lie in the trash beyond what it may hold: as much again as the quota, the newest first.
+ * @returns ids, at most 1000
+ */
+export async function listTrashBeyondQuota(database: DataSource, quota: Quota): Promise<string[]> {
+  const rows: { id: string }[] = await database.query(
+    `SELECT id FROM (
+       SELECT files.id, max_bytes, max_files,
+         sum(size) OVER newest AS bytes, row_number() OVER newest AS files
+       FROM files JOIN (
+         SELECT id, coalesce(max_bytes, $1::bigint) AS max_bytes, coalesce(max_files, $2::bigint) AS max_files FROM users
+       ) AS owner ON owner.id = owner_id
+       WHERE deleted_at IS NOT NULL AND (max_bytes >= 0 OR max_files >= 0)
+       WINDOW newest AS (PARTITION BY owner_id ORDER BY deleted_at DESC, files.id DESC)
+     ) AS trash
+     WHERE (max_bytes >= 0 AND bytes > max_bytes) OR (max_files >= 0 AND files > max_files)
+     LIMIT 1000`,
+    [quota.bytes, quota.files],
+  );
+  return rows.map((row) => row.id);
+}

@@ -1,0 +1,118 @@
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import type { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { ApiKey, type Scope } from '../../core/database/entities/api-key.js';
+import type { Actor } from '../../core/database/entities/event.js';
+import { User } from '../../core/database/entities/user.js';
+import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
+import { appendEvents } from '../../core/events.js';
+import type { Principal } from './principal.js';
+import { hashSecret, newSecret } from './secrets.js';
+
+/*
+ * API keys: `lfk_<prefix>_<secret>`. The key is found by its prefix, which is shown, and compared by its hash; the
+ * letters in front let scanners of source code recognise one that has slipped into it.
+ */
+
+const KEY = /^(lfk_[0-9a-f]{12})_[\w-]{43}$/;
+
+/** Statements that would write down the last use are saved that often. */
+const LAST_USED_EVERY_SECONDS = 60;
+
+export interface NewApiKey {
+  name: string;
+  scopes: Scope[];
+  /** Undefined: never. */
+  expiresAt?: Date | undefined;
+}
+
+export function isApiKey(bearer: string): boolean {
+  return bearer.startsWith('lfk_');
+}
+
+/** Makes a key. It is told here and kept nowhere. */
+export async function createApiKey(
+  database: DataSource,
+  { name, scopes, expiresAt }: NewApiKey,
+  actor: Actor & { userId: string },
+): Promise<{ apiKey: ApiKey; key: string }> {
+  const prefix = `lfk_${randomBytes(6).toString('hex')}`;
+  const key = `${prefix}_${newSecret()}`;
+  const { userId } = actor;
+  const apiKey = await database.transaction(async (manager) => {
+    const id = uuidv7();
+    await manager.insert(ApiKey, {
+      id,
+      userId,
+      name,
+      prefix,
+      secretHash: hashSecret(key),
+      scopes: [...new Set(scopes)],
+      expiresAt: expiresAt ?? null,
+    });
+    const data = { prefix, scopes };
+    await appendEvents(manager, [{ type: 'key.created', subjectId: id, ownerId: userId, data, actor }]);
+    return manager.findOneByOrFail(ApiKey, { id });
+  });
+  return { apiKey, key };
+}
+
+/** Keys of one user that are not revoked, newest first. */
+export async function listApiKeys(database: DataSource, userId: string): Promise<ApiKey[]> {
+  return queryEntities(
+    database.manager,
+    ApiKey,
+    'SELECT * FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL ORDER BY id DESC',
+    [userId],
+  );
+}
+
+/** From now on nobody can use it. @throws {AppError} not_found when this user has no such key */
+export async function revokeApiKey(
+  database: DataSource,
+  id: string,
+  actor: Actor & { userId: string },
+): Promise<void> {
+  const { userId } = actor;
+  await database.transaction(async (manager) => {
+    const revoked = await countChanged(
+      manager,
+      'UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND user_id = $2 AND revoked_at IS NULL',
+      [id, userId],
+    );
+    if (revoked === 0) throw new AppError('not_found');
+    await appendEvents(manager, [{ type: 'key.revoked', subjectId: id, ownerId: userId, actor }]);
+  });
+}
+
+/** For whom a key speaks. @throws {AppError} unauthenticated */
+export async function verifyApiKey(database: DataSource, bearer: string): Promise<Principal> {
+  const [, prefix] = KEY.exec(bearer) ?? [];
+  const found =
+    prefix === undefined
+      ? null
+      : await database
+          .getRepository(ApiKey)
+          .createQueryBuilder('k')
+          .innerJoinAndMapOne('k.user', User, 'u', 'u.id = k.userId AND u.disabledAt IS NULL')
+          .where(
+            'k.prefix = :prefix AND k.revokedAt IS NULL AND (k.expiresAt IS NULL OR k.expiresAt > now())',
+            {
+              prefix,
+            },
+          )
+          .getOne();
+  if (!found || !timingSafeEqual(found.secretHash, hashSecret(bearer))) {
+    throw new AppError('unauthenticated', { detail: 'The API key is not valid, or not any more' });
+  }
+  noteUse(database, found);
+  const { user } = found as ApiKey & { user: User };
+  return { userId: found.userId, role: user.role, key: { id: found.id, scopes: found.scopes } };
+}
+
+/** Not waited for: the request has nothing to do with it. */
+function noteUse(database: DataSource, { id, lastUsedAt }: ApiKey): void {
+  if (lastUsedAt && Date.now() - lastUsedAt.getTime() < LAST_USED_EVERY_SECONDS * 1000) return;
+  database.query('UPDATE api_keys SET last_used_at = now() WHERE id = $1', [id]).catch(() => {});
+}

@@ -1,0 +1,81 @@
+import type { DataSource, EntityManager } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import type { Actor } from '../../core/database/entities/event.js';
+import { Invitation } from '../../core/database/entities/invitation.js';
+import type { User } from '../../core/database/entities/user.js';
+import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
+import { appendEvents } from '../../core/events.js';
+import { hashSecret, newSecret } from './secrets.js';
+
+export interface NewInvitation {
+  /** Undefined: good for any address. */
+  email?: string | undefined;
+  expiresInHours: number;
+}
+
+/** Makes an invitation to register. Its token is told here and kept nowhere. */
+export async function createInvitation(
+  database: DataSource,
+  { email, expiresInHours }: NewInvitation,
+  actor: Actor & { userId: string },
+): Promise<{ invitation: Invitation; token: string }> {
+  const token = newSecret();
+  const invitation = await database.transaction(async (manager) => {
+    const id = uuidv7();
+    await manager.insert(Invitation, {
+      id,
+      tokenHash: hashSecret(token),
+      email: email?.toLowerCase() ?? null,
+      createdBy: actor.userId,
+      expiresAt: new Date(Date.now() + expiresInHours * 3_600_000),
+    });
+    await appendEvents(manager, [
+      { type: 'invitation.created', subjectId: id, ownerId: actor.userId, actor },
+    ]);
+    return manager.findOneByOrFail(Invitation, { id });
+  });
+  return { invitation, token };
+}
+
+/** Those that can still be used, newest first. */
+export async function listInvitations(database: DataSource): Promise<Invitation[]> {
+  return queryEntities(
+    database.manager,
+    Invitation,
+    'SELECT * FROM invitations WHERE used_at IS NULL AND expires_at > now() ORDER BY id DESC',
+    [],
+  );
+}
+
+/** @throws {AppError} not_found */
+export async function revokeInvitation(
+  database: DataSource,
+  id: string,
+  actor: Actor & { userId: string },
+): Promise<void> {
+  await database.transaction(async (manager) => {
+    const deleted = await countChanged(manager, 'DELETE FROM invitations WHERE id = $1 AND used_at IS NULL', [
+      id,
+    ]);
+    if (deleted === 0) throw new AppError('not_found');
+    await appendEvents(manager, [
+      { type: 'invitation.revoked', subjectId: id, ownerId: actor.userId, actor },
+    ]);
+  });
+}
+
+/** Spends an invitation, once. @throws {AppError} registration_closed */
+export async function useInvitation(manager: EntityManager, token: string, user: User): Promise<void> {
+  const used = await countChanged(
+    manager,
+    `UPDATE invitations SET used_at = now(), used_by = $2
+     WHERE token_hash = $1 AND used_at IS NULL AND expires_at > now() AND (email IS NULL OR email = $3)`,
+    [hashSecret(token), user.id, user.email],
+  );
+  if (used === 0) {
+    throw new AppError('registration_closed', {
+      detail: 'The invitation is not valid for this address, was used before, or has expired',
+    });
+  }
+}

@@ -1,0 +1,44 @@
+import type { Request } from 'express';
+import type { Scope } from '../../core/database/entities/api-key.js';
+import type { Actor } from '../../core/database/entities/event.js';
+import type { UploadToken } from '../../core/database/entities/upload-token.js';
+import type { Role } from '../../core/database/entities/user.js';
+
+/** For whom a request acts. */
+export interface Principal {
+  userId: string;
+  role: Role;
+  /** Of the sign-in that the access token came from; an identity provider's tokens have none. */
+  sessionId?: string;
+  /** It came with an API key of that user. */
+  key?: { id: string; scopes: Scope[] };
+  /** It came with an upload token of that user. */
+  uploadToken?: UploadToken;
+}
+
+declare global {
+  namespace Express {
+    interface Request {
+      /** Set where the route asks for it. */
+      principal?: Principal;
+    }
+  }
+}
+
+/** More of a User-Agent says nothing. */
+const MAX_USER_AGENT = 200;
+
+/** Who makes this request, for the event log. */
+export function actorOf(req: Request): Actor {
+  const { principal } = req;
+  const userAgent = req.get('User-Agent')?.slice(0, MAX_USER_AGENT);
+  return {
+    ...(principal ? { userId: principal.userId } : {}),
+    ...(principal?.sessionId ? { sessionId: principal.sessionId } : {}),
+    ...(principal?.key ? { keyId: principal.key.id } : {}),
+    ...(principal?.uploadToken ? { uploadTokenId: principal.uploadToken.id } : {}),
+    ...(req.ip ? { address: req.ip } : {}),
+    ...(userAgent ? { userAgent } : {}),
+    requestId: req.id,
+  };
+}

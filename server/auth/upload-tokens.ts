@@ -1,0 +1,131 @@
+import type { KeyObject } from 'node:crypto';
+import jwt from 'jsonwebtoken';
+import type { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { z } from 'zod';
+import type { Actor } from '../../core/database/entities/event.js';
+import { UploadToken } from '../../core/database/entities/upload-token.js';
+import { User } from '../../core/database/entities/user.js';
+import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
+import { appendEvents } from '../../core/events.js';
+import type { Principal } from './principal.js';
+
+/*
+ * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
+ * it may be used for stands in the database; the signature keeps guesses away from there. It can begin one upload, until
+ * it expires, and then go on with that one, also afterwards: an upload that was let in is not cut off.
+ */
+
+const PREFIX = 'lfu_';
+
+const claims = z.object({ jti: z.uuid() });
+
+export interface NewUploadToken {
+  label?: string | undefined;
+  /** Bytes. */
+  maxSize?: number | undefined;
+  /** Media types such as `image/*` or `application/pdf`. */
+  types?: string[] | undefined;
+  expiresAt: Date;
+}
+
+export function isUploadToken(bearer: string): boolean {
+  return bearer.startsWith(PREFIX);
+}
+
+/** Makes an upload token. It is told here and kept nowhere. */
+export async function createUploadToken(
+  database: DataSource,
+  key: KeyObject,
+  { label, maxSize, types, expiresAt }: NewUploadToken,
+  actor: Actor & { userId: string },
+): Promise<{ uploadToken: UploadToken; token: string }> {
+  const { userId } = actor;
+  const uploadToken = await database.transaction(async (manager) => {
+    const id = uuidv7();
+    await manager.insert(UploadToken, {
+      id,
+      ownerId: userId,
+      label: label ?? null,
+      maxSize: maxSize ?? null,
+      types: types ?? null,
+      expiresAt,
+    });
+    await appendEvents(manager, [{ type: 'upload_token.created', subjectId: id, ownerId: userId, actor }]);
+    return manager.findOneByOrFail(UploadToken, { id });
+  });
+  // No `exp`: an upload that was begun in time goes on.
+  const token = PREFIX + jwt.sign({}, key, { algorithm: 'HS256', jwtid: uploadToken.id });
+  return { uploadToken, token };
+}
+
+/** Upload tokens of one user that are not revoked, newest first, with the id of the upload that each was used for. */
+export async function listUploadTokens(
+  database: DataSource,
+  ownerId: string,
+): Promise<(UploadToken & { uploadId: string | null })[]> {
+  const tokens = await queryEntities(
+    database.manager,
+    UploadToken,
+    'SELECT * FROM upload_tokens WHERE owner_id = $1 AND revoked_at IS NULL ORDER BY id DESC LIMIT 1000',
+    [ownerId],
+  );
+  const uploads: { id: string; upload_token_id: string }[] = await database.query(
+    'SELECT id, upload_token_id FROM uploads WHERE upload_token_id = ANY ($1)',
+    [tokens.map((token) => token.id)],
+  );
+  const uploadOf = new Map(uploads.map(({ id, upload_token_id }) => [upload_token_id, id]));
+  return tokens.map((token) => Object.assign(token, { uploadId: uploadOf.get(token.id) ?? null }));
+}
+
+/** From now on it opens nothing, not even the upload that it has begun. @throws {AppError} not_found */
+export async function revokeUploadToken(
+  database: DataSource,
+  id: string,
+  actor: Actor & { userId: string },
+): Promise<void> {
+  const { userId } = actor;
+  await database.transaction(async (manager) => {
+    const revoked = await countChanged(
+      manager,
+      'UPDATE upload_tokens SET revoked_at = now() WHERE id = $1 AND owner_id = $2 AND revoked_at IS NULL',
+      [id, userId],
+    );
+    if (revoked === 0) throw new AppError('not_found');
+    await appendEvents(manager, [{ type: 'upload_token.revoked', subjectId: id, ownerId: userId, actor }]);
+  });
+}
+
+/**
+ * For whom an upload token speaks. Whether it may still begin an upload is decided when it does: see createUpload().
+ * @throws {AppError} unauthenticated
+ */
+export async function verifyUploadToken(
+  database: DataSource,
+  key: KeyObject,
+  bearer: string,
+): Promise<Principal> {
+  const id = readId(bearer, key);
+  const found = await database
+    .getRepository(UploadToken)
+    .createQueryBuilder('t')
+    .innerJoinAndMapOne('t.owner', User, 'u', 'u.id = t.ownerId AND u.disabledAt IS NULL')
+    .where('t.id = :id AND t.revokedAt IS NULL', { id })
+    .getOne();
+  if (!found || (found.usedAt === null && found.expiresAt < new Date())) throw notValid();
+  const { owner } = found as UploadToken & { owner: User };
+  return { userId: found.ownerId, role: owner.role, uploadToken: found };
+}
+
+function readId(bearer: string, key: KeyObject): string {
+  try {
+    return claims.parse(jwt.verify(bearer.slice(PREFIX.length), key, { algorithms: ['HS256'] })).jti;
+  } catch (error) {
+    throw notValid(error);
+  }
+}
+
+function notValid(cause?: unknown): AppError {
+  return new AppError('unauthenticated', { detail: 'The upload token is not valid, or not any more', cause });
+}

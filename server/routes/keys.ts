@@ -1,0 +1,70 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { type ApiKey, SCOPES } from '../../core/database/entities/api-key.js';
+import { createApiKey, listApiKeys, revokeApiKey } from '../auth/api-keys.js';
+import { type AnyRoute, route, signedInActor, userOf } from './route.js';
+
+/** A time to come, as ISO 8601. */
+export const futureTime = z.iso
+  .datetime({ offset: true, error: 'must be a time such as 2027-01-31T12:00:00Z' })
+  .transform((text) => new Date(text))
+  .refine((time) => time > new Date(), 'must be in the future');
+
+/** A name that people give to something. */
+export const label = z
+  .string()
+  .trim()
+  .min(1, 'must not be empty')
+  .max(100, 'must have at most 100 characters')
+  .regex(/^\P{C}*$/u, 'must not hold control characters');
+
+/** Keys with which programs act for their owner. A key cannot make keys. */
+export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/keys',
+      access: 'account',
+      limit: 'status',
+      summary: 'My API keys, without their secrets',
+      async handle(call) {
+        const keys = await listApiKeys(database, userOf(call).userId);
+        return { items: keys.map(toJson), nextCursor: null };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/keys',
+      access: 'account',
+      limit: 'processing',
+      summary: 'Create an API key; it is shown here and never again',
+      body: z.object({
+        name: label,
+        scopes: z.array(z.enum(SCOPES)).min(1, 'must name at least one scope').max(SCOPES.length),
+        expiresAt: futureTime.optional(),
+      }),
+      status: 201,
+      async handle(call) {
+        const { apiKey, key } = await createApiKey(database, call.body, signedInActor(call));
+        call.res.setHeader('Cache-Control', 'no-store');
+        return { ...toJson(apiKey), key };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/keys/:id',
+      access: 'account',
+      limit: 'processing',
+      summary: 'Revoke an API key',
+      params: z.object({ id: z.uuid() }),
+      async handle(call) {
+        await revokeApiKey(database, call.params.id, signedInActor(call));
+        call.res.status(204).end();
+      },
+    }),
+  ];
+}
+
+function toJson({ id, name, prefix, scopes, createdAt, lastUsedAt, expiresAt }: ApiKey) {
+  return { id, name, prefix, scopes, createdAt, lastUsedAt, expiresAt };
+}

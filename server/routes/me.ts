@@ -1,0 +1,97 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { Quota } from '../../core/config.js';
+import { AppError } from '../../core/errors.js';
+import { changePassword, getUser } from '../auth/accounts.js';
+import { listSessions, revokeSessions } from '../auth/sessions.js';
+import { password } from './auth.js';
+import { type AnyRoute, route, signedInActor, userOf } from './route.js';
+import { quotaJson } from './users.js';
+
+interface MeDeps {
+  database: DataSource;
+  quota: Quota;
+}
+
+/** The caller: who they are, how much they may hold, where they are signed in. */
+export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/me',
+      access: 'read',
+      limit: 'status',
+      summary: 'Who I am, and how much I hold and may hold',
+      async handle(call) {
+        const user = await getUser(database, userOf(call).userId);
+        return { id: user.id, email: user.email, role: user.role, ...quotaJson(user, quota) };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/me/password',
+      access: 'account',
+      limit: 'auth',
+      summary: 'Change my password; ends all my other sessions',
+      body: z.object({ currentPassword: z.string().max(200), newPassword: password }),
+      async handle(call) {
+        const { currentPassword: current, newPassword: next } = call.body;
+        const actor = signedInActor(call);
+        await changePassword(database, await getUser(database, actor.userId), { current, next }, actor);
+        call.res.status(204).end();
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/me/sessions',
+      access: 'account',
+      limit: 'status',
+      summary: 'Where I am signed in',
+      async handle(call) {
+        const { userId, sessionId } = userOf(call);
+        const sessions = await listSessions(database, userId);
+        return {
+          items: sessions.map((session) => ({
+            id: session.id,
+            current: session.id === sessionId,
+            createdAt: session.createdAt,
+            lastUsedAt: session.lastUsedAt,
+            expiresAt: session.expiresAt,
+            address: session.address,
+            userAgent: session.userAgent,
+          })),
+          nextCursor: null,
+        };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/me/sessions',
+      access: 'account',
+      summary: 'End all my other sessions',
+      async handle(call) {
+        const actor = signedInActor(call);
+        await database.transaction((manager) =>
+          revokeSessions(manager, actor.userId, actor, { except: actor.sessionId }),
+        );
+        call.res.status(204).end();
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/me/sessions/:id',
+      access: 'account',
+      summary: 'End one of my sessions',
+      params: z.object({ id: z.uuid() }),
+      async handle(call) {
+        const actor = signedInActor(call);
+        const { id: only } = call.params;
+        const revoked = await database.transaction((manager) =>
+          revokeSessions(manager, actor.userId, actor, { only }),
+        );
+        if (revoked === 0) throw new AppError('not_found');
+        call.res.status(204).end();
+      },
+    }),
+  ];
+}

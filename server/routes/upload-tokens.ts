@@ -1,0 +1,83 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { UploadToken } from '../../core/database/entities/upload-token.js';
+import type { Keys } from '../auth/keys.js';
+import { createUploadToken, listUploadTokens, revokeUploadToken } from '../auth/upload-tokens.js';
+import { futureTime, label } from './keys.js';
+import { type AnyRoute, route, signedInActor, userOf } from './route.js';
+
+interface UploadTokenDeps {
+  database: DataSource;
+  keys: Keys;
+}
+
+const DEFAULT_HOURS = 24;
+
+/** Such as `image/*` or `application/pdf`. */
+const mediaType = z
+  .string()
+  .toLowerCase()
+  .regex(
+    /^[a-z]+\/(\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})$/,
+    'must be a media type such as image/* or image/png',
+  );
+
+/** Tokens with which somebody without an account sends one file into the caller's. */
+export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/upload-tokens',
+      access: 'manage',
+      limit: 'status',
+      summary: 'My upload tokens, and the uploads that they were used for',
+      async handle(call) {
+        const tokens = await listUploadTokens(database, userOf(call).userId);
+        return { items: tokens.map(toJson), nextCursor: null };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/upload-tokens',
+      access: 'manage',
+      limit: 'processing',
+      summary: 'Create a token that may begin one upload; it is shown here and never again',
+      body: z.object({
+        label: label.optional(),
+        maxSize: z.int().min(0, 'must be a number of bytes').optional(),
+        types: z.array(mediaType).min(1, 'must name at least one type').max(50).optional(),
+        expiresAt: futureTime.optional(),
+      }),
+      status: 201,
+      async handle(call) {
+        const expiresAt = call.body.expiresAt ?? new Date(Date.now() + DEFAULT_HOURS * 3_600_000);
+        const made = { ...call.body, expiresAt };
+        const { uploadToken, token } = await createUploadToken(
+          database,
+          keys.uploadToken,
+          made,
+          signedInActor(call),
+        );
+        call.res.setHeader('Cache-Control', 'no-store');
+        return { ...toJson({ ...uploadToken, uploadId: null }), token };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/upload-tokens/:id',
+      access: 'manage',
+      limit: 'processing',
+      summary: 'Revoke an upload token',
+      params: z.object({ id: z.uuid() }),
+      async handle(call) {
+        await revokeUploadToken(database, call.params.id, signedInActor(call));
+        call.res.status(204).end();
+      },
+    }),
+  ];
+}
+
+function toJson(token: UploadToken & { uploadId: string | null }) {
+  const { id, label, maxSize, types, createdAt, expiresAt, usedAt, uploadId } = token;
+  return { id, label, maxSize, types, createdAt, expiresAt, usedAt, uploadId };
+}

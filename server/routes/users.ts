@@ -1,0 +1,123 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { type Quota, UNLIMITED } from '../../core/config.js';
+import type { Invitation } from '../../core/database/entities/invitation.js';
+import type { User } from '../../core/database/entities/user.js';
+import { quotaOf } from '../../core/quota.js';
+import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
+import { changeUser, listUsers } from '../auth/users.js';
+import { type AnyRoute, pageLimit, route, signedInActor } from './route.js';
+
+interface UserDeps {
+  database: DataSource;
+  quota: Quota;
+}
+
+const byId = z.object({ id: z.uuid() });
+
+/** A number; null: without limit; `default`: what the configuration says. */
+const limit = z
+  .union(
+    [z.int().min(0), z.null(), z.literal('default')],
+    'must be a number, null for no limit, or "default"',
+  )
+  .transform((value) => (value === null ? UNLIMITED : value === 'default' ? null : value));
+
+/** Accounts and invitations, for admins. */
+export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
+  const toJson = (user: User) => ({
+    id: user.id,
+    email: user.email,
+    role: user.role,
+    external: user.externalId !== null,
+    disabled: user.disabledAt !== null,
+    createdAt: user.createdAt,
+    ...quotaJson(user, quota),
+  });
+
+  return [
+    route({
+      method: 'get',
+      path: '/api/admin/users',
+      access: 'admin',
+      summary: 'All accounts, oldest first',
+      query: z.object({
+        cursor: z.uuid('must be the nextCursor of a page before').optional(),
+        limit: pageLimit,
+      }),
+      async handle({ query }) {
+        const found = await listUsers(database, query.cursor, query.limit + 1);
+        const users = found.slice(0, query.limit);
+        const nextCursor = found.length > query.limit ? (users.at(-1)?.id ?? null) : null;
+        return { items: users.map(toJson), nextCursor };
+      },
+    }),
+    route({
+      method: 'patch',
+      path: '/api/admin/users/:id',
+      access: 'admin',
+      summary: 'Change the role or quota of an account, or lock it out',
+      params: byId,
+      body: z.strictObject({
+        role: z.enum(['user', 'admin'], 'must be user or admin').optional(),
+        disabled: z.boolean().optional(),
+        maxBytes: limit.optional(),
+        maxFiles: limit.optional(),
+      }),
+      async handle(call) {
+        return toJson(await changeUser(database, call.params.id, call.body, signedInActor(call)));
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/admin/invitations',
+      access: 'admin',
+      summary: 'Invitations that can still be used, newest first',
+      async handle() {
+        const invitations = await listInvitations(database);
+        return { items: invitations.map(invitationJson), nextCursor: null };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/admin/invitations',
+      access: 'admin',
+      summary: 'Invite somebody to register; the token is shown here and never again',
+      body: z.object({
+        email: z.email('must be an e-mail address').max(254).optional(),
+        expiresInHours: z.int().min(1).max(8760).default(168),
+      }),
+      status: 201,
+      async handle(call) {
+        const { invitation, token } = await createInvitation(database, call.body, signedInActor(call));
+        call.res.setHeader('Cache-Control', 'no-store');
+        return { ...invitationJson(invitation), token };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/admin/invitations/:id',
+      access: 'admin',
+      summary: 'Take an invitation back',
+      params: byId,
+      async handle(call) {
+        await revokeInvitation(database, call.params.id, signedInActor(call));
+        call.res.status(204).end();
+      },
+    }),
+  ];
+}
+
+/** What a user holds and may hold; null is without limit. */
+export function quotaJson(user: User, defaults: Quota) {
+  const { bytes, files } = quotaOf(user, defaults);
+  const orNull = (value: number) => (value === UNLIMITED ? null : value);
+  return {
+    quota: { bytes: orNull(bytes), files: orNull(files) },
+    usage: { bytes: user.usedBytes, files: user.usedFiles },
+  };
+}
+
+function invitationJson({ id, email, createdAt, expiresAt }: Invitation) {
+  return { id, email, createdAt, expiresAt };
+}
