@@ -47,6 +47,8 @@ const rate = (usual: number, limit: number) =>
       /^\d{1,9}(\/\d{1,4}[smh])?$/,
       'must be a number of requests, such as 100, or 100/5m; 0 for no limit',
     )
+    // Here and not at the end: there it would replace undefined.
+    .default(String(limit))
     .transform((text): Rate => {
       const [, requests, number, unit = ''] = /^(\d+)(?:\/(\d+)([smh]))?$/.exec(text) ?? [];
       const windowMs = number ? Number(number) * (WINDOWS[unit] ?? 0) : usual;
@@ -56,8 +58,7 @@ const rate = (usual: number, limit: number) =>
       ({ windowMs }) => windowMs >= 1000 && windowMs <= LONGEST_WINDOW,
       'must have a window of 1s to 24h',
     )
-    .transform((value) => (value.limit === 0 ? undefined : value))
-    .default({ limit, windowMs: usual });
+    .transform((value) => (value.limit === 0 ? undefined : value));
 
 const httpUrl = z
   .url({ protocol: /^https?$/, error: 'must be an http or https address' })
