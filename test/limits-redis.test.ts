@@ -225,8 +225,11 @@ test('servers that start while Redis is away count in it when it comes', async (
 });
 
 test('a Redis that stands still holds nobody up', async () => {
-  line.freeze();
   const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+  line.freeze();
+  // Long before anybody finds out that the connection is dead.
+  const inTime = { signal: AbortSignal.timeout(4000) };
+  for (const user of [first, second]) expect((await user.fetch('/api/files', inTime)).status).toBe(200);
   expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
   line.thaw();
   await whenShared();
