@@ -15,6 +15,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
+import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -33,6 +34,12 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
 }
 
 const MAX_JSON_BODY = '100kb';
+
+const json = express.json({ limit: MAX_JSON_BODY });
+
+/** A file that is sent may be JSON itself. */
+const parseJson: RequestHandler = (req, res, next) =>
+  req.method === 'POST' && /^\/files\/?$/.test(req.path) ? next() : json(req, res, next);
 
 /** @param contentOrigin where content comes from if not from here */
 const pageCsp = (contentOrigin = '') =>
@@ -77,7 +84,7 @@ export function buildApp(deps: AppDeps): Express {
     limitCreation,
     drain.track(createTusHandler(deps)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
+  app.use('/api', preflight, drain.refuse, limits.global, parseJson);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(createBoard(deps.queue, deps.keys, authenticate));
@@ -95,6 +102,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
+    ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
