@@ -109,15 +109,22 @@ async function storeBytes(
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
   const upload = await appendToUpload(deps, row, epoch, source, stopped);
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
-  if (!isWhole) {
-    throw new AppError('unavailable', { detail: 'This server shuts down: send it again', retryable: true });
-  }
+  if (!isWhole) throw shutsDown();
   if (length === null) {
     await declareLength(deps, upload, epoch, upload.offset);
     upload.length = upload.offset;
   }
   await completeUpload(deps, upload, epoch);
   return hash.digest('hex');
+}
+
+/** For a body that was cut short by us. */
+export function shutsDown(cause?: unknown): AppError {
+  return new AppError('unavailable', {
+    detail: 'This server shuts down: send it again',
+    cause,
+    retryable: true,
+  });
 }
 
 /** What `source` yields. Not a generator: who asks it to stop would have to wait for the next chunk. */

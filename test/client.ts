@@ -68,7 +68,8 @@ export async function registerUser(url: () => string): Promise<TestUser> {
   return useAccount(user, accessToken, url);
 }
 
-function useAccount(
+/** Whoever has this token; it may be an API key or an upload token. */
+export function useAccount(
   user: Pick<TestUser, 'id' | 'email' | 'role'>,
   token: string,
   url: () => string,

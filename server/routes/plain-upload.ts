@@ -3,7 +3,13 @@ import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Drain } from '../drain.js';
 import { isForm, readForm } from '../form-files.js';
-import { type PlainUploadDeps, type ReceivedFile, receiveFile, type Sender } from '../plain-upload.js';
+import {
+  type PlainUploadDeps,
+  type ReceivedFile,
+  receiveFile,
+  type Sender,
+  shutsDown,
+} from '../plain-upload.js';
 import { type RequestBody, readBody } from '../request-body.js';
 import { newFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
@@ -104,7 +110,9 @@ async function receiveForm(
       received.push(file);
     }
   } catch (error) {
-    throw received.length > 0 ? addStored(error, received) : error;
+    // A form that we have cut short looks broken.
+    const told = sender.stopped.aborted ? shutsDown(error) : error;
+    throw received.length > 0 ? addStored(told, received) : told;
   }
   if (received.length === 0) {
     throw new AppError('invalid_request', {
