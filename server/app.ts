@@ -15,6 +15,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
+import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -36,6 +37,12 @@ const MAX_JSON_BODY = '100kb';
 
 /** What counts against which limit at /uploads: the same as at /api. */
 const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
+
+const json = express.json({ limit: MAX_JSON_BODY });
+
+/** A file that is sent may be JSON itself. */
+const parseJson: RequestHandler = (req, res, next) =>
+  req.method === 'POST' && /^\/files\/?$/.test(req.path) ? next() : json(req, res, next);
 
 /** @param contentOrigin where content comes from if not from here */
 const pageCsp = (contentOrigin = '') =>
@@ -82,7 +89,7 @@ export function buildApp(deps: AppDeps): Express {
     limitOthers,
     drain.track(createTusHandler(deps)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
+  app.use('/api', preflight, drain.refuse, limits.global, parseJson);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);
@@ -101,6 +108,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
+    ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),

@@ -71,7 +71,8 @@ export async function registerUser(
   return useAccount(user, accessToken, url);
 }
 
-function useAccount(
+/** Whoever has this token; it may be an API key or an upload token. */
+export function useAccount(
   user: Pick<TestUser, 'id' | 'email' | 'role'>,
   token: string,
   url: () => string,
