@@ -80,7 +80,7 @@ export function buildApp(deps: AppDeps): Express {
   app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
-  app.use(createBoard(deps.queue, deps.keys, authenticate));
+  app.use(createBoard(deps.queue, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));

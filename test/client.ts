@@ -68,7 +68,8 @@ export async function registerUser(url: () => string): Promise<TestUser> {
   return useAccount(user, accessToken, url);
 }
 
-function useAccount(
+/** An account whose access token is known. */
+export function useAccount(
   user: Pick<TestUser, 'id' | 'email' | 'role'>,
   token: string,
   url: () => string,

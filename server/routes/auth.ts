@@ -8,13 +8,8 @@ import { AppError } from '../../core/errors.js';
 import { logIn, register, registrationNow } from '../auth/accounts.js';
 import type { Keys } from '../auth/keys.js';
 import { actorOf } from '../auth/principal.js';
-import {
-  closeSession,
-  type OpenSession,
-  openSession,
-  rotateSession,
-  SESSION_DAYS,
-} from '../auth/sessions.js';
+import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../auth/refresh-tokens.js';
+import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
 import { type AnyRoute, route } from './route.js';
@@ -93,7 +88,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await register(database, registration, body, actor);
-        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.register'));
+        return answer(req, res, user, await openSession(database, user, actor, 'auth.register'));
       },
     }),
     route({
@@ -106,7 +101,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await logIn(database, body.email, body.password, actor);
-        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.login'));
+        return answer(req, res, user, await openSession(database, user, actor, 'auth.login'));
       },
     }),
     route({
