@@ -34,8 +34,7 @@ afterAll(() => processes?.close());
 const register = () => registerUser(() => processes.url);
 const signIn = (who: TestUser) => newSession(() => processes.url, who.email);
 const refreshStatus = async (token: string) => (await refresh(processes.url, token)).status;
-const tryLogIn = (email: string, password: string) =>
-  postAuth(processes.url, 'login', { email, password });
+const tryLogIn = (email: string, password: string) => postAuth(processes.url, 'login', { email, password });
 const changeUser = (id: string, change: object, as = admin) =>
   send(as, 'PATCH', `/api/admin/users/${id}`, change);
 const key = (as: TestUser) => send(as, 'POST', '/api/keys', { name: 'a', scopes: ['read'] });
@@ -235,7 +234,9 @@ describe('roles', () => {
     const login = await tryLogIn(other.email, 'correct horse battery');
     const board = /landfall_board=([^;]+)/.exec(login.headers.getSetCookie().join())?.[1] ?? '';
     const openBoard = () =>
-      fetch(`${processes.urlOf('server-2')}/admin/queues`, { headers: { Cookie: `landfall_board=${board}` } });
+      fetch(`${processes.urlOf('server-2')}/admin/queues`, {
+        headers: { Cookie: `landfall_board=${board}` },
+      });
     expect((await openBoard()).status).toBe(200);
     expect((await other.fetch('/api/admin/users')).status).toBe(200);
 
@@ -288,7 +289,11 @@ describe('roles', () => {
       const change = round % 2 ? { role: 'user' } : { disabled: true };
       const answers = await Promise.all([
         changeUser(other.id, change, admin),
-        changeUser(admin.id, change, other.at(() => processes.urlOf('server-2'))),
+        changeUser(
+          admin.id,
+          change,
+          other.at(() => processes.urlOf('server-2')),
+        ),
       ]);
       const statuses = answers.map(({ status }) => status).sort();
       expect(statuses[0]).toBe(200);
