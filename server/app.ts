@@ -7,7 +7,7 @@ import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.j
 import { createBoard } from './board.js';
 import type { Drain } from './drain.js';
 import type { Limits } from './limits.js';
-import { notFound, problemHandler } from './problem.js';
+import { lockedIfAway, notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -57,7 +57,9 @@ export function buildApp(deps: AppDeps): Express {
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
   const asUploader: RequestHandler = async (req, _res, next) => {
-    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload');
+    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload').catch((error: unknown) => {
+      throw req.method === 'HEAD' ? lockedIfAway(error) : error;
+    });
     next();
   };
   /** What was begun may be gone on with, however much else its user or address does. */

@@ -59,8 +59,10 @@ async function start(config: Readonly<Config>): Promise<void> {
   const refusals = createRefusals({ database, log });
   const limits = createLimits(config.rateLimits);
   const { identityProvider } = config;
-  if (identityProvider && !identityProvider.issuer && !identityProvider.audience) {
-    log.warn('neither JWT_ISSUER nor JWT_AUDIENCE is set: every token that these keys have signed is taken');
+  if (identityProvider && !identityProvider.audience) {
+    log.warn(
+      'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
+    );
   }
   const app = buildApp({
     ...config,

@@ -57,7 +57,7 @@ test('an invitation makes one account, also when twenty come with it at once to 
   expect(made).toHaveLength(1);
   const refused = answers.filter((answer) => !made.includes(answer));
   for (const answer of refused) expect(await problemOf(answer)).toEqual(CLOSED);
-  const { user } = await made[0]?.json();
+  const { user } = await (made[0] as Response).json();
   expect(user.role).toBe('user');
   const { rows } = await invite.database.query('SELECT used_by FROM invitations WHERE id = $1', [id]);
   expect(rows).toEqual([{ used_by: user.id }]);
@@ -134,7 +134,7 @@ test('closed means closed after the first account, also when ten come at once', 
     for (const answer of answers) {
       if (answer.status !== 201) expect(await problemOf(answer)).toEqual(CLOSED);
     }
-    const { user } = await made[0]?.json();
+    const { user } = await (made[0] as Response).json();
     expect(user.role).toBe('admin');
     expect(await offered(closed.url)).toBe('closed');
     const taken = await postAuth(closed.url, 'register', { email: user.email, password: PASSWORD });
