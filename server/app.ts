@@ -57,8 +57,10 @@ export function buildApp(deps: AppDeps): Express {
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
   const asUploader: RequestHandler = async (req, _res, next) => {
-    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload').catch((error: unknown) => {
-      throw req.method === 'HEAD' ? lockedIfAway(error) : error;
+    const { method } = req;
+    const access = method === 'OPTIONS' ? 'public' : 'upload';
+    await authenticate(req, access, { stillTrue: method === 'DELETE' }).catch((error: unknown) => {
+      throw method === 'HEAD' ? lockedIfAway(error) : error;
     });
     next();
   };

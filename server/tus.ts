@@ -312,7 +312,16 @@ class LedgerStore extends DataStore {
   }
 
   override async remove(id: string): Promise<void> {
-    await terminateUpload(this.deps, id, actorOf(of(this.holders, id).req));
+    const request = of(this.holders, id);
+    const { upload } = this.lease(id);
+    // Then it is a file.
+    if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
+      this.deps.refusals.note(request.req, { action: 'manage', code: 'forbidden', subjectId: id });
+      throw new AppError('forbidden', {
+        detail: 'The upload is finished: only who may manage files can delete what came of it',
+      });
+    }
+    await terminateUpload(this.deps, id, actorOf(request.req));
   }
 
   private lease(id: string): Lease {

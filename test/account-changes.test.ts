@@ -60,7 +60,11 @@ describe('changing the password', () => {
   test('leaves nobody who was signed in a way to make a key or to read on for longer than minutes', async () => {
     const user = await register();
     const [here, thief] = [await signIn(user), await signIn(user)];
+    const file = await user.upload(Buffer.from('mine'));
     expect((await change(here.as, OLD)).status).toBe(204);
+    expect((await thief.as.tus('DELETE', `/uploads/${file}`)).status).toBe(401);
+    expect((await thief.as.fetch(`/api/files/${file}?permanent=1`, { method: 'DELETE' })).status).toBe(401);
+    expect((await here.as.fetch(`/api/files/${file}`)).status).toBe(200);
     expect(await problemOf(await key(thief.as))).toEqual(ENDED);
     expect(await problemOf(await send(thief.as, 'POST', '/api/upload-tokens', {}))).toEqual(ENDED);
     expect(await problemOf(await change(thief.as, NEXT, 'password of a thief'))).toEqual(ENDED);

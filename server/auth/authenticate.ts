@@ -15,16 +15,17 @@ import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 /** What a caller must be allowed to do: an action of can(), or nothing at all. */
 export type Access = 'public' | Action;
 
-/** What a request may bring instead of an Authorization header. */
-export interface OtherProof {
+export interface AuthenticateOptions {
   /** Whether a link that was signed for exactly this path opens the door too; no principal is set then. */
   link?: boolean;
-  /** The cookie of the board. */
+  /** The cookie of the board, which does instead of an Authorization header. */
   boardCookie?: string | undefined;
+  /** Whether what a token says must still be true, though `access` is not one of those that always ask for that. */
+  stillTrue?: boolean;
 }
 
 /** Sets `req.principal`, or throws if `access` asks for more than the request brings. */
-export type Authenticate = (req: Request, access: Access, other?: OtherProof) => Promise<void>;
+export type Authenticate = (req: Request, access: Access, options?: AuthenticateOptions) => Promise<void>;
 
 export interface AuthenticateDeps {
   database: DataSource;
@@ -45,7 +46,7 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals } = deps;
 
-  async function verify(req: Request, { boardCookie }: OtherProof): Promise<Principal> {
+  async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
     const header = req.get('Authorization');
     if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
     const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];
@@ -62,16 +63,17 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return { ...principal, role: await roleNow(database, principal) };
   }
 
-  return async (req, access, other = {}) => {
+  return async (req, access, options = {}) => {
     if (access === 'public') return;
     const { token } = req.query;
-    if (other.link && typeof token === 'string') {
+    if (options.link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     try {
-      const principal = await verify(req, other);
-      req.principal = CHECKED.includes(access) ? await check(principal) : principal;
+      const principal = await verify(req, options);
+      const mustCheck = options.stillTrue || CHECKED.includes(access);
+      req.principal = mustCheck ? await check(principal) : principal;
     } catch (error) {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
       if (isRefused && !(error instanceof TokenExpired || error instanceof NoToken))

@@ -1,8 +1,10 @@
 import type { DataSource } from 'typeorm';
 import type { File } from '../../core/database/entities/file.js';
 import { listDerivatives } from '../../core/file-queries.js';
+import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';
+import type { Principal } from '../auth/principal.js';
 
 interface FileJsonDeps {
   database: DataSource;
@@ -25,6 +27,13 @@ export async function filesToJson({ database, keys }: FileJsonDeps, files: File[
 export async function fileToJson(deps: FileJsonDeps, file: File) {
   const [json] = await filesToJson(deps, [file]);
   return json;
+}
+
+/** A file to whoever has sent it. Who may not read files is handed neither what was found in it nor links to it. */
+export async function sentFileToJson(deps: FileJsonDeps, file: File, principal: Principal) {
+  if (can(principal, 'read', file)) return fileToJson(deps, file);
+  const { id, filename, size, declaredType, status, createdAt } = file;
+  return { id, filename, size, declaredType, status, createdAt };
 }
 
 function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {

@@ -15,7 +15,7 @@ import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js'
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { checkMetadata } from '../upload-metadata.js';
-import { fileToJson } from './file-json.js';
+import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
 
 interface UploadDeps extends DirectDeps {
@@ -102,9 +102,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       body: z.object({ id: z.uuid() }),
       status: 201,
       async handle(call) {
-        const access = uploadAccessOf(userOf(call));
+        const principal = userOf(call);
+        const access = uploadAccessOf(principal);
         const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
-        return fileToJson(deps, await getFile(database, id));
+        return sentFileToJson(deps, await getFile(database, id), principal);
       },
     }),
   ];
