@@ -25,8 +25,7 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
     }
     for (const name of CONTENT_HEADERS) res.removeHeader(name);
     res.setHeader('Cache-Control', 'no-store');
-    if (error.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
-    tellRetry(res, error);
+    setErrorHeaders(res, error);
     res
       .status(error.status)
       .type('application/problem+json')
@@ -45,8 +44,10 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
 /** When a request that only came at a bad moment may come again. */
 const RETRY_AFTER_SECONDS = 2;
 
-/** Says in the answer, unless it does already, when to try again what is only not possible at the moment. */
-export function tellRetry(res: Response, { status, retryable }: AppError): void {
+/** The headers that go with an error, in answers of whatever kind. */
+export function setErrorHeaders(res: Response, { status, retryable }: AppError): void {
+  // RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+  if (status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
   if (status === 503 && retryable && !res.hasHeader('Retry-After')) {
     res.setHeader('Retry-After', RETRY_AFTER_SECONDS);
   }

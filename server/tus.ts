@@ -19,7 +19,7 @@ import { can, uploadAccessOf } from './auth/can.js';
 import { actorOf, type Principal } from './auth/principal.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
 import { originOf } from './origin.js';
-import { tellRetry, toAppError } from './problem.js';
+import { setErrorHeaders, toAppError } from './problem.js';
 import { readBody } from './request-body.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { checkMetadata } from './upload-metadata.js';
@@ -185,7 +185,7 @@ function translateError(
   if (!(error instanceof AppError) && 'status_code' in error) return undefined;
   const known = toAppError(error);
   if (known.status >= 500) log?.error({ err: error }, 'tus request failed');
-  tellRetry(res, known);
+  setErrorHeaders(res, known);
   // Clients take a HEAD that fails for the loss of the upload and send all of it again, except after 423.
   const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
