@@ -15,7 +15,7 @@ import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 /** What a caller must be allowed to do: an action of can(), or nothing at all. */
 export type Access = 'public' | Action;
 
-export interface AuthenticateOptions {
+interface AuthenticateOptions {
   /** Whether a link that was signed for exactly this path opens the door too; no principal is set then. */
   link?: boolean;
   /** The cookie of the board, which does instead of an Authorization header. */

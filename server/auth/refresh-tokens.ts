@@ -17,7 +17,7 @@ import { hashSecret, newSecret } from './secrets.js';
  * that was just replaced gives its successor again, or what has come of that since. That it can be given again without
  * being kept is why it is made from its predecessor by HMAC with a key of the server.
  *
- * Whatever changes a session or its tokens locks the session's row first, so that nobody waits for one another.
+ * Whatever changes a session or its tokens locks the session's row first, so that no two wait for each other.
  */
 
 export const SESSION_DAYS = 30;

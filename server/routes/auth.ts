@@ -12,6 +12,7 @@ import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../a
 import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
+import { originOf } from '../origin.js';
 import { type AnyRoute, route } from './route.js';
 
 interface AuthDeps {
@@ -19,6 +20,7 @@ interface AuthDeps {
   keys: Keys;
   accessTokenMinutes: number;
   registration: Config['registration'];
+  publicUrl: string | undefined;
 }
 
 const REFRESH_COOKIE = 'landfall_refresh';
@@ -42,7 +44,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
   function answer(req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
     const principal = { userId: user.id, role: user.role, sessionId: id };
     const minutes = deps.accessTokenMinutes;
-    const cookie = { httpOnly: true, sameSite: 'strict', secure: req.secure } as const;
+    const secure = originOf(req, deps.publicUrl).startsWith('https:');
+    const cookie = { httpOnly: true, sameSite: 'strict', secure } as const;
     res.cookie(REFRESH_COOKIE, refreshToken, {
       ...cookie,
       path: REFRESH_PATH,
