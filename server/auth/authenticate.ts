@@ -71,9 +71,9 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     try {
-      const principal = await verify(req, options);
-      const mustCheck = options.stillTrue || CHECKED.includes(access);
-      req.principal = mustCheck ? await check(principal) : principal;
+      req.principal = await verify(req, options);
+      // Known by now, so that the log says who was refused.
+      if (options.stillTrue || CHECKED.includes(access)) req.principal = await check(req.principal);
     } catch (error) {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
       if (isRefused && !(error instanceof TokenExpired || error instanceof NoToken))
