@@ -7,7 +7,7 @@ import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.j
 import { BOARD_PATH, createBoard } from './board.js';
 import type { Drain } from './drain.js';
 import type { Bucket, Limits } from './limits.js';
-import { notFound, problemHandler } from './problem.js';
+import { lockedIfAway, notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -67,7 +67,11 @@ export function buildApp(deps: AppDeps): Express {
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
   const asUploader: RequestHandler = async (req, _res, next) => {
-    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload');
+    const { method } = req;
+    const access = method === 'OPTIONS' ? 'public' : 'upload';
+    await authenticate(req, access, { stillTrue: method === 'DELETE' }).catch((error: unknown) => {
+      throw method === 'HEAD' ? lockedIfAway(error) : error;
+    });
     next();
   };
   /** What was begun may be gone on with, however much else its user or address does. */
@@ -93,7 +97,7 @@ export function buildApp(deps: AppDeps): Express {
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);
-  app.use(createBoard(deps.queue, deps.keys, authenticate));
+  app.use(createBoard(deps.queue, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));

@@ -6,8 +6,6 @@ import { type RequestHandler, Router } from 'express';
 import { AppError } from '../core/errors.js';
 import type { ProcessingQueue } from '../core/queue.js';
 import type { Authenticate } from './auth/authenticate.js';
-import type { Keys } from './auth/keys.js';
-import { verifyToken } from './auth/tokens.js';
 
 export const BOARD_PATH = '/admin/queues';
 
@@ -24,7 +22,7 @@ function queueAway(): AppError {
 }
 
 /** Bull Board, for admins only. */
-export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
+export function createBoard(queue: ProcessingQueue, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -36,9 +34,7 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
   const adminOnly: RequestHandler = async (req, res, next) => {
     // The board's page wants a font from elsewhere and carries inline script.
     res.setHeader('Content-Security-Policy', BOARD_CSP);
-    const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
-    else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    await authenticate(req, 'admin', { boardCookie: parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE] });
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
     const timer = setTimeout(() => {
