@@ -11,7 +11,7 @@ import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF, actorJson, appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
 import { isAllowedType, typeNotAllowed } from '../media-types.js';
-import { hasRoom, quotaExceeded, releaseQuota, reserve } from '../quota.js';
+import { hasRoom, quotaExceeded, quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
 import { LEASE_MS } from './lease.js';
@@ -149,13 +149,11 @@ export async function declareLength(
   if (maxSize !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
   }
-  await deps.database.transaction(async (manager) => {
-    if ((await reserve(manager, deps.quota, id, epoch, length)) < length) {
-      throw quotaExceeded(
-        await manager.getRepository(User).findOneByOrFail({ id: ownerId }),
-        deps.quota,
-        null,
-      );
+  const fits = await deps.database.transaction(async (manager) => {
+    if ((await reserve(manager, deps.quota, id, epoch, { target: length })) < length) {
+      // All or nothing.
+      await reserve(manager, deps.quota, id, epoch, { target: null });
+      return false;
     }
     const changed = await countChanged(
       manager,
@@ -164,7 +162,9 @@ export async function declareLength(
       [id, epoch, length],
     );
     if (changed === 0) throw leaseLost();
+    return true;
   });
+  if (!fits) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
 }
 
 /**
@@ -285,21 +285,22 @@ async function markUntidy({ database }: LedgerDeps, id: string, epoch: number): 
  */
 async function endIfLost(
   { database }: LedgerDeps,
-  { id, ownerId, reservedBytes }: Upload,
+  { id, ownerId }: Upload,
   epoch: number,
   error: unknown,
 ): Promise<never> {
   if (!(error instanceof AppError && error.code === 'size_mismatch')) throw error;
   await database
     .transaction(async (manager) => {
-      const changed = await countChanged(
+      const [lost] = await queryEntities(
         manager,
+        Upload,
         `UPDATE uploads SET untidy = true, status = 'expired'
-         WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading'`,
+         WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' RETURNING *`,
         [id, epoch],
       );
-      if (changed === 0) return;
-      await releaseQuota(manager, ownerId, reservedBytes);
+      if (!lost) return;
+      await releaseQuota(manager, ownerId, lost.reservedBytes);
       const data = { reason: 'lost by the storage' };
       await appendEvents(manager, [{ type: 'upload.expired', subjectId: id, ownerId, data }]);
     })
