@@ -78,7 +78,7 @@ interface Reservation {
 }
 
 /**
- * Sets how much an upload under way has reserved: less than it has always, more as far as the quota goes.
+ * Sets how much an upload whose length is not known has reserved: less than it has always, more as far as the quota goes.
  * @returns bytes that it has then
  * @throws {AppError} locked
  */
@@ -90,19 +90,21 @@ export async function reserve(
   { target, ahead = 0 }: Reservation,
 ): Promise<number> {
   const [changed]: { reserved_bytes: string }[] = await manager.query(
+    // The new value is set, not added: PostgreSQL checks the constraint on what it was when the statement began, too.
     `WITH locked AS (
-       SELECT upload.id, upload.owner_id, coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
+       SELECT upload.id, upload.owner_id, reserved_bytes AS reserved,
+         coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
          CASE WHEN coalesce(max_bytes, $5::bigint) < 0 THEN ${Number.MAX_SAFE_INTEGER}
               ELSE greatest(coalesce(max_bytes, $5::bigint) - used_bytes, 0) END AS room
        FROM uploads AS upload JOIN users ON users.id = upload.owner_id
-       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading'
+       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL
        FOR NO KEY UPDATE
      ), mine AS (
-       SELECT id, owner_id, least(wanted + least($4::bigint, room / ${SHARE}), room) AS more FROM locked
+       SELECT id, owner_id, reserved, least(wanted + least($4::bigint, room / ${SHARE}), room) AS more FROM locked
      ), owner AS (
        UPDATE users SET used_bytes = used_bytes + more FROM mine WHERE users.id = mine.owner_id AND more <> 0
      ), changed AS (
-       UPDATE uploads SET reserved_bytes = reserved_bytes + more FROM mine WHERE uploads.id = mine.id
+       UPDATE uploads SET reserved_bytes = reserved + more FROM mine WHERE uploads.id = mine.id
        RETURNING reserved_bytes
      )
      SELECT reserved_bytes FROM changed`,
