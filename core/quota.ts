@@ -27,16 +27,21 @@ const STEP = 16 * 1024 ** 2;
 const SHARE = 8;
 
 /**
- * Condition on a row of `users`: it has room for one more file of so many bytes. Whose limit is 0 bytes has none even
- * for an empty file.
- * @param parameters of the statement: bytes wanted, default for bytes, default for files
+ * Condition on a row of `users`: it has room for so many more files with so many bytes together. Whose limit is 0 bytes
+ * has none even for an empty file.
+ * @param parameters of the statement: bytes and files wanted, default for bytes, default for files
  */
-export function hasRoom(parameters: { bytes: string; quotaBytes: string; quotaFiles: string }): string {
-  const { bytes, quotaBytes, quotaFiles } = parameters;
+export function hasRoom(parameters: {
+  bytes: string;
+  files: string;
+  quotaBytes: string;
+  quotaFiles: string;
+}): string {
+  const { bytes, files, quotaBytes, quotaFiles } = parameters;
   const maxBytes = `coalesce(max_bytes, ${quotaBytes}::bigint)`;
   const maxFiles = `coalesce(max_files, ${quotaFiles}::bigint)`;
   return `(${maxBytes} < 0 OR (${maxBytes} > 0 AND used_bytes + ${bytes} <= ${maxBytes}))
-          AND (${maxFiles} < 0 OR used_files + 1 <= ${maxFiles})`;
+          AND (${maxFiles} < 0 OR used_files + ${files} <= ${maxFiles})`;
 }
 
 /** What holds for this user. */

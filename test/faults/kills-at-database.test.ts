@@ -39,7 +39,8 @@ function isAbout(filename: string): (statement: Statement) => boolean {
     if (application === 'landfall worker' || isTimer(text)) return false;
     if (/^(START TRANSACTION|BEGIN)/.test(text)) transactions.set(connection, false);
     const named = parameters.some((value) => value !== null && names.some((name) => value.includes(name)));
-    if (named && /INSERT INTO uploads/.test(text)) names.push(parameters[0] ?? '');
+    if (named && /INSERT INTO uploads/.test(text))
+      names.push(/[\da-f-]{36}/.exec(parameters[0] ?? '')?.[0] ?? '');
     const belongs = named || transactions.get(connection) === true;
     if (/^(COMMIT|ROLLBACK)/.test(text)) transactions.delete(connection);
     else if (transactions.has(connection)) transactions.set(connection, belongs);
