@@ -1,50 +1,32 @@
 import { expectBooksRight, setQuota, usageOf } from './books.js';
 import { idOf, registerUser, type TestUser } from './client.js';
-import { FORMS, type Form } from './forms.js';
+import { purge, terminate, trash } from './deletions.js';
 import { type Part, type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
 
 const DEFAULT = { bytes: 100_000, files: 1000 };
 
-let form: Form;
 let processes: Processes;
 let admin: TestUser;
 
-/** With this quota, and on the first server. */
+beforeAll(async () => {
+  processes = await startProcesses(
+    { QUOTA_BYTES: String(DEFAULT.bytes), QUOTA_FILES: String(DEFAULT.files) },
+    ['server', 'worker', 'worker-2'],
+  );
+  admin = await registerUser(() => processes.url);
+});
+afterEach(() => expectBooksRight(processes.database));
+afterAll(() => processes?.close());
+
 async function newUser(quota?: Parameters<typeof setQuota>[2]): Promise<TestUser> {
   const user = await registerUser(() => processes.url);
   if (quota) await setQuota(admin, user, quota);
   return user;
 }
 
-const elsewhere = (user: TestUser) => user.at(() => processes.urlOf('server-2'));
-
 const create = (user: TestUser, length: number) =>
   user.tus('POST', '/uploads', { 'Upload-Length': String(length) });
-
-const presign = (user: TestUser, size: number) =>
-  user.fetch('/api/uploads/presign', {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ filename: 'direct.bin', size }),
-  });
-
-const trash = async (user: TestUser, id: string) =>
-  (await user.fetch(`/api/files/${id}`, { method: 'DELETE' })).status;
-
-const purge = async (user: TestUser, id: string) =>
-  (await user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' })).status;
-
-const terminate = async (user: TestUser, id: string) => (await user.tus('DELETE', `/uploads/${id}`)).status;
-
-/** How often each status occurs. */
-function count(statuses: number[]): Record<string, number> {
-  const counts: Record<string, number> = {};
-  for (const status of statuses) counts[status] = (counts[status] ?? 0) + 1;
-  return counts;
-}
-
-const books = () => expectBooksRight(processes.database);
 
 /** Lets a worker pass that has just been started. */
 async function reconcile(part: Part = 'worker'): Promise<void> {
@@ -52,343 +34,177 @@ async function reconcile(part: Part = 'worker'): Promise<void> {
   await processes.start(part);
 }
 
-/** Of the database of this form; what the processes had to tell is told when they have ended. */
-async function expectNoDeadlock(): Promise<void> {
-  for (const part of ['server', 'server-2', 'worker', 'worker-2'] as const) await processes.stop(part);
-  const { rows } = await processes.database.query(
-    'SELECT deadlocks::integer FROM pg_stat_database WHERE datname = current_database()',
-  );
-  expect(rows).toEqual([{ deadlocks: 0 }]);
-}
-
-describe.each(FORMS)('over %s', (_name, openForm) => {
-  beforeAll(async () => {
-    form = await openForm();
-    const env = { QUOTA_BYTES: String(DEFAULT.bytes), QUOTA_FILES: String(DEFAULT.files) };
-    processes = await startProcesses({ ...form.env, ...env }, ['server', 'server-2', 'worker', 'worker-2']);
-    admin = await registerUser(() => processes.url);
-  });
-  afterEach(books);
-  afterAll(async () => {
-    await processes?.close();
-    await form?.close();
+describe('the limit', () => {
+  it('can be reached exactly, and then only empty files fit', async () => {
+    const user = await newUser({ maxBytes: 1000 });
+    expect((await create(user, 1001)).status).toBe(413);
+    await user.upload(Buffer.alloc(1000));
+    expect((await create(user, 1)).status).toBe(413);
+    expect((await create(user, 0)).status).toBe(201);
+    expect(await usageOf(user)).toEqual({ bytes: 1000, files: 2 });
   });
 
-  describe('fifty creations at once, over two servers', () => {
-    it.each([
-      [
-        'bytes',
-        { maxBytes: 17_500, maxFiles: null },
-        '17000 of 17500 bytes are in use, and this upload has 1000',
-      ],
-      ['files', { maxBytes: null, maxFiles: 17 }, '17 of 17 files are in use'],
-    ] as const)('let in as many as fit, by %s', async (_what, quota, reason) => {
-      const user = await newUser(quota);
-      const answers = await Promise.all(
-        Array.from({ length: 50 }, (_, index) => create(index % 2 ? user : elsewhere(user), 1000)),
-      );
-      expect(count(answers.map((answer) => answer.status))).toEqual({ 201: 17, 413: 33 });
-      const refused = answers.filter((answer) => answer.status === 413);
-      const texts = await Promise.all(refused.map((answer) => answer.text()));
-      expect(new Set(texts)).toEqual(new Set([`${reason}: delete something first\n`]));
-      expect(await usageOf(user)).toEqual({ bytes: 17_000, files: 17 });
-    });
-
-    it('let in what fits when they have their bytes with them', async () => {
-      const user = await newUser({ maxBytes: 17_500 });
-      const body = Buffer.alloc(1000, 7);
-      const answers = await Promise.all(
-        Array.from({ length: 50 }, () => user.upload(body).catch((error: Error) => error.message)),
-      );
-      expect(answers.filter((answer) => /413/.test(answer))).toHaveLength(33);
-      expect(await usageOf(user)).toEqual({ bytes: 17_000, files: 17 });
-    });
-
-    it('let in what fits when some are small', async () => {
-      const user = await newUser({ maxBytes: 10_000 });
-      const lengths = Array.from({ length: 50 }, (_, index) => (index % 5 === 0 ? 9000 : 100));
-      const answers = await Promise.all(
-        lengths.map((length, index) => create(index % 2 ? user : elsewhere(user), length)),
-      );
-      const taken = lengths.filter((_, index) => answers[index]?.status === 201);
-      expect(await usageOf(user)).toEqual({ bytes: taken.reduce((a, b) => a + b, 0), files: taken.length });
-      // Whether or not a large one came first, nothing small was refused that had room.
-      const refusedSmall = lengths.some((length, index) => length === 100 && answers[index]?.status !== 201);
-      if (refusedSmall) expect((await usageOf(user)).bytes).toBeGreaterThan(9900);
-    });
-
-    it('never go over it while others end, are deleted, thrown away and deleted for good', async () => {
-      const user = await newUser({ maxBytes: 20_000 });
-      const files = await Promise.all(Array.from({ length: 10 }, () => user.upload(Buffer.alloc(1000))));
-      const uploads = await Promise.all(Array.from({ length: 10 }, () => user.create(1000)));
-      expect((await create(user, 1)).status).toBe(413);
-      let done = false;
-      const watch = (async () => {
-        while (!done) {
-          await books();
-          expect((await usageOf(user)).bytes).toBeLessThanOrEqual(20_000);
-        }
-      })();
-      const statuses = await Promise.all([
-        ...Array.from({ length: 50 }, async (_, index) => {
-          const answer = await create(index % 2 ? user : elsewhere(user), 1000);
-          return answer.status;
-        }),
-        ...uploads.flatMap((path) => [terminate(user, idOf(path)), terminate(elsewhere(user), idOf(path))]),
-        ...files.flatMap((id) => [
-          trash(user, id),
-          trash(elsewhere(user), id),
-          purge(user, id),
-          terminate(elsewhere(user), id),
-        ]),
-      ]);
-      done = true;
-      await watch;
-      expect(Object.keys(count(statuses)).filter((status) => Number(status) >= 500)).toEqual([]);
-      const created = statuses.slice(0, 50).filter((status) => status === 201).length;
-      expect(await usageOf(user)).toEqual({ bytes: created * 1000, files: created });
-      // All else has gone, so that the rest of them fits now.
-      for (let n = created; n < 20; n++) expect((await create(user, 1000)).status).toBe(201);
-      expect((await create(user, 1)).status).toBe(413);
-    });
-
-    it('straight to S3: as many are begun as fit', async () => {
-      const user = await newUser({ maxBytes: 17_500 });
-      const answers = await Promise.all(Array.from({ length: 25 }, () => presign(user, 1000)));
-      if (!form.bucket) {
-        expect(count(answers.map((answer) => answer.status))).toEqual({ 409: 25 });
-        expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
-        return;
-      }
-      expect(count(answers.map((answer) => answer.status))).toEqual({ 200: 17, 413: 8 });
-      expect(await answers.find((answer) => answer.status === 413)?.json()).toMatchObject({
-        code: 'quota_exceeded',
-        detail: '17000 of 17500 bytes are in use, and this upload has 1000: delete something first',
-      });
-      expect(await usageOf(user)).toEqual({ bytes: 17_000, files: 17 });
-    });
+  it('of files counts empty ones', async () => {
+    const user = await newUser({ maxFiles: 2 });
+    expect((await create(user, 0)).status).toBe(201);
+    expect((await create(user, 0)).status).toBe(201);
+    expect((await create(user, 0)).status).toBe(413);
+    const deferred = await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' });
+    expect([deferred.status, await deferred.text()]).toEqual([
+      413,
+      '2 of 2 files are in use: delete something first\n',
+    ]);
   });
 
-  describe('the limit', () => {
-    it('can be reached exactly, and then only empty files fit', async () => {
-      const user = await newUser({ maxBytes: 1000 });
-      expect((await create(user, 1001)).status).toBe(413);
-      await user.upload(Buffer.alloc(1000));
-      expect((await create(user, 1)).status).toBe(413);
-      expect((await create(user, 0)).status).toBe(201);
-      expect(await usageOf(user)).toEqual({ bytes: 1000, files: 2 });
-    });
+  it('below what is there breaks nothing, lets nothing in, and deletion frees', async () => {
+    const user = await newUser({ maxBytes: 10_000 });
+    const content = Buffer.alloc(4000, 7);
+    const file = await user.upload(content);
+    const path = await user.create(4000);
+    await setQuota(admin, user, { maxBytes: 1000 });
+    expect((await user.get('/api/me')).usage).toEqual({ bytes: 8000, files: 2 });
+    expect((await create(user, 0)).status).toBe(413);
+    // What was promised is kept.
+    expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content)).status).toBe(204);
+    expect((await user.settled(idOf(path))).status).toBe('completed');
+    expect(await trash(user, file)).toBe(204);
+    expect((await create(user, 1)).status).toBe(413);
+    expect(await trash(user, idOf(path))).toBe(204);
+    expect((await create(user, 1000)).status).toBe(201);
+    expect(await usageOf(user)).toEqual({ bytes: 1000, files: 1 });
+  });
 
-    it('of files counts empty ones', async () => {
-      const user = await newUser({ maxFiles: 2 });
-      expect((await create(user, 0)).status).toBe(201);
-      expect((await create(user, 0)).status).toBe(201);
-      expect((await create(user, 0)).status).toBe(413);
-      const deferred = await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' });
-      expect([deferred.status, await deferred.text()]).toEqual([
+  it('is that of the configuration unless an admin has set another', async () => {
+    const user = await newUser();
+    expect((await user.get('/api/me')).quota).toEqual(DEFAULT);
+    expect((await create(user, DEFAULT.bytes + 1)).status).toBe(413);
+
+    const set = async (quota: Parameters<typeof setQuota>[2]) =>
+      (await (await setQuota(admin, user, quota)).json()).quota;
+    expect(await set({ maxBytes: null })).toEqual({ ...DEFAULT, bytes: null });
+    expect((await create(user, 5 * 1024 ** 4)).status).toBe(201);
+    expect(await set({ maxFiles: 1 })).toEqual({ bytes: null, files: 1 });
+    expect((await create(user, 1)).status).toBe(413);
+    expect(await set({ maxBytes: 'default', maxFiles: 'default' })).toEqual(DEFAULT);
+    expect(await user.get('/api/me')).toMatchObject({ quota: DEFAULT, usage: { bytes: 5 * 1024 ** 4 } });
+  });
+
+  it.each([{ maxBytes: 0 }, { maxFiles: 0 }])('of %j lets nothing in at all', async (quota) => {
+    const user = await newUser(quota);
+    const answers = [
+      await create(user, 1),
+      await create(user, 0),
+      await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' }),
+    ];
+    for (const answer of answers) {
+      expect([answer.status, await answer.text()]).toEqual([
         413,
-        '2 of 2 files are in use: delete something first\n',
+        'This account may hold no files: ask an admin for room\n',
       ]);
-    });
-
-    it('below what is there breaks nothing, lets nothing in, and deletion frees', async () => {
-      const user = await newUser({ maxBytes: 10_000 });
-      const content = Buffer.alloc(4000, 7);
-      const file = await user.upload(content);
-      const path = await user.create(4000);
-      await setQuota(admin, user, { maxBytes: 1000 });
-      expect((await user.get('/api/me')).usage).toEqual({ bytes: 8000, files: 2 });
-      expect((await create(user, 0)).status).toBe(413);
-      // What was promised is kept.
-      expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content)).status).toBe(204);
-      expect((await user.settled(idOf(path))).status).toBe('completed');
-      expect(await trash(user, file)).toBe(204);
-      expect((await create(user, 1)).status).toBe(413);
-      expect(await trash(user, idOf(path))).toBe(204);
-      expect((await create(user, 1000)).status).toBe(201);
-      expect(await usageOf(user)).toEqual({ bytes: 1000, files: 1 });
-    });
-
-    it('is that of the configuration unless an admin has set another', async () => {
-      const user = await newUser();
-      expect((await user.get('/api/me')).quota).toEqual(DEFAULT);
-      expect((await create(user, DEFAULT.bytes + 1)).status).toBe(413);
-
-      const set = async (quota: Parameters<typeof setQuota>[2]) =>
-        (await (await setQuota(admin, user, quota)).json()).quota;
-      expect(await set({ maxBytes: null })).toEqual({ ...DEFAULT, bytes: null });
-      expect((await create(user, 5 * 1024 ** 4)).status).toBe(201);
-      expect(await set({ maxFiles: 1 })).toEqual({ bytes: null, files: 1 });
-      expect((await create(user, 1)).status).toBe(413);
-      expect(await set({ maxBytes: 'default', maxFiles: 'default' })).toEqual(DEFAULT);
-      expect(await user.get('/api/me')).toMatchObject({ quota: DEFAULT, usage: { bytes: 5 * 1024 ** 4 } });
-    });
-
-    it.each([{ maxBytes: 0 }, { maxFiles: 0 }])('of %j lets nothing in at all', async (quota) => {
-      const user = await newUser(quota);
-      const answers = [
-        await create(user, 1),
-        await create(user, 0),
-        await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' }),
-      ];
-      for (const answer of answers) {
-        expect([answer.status, await answer.text()]).toEqual([
-          413,
-          'This account may hold no files: ask an admin for room\n',
-        ]);
-      }
-    });
-
-    it.each([-1, 1.5, '5', 2 ** 53, true])('cannot be set to %p', async (maxBytes) => {
-      const user = await newUser();
-      const answer = await admin.fetch(`/api/admin/users/${user.id}`, {
-        method: 'PATCH',
-        headers: { 'Content-Type': 'application/json' },
-        body: JSON.stringify({ maxBytes }),
-      });
-      expect(answer.status).toBe(400);
-      expect((await answer.json()).detail).toMatch(
-        /must be a whole number from 0 on .* null for no limit, or "default"/,
-      );
-      expect((await user.get('/api/me')).quota).toEqual(DEFAULT);
-    });
+    }
   });
 
-  describe('room is given back', () => {
-    it('once, whoever deletes how often, wherever the file is', async () => {
-      const user = await newUser();
-      const [kept, trashed, purged, ended] = await Promise.all(
-        [100, 200, 400, 800].map((size) => user.upload(Buffer.alloc(size))),
-      );
-      const path = await user.create(1600);
-      expect(await usageOf(user)).toEqual({ bytes: 3100, files: 5 });
-      expect(await trash(user, trashed as string)).toBe(204);
-      expect(await trash(user, trashed as string)).toBe(404);
-      expect(await usageOf(user)).toEqual({ bytes: 2900, files: 4 });
-      expect(await purge(user, trashed as string)).toBe(204);
-      expect(await purge(user, purged as string)).toBe(204);
-      expect(await purge(user, purged as string)).toBe(404);
-      expect(await terminate(user, ended as string)).toBe(204);
-      expect(await terminate(user, ended as string)).toBe(410);
-      expect(await terminate(user, idOf(path))).toBe(204);
-      expect(await terminate(user, idOf(path))).toBe(410);
-      expect(await usageOf(user)).toEqual({ bytes: 100, files: 1 });
-      expect(await purge(user, kept as string)).toBe(204);
-      expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
+  it.each([-1, 1.5, '5', 2 ** 53, true])('cannot be set to %p', async (maxBytes) => {
+    const user = await newUser();
+    const answer = await admin.fetch(`/api/admin/users/${user.id}`, {
+      method: 'PATCH',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ maxBytes }),
     });
+    expect(answer.status).toBe(400);
+    expect((await answer.json()).detail).toMatch(
+      /must be a whole number from 0 on .* null for no limit, or "default"/,
+    );
+    expect((await user.get('/api/me')).quota).toEqual(DEFAULT);
+  });
+});
 
-    it('when uploads expire, also of many users and by two workers', async () => {
-      const users = await Promise.all(Array.from({ length: 8 }, () => newUser()));
-      const paths = await Promise.all(
-        users.flatMap((user) => Array.from({ length: 12 }, (_, n) => user.create(n % 4 ? 1000 : null))),
-      );
-      const kept = await users[0]?.create(500);
-      await processes.database.query(
-        `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = ANY ($1)`,
+describe('room is given back', () => {
+  it('when uploads expire, also of many users and by two workers', async () => {
+    const users = await Promise.all(Array.from({ length: 8 }, () => newUser()));
+    const paths = await Promise.all(
+      users.flatMap((user) => Array.from({ length: 12 }, (_, n) => user.create(n % 4 ? 1000 : null))),
+    );
+    const kept = await users[0]?.create(500);
+    await processes.database.query(
+      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = ANY ($1)`,
+      [paths.map(idOf)],
+    );
+    await Promise.all([
+      reconcile('worker'),
+      reconcile('worker-2'),
+      ...paths.map((path, index) =>
+        index % 3 ? undefined : terminate(users[Math.floor(index / 12)] as TestUser, idOf(path)),
+      ),
+    ]);
+    await until('all to be expired', async () => {
+      const { rows } = await processes.database.query(
+        `SELECT FROM uploads WHERE status = 'uploading' AND id = ANY ($1)`,
         [paths.map(idOf)],
       );
-      await Promise.all([
-        reconcile('worker'),
-        reconcile('worker-2'),
-        ...paths.map((path, index) =>
-          index % 3 ? undefined : terminate(users[Math.floor(index / 12)] as TestUser, idOf(path)),
-        ),
-      ]);
-      await until('all to be expired', async () => {
-        const { rows } = await processes.database.query(
-          `SELECT FROM uploads WHERE status = 'uploading' AND id = ANY ($1)`,
-          [paths.map(idOf)],
-        );
-        return rows.length === 0;
-      });
-      const usages = await Promise.all(users.map(usageOf));
-      expect(usages).toEqual(
-        users.map((_, n) => (n === 0 ? { bytes: 500, files: 1 } : { bytes: 0, files: 0 })),
-      );
-      expect(await terminate(users[0] as TestUser, idOf(kept ?? ''))).toBe(204);
+      return rows.length === 0;
     });
+    const usages = await Promise.all(users.map(usageOf));
+    expect(usages).toEqual(
+      users.map((_, n) => (n === 0 ? { bytes: 500, files: 1 } : { bytes: 0, files: 0 })),
+    );
+    expect(await terminate(users[0] as TestUser, idOf(kept ?? ''))).toBe(204);
+  });
 
-    it('not by a file that fails or is found infected, before that is deleted', async () => {
-      const user = await newUser();
-      const EICAR = ['X5O!P%@AP[4\\PZX54(P^)7CC)7}$', 'EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*'].join('');
-      const infected = await user.upload(Buffer.from(EICAR));
-      const failed = await user.upload(Buffer.alloc(100), { sha256: '0'.repeat(64) });
-      expect((await user.settled(infected)).status).toBe('infected');
-      expect((await user.settled(failed)).status).toBe('failed');
-      expect(await usageOf(user)).toEqual({ bytes: EICAR.length + 100, files: 2 });
-      expect(await trash(user, infected)).toBe(204);
-      expect(await purge(user, failed)).toBe(204);
-      expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
-    });
+  it('not by a file that fails or is found infected, before that is deleted', async () => {
+    const user = await newUser();
+    const EICAR = ['X5O!P%@AP[4\\PZX54(P^)7CC)7}$', 'EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*'].join('');
+    const infected = await user.upload(Buffer.from(EICAR));
+    const failed = await user.upload(Buffer.alloc(100), { sha256: '0'.repeat(64) });
+    expect((await user.settled(infected)).status).toBe('infected');
+    expect((await user.settled(failed)).status).toBe('failed');
+    expect(await usageOf(user)).toEqual({ bytes: EICAR.length + 100, files: 2 });
+    expect(await trash(user, infected)).toBe(204);
+    expect(await purge(user, failed)).toBe(204);
+    expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
+  });
+});
 
-    it('as often as an upload is finished and deleted at the same moment: once', async () => {
-      const user = await newUser();
-      await Promise.all(
-        Array.from({ length: 20 }, async (_, index) => {
-          const path = await user.create(100);
-          const other = elsewhere(user);
-          const statuses = await Promise.all([
-            user.tus('PATCH', path, { 'Upload-Offset': '0' }, Buffer.alloc(100)).then(({ status }) => status),
-            terminate(index % 2 ? user : other, idOf(path)),
-            trash(other, idOf(path)),
-          ]);
-          expect(statuses.filter((status) => status >= 500)).toEqual([]);
-        }),
-      );
-      await books();
+describe('the trash', () => {
+  it('holds as much again as the quota, of which the oldest goes first', async () => {
+    const user = await newUser({ maxBytes: 1000 });
+    const thrown: string[] = [];
+    for (const size of [300, 600, 400, 500, 100]) {
+      const id = await user.upload(Buffer.alloc(size));
+      expect(await trash(user, id)).toBe(204);
+      thrown.push(id);
+    }
+    const before = await usageOf(user);
+    const left = async () => {
       const { rows } = await processes.database.query(
-        `SELECT id FROM uploads WHERE owner_id = $1 AND status IN ('uploading', 'finished')`,
+        'SELECT id FROM files WHERE owner_id = $1 AND deleted_at IS NOT NULL ORDER BY id',
         [user.id],
       );
-      for (const { id } of rows) expect([204, 410]).toContain(await terminate(user, id));
-      expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
-    });
+      return rows.map(({ id }) => id);
+    };
+    expect(await left()).toEqual(thrown);
+    // Both at once, and one that its owner deletes for good at the same moment.
+    await Promise.all([reconcile('worker'), reconcile('worker-2'), purge(user, thrown[0] as string)]);
+    await until('the trash to be trimmed', async () => (await left()).length <= 3);
+    expect(await left()).toEqual(thrown.slice(2));
+    expect([before, await usageOf(user)]).toEqual([
+      { bytes: 0, files: 0 },
+      { bytes: 0, files: 0 },
+    ]);
   });
 
-  describe('the trash', () => {
-    it('holds as much again as the quota, of which the oldest goes first', async () => {
-      const user = await newUser({ maxBytes: 1000 });
-      const thrown: string[] = [];
-      for (const size of [300, 600, 400, 500, 100]) {
-        const id = await user.upload(Buffer.alloc(size));
-        expect(await trash(user, id)).toBe(204);
-        thrown.push(id);
-      }
-      const before = await usageOf(user);
-      const left = async () => {
-        const { rows } = await processes.database.query(
-          'SELECT id FROM files WHERE owner_id = $1 AND deleted_at IS NOT NULL ORDER BY id',
-          [user.id],
-        );
-        return rows.map(({ id }) => id);
-      };
-      expect(await left()).toEqual(thrown);
-      // Both at once, and one that its owner deletes for good at the same moment.
-      await Promise.all([reconcile('worker'), reconcile('worker-2'), purge(user, thrown[0] as string)]);
-      await until('the trash to be trimmed', async () => (await left()).length <= 3);
-      expect(await left()).toEqual(thrown.slice(2));
-      expect([before, await usageOf(user)]).toEqual([
-        { bytes: 0, files: 0 },
-        { bytes: 0, files: 0 },
-      ]);
-    });
-
-    it('holds as many files again, and anything of a user without a quota', async () => {
-      const few = await newUser({ maxFiles: 2 });
-      const any = await newUser({ maxBytes: null, maxFiles: null });
-      for (let n = 0; n < 3; n++) {
-        for (const user of [few, any]) await trash(user, await user.upload(Buffer.alloc(50_000)));
-      }
-      await reconcile();
-      const left = async ({ id }: TestUser) =>
-        (await processes.database.query('SELECT FROM files WHERE owner_id = $1', [id])).rowCount;
-      await until('the trash to be trimmed', async () => (await left(few)) !== 3);
-      expect([await left(few), await left(any)]).toEqual([2, 3]);
-    });
+  it('holds as many files again, and anything of a user without a quota', async () => {
+    const few = await newUser({ maxFiles: 2 });
+    const any = await newUser({ maxBytes: null, maxFiles: null });
+    for (let n = 0; n < 3; n++) {
+      for (const user of [few, any]) await trash(user, await user.upload(Buffer.alloc(50_000)));
+    }
+    await reconcile();
+    const left = async ({ id }: TestUser) =>
+      (await processes.database.query('SELECT FROM files WHERE owner_id = $1', [id])).rowCount;
+    await until('the trash to be trimmed', async () => (await left(few)) !== 3);
+    expect([await left(few), await left(any)]).toEqual([2, 3]);
   });
-
-  // The last one, because it ends the processes.
-  test('nobody has waited for each other in a circle', expectNoDeadlock);
 });
 
 test('a default of 0 is no limit', async () => {
