@@ -13,7 +13,8 @@ import { AppError } from './errors.js';
  *
  *   used_bytes = sum(reserved_bytes) of uploads 'uploading' + sum(size) of files outside the trash
  *
- * and used_files is how many these are. Whatever changes one side changes the other in the same transaction.
+ * and used_files is how many these are. A file whose processing has failed, or that was found infected, still has its
+ * bytes and counts until it is deleted. Whatever changes one side changes the other in the same transaction.
  *
  * Who locks rows of several tables takes them in this order, so that nobody waits in a circle: upload_tokens, uploads,
  * files, derivatives, blobs, users; after users only events are written, which nobody waits for. Several rows of users

@@ -16,7 +16,7 @@ import { LEASE_MS } from './lease.js';
  * Each changes the row of its owner, so those of one owner would wait for each other in the database, each with a
  * connection of its own. Here they wait before it instead: while one statement of an owner is under way, what else comes
  * is gathered, and goes together in the next one. If not all of that fits the quota, or something is wrong with one of
- * them, each is tried for itself.
+ * them, each is tried for itself. Nobody waits for a statement that is not answered for a while: it may be the only one.
  */
 
 export interface CreationDeps {
@@ -52,6 +52,9 @@ interface Waiting {
 /** Uploads in one statement. */
 const MAX_TOGETHER = 100;
 
+/** How long others wait for one statement, in milliseconds. */
+const PATIENCE_MS = 500;
+
 /** What waits, by owner; there is a list as long as a statement of that owner is under way. */
 const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
 
@@ -76,11 +79,21 @@ async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, fi
   const list: Waiting[] = [];
   byOwner.set(ownerId, list);
   for (let batch = [first]; batch.length > 0; batch = list.splice(0, MAX_TOGETHER)) {
-    await insertTogether(deps, batch);
+    await forAWhile(insertTogether(deps, batch));
   }
   byOwner.delete(ownerId);
 }
 
+async function forAWhile(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, PATIENCE_MS);
+  });
+  await Promise.race([work, over]);
+  clearTimeout(timer);
+}
+
+/** Never throws. */
 async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<void> {
   const { manager } = deps.database;
   if (batch.length > 1) {
