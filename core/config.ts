@@ -129,7 +129,7 @@ const environment = z.object({
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
   REGISTRATION: z.enum(['open', 'invite', 'closed'], 'must be open, invite or closed').default('open'),
-  QUOTA_BYTES: bytes.default(0),
+  QUOTA_BYTES: bytes.refine((n) => n <= Number.MAX_SAFE_INTEGER, 'must be at most 8191 TiB').default(0),
   QUOTA_FILES: integer(0, 2 ** 31).default(0),
   RATE_LIMIT_UPLOADS: rate(60_000, 1000),
   RATE_LIMIT_STATUS: rate(60_000, 3000),

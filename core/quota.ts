@@ -9,22 +9,40 @@ import { AppError } from './errors.js';
  * what uploads under way may still bring: an upload reserves its length, in the statement that creates it, so that any
  * number of creations at once come out right. Where the length is not known yet, room is reserved as the bytes come.
  * `uploads.reserved_bytes` says how much of it an upload has; it is given back when the upload ends without a file, and
- * with the file when that is deleted.
+ * with the file when that is deleted. So at every moment, for every user,
+ *
+ *   used_bytes = sum(reserved_bytes) of uploads 'uploading' + sum(size) of files outside the trash
+ *
+ * and used_files is how many these are. A file whose processing has failed, or that was found infected, still has its
+ * bytes and counts until it is deleted. Whatever changes one side changes the other in the same transaction.
+ *
+ * Who locks rows of several tables takes them in this order, so that nobody waits in a circle: upload_tokens, uploads,
+ * files, derivatives, blobs, users; after users only events are written, which nobody waits for. Several rows of users
+ * are locked in the order of their ids; of uploads, with SKIP LOCKED or where nothing else is locked after them.
  */
 
-/** Bytes that an upload without a length reserves at a time. */
+/** Bytes that an upload without a length reserves at a time where there is plenty of room. */
 const STEP = 16 * 1024 ** 2;
 
+/** Which part of the room it takes at most where there is not: others, too, want to go on. */
+const SHARE = 8;
+
 /**
- * Condition on a row of `users`: it has room for one more file of so many bytes.
- * @param parameters of the statement: bytes wanted, default for bytes, default for files
+ * Condition on a row of `users`: it has room for so many more files with so many bytes together. Whose limit is 0 bytes
+ * has none even for an empty file.
+ * @param parameters of the statement: bytes and files wanted, default for bytes, default for files
  */
-export function hasRoom(parameters: { bytes: string; quotaBytes: string; quotaFiles: string }): string {
-  const { bytes, quotaBytes, quotaFiles } = parameters;
+export function hasRoom(parameters: {
+  bytes: string;
+  files: string;
+  quotaBytes: string;
+  quotaFiles: string;
+}): string {
+  const { bytes, files, quotaBytes, quotaFiles } = parameters;
   const maxBytes = `coalesce(max_bytes, ${quotaBytes}::bigint)`;
   const maxFiles = `coalesce(max_files, ${quotaFiles}::bigint)`;
-  return `(${maxBytes} < 0 OR used_bytes + ${bytes} <= ${maxBytes})
-          AND (${maxFiles} < 0 OR used_files + 1 <= ${maxFiles})`;
+  return `(${maxBytes} < 0 OR (${maxBytes} > 0 AND used_bytes + ${bytes} <= ${maxBytes}))
+          AND (${maxFiles} < 0 OR used_files + ${files} <= ${maxFiles})`;
 }
 
 /** What holds for this user. */
@@ -35,11 +53,17 @@ export function quotaOf(user: User, defaults: Quota): Quota {
 /** Why a user has no room for a file of so many bytes. @param bytes null: as many as there is room for, and more */
 export function quotaExceeded(user: User, defaults: Quota, bytes: number | null): AppError {
   const quota = quotaOf(user, defaults);
-  const isFull = quota.files !== UNLIMITED && user.usedFiles + 1 > quota.files && bytes !== null;
-  const used = isFull
-    ? `${user.usedFiles} of ${quota.files} files are in use`
-    : `${user.usedBytes} of ${quota.bytes} bytes are in use`;
-  const wanted = bytes === null || isFull ? '' : `, and this upload has ${bytes}`;
+  if (quota.bytes === 0 || quota.files === 0) {
+    return new AppError('quota_exceeded', {
+      detail: 'This account may hold no files: ask an admin for room',
+    });
+  }
+  const isShort = quota.bytes !== UNLIMITED && (bytes === null || user.usedBytes + bytes > quota.bytes);
+  const used =
+    isShort || quota.files === UNLIMITED
+      ? `${user.usedBytes} of ${quota.bytes} bytes are in use`
+      : `${user.usedFiles} of ${quota.files} files are in use`;
+  const wanted = isShort && bytes !== null ? `, and this upload has ${bytes}` : '';
   return new AppError('quota_exceeded', { detail: `${used}${wanted}: delete something first` });
 }
 
@@ -51,10 +75,17 @@ export async function releaseQuota(manager: EntityManager, ownerId: string, byte
   );
 }
 
+/** How much an upload under way is to have reserved. */
+interface Reservation {
+  /** Bytes; null: up to its offset. */
+  target: number | null;
+  /** Bytes beyond it that are welcome, as far as they leave room for others. */
+  ahead?: number;
+}
+
 /**
- * Sets how much an upload under way has reserved: less than it has always, more as far as the quota goes.
- * @param target bytes
- * @returns what it has then
+ * Sets how much an upload whose length is not known has reserved: less than it has always, more as far as the quota goes.
+ * @returns bytes that it has then
  * @throws {AppError} locked
  */
 export async function reserve(
@@ -62,25 +93,28 @@ export async function reserve(
   quota: Quota,
   id: string,
   epoch: number,
-  target: number,
+  { target, ahead = 0 }: Reservation,
 ): Promise<number> {
   const [changed]: { reserved_bytes: string }[] = await manager.query(
-    `WITH mine AS (
-       SELECT upload.id, upload.owner_id,
-         CASE WHEN coalesce(max_bytes, $4::bigint) < 0 THEN $3::bigint - reserved_bytes
-              ELSE least($3::bigint - reserved_bytes, greatest(coalesce(max_bytes, $4::bigint) - used_bytes, 0))
-         END AS more
+    // The new value is set, not added: PostgreSQL checks the constraint on what it was when the statement began, too.
+    `WITH locked AS (
+       SELECT upload.id, upload.owner_id, reserved_bytes AS reserved,
+         coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
+         CASE WHEN coalesce(max_bytes, $5::bigint) < 0 THEN ${Number.MAX_SAFE_INTEGER}
+              ELSE greatest(coalesce(max_bytes, $5::bigint) - used_bytes, 0) END AS room
        FROM uploads AS upload JOIN users ON users.id = upload.owner_id
-       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading'
+       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL
        FOR NO KEY UPDATE
+     ), mine AS (
+       SELECT id, owner_id, reserved, least(wanted + least($4::bigint, room / ${SHARE}), room) AS more FROM locked
      ), owner AS (
-       UPDATE users SET used_bytes = used_bytes + more FROM mine WHERE users.id = mine.owner_id
+       UPDATE users SET used_bytes = used_bytes + more FROM mine WHERE users.id = mine.owner_id AND more <> 0
      ), changed AS (
-       UPDATE uploads SET reserved_bytes = reserved_bytes + more FROM mine WHERE uploads.id = mine.id
+       UPDATE uploads SET reserved_bytes = reserved + more FROM mine WHERE uploads.id = mine.id
        RETURNING reserved_bytes
      )
      SELECT reserved_bytes FROM changed`,
-    [id, epoch, target, quota.bytes],
+    [id, epoch, target, ahead, quota.bytes],
   );
   if (!changed) {
     throw new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
@@ -102,18 +136,26 @@ export async function* withinQuota(
   let offset = upload.offset;
   for await (const chunk of source) {
     const end = offset + chunk.byteLength;
-    if (end > reserved) reserved = await reserve(database.manager, quota, upload.id, epoch, end + STEP);
+    if (end > reserved) {
+      reserved = await reserve(database.manager, quota, upload.id, epoch, { target: end, ahead: STEP });
+    }
     if (end > reserved) {
       if (reserved > offset) yield chunk.subarray(0, reserved - offset);
-      throw quotaExceeded(
-        await database.getRepository(User).findOneByOrFail({ id: upload.ownerId }),
-        quota,
-        null,
-      );
+      throw await quotaExceededBy(database, quota, upload.ownerId, null);
     }
     offset = end;
     yield chunk;
   }
+}
+
+/** As quotaExceeded, of a user who is to be looked up. */
+export async function quotaExceededBy(
+  database: DataSource,
+  quota: Quota,
+  userId: string,
+  bytes: number | null,
+): Promise<AppError> {
+  return quotaExceeded(await database.getRepository(User).findOneByOrFail({ id: userId }), quota, bytes);
 }
 
 /**

@@ -304,10 +304,8 @@ class LedgerStore extends DataStore {
     try {
       lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, asked);
     } finally {
-      // What was reserved and did not come. If that fails, it is given back when the upload ends.
-      await getUpload(database, id)
-        .then(({ offset }) => reserve(database.manager, quota, id, lease.epoch, offset))
-        .catch(() => {});
+      // What was reserved and did not come. If that fails, it is given back when the upload goes on or ends.
+      await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});
     }
   }
 

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { expectBooksRight } from './books.js';
 import type { FileJson, TestUser } from './client.js';
 import type { Processes } from './processes.js';
 
@@ -77,6 +78,7 @@ const TIDY_SECONDS = 75;
  * @param store if it is not the folder. What nobody needs any more is deleted there without anyone waiting, so this waits.
  */
 export async function expectBlobsInOrder(processes: Processes, store?: Store): Promise<void> {
+  await expectBooksRight(processes.database);
   if (!store) return expectOrder(processes, folderStore(processes.dataDir));
   const deadline = Date.now() + TIDY_SECONDS * 1000;
   for (;;) {

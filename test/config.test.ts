@@ -69,6 +69,7 @@ test.each([
   [{ PORT: '70000' }, 'PORT=70000: must be a whole number from 0 to 65535'],
   [{ MAX_UPLOAD_SIZE: '10MB' }, /^MAX_UPLOAD_SIZE=10MB: .*MiB/],
   [{ MAX_UPLOAD_SIZE: '6TiB' }, /at most 5 TiB/],
+  [{ QUOTA_BYTES: '8192TiB' }, /^QUOTA_BYTES=8192TiB: must be at most 8191 TiB/],
   [{ PUBLIC_URL: 'example.org' }, /^PUBLIC_URL=example.org: must be an http or https address/],
   [{ DATABASE_URL: 'mysql://x' }, /^DATABASE_URL=…: must look like postgres:/],
   [{ DATABASE_URL: 'mysql://u:sekret@h/d' }, /^DATABASE_URL=…: /],

@@ -10,14 +10,14 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** Makes a migrated, empty database for one suite. */
-export async function createDatabase(): Promise<TestDatabase> {
+/** Makes a database for one suite: migrated and empty, or a copy of `template`. */
+export async function createDatabase(template = process.env.TEST_TEMPLATE_DATABASE): Promise<TestDatabase> {
   const server = process.env.TEST_DATABASE_URL ?? '';
   const name = `test_${randomBytes(6).toString('hex')}`;
   await administer(server, async (admin) => {
     // Two suites may copy the template at the same moment, which PostgreSQL refuses.
     await admin.query('SELECT pg_advisory_lock(1)');
-    await admin.query(`CREATE DATABASE ${name} TEMPLATE ${process.env.TEST_TEMPLATE_DATABASE}`);
+    await admin.query(`CREATE DATABASE ${name} TEMPLATE ${template}`);
   });
 
   const url = new URL(server);

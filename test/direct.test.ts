@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { GetObjectCommand, UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload, timeline } from './aftermath.js';
+import { usageOf } from './books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { createBucket, type TestBucket } from './s3.js';
@@ -389,6 +390,17 @@ describe('what is not finished', () => {
     await expectProblem(answer, 503, 'unavailable');
     expect((await presign({ size: 1 }, guest)).status).toBe(200);
     await expectProblem(await presign({ size: 1 }, guest), 401, 'unauthenticated');
+  });
+});
+
+describe('an upload that S3 does not let begin', () => {
+  it('leaves nothing that counts', async () => {
+    const before = await usageOf(user);
+    const heal = inner.rule('CreateMultipartUpload', { fail: 403 });
+    const answer = await presign({ filename: 'direct.bin', size: 1000 });
+    heal();
+    expect(answer.status).toBeGreaterThanOrEqual(500);
+    expect(await usageOf(user)).toEqual(before);
   });
 });
 

@@ -44,9 +44,9 @@ async function uploadImage(): Promise<{ id: string; content: Buffer }> {
   return { content, id: await user.upload(content, { filename: 'photo.jpg' }) };
 }
 
-/** An upload of 1000 bytes, 400 of which are here. Returns its id. */
-async function uploadPart(): Promise<string> {
-  const path = await user.create(1000);
+/** An upload of 1000 bytes, or of so many that nobody knows, 400 of which are here. Returns its id. */
+async function uploadPart(length: number | null = 1000): Promise<string> {
+  const path = await user.create(length);
   const answer = await user.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(400));
   expect(answer.status).toBe(204);
   return idOf(path);
@@ -223,7 +223,7 @@ describe('uploads', () => {
 
   test('those whose time is over are removed, those that are complete become files all the same', async () => {
     await start(['server']);
-    const [expired, complete, young] = [await uploadPart(), await uploadPart(), await uploadPart()];
+    const [expired, complete, young] = [await uploadPart(), await uploadPart(null), await uploadPart()];
     await setUpload(expired, `expires_at = now() - interval '1 second'`);
     await setUpload(complete, `length = "offset", expires_at = now() - interval '1 second'`);
     await processes.start('worker');

@@ -9,6 +9,9 @@ import type { Storage } from '../storage/storage.js';
 /** A store that has failed so often is asked again later. */
 const MAX_FAILURES = 3;
 
+/** Uploads that expire in one transaction: meanwhile their owners cannot begin others. */
+const EXPIRE_BATCH = 1000;
+
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
   const rows: { id: string }[] = await database.query(
@@ -21,20 +24,36 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
 
 /** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
 export async function expireUploads(database: DataSource): Promise<number> {
+  let total = 0;
+  for (;;) {
+    const expired = await expireBatch(database);
+    total += expired;
+    if (expired < EXPIRE_BATCH) return total;
+  }
+}
+
+async function expireBatch(database: DataSource): Promise<number> {
   return database.transaction(async (manager) => {
     const expired = await queryEntities(
       manager,
       Upload,
-      `WITH expired AS (
-         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+      `WITH overdue AS (
+         SELECT id FROM uploads
          WHERE status = 'uploading' AND expires_at < now()
            AND (lease_holder IS NULL OR lease_expires_at < now())
            AND "offset" IS DISTINCT FROM length
-         RETURNING *
+         LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
+       ), expired AS (
+         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+         FROM overdue WHERE uploads.id = overdue.id
+         RETURNING uploads.*
+       ), held AS (
+         SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM expired GROUP BY owner_id
+       ), owners AS (
+         SELECT id FROM users WHERE id IN (SELECT owner_id FROM held) ORDER BY id FOR NO KEY UPDATE
        ), released AS (
          UPDATE users SET used_bytes = used_bytes - held.bytes, used_files = used_files - held.files
-         FROM (SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM expired GROUP BY owner_id) AS held
-         WHERE users.id = held.owner_id
+         FROM owners JOIN held ON held.owner_id = owners.id WHERE users.id = owners.id
        )
        SELECT * FROM expired`,
       [],

@@ -1,19 +1,17 @@
-import { randomUUID } from 'node:crypto';
-import type { DataSource, EntityManager } from 'typeorm';
+import type { EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
-import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
-import { User } from '../database/entities/user.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF, actorJson, appendEvents } from '../events.js';
+import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
 import { isAllowedType, typeNotAllowed } from '../media-types.js';
-import { hasRoom, quotaExceeded, releaseQuota, reserve } from '../quota.js';
+import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
+import { type CreationDeps, insertAlone, insertUpload, type NewUpload } from './creation.js';
 import { LEASE_MS } from './lease.js';
 
 /*
@@ -26,29 +24,8 @@ import { LEASE_MS } from './lease.js';
  * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
-export interface LedgerDeps {
-  database: DataSource;
+export interface LedgerDeps extends CreationDeps {
   storage: Storage;
-  /** Hours without an append after which an unfinished upload expires. */
-  uploadExpiryHours: number;
-  /** Of users who have none of their own. */
-  quota: Quota;
-}
-
-export interface NewUpload {
-  /** UUIDv7. */
-  id: string;
-  ownerId: string;
-  /** Bytes; null if not known yet. */
-  length: number | null;
-  metadata: Record<string, string | null>;
-  /** Whether the client will send the bytes to the store itself; see direct.ts. */
-  direct?: boolean;
-  /** The process that will write at once, and so gets the first lease; null: nobody does. */
-  leaseHolder: string | null;
-  actor: Actor;
-  /** The token that allows it, with its limits; undefined: its owner does. */
-  token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
 
 /**
@@ -59,7 +36,7 @@ export interface NewUpload {
  */
 export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
   const { token } = upload;
-  if (!token) return insertUpload(deps, deps.database.manager, upload);
+  if (!token) return insertUpload(deps, upload);
   checkLimits(token, upload);
   return deps.database.transaction(async (manager) => {
     const claimed = await countChanged(
@@ -73,7 +50,7 @@ export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise
         detail: 'The upload token was used before, or is not valid any more',
       });
     }
-    return insertUpload(deps, manager, upload);
+    return insertAlone(deps, manager, upload);
   });
 }
 
@@ -86,53 +63,6 @@ function checkLimits(
   }
   const declared = metadata.filetype || metadata.type;
   if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
-}
-
-async function insertUpload(deps: LedgerDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
-  const [row] = await queryEntities(
-    manager,
-    Upload,
-    `WITH owner AS (
-       UPDATE users SET used_bytes = used_bytes + coalesce($3::bigint, 0), used_files = used_files + 1
-       WHERE id = $2 AND disabled_at IS NULL
-         AND ${hasRoom({ bytes: 'coalesce($3::bigint, 0)', quotaBytes: '$10', quotaFiles: '$11' })}
-       RETURNING id
-     ), created AS (
-       INSERT INTO uploads (id, owner_id, status, length, metadata, direct, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
-       SELECT $1, id, 'uploading', $3::bigint, $4::jsonb, $9::boolean, $5, $6::text, 1,
-              CASE WHEN $6::text IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
-              now() + $8 * interval '1 hour', coalesce($3::bigint, 0), $12::uuid, $13::bigint, $14::text[]
-       FROM owner
-       RETURNING *
-     ), told AS (
-       ${APPEND_EVENT_OF}
-       SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length), $15::jsonb FROM created
-     )
-     SELECT * FROM created`,
-    [
-      upload.id,
-      upload.ownerId,
-      upload.length,
-      upload.metadata,
-      randomUUID(),
-      upload.leaseHolder,
-      LEASE_MS,
-      deps.uploadExpiryHours,
-      upload.direct ?? false,
-      deps.quota.bytes,
-      deps.quota.files,
-      upload.token?.id ?? null,
-      upload.token?.maxSize ?? null,
-      upload.token?.types ?? null,
-      actorJson(upload.actor),
-    ],
-  );
-  if (row) return row;
-  const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
-  if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
-  if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
-  throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
 }
 
 /**
@@ -149,13 +79,11 @@ export async function declareLength(
   if (maxSize !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
   }
-  await deps.database.transaction(async (manager) => {
-    if ((await reserve(manager, deps.quota, id, epoch, length)) < length) {
-      throw quotaExceeded(
-        await manager.getRepository(User).findOneByOrFail({ id: ownerId }),
-        deps.quota,
-        null,
-      );
+  const fits = await deps.database.transaction(async (manager) => {
+    if ((await reserve(manager, deps.quota, id, epoch, { target: length })) < length) {
+      // All or nothing.
+      await reserve(manager, deps.quota, id, epoch, { target: null });
+      return false;
     }
     const changed = await countChanged(
       manager,
@@ -164,7 +92,9 @@ export async function declareLength(
       [id, epoch, length],
     );
     if (changed === 0) throw leaseLost();
+    return true;
   });
+  if (!fits) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
 }
 
 /**
@@ -285,21 +215,22 @@ async function markUntidy({ database }: LedgerDeps, id: string, epoch: number): 
  */
 async function endIfLost(
   { database }: LedgerDeps,
-  { id, ownerId, reservedBytes }: Upload,
+  { id, ownerId }: Upload,
   epoch: number,
   error: unknown,
 ): Promise<never> {
   if (!(error instanceof AppError && error.code === 'size_mismatch')) throw error;
   await database
     .transaction(async (manager) => {
-      const changed = await countChanged(
+      const [lost] = await queryEntities(
         manager,
+        Upload,
         `UPDATE uploads SET untidy = true, status = 'expired'
-         WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading'`,
+         WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' RETURNING *`,
         [id, epoch],
       );
-      if (changed === 0) return;
-      await releaseQuota(manager, ownerId, reservedBytes);
+      if (!lost) return;
+      await releaseQuota(manager, ownerId, lost.reservedBytes);
       const data = { reason: 'lost by the storage' };
       await appendEvents(manager, [{ type: 'upload.expired', subjectId: id, ownerId, data }]);
     })

@@ -44,7 +44,7 @@ export async function changeUser(
     const locked = await queryEntities(
       manager,
       User,
-      `SELECT * FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR UPDATE`,
+      `SELECT * FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
       [id],
     );
     const user = locked.find((one) => one.id === id);

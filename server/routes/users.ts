@@ -15,11 +15,13 @@ interface UserDeps {
 
 const byId = z.object({ id: z.uuid() });
 
+const LIMITS = 'must be a whole number from 0 on (0 lets nothing in), null for no limit, or "default"';
+
 /** A number; null: without limit; `default`: what the configuration says. */
 const limit = z
   .union(
-    [z.int().min(0), z.null(), z.literal('default')],
-    'must be a number, null for no limit, or "default"',
+    [z.int(LIMITS).min(0, LIMITS).max(Number.MAX_SAFE_INTEGER, LIMITS), z.null(), z.literal('default')],
+    LIMITS,
   )
   .transform((value) => (value === null ? UNLIMITED : value === 'default' ? null : value));
 

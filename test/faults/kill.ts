@@ -104,15 +104,15 @@ function missed(): never {
 
 /** Starts a worker, which puts in order what is left, and checks all files, the bucket, and the bucket without them. */
 async function expectAllInOrder(installation: Installation, landed: Landed[]): Promise<void> {
-  const { processes, user, bucket } = installation;
+  const { processes, bucket } = installation;
   await processes.start('worker');
   for (const { upload, content } of landed) {
-    await expectCompletedOnce(processes, user, upload.id, content);
+    await expectCompletedOnce(processes, upload.user, upload.id, content);
   }
   await expectBlobsInOrder(processes, bucket);
   await Promise.all(
     landed.map(async ({ upload }) => {
-      const removed = await user.fetch(`/api/files/${upload.id}?permanent=1`, { method: 'DELETE' });
+      const removed = await upload.user.fetch(`/api/files/${upload.id}?permanent=1`, { method: 'DELETE' });
       expect(removed.status).toBe(204);
     }),
   );

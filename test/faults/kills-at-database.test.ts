@@ -1,4 +1,4 @@
-import { encodeMetadata } from '../client.js';
+import { encodeMetadata, registerUser, type TestUser } from '../client.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from '../postgres-proxy.js';
 import { type Installation, install } from './installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from './kill.js';
@@ -16,6 +16,8 @@ const ABREAST = 8;
 
 let installation: Installation;
 let postgres: PostgresProxy;
+/** Each uploads one at a time: what one user begins at the same moment goes in one statement. */
+let users: TestUser[];
 
 beforeAll(async () => {
   postgres = await startPostgresProxy();
@@ -24,6 +26,8 @@ beforeAll(async () => {
     env: { UPLOAD_MEMORY_BUDGET: '512MiB' },
     reach: postgres.reach,
   });
+  const { processes } = installation;
+  users = await Promise.all(Array.from({ length: ABREAST }, () => registerUser(() => processes.url)));
 });
 afterAll(async () => {
   await installation?.close();
@@ -39,7 +43,8 @@ function isAbout(filename: string): (statement: Statement) => boolean {
     if (application === 'landfall worker' || isTimer(text)) return false;
     if (/^(START TRANSACTION|BEGIN)/.test(text)) transactions.set(connection, false);
     const named = parameters.some((value) => value !== null && names.some((name) => value.includes(name)));
-    if (named && /INSERT INTO uploads/.test(text)) names.push(parameters[0] ?? '');
+    if (named && /INSERT INTO uploads/.test(text))
+      names.push(/[\da-f-]{36}/.exec(parameters[0] ?? '')?.[0] ?? '');
     const belongs = named || transactions.get(connection) === true;
     if (/^(COMMIT|ROLLBACK)/.test(text)) transactions.delete(connection);
     else if (transactions.has(connection)) transactions.set(connection, belongs);
@@ -57,13 +62,13 @@ let uploads = 0;
 function takeName() {
   uploads++;
   const filename = `upload-${uploads}.bin`;
-  return { filename, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
+  const user = users[uploads % ABREAST] as TestUser;
+  return { filename, user, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
 }
 
 /** An upload without faults. @returns the statements that it took */
 async function listStatements(sizes: number[]): Promise<Statement[]> {
-  const { user } = installation;
-  const { filename, headers } = takeName();
+  const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
   const first = postgres.statements.length;
   const upload = await beginUpload(user, content, sizes, headers);
@@ -74,7 +79,7 @@ async function listStatements(sizes: number[]): Promise<Statement[]> {
 
 /** An upload that will stand still at this statement. */
 async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Target> {
-  const { filename, headers } = takeName();
+  const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
   const matches = isAbout(filename);
   let statements = 0;
@@ -88,7 +93,7 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
     reached: pause.reached,
     release: pause.cut,
     async upload(gate) {
-      const upload = await beginUpload(installation.user, content, sizes, headers);
+      const upload = await beginUpload(user, content, sizes, headers);
       await upload.finish(gate);
       return upload;
     },

@@ -8,6 +8,7 @@ import { until } from '../until.js';
 
 export interface PiecewiseUpload {
   id: string;
+  user: TestUser;
   /** Path of the upload. */
   path: string;
   /** Sends what is missing, up to the end. @param gate awaited before each PATCH */
@@ -59,6 +60,7 @@ export async function beginUpload(
 
   return {
     id: idOf(path),
+    user,
     path,
     acknowledged,
     async finish(gate = async () => {}) {

@@ -1,0 +1,187 @@
+import { randomUUID } from 'node:crypto';
+import type { DataSource, EntityManager } from 'typeorm';
+import type { Quota } from '../config.js';
+import type { Actor } from '../database/entities/event.js';
+import { Upload } from '../database/entities/upload.js';
+import { User } from '../database/entities/user.js';
+import { queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { APPEND_EVENT_OF } from '../events.js';
+import { hasRoom, quotaExceeded } from '../quota.js';
+import { LEASE_MS } from './lease.js';
+
+/*
+ * The rows of new uploads, and the room that they reserve.
+ *
+ * Each changes the row of its owner, so those of one owner would wait for each other in the database, each with a
+ * connection of its own. Here they wait before it instead: while one statement of an owner is under way, what else comes
+ * is gathered, and goes together in the next one. If not all of that fits the quota, or something is wrong with one of
+ * them, each is tried for itself. Nobody waits for a statement that is not answered for a while: it may be the only one.
+ */
+
+export interface CreationDeps {
+  database: DataSource;
+  /** Hours without an append after which an unfinished upload expires. */
+  uploadExpiryHours: number;
+  /** Of users who have none of their own. */
+  quota: Quota;
+}
+
+export interface NewUpload {
+  /** UUIDv7. */
+  id: string;
+  ownerId: string;
+  /** Bytes; null if not known yet. */
+  length: number | null;
+  metadata: Record<string, string | null>;
+  /** Whether the client will send the bytes to the store itself; see direct.ts. */
+  direct?: boolean;
+  /** The process that will write at once, and so gets the first lease; null: nobody does. */
+  leaseHolder: string | null;
+  actor: Actor;
+  /** The token that allows it, with its limits; undefined: its owner does. */
+  token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
+}
+
+interface Waiting {
+  upload: NewUpload;
+  resolve(row: Upload): void;
+  reject(error: unknown): void;
+}
+
+/** Uploads in one statement. */
+const MAX_TOGETHER = 100;
+
+/** How long others wait for one statement, in milliseconds. */
+const PATIENCE_MS = 500;
+
+/** What waits, by owner; there is a list as long as a statement of that owner is under way. */
+const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
+
+/**
+ * Writes the row of a new upload, with its event, together with others of its owner that come at the same time.
+ * @throws {AppError} unauthenticated, quota_exceeded
+ */
+export function insertUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+  const byOwner = lists.get(deps.database) ?? new Map<string, Waiting[]>();
+  lists.set(deps.database, byOwner);
+  return new Promise((resolve, reject) => {
+    const one = { upload, resolve, reject };
+    const list = byOwner.get(upload.ownerId);
+    if (list) list.push(one);
+    else void insertAll(deps, byOwner, one);
+  });
+}
+
+/** Inserts one, then what has come meanwhile, until nothing more comes. Never throws. */
+async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, first: Waiting): Promise<void> {
+  const { ownerId } = first.upload;
+  const list: Waiting[] = [];
+  byOwner.set(ownerId, list);
+  for (let batch = [first]; batch.length > 0; batch = list.splice(0, MAX_TOGETHER)) {
+    await forAWhile(insertTogether(deps, batch));
+  }
+  byOwner.delete(ownerId);
+}
+
+async function forAWhile(work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, PATIENCE_MS);
+  });
+  await Promise.race([work, over]);
+  clearTimeout(timer);
+}
+
+/** Never throws. */
+async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<void> {
+  const { manager } = deps.database;
+  if (batch.length > 1) {
+    // Whatever is wrong is found out again, and told to the one that it is about.
+    const uploads = batch.map(({ upload }) => upload);
+    const rows = await insertRows(deps, manager, uploads).catch(() => []);
+    const byId = new Map(rows.map((row) => [row.id, row]));
+    const isDone = ({ upload, resolve }: Waiting) => {
+      const row = byId.get(upload.id);
+      if (row) resolve(row);
+      return row !== undefined;
+    };
+    batch = batch.filter((one) => !isDone(one));
+  }
+  await Promise.all(
+    batch.map(({ upload, resolve, reject }) => insertAlone(deps, manager, upload).then(resolve, reject)),
+  );
+}
+
+/**
+ * Writes the row of one new upload, in the caller's transaction if it has one.
+ * @throws {AppError} unauthenticated, quota_exceeded
+ */
+export async function insertAlone(
+  deps: CreationDeps,
+  manager: EntityManager,
+  upload: NewUpload,
+): Promise<Upload> {
+  const [row] = await insertRows(deps, manager, [upload]);
+  if (row) return row;
+  const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
+  if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
+  throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
+}
+
+/** All of them, or none. @param uploads of one owner */
+async function insertRows(
+  deps: CreationDeps,
+  manager: EntityManager,
+  uploads: NewUpload[],
+): Promise<Upload[]> {
+  const rows = uploads.map((upload) => ({
+    id: upload.id,
+    length: upload.length,
+    metadata: upload.metadata,
+    direct: upload.direct ?? false,
+    storage_key: randomUUID(),
+    lease_holder: upload.leaseHolder,
+    upload_token_id: upload.token?.id ?? null,
+    max_size: upload.token?.maxSize ?? null,
+    allowed_types: upload.token?.types ?? null,
+    actor: upload.actor,
+  }));
+  return queryEntities(
+    manager,
+    Upload,
+    `WITH wanted AS (
+       SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
+         id uuid, length bigint, metadata jsonb, direct boolean, storage_key text, lease_holder text,
+         upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
+     ), owner AS (
+       UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $4::bigint
+       WHERE id = $2 AND disabled_at IS NULL
+         AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
+       RETURNING id AS owner_id
+     ), created AS (
+       INSERT INTO uploads (id, owner_id, status, length, metadata, direct, storage_key, lease_holder, lease_epoch,
+                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
+       SELECT id, owner_id, 'uploading', length, metadata, direct, storage_key, lease_holder, 1,
+              CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
+              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
+       FROM wanted, owner
+       RETURNING *
+     ), told AS (
+       ${APPEND_EVENT_OF}
+       SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length), actor FROM wanted, owner
+     )
+     SELECT * FROM created`,
+    [
+      JSON.stringify(rows),
+      uploads[0]?.ownerId,
+      uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
+      uploads.length,
+      deps.quota.bytes,
+      deps.quota.files,
+      LEASE_MS,
+      deps.uploadExpiryHours,
+    ],
+  );
+}

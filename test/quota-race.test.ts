@@ -1,0 +1,174 @@
+import { v7 as uuidv7 } from 'uuid';
+import { openDatabase } from '../core/database/data-source.js';
+import type { Upload } from '../core/database/entities/upload.js';
+import { AppError } from '../core/errors.js';
+import { trashFile } from '../core/files.js';
+import { listTrashBeyondQuota, reserve } from '../core/quota.js';
+import { expireUploads } from '../core/uploads/cleanup.js';
+import {
+  appendToUpload,
+  commitProgress,
+  createUpload,
+  declareLength,
+  finishUpload,
+  type LedgerDeps,
+  terminateUpload,
+} from '../core/uploads/ledger.js';
+import { expectBooksRight } from './books.js';
+import { openLedger, parts, type TestLedger } from './ledger.js';
+
+/*
+ * Everything that changes what counts against a quota, at the same moment, for the same users: the books stay right,
+ * and nobody waits for each other in a circle. Two of them are two processes, each with connections of its own.
+ */
+
+const USERS = 6;
+
+const QUOTA = { bytes: 2000, files: 40 };
+
+let ledger: TestLedger;
+let processes: LedgerDeps[];
+let users: string[];
+
+beforeAll(async () => {
+  ledger = await openLedger();
+  const other = await openDatabase(ledger.url, 'another process');
+  processes = [ledger, other].map((one) => ({
+    storage: ledger.storage,
+    uploadExpiryHours: 24,
+    quota: QUOTA,
+    database: 'database' in one ? one.database : one,
+  }));
+  users = Array.from({ length: USERS }, () => uuidv7());
+  await ledger.query(
+    `INSERT INTO users (id, email, password_hash, role) SELECT id, id::text, '', 'user' FROM unnest($1::uuid[]) AS id`,
+    [users],
+  );
+});
+
+afterAll(async () => {
+  await processes?.[1]?.database.destroy();
+  await ledger?.close();
+});
+
+const pick = <T>(choices: T[]): T => choices[Math.floor(Math.random() * choices.length)] as T;
+
+const create = (ownerId: string, length: number | null) =>
+  createUpload(pick(processes), { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder: 'x', actor: {} });
+
+/** Whatever the users are told in the course of it is no failure. What they are not told is. */
+async function attempt<T>(work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof AppError) return undefined;
+    throw error;
+  }
+}
+
+async function finish(upload: Upload): Promise<void> {
+  await appendToUpload(pick(processes), upload, 1, parts('x'.repeat(upload.length ?? 0)));
+  await finishUpload(pick(processes), upload.id);
+}
+
+/** One of each kind at once, of one user. */
+async function round(ownerId: string): Promise<void> {
+  const made = await Promise.all(
+    [100, 100, 100, 100, null, null].map((length) => attempt(create(ownerId, length))),
+  );
+  const [done, doomed, raced, overdue, growing, declared] = made;
+  if (done) await attempt(finish(done));
+  if (overdue)
+    await ledger.query(`UPDATE uploads SET lease_holder = NULL, expires_at = now() WHERE id = $1`, [
+      overdue.id,
+    ]);
+  const ahead = (upload: Upload, target: number) =>
+    attempt(reserve(pick(processes).database.manager, QUOTA, upload.id, 1, { target, ahead: 300 }));
+  await Promise.all([
+    expireUploads(pick(processes).database),
+    ...(done
+      ? [
+          attempt(trashFile(pick(processes).database, done.id, {})),
+          attempt(trashFile(pick(processes).database, done.id, {})),
+          ...(Math.random() < 0.5 ? [attempt(terminateUpload(pick(processes), done.id))] : []),
+        ]
+      : []),
+    ...(doomed ? [1, 2].map(() => attempt(terminateUpload(pick(processes), doomed.id))) : []),
+    ...(raced ? [attempt(finish(raced)), attempt(terminateUpload(pick(processes), raced.id))] : []),
+    ...(overdue ? [attempt(terminateUpload(pick(processes), overdue.id))] : []),
+    ...(growing
+      ? [ahead(growing, 50), ahead(growing, 150), attempt(terminateUpload(pick(processes), growing.id))]
+      : []),
+    ...(declared
+      ? [
+          ahead(declared, 80),
+          attempt(declareLength(pick(processes), declared, 1, 200)),
+          attempt(commitProgress(pick(processes), declared.id, 1, { offset: 0 })),
+        ]
+      : []),
+    attempt(create(ownerId, 500)),
+    ...(await listTrashBeyondQuota(ledger.database, { bytes: 200, files: 3 })).map((id) =>
+      attempt(terminateUpload(pick(processes), id)),
+    ),
+  ]);
+}
+
+test('all at once, for many users, in two processes', async () => {
+  let done = false;
+  const watch = (async () => {
+    while (!done)
+      await expectBooksRight({ query: async (sql) => ({ rows: await ledger.query(sql) }) as never });
+  })();
+  for (let n = 0; n < 12; n++) await Promise.all(users.map(round));
+  done = true;
+  await watch;
+  const [{ least, most }] = await ledger.query(
+    `SELECT min(used_bytes)::integer AS least, max(used_bytes)::integer AS most FROM users WHERE id = ANY ($1)`,
+    [users],
+  );
+  expect(least).toBeGreaterThanOrEqual(0);
+  expect(most).toBeLessThanOrEqual(QUOTA.bytes);
+});
+
+test('expiry, termination and lost leases of the same uploads, of all users at once', async () => {
+  const made: (Upload | undefined)[] = [];
+  await Promise.all(
+    users.map((id) => ledger.query('UPDATE users SET max_bytes = -1, max_files = -1 WHERE id = $1', [id])),
+  );
+  for (let n = 0; n < 20; n++) made.push(...(await Promise.all(users.map((id) => create(id, 10)))));
+  const ids = made.map((upload) => upload?.id ?? '');
+  await ledger.query(
+    `UPDATE uploads SET lease_holder = NULL, expires_at = now() - interval '1 second' WHERE id = ANY ($1)`,
+    [ids],
+  );
+  await Promise.all([
+    ...processes.flatMap(({ database }) => [expireUploads(database), expireUploads(database)]),
+    ...ids.filter((_, n) => n % 3 === 0).map((id) => attempt(terminateUpload(pick(processes), id))),
+    ...users.map((id) => attempt(create(id, 10))),
+  ]);
+  // Those that were just locked.
+  await expireUploads(ledger.database);
+  const left = await ledger.query(`SELECT id FROM uploads WHERE id = ANY ($1) AND status = 'uploading'`, [
+    ids,
+  ]);
+  expect(left).toEqual([]);
+  await expectBooksRight({ query: async (sql) => ({ rows: await ledger.query(sql) }) as never });
+});
+
+test('an upload without a length that the storage has lost gives back all that it had reserved', async () => {
+  const ownerId = ledger.ownerId;
+  const upload = await create(ownerId, null);
+  const [deps] = processes as [LedgerDeps];
+  expect(
+    await reserve(deps.database.manager, QUOTA, upload.id, 1, { target: 100, ahead: 800 }),
+  ).toBeGreaterThan(100);
+  const lost = new AppError('size_mismatch');
+  const storage = {
+    ...deps.storage,
+    uploads: { ...deps.storage.uploads, append: () => Promise.reject(lost) },
+  };
+  await expect(appendToUpload({ ...deps, storage }, upload, 1, parts('x'))).rejects.toBe(lost);
+  expect(await ledger.query('SELECT used_bytes, used_files FROM users WHERE id = $1', [ownerId])).toEqual([
+    { used_bytes: '0', used_files: '0' },
+  ]);
+});
