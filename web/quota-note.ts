@@ -1,0 +1,35 @@
+import type { Api } from './api.js';
+import { byId, setText } from './dom.js';
+import { quotaNote, type Usage } from './usage.js';
+
+/** Many files are done in a second, and one look is enough for all of them. */
+const GATHER_MS = 1500;
+
+/** Says beside the upload area when the quota is nearly used up. */
+export class QuotaNote {
+  readonly #api: Api;
+  #timer: number | undefined;
+
+  constructor(api: Api) {
+    this.#api = api;
+    this.#look();
+  }
+
+  /** Something was uploaded, refused or deleted. */
+  expectChange(): void {
+    this.#timer ??= window.setTimeout(() => {
+      this.#timer = undefined;
+      this.#look();
+    }, GATHER_MS);
+  }
+
+  async #look(): Promise<void> {
+    try {
+      const text = quotaNote(await this.#api.get<Usage>('/api/me'));
+      const note = byId('quota-note', HTMLElement);
+      setText(note, text);
+    } catch {
+      // The list of files says what is wrong with the server.
+    }
+  }
+}
