@@ -25,9 +25,7 @@ export class QuotaNote {
 
   async #look(): Promise<void> {
     try {
-      const text = quotaNote(await this.#api.get<Usage>('/api/me'));
-      const note = byId('quota-note', HTMLElement);
-      setText(note, text);
+      setText(byId('quota-note', HTMLElement), quotaNote(await this.#api.get<Usage>('/api/me')));
     } catch {
       // The list of files says what is wrong with the server.
     }

@@ -8,9 +8,9 @@ export interface Usage {
 
 const NEARLY = 0.9;
 
-/** How much of the quota is in use, of bytes or of files, whichever is more: 0 to 1 and beyond; 0 without a quota. */
-export function usedShare({ quota, usage }: Usage): number {
-  return Math.max(shareOf(usage.bytes, quota.bytes), shareOf(usage.files, quota.files));
+/** How much of the quota is in use: 0 to 1 and beyond; 0 without a quota. */
+function usedShares({ quota, usage }: Usage): { bytes: number; files: number } {
+  return { bytes: shareOf(usage.bytes, quota.bytes), files: shareOf(usage.files, quota.files) };
 }
 
 function shareOf(used: number, most: number | null): number {
@@ -32,13 +32,12 @@ export function usageTexts({ quota, usage }: Usage): { bytes: string; files: str
 
 /** What the upload area says; nothing as long as there is room. */
 export function quotaNote(me: Usage): string {
-  const share = usedShare(me);
-  if (share < NEARLY) return '';
-  const { quota } = me;
-  const { bytes, files } = usageTexts(me);
-  const limits = [...(quota.bytes === null ? [] : [bytes]), ...(quota.files === null ? [] : [files])];
-  const used = `${limits.join(' and ')} in use`;
-  return share >= 1
+  const shares = usedShares(me);
+  const near = (['bytes', 'files'] as const).filter((name) => shares[name] >= NEARLY);
+  if (near.length === 0) return '';
+  const texts = usageTexts(me);
+  const used = `${near.map((name) => texts[name]).join(' and ')} in use`;
+  return near.some((name) => shares[name] >= 1)
     ? `Your quota is used up: ${used}. Delete something to upload more.`
     : `Your quota is nearly used up: ${used}.`;
 }
