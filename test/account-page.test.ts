@@ -350,9 +350,16 @@ describe('an access token that expires', () => {
       const uploads = recordUploads(page);
       const answers: Response[] = [];
       page.on('response', (response) => answers.push(response));
-      url = processes.urlOf('server-2');
+      const failed = page.waitForEvent('requestfailed', (request) => request.method() === 'PATCH');
+      proxy.meddle = (request) => {
+        request.socket.destroy();
+        return true;
+      };
       proxy.cut();
+      await failed;
       await limitUploads(-1);
+      url = processes.urlOf('server-2');
+      proxy.meddle = () => false;
       await completed(page, 'long-way.bin');
 
       expect(await sha256Of('long-way.bin')).toBe(sha256(content));
