@@ -296,6 +296,27 @@ describe('the session', () => {
     // Three go at a time; in each of the four windows no more than those can be turned away.
     expect(refused).toBeLessThanOrEqual(3 * 4);
   });
+
+  test('a file that is paused while new uploads are limited is created once', async () => {
+    await register(page, proxy.url);
+    let creations = 0;
+    proxy.meddle = (request, response) => {
+      if (request.method !== 'POST' || request.url !== '/uploads') return false;
+      creations++;
+      if (creations > 1) return false;
+      response.writeHead(429, { 'Content-Type': 'text/plain', 'Retry-After': '3' }).end('Later');
+      return true;
+    };
+    await choose(page, folder, 'patience.txt', Buffer.from('no hurry'));
+    await startUpload(page);
+    await page.getByRole('alert').filter({ hasText: 'The server takes no more new uploads' }).waitFor();
+    const dashboard = page.locator('#dashboard');
+    await dashboard.getByRole('button', { name: 'Pause', exact: true }).click();
+    await dashboard.getByRole('button', { name: 'Resume', exact: true }).click();
+    await completed(page, 'patience.txt');
+    // The refused one, and one more: not also the one that was waiting when the pause began.
+    expect(creations).toBe(2);
+  });
 });
 
 describe('an access token that expires', () => {

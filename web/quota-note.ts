@@ -1,4 +1,5 @@
 import type { Api } from './api.js';
+import { ApiError } from './api-error.js';
 import { byId, setText } from './dom.js';
 import { quotaNote, type Usage } from './usage.js';
 
@@ -17,17 +18,23 @@ export class QuotaNote {
 
   /** Something was uploaded, refused or deleted. */
   expectChange(): void {
+    this.#lookIn(GATHER_MS);
+  }
+
+  #lookIn(ms: number): void {
     this.#timer ??= window.setTimeout(() => {
       this.#timer = undefined;
       this.#look();
-    }, GATHER_MS);
+    }, ms);
   }
 
   async #look(): Promise<void> {
     try {
       setText(byId('quota-note', HTMLElement), quotaNote(await this.#api.get<Usage>('/api/me')));
-    } catch {
+    } catch (error) {
       // The list of files says what is wrong with the server.
+      const wait = error instanceof ApiError ? error.retryAfterMs : undefined;
+      if (wait !== undefined) this.#lookIn(Math.max(GATHER_MS, wait));
     }
   }
 }

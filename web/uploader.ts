@@ -63,7 +63,7 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
       if (method !== 'DELETE') latest.set(file.id, request);
       if (method === 'POST') await gate.passed();
       const token = await tokenWhenOnline(api);
-      // After a pause another request has taken its place: with both of them one file would be uploaded twice.
+      // After a pause another request has taken its place, and a file that was taken away wants none.
       if (method !== 'DELETE' && !isWanted(file.id, request)) await new Promise(() => {});
       request.setHeader('Authorization', `Bearer ${token}`);
       tokens.set(request, token);
