@@ -1,17 +1,28 @@
-import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Browser, BrowserContext, CDPSession, Page, Request } from 'playwright-core';
+import type { Browser, BrowserContext, CDPSession, Page } from 'playwright-core';
 import sharp from 'sharp';
 import { launchBrowser } from './browser.js';
+import { layCable } from './cable.js';
 import { openS3AndRedis } from './forms.js';
+import {
+  choose,
+  completed,
+  expectToFit,
+  fillIn,
+  PASSWORD,
+  recordFaults,
+  recordUploads,
+  register,
+  startUpload,
+  type UploadRequest,
+} from './page.js';
 import { startProcesses } from './processes.js';
 import { startSystem } from './system.js';
 
 const MiB = 2 ** 20;
-const PASSWORD = 'a long enough secret';
 const admin = { email: 'first@example.org', password: PASSWORD };
 
 let system: Awaited<ReturnType<typeof startSystem>>;
@@ -22,7 +33,7 @@ let context: BrowserContext;
 let page: Page;
 let devTools: CDPSession | undefined;
 /** Every request to the tus endpoint, in order. */
-let uploads: { method: string; offset: number }[];
+let uploads: UploadRequest[];
 /** What the page did that it must never do: script errors and violations of the content security policy. */
 let faults: string[];
 
@@ -53,13 +64,8 @@ beforeEach(async () => {
   page = await context.newPage();
   page.setDefaultTimeout(30_000);
   devTools = undefined;
-  uploads = [];
-  faults = [];
-  page.on('request', recordUpload);
-  page.on('pageerror', (error) => faults.push(error.message));
-  page.on('console', (message) => {
-    if (/content security policy/i.test(message.text())) faults.push(message.text());
-  });
+  uploads = recordUploads(page);
+  faults = recordFaults(page);
 });
 
 afterEach(async () => {
@@ -68,12 +74,12 @@ afterEach(async () => {
 });
 
 test('someone registers, uploads a photograph and sees it completed, with its thumbnail', async () => {
-  await register();
+  await register(page, cable.url);
   await expectText('#who', '@example.org');
 
-  await choose('harbour.jpg', await photograph());
-  await startUpload();
-  await completed('harbour.jpg');
+  await choose(page, folder, 'harbour.jpg', await photograph());
+  await startUpload(page);
+  await completed(page, 'harbour.jpg');
   await thumbnailShown();
 
   const download = page.waitForEvent('download');
@@ -91,10 +97,10 @@ test.each([
   try {
     const processes = await startProcesses({ ...form.env, S3_REDIRECT: redirect });
     try {
-      await register(processes.url);
-      await choose('harbour.jpg', Buffer.concat([await photograph(), randomBytes(12 * MiB)]));
-      await startUpload();
-      await completed('harbour.jpg');
+      await register(page, processes.url);
+      await choose(page, folder, 'harbour.jpg', Buffer.concat([await photograph(), randomBytes(12 * MiB)]));
+      await startUpload(page);
+      await completed(page, 'harbour.jpg');
       await thumbnailShown();
     } finally {
       await processes.close();
@@ -105,10 +111,10 @@ test.each([
 });
 
 test('an upload goes on where it was when the connection comes back', async () => {
-  await register();
+  await register(page, cable.url);
   await limitUploads(4 * MiB);
-  await choose('crossing.bin', randomBytes(24 * MiB));
-  await startUpload();
+  await choose(page, folder, 'crossing.bin', randomBytes(24 * MiB));
+  await startUpload(page);
   await uploadedPercent(30);
   await context.setOffline(true);
   await cutOff();
@@ -116,45 +122,45 @@ test('an upload goes on where it was when the connection comes back', async () =
 
   cable.mend();
   await context.setOffline(false);
-  await completed('crossing.bin');
+  await completed(page, 'crossing.bin');
   expectResumed(uploads.slice(before));
 });
 
 test('an upload goes on where it was after a reload', async () => {
-  await register();
+  await register(page, cable.url);
   await limitUploads(4 * MiB);
-  await choose('reload.bin', randomBytes(24 * MiB));
-  await startUpload();
+  await choose(page, folder, 'reload.bin', randomBytes(24 * MiB));
+  await startUpload(page);
   await uploadedPercent(30);
   await keptForReload();
   const before = uploads.length;
 
   await page.reload();
-  await completed('reload.bin');
+  await completed(page, 'reload.bin');
   expectResumed(uploads.slice(before));
 });
 
 test('neither a refused token nor a server that is away for a moment costs an upload what it has', async () => {
-  await register();
-  await choose('patient.bin', randomBytes(MiB));
+  await register(page, cable.url);
+  await choose(page, folder, 'patient.bin', randomBytes(MiB));
   const refusals: Record<string, number[]> = { GET: [401], POST: [401], PATCH: [401], HEAD: [401, 503] };
   await page.route(/\/(uploads|api\/files)(\/|\?|$)/, async (route) => {
     const status = refusals[route.request().method()]?.shift();
     if (status === undefined) await route.continue();
     else await route.fulfill({ status, contentType: 'application/problem+json', body: '{}' });
   });
-  await startUpload();
-  await completed('patient.bin');
+  await startUpload(page);
+  await completed(page, 'patient.bin');
   expect(refusals).toEqual({ GET: [], POST: [], PATCH: [], HEAD: [] });
   // The refused creation and one more: none of the refused HEADs made the client begin anew.
   expect(uploads.filter((request) => request.method === 'POST')).toHaveLength(2);
 });
 
 test('a file is deleted after a question', async () => {
-  await register();
-  await choose('short-lived.txt', Buffer.from('gone soon'));
-  await startUpload();
-  await completed('short-lived.txt');
+  await register(page, cable.url);
+  await choose(page, folder, 'short-lived.txt', Buffer.from('gone soon'));
+  await startUpload(page);
+  await completed(page, 'short-lived.txt');
 
   await page.getByRole('button', { name: 'Delete short-lived.txt' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
@@ -165,11 +171,11 @@ test('a file is deleted after a question', async () => {
 
 test('a wrong password is refused in words, and signing out ends the session', async () => {
   await page.goto(cable.url);
-  await fillIn(admin.email, 'not the right one');
+  await fillIn(page, admin.email, 'not the right one');
   await page.getByRole('button', { name: 'Sign in' }).click();
   await expectText('#sign-in-error', 'wrong');
 
-  await fillIn(admin.email, admin.password);
+  await fillIn(page, admin.email, admin.password);
   await page.getByRole('button', { name: 'Sign in' }).click();
   await page.getByRole('button', { name: 'Sign out' }).click();
   await page.getByRole('heading', { name: 'Sign in' }).waitFor();
@@ -178,12 +184,12 @@ test('a wrong password is refused in words, and signing out ends the session', a
 });
 
 test('an administrator opens the queue by one click, others are not offered it', async () => {
-  await register();
+  await register(page, cable.url);
   expect(await page.getByRole('link', { name: 'Queue' }).isVisible()).toBe(false);
   await page.getByRole('button', { name: 'Sign out' }).click();
 
   await page.getByRole('heading', { name: 'Sign in' }).waitFor();
-  await fillIn(admin.email, admin.password);
+  await fillIn(page, admin.email, admin.password);
   await page.getByRole('button', { name: 'Sign in' }).click();
   const opened = context.waitForEvent('page');
   await page.getByRole('link', { name: 'Queue' }).click();
@@ -197,23 +203,18 @@ test('the page fits a phone in the dark', async () => {
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.goto(cable.url);
   await page.getByRole('heading', { name: 'Sign in' }).waitFor();
-  await expectToFit();
+  await expectToFit(page);
 
-  await register();
-  await choose(`${'a-name-without-any-room-to-breathe-'.repeat(4)}.txt`, Buffer.from('narrow'));
-  await expectToFit();
-  await startUpload();
+  await register(page, cable.url);
+  await choose(page, folder, `${'a-name-without-any-room-to-breathe-'.repeat(4)}.txt`, Buffer.from('narrow'));
+  await expectToFit(page);
+  await startUpload(page);
   await page.locator('.file[data-status="completed"]').waitFor();
-  await expectToFit();
+  await expectToFit(page);
   const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   const channels = ground.match(/\d+/g)?.map(Number) ?? [];
   expect(Math.max(...channels.slice(0, 3))).toBeLessThan(64);
 });
-
-function recordUpload(request: Request): void {
-  if (!new URL(request.url()).pathname.startsWith('/uploads')) return;
-  uploads.push({ method: request.method(), offset: Number(request.headers()['upload-offset']) });
-}
 
 /** The server kept what it had: no new upload was created, and every byte sent again lies behind the first. */
 function expectResumed(requests: typeof uploads): void {
@@ -221,33 +222,6 @@ function expectResumed(requests: typeof uploads): void {
   const offsets = requests.filter((request) => request.method === 'PATCH').map((request) => request.offset);
   expect(offsets.length).toBeGreaterThan(0);
   expect(Math.min(...offsets)).toBeGreaterThan(0);
-}
-
-async function register(url = cable.url): Promise<void> {
-  await page.goto(url);
-  await page.getByRole('button', { name: 'Create an account' }).click();
-  await fillIn(`${randomUUID()}@example.org`, PASSWORD);
-  await page.getByRole('button', { name: 'Create account' }).click();
-  await page.getByRole('button', { name: 'Sign out' }).waitFor();
-}
-
-async function fillIn(email: string, password: string): Promise<void> {
-  await page.getByLabel('E-mail').fill(email);
-  await page.getByLabel('Password').fill(password);
-}
-
-async function choose(name: string, content: Buffer): Promise<void> {
-  const file = join(folder, name);
-  await writeFile(file, content);
-  await page.locator('#dashboard input[type=file]').first().setInputFiles(file);
-}
-
-async function startUpload(): Promise<void> {
-  await page.getByRole('button', { name: 'Upload 1 file' }).click();
-}
-
-async function completed(name: string): Promise<void> {
-  await page.locator('.file[data-status="completed"]').filter({ hasText: name }).waitFor();
 }
 
 async function thumbnailShown(): Promise<void> {
@@ -304,57 +278,8 @@ async function cutOff(): Promise<void> {
   await limitUploads(Number.POSITIVE_INFINITY);
 }
 
-/**
- * A TCP connection to the server that can be cut. What browsers emulate when they are told to be offline stops
- * new requests only, not those under way.
- */
-async function layCable(port: number) {
-  const sockets = new Set<Socket>();
-  let whole = true;
-  const server = createServer((near) => {
-    if (!whole) {
-      near.destroy();
-      return;
-    }
-    const far = connect(port, 'localhost');
-    for (const [socket, other] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(socket);
-      socket.on('error', () => other.destroy());
-      socket.on('close', () => {
-        sockets.delete(socket);
-        other.destroy();
-      });
-      socket.pipe(other);
-    }
-  });
-  await new Promise<void>((resolve) => server.listen(0, 'localhost', resolve));
-  const cut = () => {
-    whole = false;
-    for (const socket of sockets) socket.destroy();
-  };
-  return {
-    url: `http://localhost:${(server.address() as AddressInfo).port}`,
-    cut,
-    mend: () => {
-      whole = true;
-    },
-    close: () => {
-      cut();
-      server.close();
-    },
-  };
-}
-
 async function expectText(selector: string, text: string): Promise<void> {
   await page.locator(selector).filter({ hasText: text }).waitFor();
-}
-
-async function expectToFit(): Promise<void> {
-  const [needed, given] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  expect(needed).toBeLessThanOrEqual(given ?? 0);
 }
 
 /** A JPEG as a camera writes it, with EXIF. */

@@ -1,3 +1,5 @@
+import { ApiError } from './api-error.js';
+
 export interface User {
   id: string;
   email: string;
@@ -42,38 +44,22 @@ interface Session {
   expiresIn: number;
 }
 
+export type Registration = 'open' | 'invite' | 'closed';
+
+export interface Credentials {
+  email: string;
+  password: string;
+  /** Token of an invitation to register. */
+  invitation?: string;
+}
+
 const REQUEST_TIMEOUT_MS = 30_000;
+/**
+ * A refresh token works once, and for 10 s after its replacement once more. When an answer is late, the request is
+ * therefore repeated well within that time, for the answer may be lost.
+ */
+const REFRESH_PATIENCE_MS = 4000;
 const RENEW_BEFORE_MS = 30_000;
-
-/** An answer that says no. Its message is meant for people. */
-export class ApiError extends Error {
-  override name = 'ApiError';
-
-  constructor(
-    readonly status: number,
-    message: string,
-    /** How long the server asks to wait before the next attempt, if it does. */
-    readonly retryAfterMs: number | undefined,
-  ) {
-    super(message);
-  }
-
-  static async from(response: Response): Promise<ApiError> {
-    const problem: { detail?: unknown; title?: unknown } = await response.json().catch(() => ({}));
-    const message = [problem.detail, problem.title].find((text) => typeof text === 'string' && text !== '');
-    const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
-    return new ApiError(
-      response.status,
-      message === undefined ? `The server answered ${response.status}` : String(message),
-      Number.isFinite(seconds) ? seconds * 1000 : undefined,
-    );
-  }
-}
-
-/** What to tell people about an error. */
-export function explain(error: unknown): string {
-  return error instanceof ApiError ? error.message : 'The server cannot be reached.';
-}
 
 /**
  * The server's API and who is signed in. The access token lives here, in memory only; what outlives a reload
@@ -98,27 +84,43 @@ export class Api {
     return this.#session?.user;
   }
 
-  async signIn(action: 'login' | 'register', email: string, password: string): Promise<User> {
-    const response = await this.#send(`/api/auth/${action}`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ email, password }),
-    });
+  /** Who may create an account now. */
+  async registration(): Promise<Registration> {
+    const answer: { registration: Registration } = await (await send('/api/auth')).json();
+    return answer.registration;
+  }
+
+  async signIn(action: 'login' | 'register', credentials: Credentials): Promise<User> {
+    const response = await send(`/api/auth/${action}`, json('POST', credentials));
     return this.#accept(await response.json());
   }
 
   async signOut(): Promise<void> {
-    await this.#send('/api/auth/logout', { method: 'POST' });
+    await send('/api/auth/logout', { method: 'POST' });
   }
 
   /** A page of files, newest first. */
-  async files(cursor: string | null): Promise<FilePage> {
+  files(cursor: string | null): Promise<FilePage> {
     const query = new URLSearchParams({ limit: '50', ...(cursor !== null && { cursor }) });
-    return (await this.#request(`/api/files?${query}`)).json();
+    return this.get(`/api/files?${query}`);
   }
 
-  async deleteFile(id: string): Promise<void> {
-    await this.#request(`/api/files/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  async get<T>(path: string): Promise<T> {
+    return (await this.#request(path)).json();
+  }
+
+  /** @returns undefined where the answer has no content */
+  async post<T>(path: string, body: object): Promise<T> {
+    const answer = await this.#request(path, json('POST', body));
+    return answer.status === 204 ? (undefined as T) : answer.json();
+  }
+
+  async patch<T>(path: string, body: object): Promise<T> {
+    return (await this.#request(path, json('PATCH', body))).json();
+  }
+
+  async delete(path: string): Promise<void> {
+    await this.#request(path, { method: 'DELETE' });
   }
 
   /** An access token that is not about to expire. */
@@ -134,21 +136,19 @@ export class Api {
   }
 
   async #request(path: string, init: RequestInit = {}): Promise<Response> {
+    const sendWith = (token: string) =>
+      send(path, { ...init, headers: { ...init.headers, authorization: `Bearer ${token}` } });
     const token = await this.accessToken();
     try {
-      return await this.#send(path, { ...init, headers: { authorization: `Bearer ${token}` } });
+      return await sendWith(token);
     } catch (error) {
-      if (!(error instanceof ApiError) || error.status !== 401) throw error;
+      // A wrong password is no reason to try it once more.
+      const isTokenRefused =
+        error instanceof ApiError && error.status === 401 && error.code !== 'wrong_credentials';
+      if (!isTokenRefused) throw error;
       this.tokenRefused(token);
-      const renewed = await this.accessToken();
-      return await this.#send(path, { ...init, headers: { authorization: `Bearer ${renewed}` } });
+      return await sendWith(await this.accessToken());
     }
-  }
-
-  async #send(path: string, init: RequestInit): Promise<Response> {
-    const response = await fetch(path, { ...init, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
-    if (!response.ok) throw await ApiError.from(response);
-    return response;
   }
 
   #accept(session: Session): User {
@@ -167,12 +167,11 @@ export class Api {
 
   async #renewOnce(): Promise<void> {
     const before = this.#session?.user.id;
-    const send = () => this.#send('/api/auth/refresh', { method: 'POST' });
     try {
       // Tabs share the refresh cookie, and each refresh makes a new access token: one after the other is
-      // enough. Browsers offer locks to secure origins only.
-      const response = await (navigator.locks?.request('landfall-refresh', send) ?? send());
-      const user = this.#accept(await response.json());
+      // enough. Browsers offer locks to secure origins only; elsewhere two tabs may come with the same token.
+      const session = await (navigator.locks?.request('landfall-refresh', refresh) ?? refresh());
+      const user = this.#accept(session);
       // Someone else signed in, in another tab.
       if (before !== undefined && before !== user.id) this.onSessionLost();
     } catch (error) {
@@ -180,4 +179,50 @@ export class Api {
       throw error;
     }
   }
+}
+
+/** Nothing but a 401 says that the session is over. */
+async function refresh(): Promise<Session> {
+  const enough = new AbortController();
+  const ask = async (): Promise<Session> =>
+    (await send('/api/auth/refresh', { method: 'POST' }, enough.signal)).json();
+  try {
+    return await askAgainWhenLate(ask, REFRESH_PATIENCE_MS);
+  } finally {
+    enough.abort();
+  }
+}
+
+/**
+ * Asks a second time when the answer does not come in time, or is lost; the first one still counts if it comes after
+ * all, as it does where the connection is slow.
+ */
+async function askAgainWhenLate<T>(ask: () => Promise<T>, patienceMs: number): Promise<T> {
+  const first = ask();
+  const late = Symbol();
+  const patience = new Promise<typeof late>((resolve) => setTimeout(() => resolve(late), patienceMs));
+  const answer = await Promise.race([first, patience]).catch((error: unknown) => {
+    // Of a proxy that has lost its server nobody knows what became of the request.
+    if (error instanceof ApiError && error.status < 500) throw error;
+    return late;
+  });
+  if (answer !== late) return answer as T;
+  return Promise.any([first, ask()]).catch(({ errors }: AggregateError) => {
+    throw errors.find((error) => error instanceof ApiError) ?? errors[0];
+  });
+}
+
+function json(method: string, body: object): RequestInit {
+  return { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) };
+}
+
+/** @throws {ApiError} when the answer says no; a DOMException or TypeError when there is none */
+async function send(path: string, init: RequestInit = {}, signal?: AbortSignal): Promise<Response> {
+  const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+  const response = await fetch(path, {
+    ...init,
+    signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+  });
+  if (!response.ok) throw await ApiError.from(response);
+  return response;
 }

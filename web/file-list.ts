@@ -1,6 +1,8 @@
-import { type Api, ApiError, explain, type StoredFile } from './api.js';
+import type { Api, StoredFile } from './api.js';
+import { ApiError, explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 import { FileRow, STATUS_WORDS } from './file-row.js';
+import { soonText } from './format.js';
 
 const BUSY_POLL_MS = 1000;
 const IDLE_POLL_MS = 10_000;
@@ -11,6 +13,7 @@ const AFTER_UPLOAD_MS = 10_000;
 /** The list “Your files”: it asks the server again and again, and changes only what has changed. */
 export class FileList {
   readonly #api: Api;
+  readonly #onDeleted: () => void;
   readonly #list = byId('files', HTMLElement);
   readonly #more = byId('files-more', HTMLButtonElement);
   readonly #rows = new Map<string, FileRow>();
@@ -18,39 +21,64 @@ export class FileList {
   #cursor: string | null = null;
   #closeUntil = 0;
   #timer: number | undefined;
+  #isPolling = false;
+  /** When the list may be asked for again. */
+  #notBefore = 0;
   #work: Promise<unknown> = Promise.resolve();
 
-  constructor(api: Api) {
+  /** @param onDeleted called after the user has deleted a file */
+  constructor(api: Api, onDeleted: () => void) {
     this.#api = api;
+    this.#onDeleted = onDeleted;
     this.#more.addEventListener('click', () => this.#loadMore());
-    document.addEventListener('visibilitychange', () => this.#poll());
-    window.addEventListener('online', () => this.#poll());
-    this.#poll();
+    document.addEventListener('visibilitychange', () => this.#pollIn(0));
+    window.addEventListener('online', () => this.#pollIn(0));
+    this.#pollIn(0);
   }
 
   /** Looks closely for a while: something has just been uploaded. */
   expectChange(): void {
     this.#closeUntil = Date.now() + AFTER_UPLOAD_MS;
-    this.#poll();
+    this.#pollIn(0);
+  }
+
+  /** Looks in so many milliseconds, or as soon after that as it may. */
+  #pollIn(ms: number): void {
+    clearTimeout(this.#timer);
+    const wait = Math.max(ms, this.#notBefore - Date.now());
+    this.#timer = window.setTimeout(() => this.#poll(), wait);
   }
 
   #poll(): void {
-    clearTimeout(this.#timer);
-    if (document.hidden) return;
+    if (document.hidden || this.#isPolling) return;
+    this.#isPolling = true;
     this.#oneByOne(async () => {
       let delay = AFTER_ERROR_MS;
       try {
-        await this.#refresh();
+        const begun = Date.now();
+        const pages = await this.#refresh();
+        // The news of many uploads come together, and a long list is not asked for each second.
+        this.#notBefore = begun + pages * BUSY_POLL_MS;
         const busy = Date.now() < this.#closeUntil || [...this.#rows.values()].some((row) => row.isActive);
         delay = busy ? BUSY_POLL_MS : IDLE_POLL_MS;
         this.#showProblem('');
       } catch (error) {
-        if (error instanceof ApiError) delay = Math.max(delay, error.retryAfterMs ?? 0);
-        this.#showProblem(explain(error));
+        this.#notBefore = Date.now() + BUSY_POLL_MS;
+        this.#explainPause(error);
       }
-      clearTimeout(this.#timer);
-      this.#timer = window.setTimeout(() => this.#poll(), delay);
+      this.#isPolling = false;
+      this.#pollIn(delay);
     });
+  }
+
+  #explainPause(error: unknown): void {
+    if (!(error instanceof ApiError) || error.status !== 429) {
+      this.#showProblem(explain(error));
+      return;
+    }
+    const wait = Math.max(AFTER_ERROR_MS, error.retryAfterMs ?? 0);
+    this.#notBefore = Date.now() + wait;
+    this.#showProblem(`The server is asked too often. The list goes on by itself ${soonText(wait)}.`);
   }
 
   /** Runs after whatever runs now: two answers must not be woven into each other. */
@@ -58,20 +86,23 @@ export class FileList {
     this.#work = this.#work.then(work, work);
   }
 
-  /** Reads from the top down to the oldest file that is still in work. */
-  async #refresh(): Promise<void> {
+  /** Reads from the top down to the oldest file that is still in work; answers how many pages that took. */
+  async #refresh(): Promise<number> {
     let { items, nextCursor } = await this.#api.files(null);
+    let pages = 1;
     // With more new files than a page holds there would be a hole between them and the rows: begin anew.
     const connected = items.some((file) => this.#rows.has(file.id));
     while (connected && nextCursor !== null && this.#hasActiveBeyond(items)) {
       const page = await this.#api.files(nextCursor);
       items = [...items, ...page.items];
       nextCursor = page.nextCursor;
+      pages += 1;
     }
     this.#removeMissing(items, connected && nextCursor !== null);
     const rest = this.#show(items, this.#list.firstElementChild);
     if (rest === null) this.#cursor = nextCursor;
     this.#showEnds();
+    return pages;
   }
 
   #hasActiveBeyond(items: StoredFile[]): boolean {
@@ -145,7 +176,7 @@ export class FileList {
     )
       return;
     try {
-      await this.#api.deleteFile(id);
+      await this.#api.delete(`/api/files/${encodeURIComponent(id)}`);
     } catch (error) {
       // Gone already is gone.
       if (!(error instanceof ApiError) || error.status !== 404) {
@@ -153,6 +184,7 @@ export class FileList {
         return;
       }
     }
+    this.#onDeleted();
     // After an answer that is on its way: it may still hold the file and would bring the row back.
     this.#oneByOne(async () => {
       const order = this.#inOrder();

@@ -1,5 +1,6 @@
 import type { FileStatus, StoredFile } from './api.js';
 import { byId, setText } from './dom.js';
+import { sizeText, timeText } from './format.js';
 
 /** What a person reads for a status. */
 export const STATUS_WORDS: Record<FileStatus, string> = {
@@ -20,8 +21,6 @@ const STEP_WORDS: Record<string, string> = {
   thumbnails: 'Making thumbnails',
   optimize: 'Optimising',
 };
-
-const timeFormat = new Intl.DateTimeFormat('en', { dateStyle: 'medium', timeStyle: 'short' });
 
 /** One file of the list. */
 export class FileRow {
@@ -119,19 +118,8 @@ export class FileRow {
 
 function facts(file: StoredFile): string {
   const type = file.detectedType ?? file.declaredType;
-  const parts = [sizeText(file.size), type ?? '', timeFormat.format(new Date(file.createdAt))];
+  const parts = [sizeText(file.size), type ?? '', timeText(file.createdAt)];
   return parts.filter((part) => part !== '').join(' · ');
-}
-
-function sizeText(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
 }
 
 function extension(filename: string): string {

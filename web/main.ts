@@ -1,15 +1,20 @@
-import { Api, explain, type User } from './api.js';
+import { prepareAccountDialog } from './account-dialog.js';
+import { Api, type User } from './api.js';
+import { ApiError, explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 import { FileList } from './file-list.js';
+import { takeInvitation } from './invitation.js';
+import { QuotaNote } from './quota-note.js';
 import { signIn } from './sign-in.js';
 import { startUploader } from './uploader.js';
 
 const RETRY_MS = 5000;
 
+const invitation = takeInvitation();
 const api = new Api();
 // Uploads stop with the page and go on when their owner signs in again.
 api.onSessionLost = () => location.reload();
-await showApp((await restoreSession()) ?? (await signIn(api)));
+await showApp((await restoreSession()) ?? (await signIn(api, invitation)));
 
 /** Who is still signed in from an earlier visit; waits for the server while it is away. */
 async function restoreSession(): Promise<User | undefined> {
@@ -20,9 +25,10 @@ async function restoreSession(): Promise<User | undefined> {
       notice.hidden = true;
       return user;
     } catch (error) {
-      setText(notice, `${explain(error)} Trying again …`);
+      const asked = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
+      setText(notice, asked > RETRY_MS ? explain(error) : `${explain(error)} Trying again …`);
       notice.hidden = false;
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      await new Promise((resolve) => setTimeout(resolve, Math.max(RETRY_MS, asked)));
     }
   }
 }
@@ -32,9 +38,14 @@ async function showApp(user: User): Promise<void> {
   byId('queue', HTMLElement).hidden = user.role !== 'admin';
   byId('account', HTMLElement).hidden = false;
   byId('app', HTMLElement).hidden = false;
+  byId('account-open', HTMLButtonElement).addEventListener('click', prepareAccountDialog(api, user));
 
-  const files = new FileList(api);
-  const uploader = await startUploader(api, user, byId('dashboard', HTMLElement), () => files.expectChange());
+  const quota = new QuotaNote(api);
+  const files = new FileList(api, () => quota.expectChange());
+  const uploader = await startUploader(api, user, byId('dashboard', HTMLElement), () => {
+    files.expectChange();
+    quota.expectChange();
+  });
 
   byId('sign-out', HTMLButtonElement).addEventListener('click', async () => {
     const question = 'Uploads are running. They stop now, and go on when you sign in here again.';

@@ -1,4 +1,5 @@
-import { type Api, explain, type User } from './api.js';
+import type { Api, Registration, User } from './api.js';
+import { explain } from './api-error.js';
 import { byId, setText } from './dom.js';
 
 const WORDS = {
@@ -6,8 +7,8 @@ const WORDS = {
   register: { title: 'Create an account', submit: 'Create account', switchTo: 'I have an account' },
 };
 
-/** Shows the form until someone has signed in or registered. */
-export function signIn(api: Api): Promise<User> {
+/** Shows the form until someone has signed in or registered. @param invitation token of one, if there is one */
+export function signIn(api: Api, invitation: string | undefined): Promise<User> {
   const form = byId('sign-in', HTMLFormElement);
   const email = byId('email', HTMLInputElement);
   const password = byId('password', HTMLInputElement);
@@ -29,9 +30,19 @@ export function signIn(api: Api): Promise<User> {
     password.minLength = registering ? 8 : 0;
   }
 
+  function offerRegistration(registration: Registration): void {
+    const invited = registration === 'invite' && invitation !== undefined;
+    change.hidden = registration !== 'open' && !invited;
+    setText(byId('sign-in-note', HTMLElement), registrationNote(registration, invitation));
+    // Whoever comes with an invitation comes to register, unless they have begun something else meanwhile.
+    if (invited && email.value === '') show('register');
+  }
+
   show('login');
   form.hidden = false;
   email.focus();
+  // Without an answer nobody is offered what may not be possible; signing in tells what is wrong with the server.
+  api.registration().then(offerRegistration, () => {});
   change.addEventListener('click', () => {
     show(action === 'login' ? 'register' : 'login');
     email.focus();
@@ -43,7 +54,12 @@ export function signIn(api: Api): Promise<User> {
       setText(problem, '');
       submit.disabled = true;
       try {
-        const user = await api.signIn(action, email.value, password.value);
+        const withInvitation = action === 'register' && invitation !== undefined;
+        const user = await api.signIn(action, {
+          email: email.value,
+          password: password.value,
+          ...(withInvitation && { invitation }),
+        });
         form.hidden = true;
         password.value = '';
         resolve(user);
@@ -55,4 +71,14 @@ export function signIn(api: Api): Promise<User> {
       }
     });
   });
+}
+
+function registrationNote(registration: Registration, invitation: string | undefined): string {
+  if (registration === 'closed' && invitation !== undefined) {
+    return 'Nobody can create an account here at the moment, also with an invitation.';
+  }
+  if (registration === 'invite' && invitation === undefined) {
+    return 'No account yet? Ask an administrator for an invitation, and open the link in it.';
+  }
+  return '';
 }

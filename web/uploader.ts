@@ -1,5 +1,8 @@
 import { Dashboard, GoldenRetriever, Tus, Uppy } from 'uppy';
-import { type Api, ApiError, type User } from './api.js';
+import type { Api, User } from './api.js';
+import { ApiError, readRetryAfter } from './api-error.js';
+import { CreationGate } from './creation-gate.js';
+import { soonText } from './format.js';
 
 const MiB = 2 ** 20;
 // About ten minutes of patience with a server that is away. While the browser itself is offline nothing is
@@ -7,6 +10,11 @@ const MiB = 2 ** 20;
 const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(20).fill(30_000)];
 const LOCK_WAIT_MS = 1000;
 const REFUSAL_SHOWN_MS = 10_000;
+/** Of refusals that are shown at a time: a folder that does not fit has thousands of them. */
+const REFUSALS_SHOWN = 3;
+const WAIT_SHOWN_MS = 30_000;
+/** How long to wait where the server does not say it. */
+const LIMITED_MS = 5000;
 
 /**
  * The Dashboard in `target`, which uploads for this user. `onNews` is called after each file, and whenever an
@@ -28,14 +36,35 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
   });
 
   const tokens = new WeakMap<object, string>();
+  const gate = new CreationGate();
+  /** The request of each file that counts. */
+  const latest = new Map<string, object>();
+
+  /** Whether a request that has had to wait is still to be sent. */
+  function isWanted(id: string, request: object): boolean {
+    const file = uppy.getFile(id);
+    return file !== undefined && !('isPaused' in file && file.isPaused) && latest.get(id) === request;
+  }
+
+  function holdNewUploads(ms: number): void {
+    if (!gate.closeFor(ms)) return;
+    const text = `The server takes no more new uploads for now. They go on by themselves ${soonText(ms)}.`;
+    uppy.info(text, 'info', Math.min(ms, WAIT_SHOWN_MS));
+  }
+
   uppy.use(Tus, {
     endpoint: '/uploads',
     limit: 3,
     retryDelays: RETRY_DELAYS_MS,
     removeFingerprintOnSuccess: true,
     allowedMetaFields: ['filename', 'filetype'],
-    async onBeforeRequest(request) {
+    async onBeforeRequest(request, file) {
+      const method = request.getMethod();
+      if (method !== 'DELETE') latest.set(file.id, request);
+      if (method === 'POST') await gate.passed();
       const token = await tokenWhenOnline(api);
+      // After a pause another request has taken its place, and a file that was taken away wants none.
+      if (method !== 'DELETE' && !isWanted(file.id, request)) await new Promise(() => {});
       request.setHeader('Authorization', `Bearer ${token}`);
       tokens.set(request, token);
     },
@@ -43,6 +72,10 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
       const status = response.getStatus();
       const token = tokens.get(request);
       if (status === 401 && token !== undefined) api.tokenRefused(token);
+      if (request.getMethod() === 'POST' && (status === 429 || status === 503)) {
+        const asked = readRetryAfter(response.getHeader('Retry-After'));
+        if (status === 429 || asked !== undefined) holdNewUploads(asked ?? LIMITED_MS);
+      }
       if (isPassing(request.getMethod(), status)) throw new Error(`The server answered ${status}`);
     },
     onShouldRetry(error, _attempt, _options, next) {
@@ -52,10 +85,18 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
   });
 
   uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
-  uppy.on('upload-success', onNews);
+  uppy.on('upload-success', (file) => {
+    if (file) latest.delete(file.id);
+    onNews();
+  });
   uppy.on('upload-error', (file, _error, response) => {
+    onNews();
     const reason = refusal(response?.body?.xhr);
-    if (file && reason) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);
+    if (!file || !reason) return;
+    // What the Dashboard has to say of it holds the whole answer otherwise.
+    if (uppy.getFile(file.id)) uppy.setFileState(file.id, { error: reason });
+    const shown = uppy.getState().info?.filter(({ type }) => type === 'error') ?? [];
+    if (shown.length < REFUSALS_SHOWN) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);
   });
 
   if (restores) {
@@ -77,12 +118,16 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
   };
 }
 
-/** An access token; waits while it cannot be renewed because the browser is offline. */
+/** An access token; waits while it cannot be renewed because the browser is offline, or has asked too much. */
 async function tokenWhenOnline(api: Api): Promise<string> {
   for (;;) {
     try {
       return await api.accessToken();
     } catch (error) {
+      if (error instanceof ApiError && error.status === 429) {
+        await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs ?? LIMITED_MS));
+        continue;
+      }
       if (error instanceof ApiError || navigator.onLine) throw error;
       await new Promise((resolve) => window.addEventListener('online', resolve, { once: true }));
     }

@@ -1,0 +1,82 @@
+import { randomUUID } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Page } from 'playwright-core';
+
+/*
+ * What people do on the page, for suites that do it too.
+ */
+
+export const PASSWORD = 'a long enough secret';
+
+/** A request to the tus endpoint. */
+export interface UploadRequest {
+  method: string;
+  offset: number;
+}
+
+/** Every request to the tus endpoint from now on, in order. */
+export function recordUploads(page: Page): UploadRequest[] {
+  const uploads: UploadRequest[] = [];
+  page.on('request', (request) => {
+    if (!new URL(request.url()).pathname.startsWith('/uploads')) return;
+    uploads.push({ method: request.method(), offset: Number(request.headers()['upload-offset']) });
+  });
+  return uploads;
+}
+
+/** What the page does that it must never do: script errors and violations of the content security policy. */
+export function recordFaults(page: Page): string[] {
+  const faults: string[] = [];
+  page.on('pageerror', (error) => faults.push(error.message));
+  page.on('console', (message) => {
+    if (/content security policy/i.test(message.text())) faults.push(message.text());
+  });
+  return faults;
+}
+
+/** Makes an account, and returns its address. */
+export async function register(page: Page, url: string): Promise<string> {
+  await page.goto(url);
+  await page.getByRole('button', { name: 'Create an account' }).click();
+  const email = `${randomUUID()}@example.org`;
+  await fillIn(page, email, PASSWORD);
+  await page.getByRole('button', { name: 'Create account' }).click();
+  await page.getByRole('button', { name: 'Sign out' }).waitFor();
+  return email;
+}
+
+/** Signs in on a page that shows the form. */
+export async function signIn(page: Page, email: string, password = PASSWORD): Promise<void> {
+  await fillIn(page, email, password);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  await page.getByRole('button', { name: 'Sign out' }).waitFor();
+}
+
+export async function fillIn(page: Page, email: string, password: string): Promise<void> {
+  const form = page.locator('#sign-in');
+  await form.getByLabel('E-mail').fill(email);
+  await form.getByLabel('Password').fill(password);
+}
+
+/** Chooses a file for upload. @param folder where it may lie meanwhile */
+export async function choose(page: Page, folder: string, name: string, content: Buffer): Promise<void> {
+  const file = join(folder, name);
+  await writeFile(file, content);
+  await page.locator('#dashboard input[type=file]').first().setInputFiles(file);
+}
+
+/** @param count how many files were chosen */
+export async function startUpload(page: Page, count = 1): Promise<void> {
+  await page.getByRole('button', { name: `Upload ${count} file${count === 1 ? '' : 's'}` }).click();
+}
+
+export async function completed(page: Page, name: string): Promise<void> {
+  await page.locator('.file[data-status="completed"]').filter({ hasText: name }).waitFor();
+}
+
+/** Nothing lies beyond the right edge. */
+export async function expectToFit(page: Page): Promise<void> {
+  const [needed, given] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  expect(needed).toBeLessThanOrEqual(given ?? 0);
+}

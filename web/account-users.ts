@@ -1,0 +1,121 @@
+import { AccountSection, type Item } from './account-section.js';
+import type { Api } from './api.js';
+import { byId, setText } from './dom.js';
+import { choiceOf, field, onSubmit } from './form.js';
+import { timeText } from './format.js';
+import { readSize, writeSize } from './size-field.js';
+import { type Usage, usageTexts } from './usage.js';
+
+interface Account extends Usage {
+  id: string;
+  email: string;
+  role: 'user' | 'admin';
+  external: boolean;
+  disabled: boolean;
+  createdAt: string;
+}
+
+/** All accounts, for admins: role, quota, lock. */
+export function prepareUsers(api: Api): void {
+  const section: AccountSection = new AccountSection('account-users', async (cursor) => {
+    const query = new URLSearchParams({ limit: '50', ...(cursor !== null && { cursor }) });
+    const { items, nextCursor } = await api.get<{ items: Account[]; nextCursor: string | null }>(
+      `/api/admin/users?${query}`,
+    );
+    return { items: items.map(toItem), nextCursor };
+  });
+
+  function toItem(account: Account): Item {
+    const { bytes, files } = usageTexts(account);
+    return {
+      id: account.id,
+      name: account.email,
+      mark: account.disabled ? 'Locked out' : account.role === 'admin' ? 'Admin' : undefined,
+      facts: [
+        bytes,
+        files,
+        account.external ? 'of the identity provider' : '',
+        `since ${timeText(account.createdAt)}`,
+      ],
+      actions: [
+        {
+          text: 'Change',
+          label: `Change ${account.email}`,
+          async run(element) {
+            edit(account, element);
+            return false;
+          },
+        },
+      ],
+    };
+  }
+
+  /** Shows the form below the account, in place of one that is open elsewhere. */
+  function edit(account: Account, element: HTMLElement): void {
+    byId('account-users', HTMLElement).querySelector('.items form')?.remove();
+    const template = byId('user-form', HTMLTemplateElement).content.cloneNode(true) as DocumentFragment;
+    const form = template.firstElementChild as HTMLFormElement;
+    form.setAttribute('aria-label', `Change ${account.email}`);
+    field(form, 'role', HTMLSelectElement).value = account.role;
+    field(form, 'disabled', HTMLInputElement).checked = account.disabled;
+    setText(form.querySelector('.limits') as HTMLElement, limitsText(account));
+    if (account.quota.bytes !== null) writeSize(form, 'bytes', account.quota.bytes);
+    if (account.quota.files !== null)
+      field(form, 'files', HTMLInputElement).value = String(account.quota.files);
+    for (const name of ['bytes', 'files']) prepareLimit(form, name);
+    form.querySelector('.cancel')?.addEventListener('click', () => {
+      form.remove();
+      element.querySelector('button')?.focus();
+    });
+    onSubmit(form, async () => {
+      const changed = await api.patch<Account>(`/api/admin/users/${account.id}`, changeIn(form, account));
+      section.replace(toItem(changed));
+      return undefined;
+    });
+    element.append(form);
+    field(form, 'role', HTMLSelectElement).focus();
+  }
+}
+
+/** The number matters only where a number was chosen. */
+function prepareLimit(form: HTMLFormElement, name: string): void {
+  const choice = field(form, `${name}-limit`, HTMLSelectElement);
+  const number = form.querySelector(`[data-limit="${name}"]`) as HTMLElement;
+  const show = () => {
+    number.hidden = choice.value !== 'number';
+    field(form, name, HTMLInputElement).required = choice.value === 'number';
+  };
+  choice.addEventListener('change', show);
+  show();
+}
+
+function limitsText({ quota }: Account): string {
+  const none = { bytes: 0, files: 0 };
+  const { bytes, files } = usageTexts({ quota, usage: none });
+  const limits = [quota.bytes === null ? '' : bytes, quota.files === null ? '' : files]
+    .filter((text) => text !== '')
+    .map((text) => text.replace(/^.* of /, ''));
+  return limits.length === 0 ? 'No limit now.' : `At most ${limits.join(' and ')} now.`;
+}
+
+/** Only what differs: a limit that was left alone stays the default if it is one. */
+function changeIn(form: HTMLFormElement, account: Account): object {
+  const role = choiceOf(form, 'role');
+  const disabled = field(form, 'disabled', HTMLInputElement).checked;
+  const limits = [
+    ['maxBytes', choiceOf(form, 'bytes-limit'), readSize(form, 'bytes')],
+    ['maxFiles', choiceOf(form, 'files-limit'), Number(field(form, 'files', HTMLInputElement).value)],
+  ] as const;
+  return {
+    ...(role !== account.role && { role }),
+    ...(disabled !== account.disabled && { disabled }),
+    ...Object.fromEntries(
+      limits
+        .filter(([, choice]) => choice !== 'same')
+        .map(([name, choice, number]) => [
+          name,
+          choice === 'number' ? number : choice === 'none' ? null : 'default',
+        ]),
+    ),
+  };
+}

@@ -1,0 +1,60 @@
+const timeFormat = new Intl.DateTimeFormat('en', { dateStyle: 'medium', timeStyle: 'short' });
+const hourFormat = new Intl.DateTimeFormat('en', { timeStyle: 'short' });
+const numberFormat = new Intl.NumberFormat('en');
+
+/** Day and hour, such as “Nov 21, 2026, 9:05 AM”. */
+export function timeText(time: string): string {
+  return timeFormat.format(new Date(time));
+}
+
+/** When something is over that takes so long from now: “at 9:05 AM”, or “in 12 seconds”. */
+export function soonText(ms: number): string {
+  const seconds = Math.max(1, Math.ceil(ms / 1000));
+  if (seconds < 60) return `in ${countText(seconds, 'second')}`;
+  const end = new Date(Date.now() + ms);
+  return seconds < 43_200 ? `at ${hourFormat.format(end)}` : `after ${timeFormat.format(end)}`;
+}
+
+/** “1 file”, “2,000 files”. */
+export function countText(count: number, noun: string): string {
+  return `${numberFormat.format(count)} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+export function sizeText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${value >= 100 ? Math.round(value) : Math.round(value * 10) / 10} ${units[unit]}`;
+}
+
+const BROWSERS: [name: string, pattern: RegExp][] = [
+  ['Edge', /\bEdg(e|A|iOS)?\//],
+  ['Opera', /\bOPR\//],
+  ['Firefox', /\b(Firefox|FxiOS)\//],
+  ['Chrome', /\b((Headless)?Chrome|CriOS)\//],
+  ['Safari', /\bSafari\//],
+];
+
+const SYSTEMS: [name: string, pattern: RegExp][] = [
+  ['iPhone', /\biPhone\b/],
+  ['iPad', /\biPad\b/],
+  ['Android', /\bAndroid\b/],
+  ['Windows', /\bWindows\b/],
+  ['macOS', /\bMacintosh\b/],
+  ['ChromeOS', /\bCrOS\b/],
+  ['Linux', /\bLinux\b/],
+];
+
+/** A User-Agent in short words: “Firefox on Linux”; of what is no browser the first word, such as “curl/8.5.0”. */
+export function programText(userAgent: string | null): string {
+  if (!userAgent) return 'Unknown program';
+  const find = (known: typeof BROWSERS) => known.find(([, pattern]) => pattern.test(userAgent))?.[0];
+  const browser = find(BROWSERS);
+  const system = find(SYSTEMS);
+  if (browser) return system ? `${browser} on ${system}` : browser;
+  return userAgent.split(' ')[0]?.slice(0, 40) ?? '';
+}

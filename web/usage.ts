@@ -1,0 +1,43 @@
+import { countText, sizeText } from './format.js';
+
+/** What somebody holds and may hold; null is without limit. */
+export interface Usage {
+  quota: { bytes: number | null; files: number | null };
+  usage: { bytes: number; files: number };
+}
+
+const NEARLY = 0.9;
+
+/** How much of the quota is in use: 0 to 1 and beyond; 0 without a quota. */
+function usedShares({ quota, usage }: Usage): { bytes: number; files: number } {
+  return { bytes: shareOf(usage.bytes, quota.bytes), files: shareOf(usage.files, quota.files) };
+}
+
+function shareOf(used: number, most: number | null): number {
+  if (most === null) return 0;
+  return most === 0 ? 1 : used / most;
+}
+
+/** “1.5 of 10 GiB” and “3 of 100 files”, or without the limit where there is none. */
+export function usageTexts({ quota, usage }: Usage): { bytes: string; files: string } {
+  return {
+    bytes:
+      quota.bytes === null ? sizeText(usage.bytes) : `${sizeText(usage.bytes)} of ${sizeText(quota.bytes)}`,
+    files:
+      quota.files === null
+        ? countText(usage.files, 'file')
+        : `${usage.files} of ${countText(quota.files, 'file')}`,
+  };
+}
+
+/** What the upload area says; nothing as long as there is room. */
+export function quotaNote(me: Usage): string {
+  const shares = usedShares(me);
+  const near = (['bytes', 'files'] as const).filter((name) => shares[name] >= NEARLY);
+  if (near.length === 0) return '';
+  const texts = usageTexts(me);
+  const used = `${near.map((name) => texts[name]).join(' and ')} in use`;
+  return near.some((name) => shares[name] >= 1)
+    ? `Your quota is used up: ${used}. Delete something to upload more.`
+    : `Your quota is nearly used up: ${used}.`;
+}
