@@ -9,6 +9,7 @@ import type { Drain } from './drain.js';
 import type { Limits } from './limits.js';
 import { notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
+import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
@@ -80,7 +81,7 @@ export function buildApp(deps: AppDeps): Express {
   app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
-  app.use(createBoard(deps.queue, deps.keys, authenticate));
+  app.use(createBoard(deps, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));
@@ -98,6 +99,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
+    ...auditRoutes(deps),
     ...healthRoutes(deps),
   ];
 }

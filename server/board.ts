@@ -2,12 +2,16 @@ import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import { parse as parseCookies } from 'cookie';
-import { type RequestHandler, Router } from 'express';
+import { type Request, type RequestHandler, Router } from 'express';
+import type { DataSource } from 'typeorm';
 import { AppError } from '../core/errors.js';
+import { appendEvents } from '../core/events.js';
 import type { ProcessingQueue } from '../core/queue.js';
-import type { Authenticate } from './auth/authenticate.js';
+import { type Authenticate, isStillAdmin } from './auth/authenticate.js';
 import type { Keys } from './auth/keys.js';
-import { verifyToken } from './auth/tokens.js';
+import { actorOf, type Principal } from './auth/principal.js';
+import { RefusedError } from './auth/refusals.js';
+import { TokenExpired, verifyToken } from './auth/tokens.js';
 
 export const BOARD_PATH = '/admin/queues';
 
@@ -16,6 +20,9 @@ export const BOARD_COOKIE = 'landfall_board';
 
 const BOARD_CSP = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:";
 
+/** Of the path of a change, in the event log: queue, job and what is to be done, and more if somebody makes it up. */
+const MAX_PATH = 200;
+
 /** How long the board may take to answer. */
 const ANSWER_MS = 5_000;
 
@@ -23,8 +30,24 @@ function queueAway(): AppError {
   return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
 }
 
-/** Bull Board, for admins only. */
-export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
+/** @throws {AppError} unauthenticated */
+function verifyCookie(cookie: string, keys: Keys): Principal {
+  try {
+    return verifyToken(cookie, keys.board);
+  } catch (error) {
+    if (error instanceof TokenExpired) throw error;
+    throw new RefusedError('unauthenticated', { action: 'admin' }, 'The cookie of the board is not valid');
+  }
+}
+
+interface BoardDeps {
+  database: DataSource;
+  queue: ProcessingQueue;
+  keys: Keys;
+}
+
+/** Bull Board, for admins only. What they do with it is in the event log. */
+export function createBoard({ database, queue, keys }: BoardDeps, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -38,9 +61,13 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
-    else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    else req.principal = verifyCookie(cookie, keys);
+    if (!req.principal || !(await isStillAdmin(database, req.principal))) {
+      throw new RefusedError('forbidden', { action: 'admin' });
+    }
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
+    if (!['GET', 'HEAD'].includes(req.method)) await noteChange(database, req);
     const timer = setTimeout(() => {
       if (!res.headersSent) next(queueAway());
     }, ANSWER_MS);
@@ -48,4 +75,12 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     next();
   };
   return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());
+}
+
+/** Before the board does it: how that went is the board's affair. */
+async function noteChange(database: DataSource, req: Request): Promise<void> {
+  const data = { method: req.method, path: req.path.slice(0, MAX_PATH) };
+  await appendEvents(database.manager, [
+    { type: 'queue.changed', subjectId: null, ownerId: null, data, actor: actorOf(req) },
+  ]);
 }

@@ -190,7 +190,7 @@ describe('the command', () => {
   it.each([
     [['--older-than-hours', 'soon'], 'must be a number'],
     [['--remove'], '--remove'],
-    [[], 'needs DATABASE_URL'],
+    [[], 'there is no database in this folder'],
   ])('says what is wrong with %j', async (args, message) => {
     const { code, stderr } = await run({}, args, '/');
     expect(code).toBe(1);

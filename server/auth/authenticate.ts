@@ -1,12 +1,13 @@
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
+import { validate as isUuid } from 'uuid';
 import { User } from '../../core/database/entities/user.js';
-import { AppError } from '../../core/errors.js';
+import { AppError, type ErrorCode } from '../../core/errors.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
-import { isLinkValid } from './links.js';
+import { isLinkOver, isLinkValid } from './links.js';
 import type { Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { TokenExpired, verifyToken } from './tokens.js';
@@ -40,31 +41,40 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return verifyToken(bearer, keys.access);
   }
 
+  function note(req: Request, action: Action, code: ErrorCode): void {
+    const { id } = req.params;
+    const subjectId = typeof id === 'string' && isUuid(id) ? id : undefined;
+    refusals.note(req, { action, code, subjectId });
+  }
+
   return async (req, access, { link = false } = {}) => {
     if (access === 'public') return;
     const { token } = req.query;
     if (link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
+      // An old page asks for what it was allowed to see.
+      if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(req.get('Authorization') ?? '') ?? [];
-    if (!bearer)
+    if (!bearer) {
+      if (req.get('Authorization')) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'Send Authorization: Bearer <access token>' });
+    }
     const principal = await verify(bearer).catch((error: unknown) => {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
-      if (isRefused && !(error instanceof TokenExpired))
-        refusals.note(req, { action: access, code: error.code });
+      if (isRefused && !(error instanceof TokenExpired)) note(req, access, error.code);
       throw error;
     });
     req.principal = principal;
     if (can(principal, access) && (access !== 'admin' || (await isStillAdmin(database, principal)))) return;
-    refusals.note(req, { action: access, code: 'forbidden' });
+    note(req, access, 'forbidden');
     throw new AppError('forbidden', whyForbidden(principal, access));
   };
 }
 
 /** A token says what was true when it was made. Where most is at stake that is not enough. */
-async function isStillAdmin(database: DataSource, { userId }: Principal): Promise<boolean> {
+export async function isStillAdmin(database: DataSource, { userId }: Principal): Promise<boolean> {
   const user = await database.getRepository(User).findOneBy({ id: userId });
   return user?.role === 'admin' && user.disabledAt === null;
 }

@@ -7,6 +7,7 @@ import { User } from '../../core/database/entities/user.js';
 import { queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents, type EventType } from '../../core/events.js';
+import { RefusedError } from './refusals.js';
 import { hashSecret, newSecret } from './secrets.js';
 
 /*
@@ -65,6 +66,7 @@ export async function rotateSession(
   token: string,
   actor: Actor,
 ): Promise<{ user: User; session: OpenSession }> {
+  let wasReused = false;
   const found = await database.transaction(async (manager) => {
     // The row lock sends parallel refreshes through one after the other.
     const [row]: { session_id: string; user_id: string; replaced: boolean; in_grace: boolean }[] =
@@ -83,6 +85,7 @@ export async function rotateSession(
       await manager.delete(Session, { id });
       const who = { ...actor, userId, sessionId: id };
       await tell(manager, 'auth.token_reused', userId, who, { result: 'refused' });
+      wasReused = true;
       return undefined;
     }
     const user = await manager.findOneByOrFail(User, { id: userId });
@@ -91,8 +94,10 @@ export async function rotateSession(
     return { user, session };
   });
   // Only now: the end of a stolen session has to be committed.
-  if (!found) throw new AppError('unauthenticated', { detail: 'The session has ended: sign in again' });
-  return found;
+  if (found) return found;
+  const detail = 'The session has ended: sign in again';
+  if (wasReused) throw new AppError('unauthenticated', { detail });
+  throw new RefusedError('unauthenticated', { action: 'refresh' }, detail);
 }
 
 async function replaceToken(

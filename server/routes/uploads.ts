@@ -83,8 +83,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
         const principal = userOf(call);
-        if (id !== undefined)
+        if (id !== undefined) {
+          call.own(await getUpload(database, id));
           return signedJson(await signMoreParts(deps, uploadAccessOf(principal), id, parts));
+        }
         if (size > deps.maxUploadSize) {
           throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
         }
@@ -102,6 +104,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       body: z.object({ id: z.uuid() }),
       status: 201,
       async handle(call) {
+        call.own(await getUpload(database, call.body.id));
         const access = uploadAccessOf(userOf(call));
         const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
         return fileToJson(deps, await getFile(database, id));
