@@ -109,7 +109,7 @@ export class People1763700000000 implements MigrationInterface {
       INSERT INTO event_head (seq, hash) VALUES (0, sha256('landfall'));
       -- They get their numbers again, this time with hashes. Nothing has read them by number so far.
       UPDATE events SET seq = NULL;
-      -- For reading it as an audit log. All begin with the number, so that what is appended costs nothing more.
+      -- For reading it as an audit log. They hold numbered rows only: what is appended costs its request no more.
       CREATE INDEX events_people_idx ON events (seq) WHERE actor IS NOT NULL AND seq IS NOT NULL;
       CREATE INDEX events_actor_idx ON events ((actor ->> 'userId'), seq) WHERE actor IS NOT NULL AND seq IS NOT NULL;
       CREATE INDEX events_type_idx ON events (type text_pattern_ops, seq) WHERE seq IS NOT NULL;

@@ -61,9 +61,10 @@ export function createBoard({ database, queue, keys }: BoardDeps, authenticate: 
     res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
-    else req.principal = verifyCookie(cookie, keys);
-    if (!req.principal || !(await isStillAdmin(database, req.principal))) {
-      throw new RefusedError('forbidden', { action: 'admin' });
+    else {
+      req.principal = verifyCookie(cookie, keys);
+      const isAdmin = await isStillAdmin(database, req.principal);
+      if (!isAdmin) throw new RefusedError('forbidden', { action: 'admin' });
     }
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
