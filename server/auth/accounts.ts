@@ -128,6 +128,7 @@ export async function findOrCreateExternal(
   database: DataSource,
   externalId: string,
   email: string,
+  actor: Actor,
 ): Promise<User> {
   const users = database.getRepository(User);
   const known = await users.findOneBy({ externalId });
@@ -139,7 +140,7 @@ export async function findOrCreateExternal(
     const id = uuidv7();
     await manager.insert(User, { id, email: email.toLowerCase(), passwordHash: null, externalId, role });
     await appendEvents(manager, [
-      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { userId: id } },
+      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { ...actor, userId: id } },
     ]);
     return manager.findOneByOrFail(User, { id });
   });

@@ -8,7 +8,7 @@ import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
 import { isLinkOver, isLinkValid } from './links.js';
-import type { Principal } from './principal.js';
+import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { TokenExpired, verifyToken } from './tokens.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
@@ -34,10 +34,10 @@ export interface AuthenticateDeps {
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals } = deps;
 
-  async function verify(bearer: string): Promise<Principal> {
+  async function verify(req: Request, bearer: string): Promise<Principal> {
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
-    if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer);
+    if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
     return verifyToken(bearer, keys.access);
   }
 
@@ -61,7 +61,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
       if (req.get('Authorization')) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'Send Authorization: Bearer <access token>' });
     }
-    const principal = await verify(bearer).catch((error: unknown) => {
+    const principal = await verify(req, bearer).catch((error: unknown) => {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
       if (isRefused && !(error instanceof TokenExpired)) note(req, access, error.code);
       throw error;

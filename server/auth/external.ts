@@ -2,13 +2,14 @@ import { createRemoteJWKSet, decodeProtectedHeader, errors, type JWTVerifyGetKey
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { IdentityProvider } from '../../core/config.js';
+import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import { findOrCreateExternal } from './accounts.js';
 import type { Principal } from './principal.js';
 import { notValid } from './tokens.js';
 
-/** Takes access tokens of an identity provider. */
-export type VerifyExternal = (token: string) => Promise<Principal>;
+/** Takes access tokens of an identity provider. The actor is who brings one, as far as that is known without it. */
+export type VerifyExternal = (token: string, actor: Actor) => Promise<Principal>;
 
 /** How long the keys of the provider are waited for, in milliseconds. */
 const KEYS_TIMEOUT_MS = 5_000;
@@ -46,14 +47,14 @@ export function createVerifyExternal(provider: IdentityProvider, database: DataS
     ...(audience ? { audience } : {}),
   };
 
-  return async (token) => {
+  return async (token, actor) => {
     const { payload } = await jwtVerify(token, getKey, options).catch((error: unknown) => {
       throw isKeysAway(error) ? keysAway(error) : notValid(error, error instanceof errors.JWTExpired);
     });
     const parsed = claims.safeParse(payload);
     if (!parsed.success) throw notValid(parsed.error, false);
     const { sub, iss, email } = parsed.data;
-    const user = await findOrCreateExternal(database, `${iss ?? ''}|${sub}`, email ?? sub);
+    const user = await findOrCreateExternal(database, `${iss ?? ''}|${sub}`, email ?? sub, actor);
     if (user.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
     return { userId: user.id, role: user.role };
   };
