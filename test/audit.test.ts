@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { generateKeyPairSync, type KeyObject, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -15,6 +15,8 @@ import { until } from './until.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
 const keys = deriveKeys(SECRET);
+/** Whose tokens are taken too. */
+const provider = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const SERVERS: Part[] = ['server', 'server-2', 'server-3'];
 
 interface Item {
@@ -43,7 +45,14 @@ const secret = (value: string): string => {
 };
 
 beforeAll(async () => {
-  processes = await startProcesses({ JWT_SECRET: SECRET, TRUST_PROXY: 'loopback' }, [...SERVERS, 'worker']);
+  processes = await startProcesses(
+    {
+      JWT_SECRET: SECRET,
+      TRUST_PROXY: 'loopback',
+      JWT_PUBLIC_KEY: provider.publicKey.export({ type: 'spki', format: 'pem' }).toString(),
+    },
+    [...SERVERS, 'worker'],
+  );
   admin = await registerUser(() => processes.url);
   user = await registerUser(() => processes.url);
   other = await registerUser(() => processes.url);
@@ -141,6 +150,20 @@ describe('the log tells', () => {
     expect(revoked).toMatchObject({ type: 'session.revoked', result: 'ok', ownerId: id, actor: signedIn });
     expect(revoked?.subjectId).toBe((jwt.decode(made.accessToken) as { sid: string }).sid);
     expect(logout).toMatchObject({ type: 'auth.logout', result: 'ok', subjectId: id, actor: signedIn });
+  });
+
+  it('of accounts that an identity provider vouches for, and of tokens that it has not signed', async () => {
+    const { address, from } = newAddress();
+    const sign = (privateKey: KeyObject) =>
+      secret(jwt.sign({ sub: randomUUID() }, privateKey, { algorithm: 'ES256', expiresIn: 60 }));
+    const foreign = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const good = { headers: { ...from, ...bearer(sign(provider.privateKey)) } };
+    const bad = { headers: { ...from, ...bearer(sign(foreign.privateKey)) } };
+    const { id } = await (await send('GET', '/api/me', good)).json();
+    expect((await send('GET', '/api/me', bad)).status).toBe(401);
+    const [register, refused] = await linesOf(address, 2);
+    expect(register).toMatchObject({ type: 'auth.register', subjectId: id, actor: { userId: id, address } });
+    expect(refused).toMatchObject({ type: 'access', result: 'refused', data: { code: 'unauthenticated' } });
   });
 
   it('of sign-ins that failed, with the account that was meant and without what was typed', async () => {
