@@ -36,6 +36,9 @@ const boolean = z.enum(['true', 'false'], 'must be true or false').transform((te
 /** In milliseconds. */
 const WINDOWS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
 
+/** Timers that are set to more than 24 days fire at once, and who has to wait longer than a day is locked out. */
+const LONGEST_WINDOW = 86_400_000;
+
 /** `100` in the usual window, `100/5m` in one of 5 minutes; `0` is no limit. @param usual window in milliseconds */
 const rate = (usual: number, limit: number) =>
   z
@@ -44,14 +47,18 @@ const rate = (usual: number, limit: number) =>
       /^\d{1,9}(\/\d{1,4}[smh])?$/,
       'must be a number of requests, such as 100, or 100/5m; 0 for no limit',
     )
-    .refine((text) => !/\/0+[smh]$/.test(text), 'must have a window of at least 1s')
-    .transform((text): Rate | undefined => {
+    // Here and not at the end: there it would replace undefined.
+    .default(String(limit))
+    .transform((text): Rate => {
       const [, requests, number, unit = ''] = /^(\d+)(?:\/(\d+)([smh]))?$/.exec(text) ?? [];
-      if (Number(requests) === 0) return undefined;
       const windowMs = number ? Number(number) * (WINDOWS[unit] ?? 0) : usual;
       return { limit: Number(requests), windowMs };
     })
-    .default({ limit, windowMs: usual });
+    .refine(
+      ({ windowMs }) => windowMs >= 1000 && windowMs <= LONGEST_WINDOW,
+      'must have a window of 1s to 24h',
+    )
+    .transform((value) => (value.limit === 0 ? undefined : value));
 
 const httpUrl = z
   .url({ protocol: /^https?$/, error: 'must be an http or https address' })

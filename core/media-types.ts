@@ -11,9 +11,10 @@ export function isAllowedType(type: string, allowed: string[]): boolean {
   return allowed.some((one) => one === bare || (one.endsWith('/*') && bare.startsWith(one.slice(0, -1))));
 }
 
-/** Says what would be. */
-export function typeNotAllowed(allowed: string[]): AppError {
+/** Says what would be. @param found what it is instead, if it is not what the client said */
+export function typeNotAllowed(allowed: string[], found?: string): AppError {
+  const but = found === undefined ? '' : `, and the content is ${found}`;
   return new AppError('type_not_allowed', {
-    detail: `Only these types are taken here: ${allowed.join(', ')}`,
+    detail: `Only these types are taken here: ${allowed.join(', ')}${but}`,
   });
 }

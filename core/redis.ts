@@ -18,17 +18,23 @@ export interface RedisConnection {
 }
 
 /**
- * Opens a connection to Redis that is opened anew whenever it breaks. Does not wait for it: commands do, for as long
- * as Redis is away.
+ * Opens a connection to Redis that is opened anew whenever it breaks. Does not wait for it.
+ * @param options.use what it is for, in the log
+ * @param options.waits whether commands wait for as long as Redis is away, or fail at once
  */
-export function connectRedis(url: string, log: Logger): RedisConnection {
+export function connectRedis(
+  url: string,
+  log: Logger,
+  { use = 'queue', waits = true }: { use?: string; waits?: boolean } = {},
+): RedisConnection {
   const client = new Redis(url, {
     // Addresses of both kinds.
     family: 0,
     connectTimeout: CONNECT_TIMEOUT_MS,
     retryStrategy: (attempts) => Math.min(100 * attempts, RETRY_MS),
-    // BullMQ demands it.
-    maxRetriesPerRequest: null,
+    enableOfflineQueue: waits,
+    // BullMQ demands that they are tried for ever.
+    maxRetriesPerRequest: waits ? null : 0,
   });
   const backListeners: (() => void)[] = [];
   let away = false;
@@ -40,7 +46,7 @@ export function connectRedis(url: string, log: Logger): RedisConnection {
     reported = reason;
     // The error itself may hold the command that was refused, AUTH with its password included.
     if (error.name === 'ReplyError') log.error({ reason }, 'Redis refuses: is REDIS_URL right?');
-    else log.warn({ reason }, 'queue: trouble with Redis');
+    else log.warn({ reason }, `${use}: trouble with Redis`);
   }
 
   async function probe(): Promise<void> {
@@ -60,7 +66,7 @@ export function connectRedis(url: string, log: Logger): RedisConnection {
     reported = undefined;
     if (!away) return;
     away = false;
-    log.info('Redis is back');
+    log.info(`${use}: Redis is back`);
     for (const listener of backListeners) listener();
   });
   return { client, reportError, onBack: (listener) => backListeners.push(listener) };

@@ -4,9 +4,9 @@ import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
-import { createBoard } from './board.js';
+import { BOARD_PATH, createBoard } from './board.js';
 import type { Drain } from './drain.js';
-import type { Limits } from './limits.js';
+import type { Bucket, Limits } from './limits.js';
 import { notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { auditRoutes } from './routes/audit.js';
@@ -16,6 +16,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
+import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -34,6 +35,15 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
 }
 
 const MAX_JSON_BODY = '100kb';
+
+/** What counts against which limit at /uploads: the same as at /api. */
+const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
+
+const json = express.json({ limit: MAX_JSON_BODY });
+
+/** A file that is sent may be JSON itself. */
+const parseJson: RequestHandler = (req, res, next) =>
+  req.method === 'POST' && /^\/files\/?$/.test(req.path) ? next() : json(req, res, next);
 
 /** @param contentOrigin where content comes from if not from here */
 const pageCsp = (contentOrigin = '') =>
@@ -64,8 +74,10 @@ export function buildApp(deps: AppDeps): Express {
   /** What was begun may be gone on with, however much else its user or address does. */
   const isGoingOn: RequestHandler = (req, res, next) =>
     ['PATCH', 'HEAD', 'OPTIONS'].includes(req.method) ? next() : limits.global(req, res, next);
-  const limitCreation: RequestHandler = (req, res, next) =>
-    req.method === 'POST' ? limits.bucket('uploads')(req, res, next) : next();
+  const limitOthers: RequestHandler = (req, res, next) => {
+    const bucket = LIMITED[req.method];
+    return bucket ? limits.bucket(bucket)(req, res, next) : next();
+  };
 
   app.use(requestLog(deps.log));
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
@@ -75,12 +87,13 @@ export function buildApp(deps: AppDeps): Express {
     drain.refuse,
     isGoingOn,
     asUploader,
-    limitCreation,
+    limitOthers,
     drain.track(createTusHandler(deps)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
+  app.use('/api', preflight, drain.refuse, limits.global, parseJson);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
+  app.use(BOARD_PATH, limits.global);
   app.use(createBoard(deps, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
@@ -96,6 +109,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
+    ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),

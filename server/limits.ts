@@ -1,5 +1,27 @@
-import type { RequestHandler } from 'express';
-import type { RateLimits } from '../core/config.js';
+import { createHmac, type KeyObject } from 'node:crypto';
+import { isIP } from 'node:net';
+import type { Request, RequestHandler, Response } from 'express';
+import { ipKeyGenerator, type RateLimitInfo, rateLimit, type Store } from 'express-rate-limit';
+import type { Rate, RateLimits } from '../core/config.js';
+import { AppError } from '../core/errors.js';
+import type { Logger } from '../core/log.js';
+import type { Refusals } from './auth/refusals.js';
+import { createMemoryStore, type SharedCounts } from './limit-counts.js';
+
+/*
+ * How often somebody may ask for something. Whoever asks too often is told when to come back (429, Retry-After), and
+ * everybody how much is left (RateLimit, RateLimit-Policy: draft-ietf-httpapi-ratelimit-headers-08).
+ *
+ * Attempts to sign in, to register and to change a password are counted twice. By address each of them counts, those
+ * that succeed too: each costs the hash of a password, which is dear on purpose, and may leave an account or a session.
+ * By account only those that fail count: who knows the password is no guesser, and does not shut himself out by using
+ * it. But neither does his success wipe out what others have tried meanwhile: they would get new guesses with it.
+ *
+ * While an account is at its limit the right password is refused as well, unread: else the limit would be none. So
+ * who sends enough wrong ones can keep its owner from signing in, until the window ends; refused attempts do not make
+ * it longer. That is taken in return for guesses from many addresses being slow. It ends no session: who is signed in
+ * stays so, because refreshing a session is not counted here, and API keys and tokens of an identity provider go on.
+ */
 
 /** What is counted apart. */
 export type Bucket = Exclude<keyof RateLimits, 'global'>;
@@ -12,8 +34,164 @@ export interface Limits {
   close(): Promise<void>;
 }
 
-const none: RequestHandler = (_req, _res, next) => next();
+interface LimitDeps {
+  rateLimits: RateLimits;
+  /** Undefined: this server counts for itself. */
+  shared?: SharedCounts | undefined;
+  /** Makes names of accounts unreadable where they are counted. */
+  accountKey: KeyObject;
+  refusals: Refusals;
+  log: Logger;
+}
 
-export function createLimits(_limits: RateLimits): Limits {
-  return { global: none, bucket: () => none, close: async () => {} };
+interface Counting {
+  rate: Rate | undefined;
+  /** Who is counted; undefined: this request is not. */
+  keyOf(req: Request): string | undefined;
+  /** Whether an answer with this status is taken off the count again. */
+  isFree?(status: number): boolean;
+  /** Called for the first request in a window that is refused. */
+  onFirstRefusal?(req: Request): void;
+}
+
+/** For the detail of a refusal: "10 … in 60 s". */
+const COUNTED: Record<string, string> = {
+  uploads: 'new uploads',
+  status: 'questions',
+  downloads: 'downloads',
+  processing: 'changes',
+  auth: 'attempts from this address',
+  'auth-account': 'failed attempts for this account',
+  global: 'requests from this address',
+};
+
+/** The prefix of IPv6 addresses that one customer has at least: with it anybody has as many addresses as he likes. */
+const IPV6_PREFIX = 64;
+
+const pass: RequestHandler = (_req, _res, next) => next();
+
+/** Makes what counts the requests that come to this server. A rate that is undefined limits nothing. */
+export function createLimits({ rateLimits, shared, accountKey, refusals, log }: LimitDeps): Limits {
+  const stores: Store[] = [];
+  let warned = false;
+
+  /** Else all who come through it wait for each other, and nobody finds out why. */
+  function warnOfProxy(req: Request): void {
+    if (warned || req.app.get('trust proxy') !== false || !req.get('X-Forwarded-For')) return;
+    warned = true;
+    log.warn(
+      'refused by address, of a request with X-Forwarded-For: if it came through a proxy, set TRUST_PROXY',
+    );
+  }
+
+  function limit(name: string, { rate, keyOf, isFree, onFirstRefusal }: Counting): RequestHandler {
+    if (!rate) return pass;
+    // With the window in the name nobody waits for the end of one that has been made shorter.
+    const store = shared?.createStore(`${name}:${rate.windowMs / 1000}`) ?? createMemoryStore();
+    stores.push(store);
+    return rateLimit({
+      identifier: name,
+      limit: rate.limit,
+      windowMs: rate.windowMs,
+      store,
+      keyGenerator: (req) => keyOf(req) ?? '',
+      skip: (req) => keyOf(req) === undefined,
+      skipSuccessfulRequests: isFree !== undefined,
+      requestWasSuccessful: (_req, res) => isFree?.(res.statusCode) ?? false,
+      standardHeaders: 'draft-8',
+      legacyHeaders: false,
+      handler(req, res, next) {
+        const { used, resetTime, key } = (req as Request & { rateLimit: RateLimitInfo }).rateLimit;
+        // Each further one raises the count, also in Redis: of all servers one sees this number, and once.
+        if (used === rate.limit + 1) onFirstRefusal?.(req);
+        if (key.startsWith('address:')) warnOfProxy(req);
+        next(tooMany(name, rate, resetTime, res));
+      },
+      // They write to stdout what they find in the first request. What they look for is settled here and in the tests.
+      validate: false,
+      passOnStoreError: true,
+      logger: {
+        warn: (error) => log.warn({ err: error }, 'rate limits'),
+        error: (error) => log.error({ err: error }, 'rate limits'),
+      },
+    });
+  }
+
+  function hash(email: string): string {
+    return createHmac('sha256', accountKey).update(email.toLowerCase()).digest('base64url');
+  }
+
+  /** Whose password is tried or changed. Runs before the body is checked. */
+  function accountOf(req: Request): string | undefined {
+    if (req.principal) return `user:${req.principal.userId}`;
+    const email: unknown = req.body?.email;
+    return typeof email === 'string' ? `account:${hash(email)}` : undefined;
+  }
+
+  const note = (req: Request) => refusals.note(req, { action: 'auth', code: 'rate_limited' });
+  const byAddress = limit('auth', {
+    rate: rateLimits.auth,
+    keyOf: addressOf,
+    // Our own trouble is not the client's.
+    isFree: (status) => status >= 500,
+    onFirstRefusal: note,
+  });
+  const byAccount = limit('auth-account', {
+    rate: rateLimits.auth,
+    keyOf: accountOf,
+    // A guess was made, or an address was found to have an account. What is refused here stays counted: see `used`.
+    isFree: (status) => ![401, 409, 429].includes(status),
+    onFirstRefusal: note,
+  });
+  const byCaller = (name: Bucket) => limit(name, { rate: rateLimits[name], keyOf: callerOf });
+
+  const buckets: Record<Bucket, RequestHandler> = {
+    uploads: byCaller('uploads'),
+    status: byCaller('status'),
+    downloads: byCaller('downloads'),
+    processing: byCaller('processing'),
+    // In this order: an address that is refused can do no more harm to accounts.
+    auth: (req, res, next) =>
+      byAddress(req, res, (error) => (error ? next(error) : byAccount(req, res, next))),
+  };
+  return {
+    global: limit('global', { rate: rateLimits.global, keyOf: addressOf }),
+    bucket: (name) => buckets[name],
+    async close() {
+      for (const store of stores) store.shutdown?.();
+      shared?.close();
+    },
+  };
+}
+
+/** The user; of those who come with an upload token each for itself; the address where nobody is signed in. */
+function callerOf(req: Request): string {
+  const { principal } = req;
+  if (!principal) return addressOf(req);
+  return principal.uploadToken ? `token:${principal.uploadToken.id}` : `user:${principal.userId}`;
+}
+
+/**
+ * The address, as Express has it: from X-Forwarded-For only if a proxy that is trusted says so. An IPv4 address is the
+ * same in IPv6's clothes, an IPv6 address stands for its network.
+ */
+function addressOf(req: Request): string {
+  const given = req.ip ?? '';
+  // Some proxies add the port, with which each connection would be somebody else.
+  const [, bracketed, dotted] = /^(?:\[(.+)\](?::\d+)?|([\d.]+):\d+)$/.exec(given) ?? [];
+  const address = bracketed ?? dotted ?? given;
+  // What is none is the same for all, so that nobody can invent any.
+  return `address:${isIP(address) ? ipKeyGenerator(address, IPV6_PREFIX) : 'unknown'}`;
+}
+
+/** Says in the answer when to come back. */
+function tooMany(name: string, rate: Rate, resetTime: Date | undefined, res: Response): AppError {
+  const leftMs = resetTime ? resetTime.getTime() - Date.now() : rate.windowMs;
+  const seconds = Math.max(1, Math.ceil(leftMs / 1000));
+  res.setHeader('Retry-After', seconds);
+  const reached = `${rate.limit} ${COUNTED[name]} in ${rate.windowMs / 1000} s`;
+  return new AppError('rate_limited', {
+    detail: `At most ${reached}: try again in ${seconds} s`,
+    retryable: true,
+  });
 }

@@ -19,6 +19,7 @@ import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
 import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './drain.js';
+import { openSharedCounts } from './limit-counts.js';
 import { createLimits } from './limits.js';
 
 /** A socket on which nothing moves for this long is closed: no body may hang for ever. */
@@ -57,7 +58,17 @@ async function start(config: Readonly<Config>): Promise<void> {
 
   const drain = createDrain();
   const refusals = createRefusals({ database, log });
-  const limits = createLimits(config.rateLimits);
+  const keys = deriveKeys(jwtSecret);
+  const limits = createLimits({
+    rateLimits: config.rateLimits,
+    shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
+    accountKey: keys.limitedAccount,
+    refusals,
+    log,
+  });
+  if (config.trustProxy === true) {
+    log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
+  }
   const { identityProvider } = config;
   if (identityProvider && !identityProvider.issuer && !identityProvider.audience) {
     log.warn('neither JWT_ISSUER nor JWT_AUDIENCE is set: every token that these keys have signed is taken');
@@ -69,7 +80,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases,
     queue,
     log,
-    keys: deriveKeys(jwtSecret),
+    keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
     refusals,
     limits,

@@ -37,6 +37,11 @@ export function requestLog(log: Logger): RequestHandler {
   };
 }
 
+const EXPOSED = [
+  ...['X-Request-Id', 'Content-Range', 'ETag', 'Content-Disposition'],
+  ...['RateLimit', 'RateLimit-Policy', 'Retry-After'],
+].join(', ');
+
 /**
  * Lets pages of other origins read the answers. They bring a token in a header, never cookies. The preflight of
  * /uploads is answered by @tus/server.
@@ -47,7 +52,7 @@ export function cors(origins: '*' | string[]): RequestHandler {
     const allowed = origins === '*' ? '*' : origins.find((candidate) => candidate === origin);
     if (allowed) res.setHeader('Access-Control-Allow-Origin', allowed);
     if (origins !== '*') res.vary('Origin');
-    res.setHeader('Access-Control-Expose-Headers', 'X-Request-Id, Content-Range, ETag, Content-Disposition');
+    res.setHeader('Access-Control-Expose-Headers', EXPOSED);
     next();
   };
 }

@@ -2,7 +2,10 @@ import type { RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
 
 /** Headers of answers that pages of other origins may read; @tus/server adds those that it knows by itself. */
-export const EXPOSED_HEADERS = ['Upload-Expires', 'X-Request-Id'];
+export const EXPOSED_HEADERS = [
+  ...['Upload-Expires', 'X-Request-Id'],
+  ...['RateLimit', 'RateLimit-Policy', 'Retry-After'],
+];
 
 /** And on what is refused here. */
 const EXPOSED_ON_REFUSAL = [

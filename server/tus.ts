@@ -311,7 +311,14 @@ class LedgerStore extends DataStore {
   }
 
   override async remove(id: string): Promise<void> {
-    await terminateUpload(this.deps, id, actorOf(of(this.holders, id).req));
+    const request = of(this.holders, id);
+    // Then it is a file, and to send files is not to delete them.
+    if (this.lease(id).upload.status === 'finished' && !can(principalOf(request), 'manage')) {
+      throw new AppError('forbidden', {
+        detail: 'All of it has arrived: who may only upload cannot delete it',
+      });
+    }
+    await terminateUpload(this.deps, id, actorOf(request.req));
   }
 
   private lease(id: string): Lease {

@@ -56,11 +56,14 @@ export interface TestUser {
 export const PASSWORD = 'correct horse battery';
 
 /** Registers a new account on the server at `url()`, which may move between calls. */
-export async function registerUser(url: () => string): Promise<TestUser> {
+export async function registerUser(
+  url: () => string,
+  headers: Record<string, string> = {},
+): Promise<TestUser> {
   const email = `${randomUUID()}@example.org`;
   const response = await fetch(`${url()}/api/auth/register`, {
     method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
+    headers: { 'Content-Type': 'application/json', ...headers },
     body: JSON.stringify({ email, password: PASSWORD }),
   });
   if (response.status !== 201) throw new Error(`register: ${response.status} ${await response.text()}`);
@@ -68,7 +71,8 @@ export async function registerUser(url: () => string): Promise<TestUser> {
   return useAccount(user, accessToken, url);
 }
 
-function useAccount(
+/** Whoever has this token; it may be an API key or an upload token. */
+export function useAccount(
   user: Pick<TestUser, 'id' | 'email' | 'role'>,
   token: string,
   url: () => string,

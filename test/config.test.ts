@@ -41,6 +41,29 @@ test.each([
 });
 
 test.each([
+  ['100', { limit: 100, windowMs: 60_000 }],
+  ['100/30s', { limit: 100, windowMs: 30_000 }],
+  ['100/5m', { limit: 100, windowMs: 300_000 }],
+  ['7/24h', { limit: 7, windowMs: 86_400_000 }],
+  ['0', undefined],
+  ['0/5m', undefined],
+])('RATE_LIMIT_UPLOADS=%s', (text, rate) => {
+  expect(loadConfig({ RATE_LIMIT_UPLOADS: text }).rateLimits.uploads).toEqual(rate);
+});
+
+test('a rate of sign-ins without a window is one of a quarter of an hour', () => {
+  const { rateLimits } = loadConfig({ RATE_LIMIT_AUTH: '10', RATE_LIMIT_GLOBAL: '0' });
+  expect(rateLimits).toEqual({
+    uploads: { limit: 1000, windowMs: 60_000 },
+    status: { limit: 3000, windowMs: 60_000 },
+    downloads: { limit: 3000, windowMs: 60_000 },
+    processing: { limit: 300, windowMs: 60_000 },
+    auth: { limit: 10, windowMs: 900_000 },
+    global: undefined,
+  });
+});
+
+test.each([
   [{ PORT: 'abc' }, 'PORT=abc: must be a whole number from 0 to 65535'],
   [{ PORT: '70000' }, 'PORT=70000: must be a whole number from 0 to 65535'],
   [{ MAX_UPLOAD_SIZE: '10MB' }, /^MAX_UPLOAD_SIZE=10MB: .*MiB/],
@@ -50,6 +73,16 @@ test.each([
   [{ DATABASE_URL: 'mysql://u:sekret@h/d' }, /^DATABASE_URL=…: /],
   [{ TRUST_PROXY: 'yes' }, /^TRUST_PROXY=yes: must be true, false, a number of hops, or addresses/],
   [{ TRUST_PROXY: '10.0.0.0/33' }, /^TRUST_PROXY=/],
+  [
+    { RATE_LIMIT_AUTH: 'many' },
+    /^RATE_LIMIT_AUTH=many: must be a number of requests, such as 100, or 100\/5m; 0 /,
+  ],
+  [{ RATE_LIMIT_AUTH: '-1' }, /^RATE_LIMIT_AUTH=-1: must be a number of requests/],
+  [{ RATE_LIMIT_AUTH: '1.5' }, /^RATE_LIMIT_AUTH=1.5: must be a number of requests/],
+  [{ RATE_LIMIT_AUTH: '5/m' }, /^RATE_LIMIT_AUTH=5\/m: must be a number of requests/],
+  [{ RATE_LIMIT_AUTH: '5/1d' }, /^RATE_LIMIT_AUTH=5\/1d: must be a number of requests/],
+  [{ RATE_LIMIT_AUTH: '5/0s' }, /^RATE_LIMIT_AUTH=5\/0s: must have a window of 1s to 24h/],
+  [{ RATE_LIMIT_AUTH: '5/25h' }, /^RATE_LIMIT_AUTH=5\/25h: must have a window of 1s to 24h/],
   [{ PARSER_MEMORY: '1MiB' }, /^PARSER_MEMORY=1MiB: must be at least 128 MiB/],
   [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { GetObjectCommand, UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload, timeline } from './aftermath.js';
-import { type FileJson, registerUser, type TestUser } from './client.js';
+import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { createBucket, type TestBucket } from './s3.js';
 import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
@@ -378,6 +378,17 @@ describe('what is not finished', () => {
     remove();
     await expectProblem(answer, 503, 'unavailable');
     expect((await user.get('/api/uploads?limit=200')).items).toHaveLength(before);
+  });
+
+  it('does not use up an upload token when the store is away', async () => {
+    const { token } = await (await post('/api/upload-tokens', {})).json();
+    const guest = useAccount(user, token, () => processes.url);
+    const remove = inner.rule('CreateMultipartUpload', { fail: 503 });
+    const answer = await presign({ size: 1 }, guest);
+    remove();
+    await expectProblem(answer, 503, 'unavailable');
+    expect((await presign({ size: 1 }, guest)).status).toBe(200);
+    await expectProblem(await presign({ size: 1 }, guest), 401, 'unauthenticated');
   });
 });
 

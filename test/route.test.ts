@@ -25,12 +25,17 @@ const refusals: Refusals = {
   whenIdle: async () => {},
 };
 const limits = createLimits({
-  uploads: undefined,
-  status: undefined,
-  downloads: undefined,
-  processing: undefined,
-  auth: undefined,
-  global: undefined,
+  rateLimits: {
+    uploads: undefined,
+    status: undefined,
+    downloads: undefined,
+    processing: undefined,
+    auth: undefined,
+    global: undefined,
+  },
+  accountKey: keys.limitedAccount,
+  refusals,
+  log,
 });
 
 function serveOnly(...routes: AnyRoute[]) {

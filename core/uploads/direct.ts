@@ -66,7 +66,7 @@ export async function beginDirectUpload(
     return await sign(direct, begun, plan(direct, begun).parts.slice(0, MAX_ADDRESSES));
   } catch (error) {
     // Its id was told to nobody.
-    await terminateUpload(deps, row.id).catch(() => {});
+    await terminateUpload(deps, row.id, upload.actor, { returnToken: upload.token?.id }).catch(() => {});
     throw error;
   } finally {
     await lease.release();

@@ -334,22 +334,28 @@ export async function finishUpload(deps: LedgerDeps, id: string, actor?: Actor):
  * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
  * returned, or even begun to delete, the upload never comes back.
  * @param actor undefined: the system itself
+ * @param returnToken id of the upload token that it was begun with, if that may begin another one
  * @throws {AppError} not_found, gone
  */
 export async function terminateUpload(
   deps: Pick<LedgerDeps, 'database' | 'storage'>,
   id: string,
   actor?: Actor,
+  { returnToken }: { returnToken?: string | undefined } = {},
 ): Promise<void> {
   const blobIds = await deps.database.transaction(async (manager) => {
+    if (returnToken) {
+      await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [returnToken]);
+    }
     const upload = await lockUpload(manager, id);
     if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
     const finished = upload.status === 'finished';
     await manager.query(
       `UPDATE uploads SET status = 'terminated', lease_holder = NULL, lease_epoch = lease_epoch + 1,
-         discarded_at = CASE WHEN $2 AND NOT untidy THEN now() END
+         discarded_at = CASE WHEN $2 AND NOT untidy THEN now() END,
+         upload_token_id = CASE WHEN $3 THEN NULL ELSE upload_token_id END
        WHERE id = $1`,
-      [id, finished],
+      [id, finished, returnToken !== undefined],
     );
     if (finished) return purgeFile(manager, id, actor);
     const { ownerId, reservedBytes } = upload;

@@ -7,6 +7,8 @@ export interface Keys {
   board: KeyObject;
   link: KeyObject;
   uploadToken: KeyObject;
+  /** Of accounts in the counts of the rate limits. */
+  limitedAccount: KeyObject;
 }
 
 /** Derives a key for each purpose by HKDF (RFC 5869). */
@@ -19,5 +21,6 @@ export function deriveKeys(secret: string): Keys {
     board: key('board cookie'),
     link: key('signed link'),
     uploadToken: key('upload token'),
+    limitedAccount: key('account in rate limits'),
   };
 }

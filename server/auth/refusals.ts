@@ -1,4 +1,5 @@
 import type { Request } from 'express';
+import { ipKeyGenerator } from 'express-rate-limit';
 import type { DataSource } from 'typeorm';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import { appendEvents, type EventType } from '../../core/events.js';
@@ -55,6 +56,9 @@ export function noteIfRefused(refusals: Refusals, req: Request, error: unknown):
 const MAX_A_MINUTE = 600;
 const MAX_OF_ADDRESS = 60;
 
+/** As in the rate limits: with it anybody has as many addresses as he likes. */
+const IPV6_PREFIX = 64;
+
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();
   let minute = 0;
@@ -78,7 +82,7 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
   return {
     note(req, { type = 'access', action, code, subjectId }) {
       const actor = actorOf(req);
-      const left = countDown(actor.address ?? '');
+      const left = countDown(ipKeyGenerator(actor.address ?? '', IPV6_PREFIX));
       if (left < 0) {
         log.warn({ action, code, requestId: req.id }, 'refused; too many for the event log');
         return;

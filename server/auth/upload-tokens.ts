@@ -79,7 +79,10 @@ export async function listUploadTokens(
   return tokens.map((token) => Object.assign(token, { uploadId: uploadOf.get(token.id) ?? null }));
 }
 
-/** From now on it opens nothing, not even the upload that it has begun. @throws {AppError} not_found */
+/**
+ * From now on it opens nothing, not even the upload that it has begun; a request that is just sending that gets no further.
+ * @throws {AppError} not_found
+ */
 export async function revokeUploadToken(
   database: DataSource,
   id: string,
@@ -93,6 +96,11 @@ export async function revokeUploadToken(
       [id, userId],
     );
     if (revoked === 0) throw new AppError('not_found');
+    await manager.query(
+      `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
+       WHERE upload_token_id = $1 AND status = 'uploading'`,
+      [id],
+    );
     await appendEvents(manager, [{ type: 'upload_token.revoked', subjectId: id, ownerId: userId, actor }]);
   });
 }

@@ -27,11 +27,31 @@ export async function fileToJson(deps: FileJsonDeps, file: File) {
   return json;
 }
 
+/** One that was just sent, for somebody who may perhaps send and not read: without links to what is in it. */
+export function newFileToJson(file: File) {
+  return { ...describeFile(file), links: { content: null, thumbnails: null } };
+}
+
 function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {
   const path = `/api/files/${file.id}`;
   const thumbnails = derivativeNames
     .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
     .filter((size) => size !== undefined);
+  return {
+    ...describeFile(file),
+    links: {
+      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
+      thumbnails:
+        thumbnails.length > 0
+          ? Object.fromEntries(
+              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
+            )
+          : null,
+    },
+  };
+}
+
+function describeFile(file: File) {
   return {
     id: file.id,
     filename: file.filename,
@@ -49,14 +69,5 @@ function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) 
     error: file.error,
     createdAt: file.createdAt,
     completedAt: file.completedAt,
-    links: {
-      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
-      thumbnails:
-        thumbnails.length > 0
-          ? Object.fromEntries(
-              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
-            )
-          : null,
-    },
   };
 }

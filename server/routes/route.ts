@@ -16,8 +16,11 @@ export interface Route<P, Q, B> {
   access: Access;
   /** Whether a link that was signed for its path opens it too. */
   link?: boolean;
-  /** The rate limit that it counts against, besides the one for everything; undefined: only that one. */
-  limit?: Bucket;
+  /**
+   * The rate limit that it counts against, besides the one for everything; undefined: only that one. May depend on the
+   * request, whose body has not been checked yet.
+   */
+  limit?: Bucket | ((req: Request) => Bucket | undefined);
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
@@ -121,7 +124,11 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     });
     if (answer !== undefined) res.status(declared.status ?? 200).json(answer);
   };
-  return limit ? [signIn, limits.bucket(limit), handle] : [signIn, handle];
+  const count: RequestHandler = (req, res, next) => {
+    const bucket = typeof limit === 'function' ? limit(req) : limit;
+    return bucket ? limits.bucket(bucket)(req, res, next) : next();
+  };
+  return [signIn, count, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {

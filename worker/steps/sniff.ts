@@ -1,6 +1,7 @@
 import { extname } from 'node:path';
-import { fileTypeFromBuffer } from 'file-type';
+import { fileTypeFromBuffer, supportedMimeTypes } from 'file-type';
 import type { Problem } from '../../core/database/entities/file.js';
+import { isAllowedType, typeNotAllowed } from '../../core/media-types.js';
 import type { KnownFile, StreamStep } from './step.js';
 
 /** Bytes of the head that are looked at. Some formats inside a ZIP tell themselves apart only behind that. */
@@ -67,6 +68,9 @@ const ZIP_EXTENSION =
 const ZIP_TYPE =
   /openxmlformats|opendocument|ms-(word|excel|powerpoint)\..*macroenabled|epub\+zip|java-archive|android\.package|google-earth\.kmz/;
 
+/** What bytes tell, if they are that. */
+const RECOGNISABLE = new Set([...supportedMimeTypes].map((mime) => canonical(mime.toLowerCase())));
+
 /** Finds out what a file really is from its first bytes, and whether its declared type and its name say so too. */
 export const sniff: StreamStep = {
   name: 'sniff',
@@ -84,22 +88,46 @@ export const sniff: StreamStep = {
         const head = Buffer.concat(parts);
         const found = await fileTypeFromBuffer(head);
         const detectedType = found?.mime ?? (isText(head) ? 'text/plain' : null);
+        const { allowedTypes } = file;
+        if (allowedTypes && !isAllowed(file, allowedTypes, found?.mime, detectedType)) {
+          throw typeNotAllowed(allowedTypes, detectedType ?? 'of no known type');
+        }
         return { detectedType, warnings: found ? compare(file, found.mime, found.ext) : [] };
       },
     };
   },
 };
 
+/**
+ * Whether the content is of a type that the file's upload token allows. What bytes cannot tell (text, and formats that are
+ * not known here) counts as what it was declared as; so does what they tell only half (a document in a ZIP archive, an
+ * image in XML). Of a type whose bytes would have told, it is no declaration that counts.
+ * @param recognised by its bytes
+ * @param detected the same, or text
+ */
+function isAllowed(
+  { declaredType }: KnownFile,
+  allowed: string[],
+  recognised: string | undefined,
+  detected: string | null,
+): boolean {
+  const declared = declaredType?.toLowerCase() ?? '';
+  if (recognised) {
+    if (isAllowedType(canonical(recognised), allowed.map(canonical))) return true;
+    return isKindOf(declared, recognised) && isAllowedType(declared, allowed);
+  }
+  const isXmlText = detected === 'text/plain' && canonical(declared) === 'application/xml';
+  if (RECOGNISABLE.has(canonical(declared)) && !isXmlText) return false;
+  const isTold = declared !== '' && declared !== 'application/octet-stream';
+  return isAllowedType(isTold ? declared : (detected ?? 'application/octet-stream'), allowed);
+}
+
 /** A mismatch is told, not punished: the detected type is what counts from here on. */
 function compare(file: KnownFile, mime: string, extension: string): Problem[] {
   const warnings: Problem[] = [];
   const declared = file.declaredType?.toLowerCase();
   const inZip = mime === 'application/zip';
-  if (
-    declared &&
-    !(inZip && ZIP_TYPE.test(declared)) &&
-    ![canonical(mime), 'application/octet-stream'].includes(canonical(declared))
-  ) {
+  if (declared && canonical(declared) !== 'application/octet-stream' && !isKindOf(declared, mime)) {
     const detail = `Declared as ${declared}, but the content is ${mime}`;
     warnings.push({ step: 'sniff', code: 'type_mismatch', detail });
   }
@@ -109,6 +137,11 @@ function compare(file: KnownFile, mime: string, extension: string): Problem[] {
     warnings.push({ step: 'sniff', code: 'extension_mismatch', detail });
   }
   return warnings;
+}
+
+/** Whether a declared type is another name for what was recognised, or one for what may be in it. */
+function isKindOf(declared: string, mime: string): boolean {
+  return canonical(declared) === canonical(mime) || (mime === 'application/zip' && ZIP_TYPE.test(declared));
 }
 
 /** Without parameters; of the formats that are written in XML only that (RFC 6839, 4.1: `+xml`). */

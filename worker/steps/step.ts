@@ -7,7 +7,7 @@ import type { Parsers } from '../parsers.js';
 
 /** What is known of a file when a step begins: its row with the facts of the steps before. */
 export type KnownFile = Readonly<
-  Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256'>
+  Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
 >;
 
 /** All that a step may use. */

@@ -1,0 +1,156 @@
+import { createHash, type Hash } from 'node:crypto';
+import { v7 as uuidv7 } from 'uuid';
+import type { Actor } from '../core/database/entities/event.js';
+import type { File } from '../core/database/entities/file.js';
+import type { Upload } from '../core/database/entities/upload.js';
+import { AppError } from '../core/errors.js';
+import { withinQuota } from '../core/quota.js';
+import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
+import type { Lease, Leases } from '../core/uploads/lease.js';
+import {
+  appendToUpload,
+  completeUpload,
+  createUpload,
+  declareLength,
+  terminateUpload,
+} from '../core/uploads/ledger.js';
+import type { Principal } from './auth/principal.js';
+import { checkMetadata } from './upload-metadata.js';
+
+/*
+ * One file that comes in one request, from a client without tus, on its way into the ledger. It cannot be resumed: if it
+ * does not come to its end, the upload is ended, its room given back, and its upload token too, so that the same client
+ * can try again.
+ */
+
+export interface PlainUploadDeps extends FinishDeps {
+  leases: Leases;
+  /** Bytes. */
+  maxUploadSize: number;
+}
+
+/** Who sends. */
+export interface Sender {
+  principal: Principal;
+  actor: Actor;
+  /** Called when somebody else wants the upload, which they do not get, or when the process shuts down. */
+  onRequested: () => void;
+  /** Aborts when the body is cut short because the process shuts down. */
+  stopped: AbortSignal;
+}
+
+export interface IncomingFile {
+  metadata: Record<string, string>;
+  /** Bytes; null: known when all have come. */
+  length: number | null;
+  /** Opens the bytes. @param limit bytes; what exceeds them throws too_large */
+  open(limit: number): AsyncIterableIterator<Uint8Array>;
+}
+
+export interface ReceivedFile {
+  file: File;
+  /** Of the bytes as they came; hex. */
+  sha256: string;
+}
+
+/**
+ * Stores a file and queues its job.
+ * @throws {AppError} invalid_request; too_large; quota_exceeded; type_not_allowed; unauthenticated; checksum_mismatch
+ * when it is not what `sha256` in its metadata announced; storage_full; unavailable; and what its bytes throw
+ */
+export async function receiveFile(
+  deps: PlainUploadDeps,
+  sender: Sender,
+  incoming: IncomingFile,
+): Promise<ReceivedFile> {
+  const { principal, actor } = sender;
+  const { length } = incoming;
+  if (length !== null && length > deps.maxUploadSize) {
+    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
+  }
+  const metadata = checkMetadata(incoming.metadata);
+  const row = await createUpload(deps, {
+    id: uuidv7(),
+    ownerId: principal.userId,
+    length,
+    metadata,
+    leaseHolder: deps.leases.holder,
+    actor,
+    token: principal.uploadToken,
+  });
+  const lease = deps.leases.adopt(row, sender.onRequested);
+  try {
+    const sha256 = await storeBytes(deps, sender, incoming, row);
+    if (metadata.sha256 && metadata.sha256.toLowerCase() !== sha256) {
+      throw new AppError('checksum_mismatch', {
+        detail: `The SHA-256 of what has arrived is ${sha256}; ${metadata.sha256} was announced`,
+      });
+    }
+    const file = await finishAndQueue(deps, row.id, actor);
+    lease.leave();
+    return { file, sha256 };
+  } catch (error) {
+    await end(deps, sender, lease);
+    throw error;
+  }
+}
+
+/** Writes all bytes, until the upload has its object. Returns their SHA-256. */
+async function storeBytes(
+  deps: PlainUploadDeps,
+  { stopped }: Sender,
+  { open, length }: IncomingFile,
+  row: Upload,
+): Promise<string> {
+  const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
+  const hash = createHash('sha256');
+  const bytes = hashing(open(most), hash);
+  const epoch = row.leaseEpoch;
+  const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
+  const upload = await appendToUpload(deps, row, epoch, source, stopped);
+  const isWhole = length === null ? !stopped.aborted : upload.offset === length;
+  if (!isWhole) throw shutsDown();
+  if (length === null) {
+    await declareLength(deps, upload, epoch, upload.offset);
+    upload.length = upload.offset;
+  }
+  await completeUpload(deps, upload, epoch);
+  return hash.digest('hex');
+}
+
+/** For a body that was cut short by us. */
+export function shutsDown(cause?: unknown): AppError {
+  return new AppError('unavailable', {
+    detail: 'This server shuts down: send it again',
+    cause,
+    retryable: true,
+  });
+}
+
+/** What `source` yields. Not a generator: who asks it to stop would have to wait for the next chunk. */
+function hashing(source: AsyncIterableIterator<Uint8Array>, hash: Hash): AsyncIterableIterator<Uint8Array> {
+  return {
+    async next() {
+      const next = await source.next();
+      if (!next.done) hash.update(next.value);
+      return next;
+    },
+    return: async () => (await source.return?.()) ?? { done: true, value: undefined },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
+}
+
+/** If that fails, too, the upload expires like any that was given up. */
+async function end(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
+  const { id } = lease.upload;
+  try {
+    await terminateUpload(deps, id, actor, { returnToken: principal.uploadToken?.id });
+    lease.leave();
+  } catch (error) {
+    const isOver = error instanceof AppError && ['gone', 'not_found'].includes(error.code);
+    if (!isOver) deps.log.warn({ err: error, uploadId: id }, 'upload not ended');
+    await lease.release().catch(() => {});
+  }
+}

@@ -1,0 +1,156 @@
+import type { Request } from 'express';
+import { z } from 'zod';
+import { AppError } from '../../core/errors.js';
+import type { Drain } from '../drain.js';
+import { isForm, readForm } from '../form-files.js';
+import {
+  type PlainUploadDeps,
+  type ReceivedFile,
+  receiveFile,
+  type Sender,
+  shutsDown,
+} from '../plain-upload.js';
+import { type RequestBody, readBody } from '../request-body.js';
+import { newFileToJson } from './file-json.js';
+import { type AnyRoute, route, signedInActor, userOf } from './route.js';
+
+interface PlainRouteDeps extends PlainUploadDeps {
+  drain: Drain;
+}
+
+/** What clients send that do not know, or were not told, what it is. */
+const UNTOLD = ['application/octet-stream', 'application/x-www-form-urlencoded'];
+
+const rawQuery = z.object({ filename: z.string().optional(), sha256: z.string().optional() });
+
+/** Uploads in one request, for clients without tus. */
+export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
+  return [
+    route({
+      method: 'post',
+      path: '/api/files',
+      access: 'upload',
+      limit: 'uploads',
+      summary:
+        'Upload files in one request: the body is one file, or a form (multipart/form-data) with files',
+      query: rawQuery,
+      status: 201,
+      async handle(call) {
+        const { req, res } = call;
+        const stop = new AbortController();
+        const sender: Sender = {
+          principal: userOf(call),
+          actor: signedInActor(call),
+          // Whoever else wants it can wait: this client could not go on where it was stopped.
+          onRequested: () => {
+            if (deps.drain.draining) stop.abort();
+          },
+          stopped: stop.signal,
+        };
+        try {
+          const received = isForm(req)
+            ? await receiveForm(deps, sender, req, call.query)
+            : [await receiveRaw(deps, sender, req, call.query)];
+          return { files: received.map(toJson) };
+        } catch (error) {
+          // Nobody is there to be told.
+          if (res.destroyed) return undefined;
+          // Some clients read the answer only when all is sent.
+          req.resume();
+          if (stop.signal.aborted) res.setHeader('Connection', 'close');
+          if (error instanceof AppError && error.code === 'unavailable') res.setHeader('Retry-After', 2);
+          throw error;
+        }
+      },
+    }),
+  ];
+}
+
+function toJson({ file, sha256 }: ReceivedFile) {
+  return { ...newFileToJson(file), sha256 };
+}
+
+function receiveRaw(
+  deps: PlainRouteDeps,
+  sender: Sender,
+  req: Request,
+  { filename, sha256 }: z.infer<typeof rawQuery>,
+): Promise<ReceivedFile> {
+  const isChunked = req.headers['transfer-encoding'] !== undefined;
+  return receiveFile(deps, sender, {
+    metadata: describe(filename, req.get('Content-Type'), sha256),
+    length: isChunked ? null : Number(req.headers['content-length'] ?? 0),
+    open: (limit) => open(sender, req, limit),
+  });
+}
+
+/** One file after the other. Those before one that fails stay, and its error names them. */
+async function receiveForm(
+  deps: PlainRouteDeps,
+  sender: Sender,
+  req: Request,
+  query: z.infer<typeof rawQuery>,
+): Promise<ReceivedFile[]> {
+  if (Object.keys(query).length > 0) {
+    throw new AppError('invalid_request', {
+      detail: 'filename and sha256 in the query describe a body that is one file; this one is a form',
+    });
+  }
+  const received: ReceivedFile[] = [];
+  try {
+    for await (const { filename, type, content } of readForm(req, open(sender, req, Infinity))) {
+      if (received.length > 0 && sender.principal.uploadToken) {
+        throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
+      }
+      const file = await receiveFile(deps, sender, {
+        metadata: describe(filename, type),
+        length: null,
+        open: (limit) => upTo(limit, content),
+      });
+      received.push(file);
+    }
+  } catch (error) {
+    // A form that we have cut short looks broken.
+    const told = sender.stopped.aborted ? shutsDown(error) : error;
+    throw received.length > 0 ? addStored(told, received) : told;
+  }
+  if (received.length === 0) {
+    throw new AppError('invalid_request', {
+      detail: 'The form holds no file: send at least one part with a filename',
+    });
+  }
+  return received;
+}
+
+function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
+  const body = readBody(req, limit);
+  if (stopped.aborted) body.end();
+  stopped.addEventListener('abort', () => body.end());
+  return body;
+}
+
+async function* upTo(limit: number, content: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  let size = 0;
+  for await (const chunk of content) {
+    size += chunk.byteLength;
+    if (size > limit) throw new AppError('too_large', { detail: `The file exceeds ${limit} bytes` });
+    yield chunk;
+  }
+}
+
+/** Under the names that tus clients use. */
+function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {
+  const isTold = type && !UNTOLD.includes(type.split(';')[0]?.trim().toLowerCase() ?? '');
+  return {
+    ...(filename ? { filename } : {}),
+    ...(isTold ? { filetype: type } : {}),
+    ...(sha256 ? { sha256 } : {}),
+  };
+}
+
+function addStored(error: unknown, received: ReceivedFile[]): unknown {
+  if (!(error instanceof AppError)) return error;
+  const ids = received.map(({ file }) => file.id).join(', ');
+  const detail = `File ${received.length + 1} of the form: ${error.message}. Those before it are stored: ${ids}`;
+  return new AppError(error.code, { detail, cause: error, retryable: error.retryable });
+}

@@ -1,0 +1,294 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { Redis } from 'ioredis';
+import { closeBarrier } from './barrier.js';
+import { PASSWORD, registerUser, type TestUser } from './client.js';
+import { type Part, type Processes, startProcesses } from './processes.js';
+import { type RedisProcess, startRedis } from './redis.js';
+import { until } from './until.js';
+
+/*
+ * Two servers: with Redis they count together. While it is away each counts for itself, and nobody notices more than
+ * that.
+ */
+
+const LIMIT = 6;
+
+const ENV = {
+  TRUST_PROXY: 'loopback',
+  RATE_LIMIT_UPLOADS: `${LIMIT}/1h`,
+  RATE_LIMIT_STATUS: `${LIMIT}/1h`,
+  RATE_LIMIT_AUTH: `${LIMIT}/1h`,
+};
+
+const SERVERS: Part[] = ['server', 'server-2'];
+
+let redis: RedisProcess;
+let line: Line;
+let processes: Processes;
+
+beforeAll(async () => {
+  redis = await startRedis();
+  line = await openLine(redis.url);
+  processes = await startProcesses({ ...ENV, REDIS_URL: line.url }, SERVERS);
+});
+
+afterAll(async () => {
+  await processes?.close();
+  await line?.close();
+  await redis?.close();
+});
+
+let addresses = 0;
+const newAddress = () => `198.51.100.${++addresses}`;
+const newUser = () => registerUser(() => processes.url, { 'X-Forwarded-For': newAddress() });
+
+/** The same user on each server. */
+const everywhere = (user: TestUser) => SERVERS.map((part) => user.at(() => processes.urlOf(part)));
+
+const create = async (user: TestUser) =>
+  (await user.tus('POST', '/uploads', { 'Upload-Length': '3' })).status;
+
+/** How many uploads can be created there one after the other. Anything but 201 and then 429 is an error. */
+async function countAllowed(user: TestUser): Promise<number> {
+  for (let allowed = 0; allowed < 100; allowed++) {
+    const status = await create(user);
+    if (status === 429) return allowed;
+    expect(status).toBe(201);
+  }
+  throw new Error('nothing was refused');
+}
+
+/** What is left of the limit for states after one more request. */
+async function leftAfterOne(user: TestUser): Promise<number> {
+  const answer = await user.fetch('/api/files');
+  expect([200, 429]).toContain(answer.status);
+  return Number(/"status"; r=(\d+)/.exec(answer.headers.get('RateLimit') ?? '')?.[1]);
+}
+
+/** Waits until a user who comes to the first server has less left on the second one. */
+async function whenShared(): Promise<void> {
+  await until('the servers to count together', async () => {
+    const [first, second] = everywhere(await newUser());
+    if (!first || !second) return false;
+    await leftAfterOne(first);
+    return (await leftAfterOne(second)) === LIMIT - 2;
+  });
+}
+
+/** With two servers more, in whose place `processes` then stands. */
+async function withOthers(env: Record<string, string>, work: () => Promise<void>): Promise<void> {
+  const former = processes;
+  processes = await startProcesses({ ...ENV, ...env }, SERVERS);
+  try {
+    await work();
+    // Also with a Redis that is away nobody waits for it at the end.
+    expect([await processes.stop('server'), await processes.stop('server-2')]).toEqual([0, 0]);
+  } finally {
+    await processes.close();
+    processes = former;
+  }
+}
+
+async function ask<T>(work: (client: Redis) => Promise<T>): Promise<T> {
+  const client = new Redis(redis.url);
+  try {
+    return await work(client);
+  } finally {
+    client.disconnect();
+  }
+}
+
+const keysOf = (user: TestUser) => ask((client) => client.keys(`landfall:limit:*${user.id}*`));
+
+// Whatever the test before has done to Redis.
+beforeEach(whenShared);
+
+test('with Redis servers share one count, also of what comes at once', async () => {
+  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+  const statuses: number[] = [];
+  for (const user of [first, second, first, second, first, first, second, first])
+    statuses.push(await create(user));
+  expect(statuses).toEqual([201, 201, 201, 201, 201, 201, 429, 429]);
+
+  const others = everywhere(await newUser());
+  const atOnce = await Promise.all(Array.from({ length: 10 }, () => others.map(create)).flat());
+  expect(atOnce.filter((status) => status === 201)).toHaveLength(LIMIT);
+  expect(atOnce.filter((status) => status === 429)).toHaveLength(20 - LIMIT);
+});
+
+test('in Redis no key is for ever, none is anything else’s, and none tells an e-mail address', async () => {
+  const user = await newUser();
+  const logIn = (part: Part, password: string) =>
+    fetch(`${processes.urlOf(part)}/api/auth/login`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
+      body: JSON.stringify({ email: user.email, password }),
+    }).then(({ status }) => status);
+  const wrong: number[] = [];
+  for (const part of [...SERVERS, ...SERVERS, ...SERVERS]) wrong.push(await logIn(part, 'a wrong password'));
+  expect(wrong).toEqual([401, 401, 401, 401, 401, 401]);
+  expect([await logIn('server', 'x'.repeat(8)), await logIn('server-2', 'x'.repeat(8))]).toEqual([429, 429]);
+  await create(user);
+  await leftAfterOne(user);
+  await ask(async (client) => {
+    const keys = (await client.keys('*')).filter((key) => !key.startsWith('landfall:processing:'));
+    const names = keys.map((key) => /^landfall:limit:([\w-]+):\d+:(address|user|account):/.exec(key)?.[1]);
+    expect(new Set(names)).toEqual(new Set(['global', 'auth', 'auth-account', 'uploads', 'status']));
+    for (const key of keys) expect(await client.pttl(key)).toBeGreaterThan(0);
+    expect(keys.join().toLowerCase()).not.toContain(user.email.split('@')[0]);
+    expect(keys.join().toLowerCase()).not.toContain('example');
+  });
+});
+
+test('what is taken off a count that has ended makes no key that is for ever', async () => {
+  const user = await newUser();
+  const barrier = await closeBarrier(processes.database, 'INSERT ON sessions', `NEW.user_id = '${user.id}'`);
+  const keys = () => ask((client) => client.keys('landfall:limit:*'));
+  await ask((client) => client.flushdb());
+  const answer = fetch(`${processes.url}/api/auth/login`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
+    body: JSON.stringify({ email: user.email, password: PASSWORD }),
+  });
+  await barrier.reached();
+  expect((await keys()).some((key) => key.includes('auth-account'))).toBe(true);
+  await ask((client) => client.flushdb());
+  await barrier.open();
+  expect((await answer).status).toBe(200);
+  // Comes to Redis after what is to be seen.
+  await create(user);
+  expect((await keys()).filter((key) => key.includes(':auth'))).toEqual([]);
+});
+
+test('a key that has lost its expiry shuts nobody out for ever', async () => {
+  const user = await newUser();
+  expect(await countAllowed(user)).toBe(LIMIT);
+  const [key = ''] = await keysOf(user);
+  await ask((client) => client.persist(key));
+  expect(await create(user)).toBe(201);
+  expect(await ask((client) => client.pttl(key))).toBeGreaterThan(0);
+});
+
+test('without Redis each server counts for itself', async () => {
+  await withOthers({}, async () => {
+    const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+    expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+  });
+});
+
+test('while Redis is away each server counts for itself, and together again when it is back, empty', async () => {
+  const user = await newUser();
+  const [first, second] = everywhere(user) as [TestUser, TestUser];
+  expect([await create(first), await create(second)]).toEqual([201, 201]);
+  await redis.stop();
+  expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+  await redis.start();
+  await whenShared();
+  const after = everywhere(await newUser()) as [TestUser, TestUser];
+  expect(await countAllowed(after[0])).toBe(LIMIT);
+  expect(await countAllowed(after[1])).toBe(0);
+});
+
+test('requests go on while Redis dies and comes back under them', async () => {
+  const users = everywhere(await newUser());
+  let over = false;
+  const statuses = new Set<number>();
+  const asking = users.map(async (user) => {
+    while (!over) statuses.add((await user.fetch('/api/files')).status);
+  });
+  for (let times = 0; times < 3; times++) {
+    await redis.stop();
+    await redis.start();
+    await whenShared();
+  }
+  over = true;
+  await Promise.all(asking);
+  expect([...statuses].sort()).toEqual([200, 429]);
+});
+
+test('a Redis that forgets its scripts is told them again', async () => {
+  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+  expect(await create(first)).toBe(201);
+  await ask((client) => client.script('FLUSH'));
+  expect([await countAllowed(second), await countAllowed(first)]).toEqual([LIMIT - 1, 0]);
+});
+
+test('servers that start while Redis is away count in it when it comes', async () => {
+  await redis.stop();
+  await withOthers({ REDIS_URL: redis.url }, async () => {
+    const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+    expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+    await redis.start();
+    await whenShared();
+  });
+});
+
+test('a Redis that stands still holds nobody up', async () => {
+  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+  line.freeze();
+  // Long before anybody finds out that the connection is dead.
+  const inTime = { signal: AbortSignal.timeout(4000) };
+  for (const user of [first, second]) expect((await user.fetch('/api/files', inTime)).status).toBe(200);
+  expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+  line.thaw();
+  await whenShared();
+});
+
+test('a Redis that is full holds nobody up', async () => {
+  await ask((client) => client.config('SET', 'maxmemory', '1'));
+  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+  expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+  await ask((client) => client.config('SET', 'maxmemory', '0'));
+  await whenShared();
+});
+
+interface Line {
+  url: string;
+  freeze(): void;
+  thaw(): void;
+  close(): Promise<void>;
+}
+
+/** A way to Redis on which bytes can stand still, while the connection stays. */
+async function openLine(url: string): Promise<Line> {
+  const sockets = new Set<Socket>();
+  const target = new URL(url);
+  const server = createServer((near) => {
+    const far = connect(Number(target.port), target.hostname);
+    for (const [socket, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(socket);
+      socket
+        .on('error', () => {})
+        .on('close', () => {
+          sockets.delete(socket);
+          other.destroy();
+        });
+      socket.pipe(other);
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  let frozen = false;
+  server.on('connection', (socket) => frozen && socket.pause());
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    freeze() {
+      frozen = true;
+      for (const socket of sockets) socket.pause();
+    },
+    thaw() {
+      frozen = false;
+      for (const socket of sockets) socket.resume();
+    },
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}

@@ -1,0 +1,507 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import jwt from 'jsonwebtoken';
+import * as tus from 'tus-js-client';
+import { v7 as uuidv7 } from 'uuid';
+import { deriveKeys } from '../server/auth/keys.js';
+import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
+import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './client.js';
+import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
+import { openS3AndRedis } from './forms.js';
+import { sendHalf } from './half-open.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+const SECRET = 'a secret of this test, long enough for a key';
+const MAX = 8 * 1024 ** 2;
+
+let form: Awaited<ReturnType<typeof openS3AndRedis>>;
+let processes: Processes;
+let owner: TestUser;
+
+beforeAll(async () => {
+  form = await openS3AndRedis();
+  const env = { ...form.env, JWT_SECRET: SECRET, MAX_UPLOAD_SIZE: String(MAX) };
+  processes = await startProcesses(env, ['server', 'server-2', 'worker']);
+  owner = await registerUser(() => processes.url);
+});
+afterAll(async () => {
+  await processes?.close();
+  await form?.close();
+});
+
+interface Limits {
+  label?: string;
+  maxSize?: number;
+  types?: string[];
+  expiresAt?: string;
+}
+
+/** Somebody who has nothing but a token. */
+interface Guest extends TestUser {
+  tokenId: string;
+}
+
+async function invite(limits: Limits = {}, of = owner): Promise<Guest> {
+  const made = await sendJson(of, '/api/upload-tokens', limits);
+  if (made.status !== 201) throw new Error(`token: ${made.status} ${await made.text()}`);
+  const { id, token } = await made.json();
+  return { ...useAccount(of, token, () => processes.url), tokenId: id };
+}
+
+const sendJson = (user: TestUser, path: string, body: object) =>
+  user.fetch(path, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+
+const post = (user: TestUser, body: BodyInit, headers: Record<string, string> = {}, query = '') =>
+  user.fetch(`/api/files${query}`, { method: 'POST', headers, body });
+
+const revoke = async ({ tokenId }: Guest) => {
+  const answer = await owner.fetch(`/api/upload-tokens/${tokenId}`, { method: 'DELETE' });
+  expect(answer.status).toBe(204);
+};
+
+const expire = ({ tokenId }: Guest) =>
+  processes.database.query(
+    `UPDATE upload_tokens SET expires_at = now() - interval '1 second' WHERE id = $1`,
+    [tokenId],
+  );
+
+async function usage(): Promise<{ bytes: number; files: number }> {
+  const { rows } = await processes.database.query(
+    'SELECT used_bytes::integer AS bytes, used_files::integer AS files FROM users WHERE id = $1',
+    [owner.id],
+  );
+  return rows[0];
+}
+
+async function tokenOf({ tokenId }: Guest) {
+  const { items } = await owner.get('/api/upload-tokens');
+  return items.find(({ id }: { id: string }) => id === tokenId);
+}
+
+async function filesOf(answer: Response) {
+  if (answer.status !== 201) throw new Error(`${answer.status} ${await answer.text()}`);
+  return (await answer.json()).files;
+}
+
+const create = (guest: TestUser, length: number, metadata: Record<string, string> = {}) =>
+  guest.tus('POST', '/uploads', {
+    'Upload-Length': String(length),
+    ...(Object.keys(metadata).length > 0 ? { 'Upload-Metadata': encodeMetadata(metadata) } : {}),
+  });
+
+describe('a token sends one file into the account of its maker', () => {
+  test('by tus, which goes on after a break', async () => {
+    const guest = await invite({ label: 'the plumber', maxSize: 4_000_000, types: ['image/*'] });
+    const content = await makePng({ width: 700, height: 500 });
+    const metadata = { filename: 'leak.png', filetype: 'image/png' };
+    const url = await new Promise<string>((resolve, reject) => {
+      const upload = new tus.Upload(content, {
+        endpoint: `${processes.url}/uploads`,
+        headers: { Authorization: `Bearer ${guest.token}` },
+        chunkSize: 1000,
+        metadata,
+        onError: reject,
+        onChunkComplete: (_size, sent) => {
+          if (sent >= 2000) void upload.abort().then(() => resolve(upload.url ?? ''));
+        },
+      });
+      upload.start();
+    });
+    const id = idOf(url);
+    const list = await guest.get('/api/uploads');
+    expect(list.items.map((item: { id: string }) => item.id)).toEqual([id]);
+    expect(await guest.get(`/api/uploads/${id}`)).toMatchObject({ id, length: content.length });
+    await guest.tusUpload(content, { uploadUrl: url });
+
+    const file = await expectCompletedOnce(processes, owner, id, content);
+    expect(file).toMatchObject({ filename: 'leak.png', detectedType: 'image/png' });
+    expect((await owner.get('/api/files')).items[0].id).toBe(id);
+    expect(await tokenOf(guest)).toMatchObject({
+      label: 'the plumber',
+      uploadId: id,
+      usedAt: expect.any(String),
+    });
+    const { rows } = await processes.database.query(
+      `SELECT actor FROM events WHERE subject_id = $1 AND type IN ('upload.created', 'file.created')`,
+      [id],
+    );
+    expect(rows.map(({ actor }) => [actor.uploadTokenId, actor.userId])).toEqual([
+      [guest.tokenId, owner.id],
+      [guest.tokenId, owner.id],
+    ]);
+  });
+
+  test('by a plain POST', async () => {
+    const guest = await invite();
+    const content = await makeJpeg({ width: 60, height: 40 });
+    const [file] = await filesOf(
+      await post(guest, new Blob([new Uint8Array(content)]), {}, '?filename=a.jpg'),
+    );
+    await expectCompletedOnce(processes, owner, file.id, content);
+    expect((await post(guest, 'again')).status).toBe(401);
+  });
+
+  test('by a form, which may not hold a second one', async () => {
+    const guest = await invite();
+    const data = new FormData();
+    data.append('a', new Blob(['first']), 'a.txt');
+    data.append('b', new Blob(['second']), 'b.txt');
+    const before = await usage();
+    const answer = await post(guest, data);
+    const problem = await answer.json();
+    expect([answer.status, problem.code]).toEqual([403, 'forbidden']);
+    expect(problem.detail).toMatch(/one file/);
+    const [id = ''] = problem.detail.match(/[0-9a-f-]{36}/) ?? [];
+    expect(await owner.settled(id)).toMatchObject({ filename: 'a.txt', status: 'completed', size: 5 });
+    expect(await usage()).toEqual({ bytes: before.bytes + 5, files: before.files + 1 });
+  });
+
+  test('straight to S3, and does not get to read it afterwards', async () => {
+    const guest = await invite({ maxSize: 100_000, types: ['image/png'] });
+    const content = await makePng({ width: 90, height: 60 });
+    const wanted = { size: content.length, filename: 'direct.png', type: 'image/png' };
+    expect((await sendJson(guest, '/api/uploads/presign', { ...wanted, size: 100_001 })).status).toBe(413);
+    expect((await sendJson(guest, '/api/uploads/presign', { ...wanted, type: 'text/html' })).status).toBe(
+      422,
+    );
+    const signed = await (await sendJson(guest, '/api/uploads/presign', wanted)).json();
+    expect((await sendJson(guest, '/api/uploads/presign', wanted)).status).toBe(401);
+    expect((await sendJson(guest, '/api/uploads/presign', { id: signed.id })).status).toBe(200);
+    const sent = await fetch(signed.parts[0].url, { method: 'PUT', body: new Uint8Array(content) });
+    expect(sent.status).toBe(200);
+    const stranger = await invite();
+    expect((await sendJson(stranger, '/api/uploads/complete', { id: signed.id })).status).toBe(404);
+    expect((await sendJson(guest, '/api/uploads/complete', { id: signed.id })).status).toBe(201);
+    await expectCompletedOnce(processes, owner, signed.id, content);
+    const again = await sendJson(guest, '/api/uploads/complete', { id: signed.id });
+    expect([again.status, (await again.json()).links]).toEqual([201, { content: null, thumbnails: null }]);
+    const mine = await sendJson(owner, '/api/uploads/complete', { id: signed.id });
+    expect((await mine.json()).links.content).toMatch(/\?token=/);
+  });
+});
+
+describe('once', () => {
+  test('also when twenty come at the same time, to two servers and in three ways', async () => {
+    const guest = await invite();
+    const there = guest.at(() => processes.urlOf('server-2'));
+    const before = await usage();
+    const content = randomBytes(1000);
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, i) => {
+        const at = i % 2 === 0 ? guest : there;
+        if (i % 3 === 0) return create(at, content.length);
+        if (i % 3 === 1) return post(at, content);
+        return sendJson(at, '/api/uploads/presign', { size: content.length });
+      }),
+    );
+    const statuses = answers.map(({ status }) => status).sort();
+    expect(statuses.slice(1)).toEqual(Array(19).fill(401));
+    expect([200, 201]).toContain(statuses[0]);
+    const { rows } = await processes.database.query('SELECT id FROM uploads WHERE upload_token_id = $1', [
+      guest.tokenId,
+    ]);
+    expect(rows).toHaveLength(1);
+    expect(await usage()).toEqual({ bytes: before.bytes + 1000, files: before.files + 1 });
+  });
+
+  test('a plain upload that could not be finished may be tried again', async () => {
+    const guest = await invite({ maxSize: 1000 });
+    const before = await usage();
+    const tooLarge = await guest.fetch('/api/files', {
+      method: 'POST',
+      body: new Blob([randomBytes(1001)]).stream(),
+      duplex: 'half',
+    } as RequestInit);
+    expect(tooLarge.status).toBe(413);
+    const wrong = await post(guest, 'words', {}, `?sha256=${'0'.repeat(64)}`);
+    expect(wrong.status).toBe(422);
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: null, uploadId: null });
+    expect(await usage()).toEqual(before);
+    const [file] = await filesOf(await post(guest, 'words'));
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: expect.any(String), uploadId: file.id });
+    expect((await post(guest, 'words')).status).toBe(401);
+  });
+
+  test('an upload that was ended by its own client was the one', async () => {
+    const guest = await invite();
+    const before = await usage();
+    const path = `/uploads/${idOf((await create(guest, 10)).headers.get('Location') ?? '')}`;
+    expect((await guest.tus('DELETE', path)).status).toBe(204);
+    expect((await create(guest, 10)).status).toBe(401);
+    expect(await usage()).toEqual(before);
+  });
+
+  test('what has arrived belongs to the maker: the token cannot delete it', async () => {
+    const guest = await invite();
+    const id = await guest.upload(Buffer.from('kept'));
+    await owner.settled(id);
+    expect((await guest.tus('DELETE', `/uploads/${id}`)).status).toBe(403);
+    const made = await sendJson(owner, '/api/keys', { name: 'sender', scopes: ['upload'] });
+    const sender = useAccount(owner, (await made.json()).key, () => processes.url);
+    expect((await sender.tus('DELETE', `/uploads/${id}`)).status).toBe(403);
+    expect((await owner.get(`/api/files/${id}`)).size).toBe(4);
+    expect((await owner.tus('DELETE', `/uploads/${id}`)).status).toBe(204);
+  });
+});
+
+describe('limits', () => {
+  test('a size that is declared and too large is refused, and the token is not used up', async () => {
+    const guest = await invite({ maxSize: 100 });
+    expect((await create(guest, 101)).status).toBe(413);
+    expect((await post(guest, 'x'.repeat(101))).status).toBe(413);
+    expect((await create(guest, 100)).status).toBe(201);
+  });
+
+  test('a deferred length is cut at the limit', async () => {
+    const guest = await invite({ maxSize: 100_000 });
+    const path = await guest.create(null);
+    const first = await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(100_001));
+    expect(first.status).toBe(413);
+    const offset = Number((await guest.tus('HEAD', path)).headers.get('Upload-Offset'));
+    expect(offset).toBeLessThanOrEqual(100_000);
+    const declared = await guest.tus('PATCH', path, {
+      'Upload-Offset': String(offset),
+      'Upload-Length': '100001',
+    });
+    expect(declared.status).toBe(413);
+    const rest = randomBytes(100_000 - offset);
+    const headers = { 'Upload-Offset': String(offset), 'Upload-Length': '100000' };
+    expect((await guest.tus('PATCH', path, headers, rest)).status).toBe(204);
+    expect(await findUpload(processes, idOf(path))).toMatchObject({ status: 'finished', offset: 100_000 });
+  });
+
+  test('the quota of the maker and MAX_UPLOAD_SIZE hold', async () => {
+    const small = await registerUser(() => processes.url);
+    await processes.database.query('UPDATE users SET max_bytes = 1000 WHERE id = $1', [small.id]);
+    const guest = await invite({}, small);
+    expect((await create(guest, 1001)).status).toBe(413);
+    expect((await post(guest, 'x'.repeat(1001))).status).toBe(413);
+    expect((await create(await invite(), MAX + 1)).status).toBe(413);
+    expect((await post(guest, 'x'.repeat(1000))).status).toBe(201);
+  });
+
+  test('a type that is declared and not allowed is refused, and the token is not used up', async () => {
+    const guest = await invite({ types: ['image/*', 'application/pdf'] });
+    for (const answer of [
+      await create(guest, 10, { filetype: 'text/html' }),
+      await post(guest, 'x', { 'Content-Type': 'text/html' }),
+    ]) {
+      expect(answer.status).toBe(422);
+      expect(await answer.text()).toMatch(/image\/\*, application\/pdf/);
+    }
+    expect((await create(guest, 10, { filetype: 'IMAGE/PNG' })).status).toBe(201);
+  });
+
+  const jpeg = () => makeJpeg({ width: 30, height: 20 });
+  test.each<[string, string[], string | undefined, () => Promise<Buffer> | Buffer]>([
+    ['a JPEG that says so', ['image/jpeg'], 'image/jpeg', jpeg],
+    ['a JPEG that says nothing', ['image/*'], undefined, jpeg],
+    ['a JPEG under its other name', ['image/jpg'], 'image/jpg', jpeg],
+    ['a table that says so', ['text/csv'], 'text/csv', () => Buffer.from('a;b\n1;2\n')],
+    ['text that says nothing', ['text/plain'], undefined, () => Buffer.from('words')],
+    ['a format that nobody knows', ['application/x-own'], 'application/x-own', () => randomBytes(100)],
+    ['an SVG without an XML declaration', ['image/*'], 'image/svg+xml', makeSvg],
+    ['an SVG with one', ['image/svg+xml'], 'image/svg+xml', makeXmlSvg],
+    ['an archive that is declared as a document', ['application/epub+zip'], 'application/epub+zip', makeZip],
+    ['nothing at all', ['text/csv'], 'text/csv', () => Buffer.alloc(0)],
+  ])('%s is taken where %j are allowed', async (_name, types, type, make) => {
+    const content = await make();
+    const id = await (await invite({ types })).upload(content, type === undefined ? {} : { filetype: type });
+    await expectCompletedOnce(processes, owner, id, content);
+  });
+
+  test.each<[string, string[], string | undefined, () => Promise<Buffer> | Buffer, RegExp]>([
+    ['an archive that says it is an image', ['image/*'], 'image/png', makeZip, /application\/zip/],
+    ['an archive that says nothing', ['image/*'], undefined, makeZip, /application\/zip/],
+    ['an image that says it is a table', ['text/csv'], 'text/csv', jpeg, /image\/jpeg/],
+    ['text that says it is an image', ['image/*'], 'image/png', () => Buffer.from('<script>'), /text\/plain/],
+    ['text that says nothing', ['image/*'], undefined, () => Buffer.from('words'), /text\/plain/],
+    ['noise that says it is an image', ['image/*'], 'image/png', () => randomBytes(100), /no known type/],
+    ['nothing that says it is an image', ['image/*'], 'image/png', () => Buffer.alloc(0), /no known type/],
+  ])('%s fails where %j are allowed, and is never served', async (_name, types, type, make, found) => {
+    const id = await (await invite({ types })).upload(
+      await make(),
+      type === undefined ? {} : { filetype: type },
+    );
+    const file = await owner.settled(id);
+    expect(file).toMatchObject({ status: 'failed', error: { step: 'sniff', code: 'type_not_allowed' } });
+    expect(file.error?.detail).toMatch(found);
+    expect(file.attempts).toBe(1);
+    expect(file.links).toEqual({ content: null, thumbnails: null });
+    expect((await owner.fetch(`/api/files/${id}/content`)).status).toBe(409);
+    expect(await findFile(processes, id)).toMatchObject({ clean: false });
+  });
+});
+
+describe('time', () => {
+  test('a token that has expired unused opens nothing', async () => {
+    const guest = await invite();
+    await expire(guest);
+    for (const answer of [
+      await create(guest, 10),
+      await post(guest, 'x'),
+      await guest.fetch('/api/uploads'),
+    ]) {
+      expect(answer.status).toBe(401);
+    }
+  });
+
+  test('an upload that was begun in time goes on', async () => {
+    const guest = await invite();
+    const path = `/uploads/${idOf((await create(guest, 6)).headers.get('Location') ?? '')}`;
+    expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
+    await expire(guest);
+    expect((await guest.tus('HEAD', path)).headers.get('Upload-Offset')).toBe('3');
+    expect((await guest.tus('PATCH', path, { 'Upload-Offset': '3' }, 'def')).status).toBe(204);
+    await expectCompletedOnce(processes, owner, idOf(path), Buffer.from('abcdef'));
+  });
+
+  test('one that is revoked opens nothing any more, also in the middle', async () => {
+    const unused = await invite();
+    await revoke(unused);
+    const guest = await invite();
+    const path = `/uploads/${idOf((await create(guest, 6)).headers.get('Location') ?? '')}`;
+    expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
+    await revoke(guest);
+    const answers = [
+      await create(unused, 10),
+      await create(guest, 10),
+      await post(guest, 'x'),
+      await guest.tus('HEAD', path),
+      await guest.tus('PATCH', path, { 'Upload-Offset': '3' }, 'def'),
+      await guest.tus('DELETE', path),
+      await guest.fetch('/api/uploads'),
+    ];
+    expect(answers.map(({ status }) => status)).toEqual(Array(7).fill(401));
+    // Its maker may still go on with it, or end it.
+    expect((await owner.tus('HEAD', path)).headers.get('Upload-Offset')).toBe('3');
+    expect((await owner.tus('DELETE', path)).status).toBe(204);
+  });
+
+  test('a request that is just sending when its token is revoked brings no file', async () => {
+    const guest = await invite();
+    const content = randomBytes(100_000);
+    const path = `/uploads/${idOf((await create(guest, content.length)).headers.get('Location') ?? '')}`;
+    const body = { offset: 0, length: content.length, sent: content.subarray(0, 50_000) };
+    const half = sendHalf(processes.url, guest, path, body);
+    const answered = once(half, 'response') as Promise<[IncomingMessage]>;
+    await until('the lease to be held', async () => (await findUpload(processes, idOf(path))).lease_holder);
+    await revoke(guest);
+    half.end(content.subarray(50_000));
+    const [answer] = await answered;
+    expect(answer.statusCode).toBeGreaterThanOrEqual(400);
+    expect(answer.statusCode).toBeLessThan(500);
+    expect(await findFile(processes, idOf(path))).toBeUndefined();
+  });
+});
+
+describe('a token sees nothing else', () => {
+  test('neither uploads of its maker nor of another token', async () => {
+    const [guest, other] = [await invite(), await invite()];
+    const mine = await owner.create(10);
+    const theirs = await other.create(10);
+    const own = await guest.create(10);
+    for (const path of [mine, theirs]) {
+      expect((await guest.tus('HEAD', path)).status).toBe(404);
+      expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, 'x')).status).toBe(404);
+      expect((await guest.tus('DELETE', path)).status).toBe(404);
+      expect((await guest.fetch(`/api/uploads/${idOf(path)}`)).status).toBe(404);
+      expect((await sendJson(guest, '/api/uploads/presign', { id: idOf(path) })).status).toBe(404);
+      expect((await sendJson(guest, '/api/uploads/complete', { id: idOf(path) })).status).toBe(404);
+      const events = await timeline(processes, idOf(path));
+      expect(events.filter((type) => type !== 'access')).toEqual(['upload.created']);
+    }
+    const { items } = await guest.get('/api/uploads');
+    expect(items.map(({ id }: { id: string }) => id)).toEqual([idOf(own)]);
+    const all = (await owner.get('/api/uploads')).items.map(({ id }: { id: string }) => id);
+    expect(all).toEqual(expect.arrayContaining([mine, theirs, own].map(idOf)));
+  });
+
+  test.each([
+    ['GET', '/api/files'],
+    ['GET', '/api/files/ID'],
+    ['GET', '/api/files/ID/status'],
+    ['GET', '/api/files/ID/events'],
+    ['GET', '/api/files/ID/content'],
+    ['DELETE', '/api/files/ID'],
+    ['GET', '/api/me'],
+    ['GET', '/api/keys'],
+    ['POST', '/api/keys'],
+    ['GET', '/api/upload-tokens'],
+    ['POST', '/api/upload-tokens'],
+    ['GET', '/api/admin/users'],
+  ])('%s %s is forbidden', async (method, path) => {
+    const guest = await invite();
+    const id = await guest.upload(Buffer.from('x'));
+    const answer = await guest.fetch(path.replace('ID', id), { method });
+    expect([answer.status, (await answer.json()).code]).toEqual([403, 'forbidden']);
+  });
+
+  test('what is not signed here is refused, without asking the database', async () => {
+    const { uploadToken, access } = deriveKeys(SECRET);
+    const guest = await invite();
+    const [head, payload, signature] = guest.token.slice('lfu_'.length).split('.');
+    const jwtid = guest.tokenId;
+    const none = Buffer.from(JSON.stringify({ alg: 'none', typ: 'JWT' })).toString('base64url');
+    const other = Buffer.from(JSON.stringify({ jti: uuidv7() })).toString('base64url');
+    const forged = [
+      `lfu_${head}.${payload}.${signature?.split('').reverse().join('')}`,
+      `lfu_${head}.${other}.${signature}`,
+      `lfu_${none}.${payload}.`,
+      `lfu_${jwt.sign({}, access, { algorithm: 'HS256', jwtid })}`,
+      `lfu_${jwt.sign({}, deriveKeys('another installation').uploadToken, { algorithm: 'HS256', jwtid })}`,
+      `lfu_${jwt.sign({}, uploadToken, { algorithm: 'HS512', jwtid })}`,
+      `lfu_${jwt.sign({}, uploadToken, { algorithm: 'HS256', jwtid: "' OR 1=1" })}`,
+      `lfu_${jwt.sign({}, uploadToken, { algorithm: 'HS256' })}`,
+      `lfu_${owner.token}`,
+      guest.token.slice('lfu_'.length),
+      'lfu_',
+    ];
+    // Who asks has to wait for this.
+    const holder = await processes.database.connect();
+    await holder.query('BEGIN');
+    await holder.query('LOCK upload_tokens IN ACCESS EXCLUSIVE MODE');
+    for (const token of forged) {
+      const answer = await post(
+        useAccount(owner, token, () => processes.url),
+        'x',
+      );
+      expect([token, answer.status]).toEqual([token, 401]);
+    }
+    const waiting = post(guest, 'x');
+    await until('the real one to ask', async () => {
+      const { rows } = await holder.query(
+        `SELECT FROM pg_locks WHERE relation = 'upload_tokens'::regclass AND NOT granted`,
+      );
+      return rows.length > 0;
+    });
+    await holder.query('ROLLBACK');
+    expect((await waiting).status).toBe(201);
+  });
+
+  test('with an account that is disabled it opens nothing', async () => {
+    const leaver = await registerUser(() => processes.url);
+    const guest = await invite({}, leaver);
+    await processes.database.query('UPDATE users SET disabled_at = now() WHERE id = $1', [leaver.id]);
+    expect((await post(guest, 'x')).status).toBe(401);
+  });
+});
+
+test('the answer to a plain upload says what was stored, and no more', async () => {
+  const guest = await invite();
+  const [file] = await filesOf(
+    await post(guest, 'words', { 'Content-Type': 'text/plain' }, '?filename=w.txt'),
+  );
+  expect(file).toMatchObject({
+    filename: 'w.txt',
+    size: 5,
+    sha256: createHash('sha256').update('words').digest('hex'),
+    links: { content: null, thumbnails: null },
+  });
+});
