@@ -60,9 +60,10 @@ const rate = (usual: number, limit: number) =>
     )
     .transform((value) => (value.limit === 0 ? undefined : value));
 
-const httpUrl = z
-  .url({ protocol: /^https?$/, error: 'must be an http or https address' })
-  .transform((url) => url.replace(/\/+$/, ''));
+const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https address' });
+
+/** One that paths are put behind. */
+const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
 
 /** Values that are never printed. */
 const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
@@ -123,7 +124,7 @@ const environment = z.object({
     .default('when_required'),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
-  JWT_JWKS_URL: httpUrl.optional(),
+  JWT_JWKS_URL: exactUrl.optional(),
   JWT_PUBLIC_KEY: z.string().optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
@@ -382,16 +383,25 @@ function readIdentityProvider(e: z.infer<typeof environment>): IdentityProvider 
   throw new ConfigError(`${stray} is set, but neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is: set one of them`);
 }
 
-/** @param pem with line breaks, or with `\\n` for them */
+/** Of an RSA key, in bits (RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"). */
+const MIN_MODULUS = 2048;
+
+/** @param pem SPKI, PKCS #1 or a certificate, with line breaks or with `\\n` for them */
 function readPublicKey(pem: string): KeyObject {
+  if (/PRIVATE KEY/.test(pem)) {
+    throw new ConfigError('JWT_PUBLIC_KEY: is a private key, which belongs nowhere but to its owner');
+  }
   try {
     const key = createPublicKey(pem.replaceAll('\\n', '\n'));
-    const isRsa = key.asymmetricKeyType === 'rsa';
-    if (isRsa || key.asymmetricKeyDetails?.namedCurve === 'prime256v1') return key;
+    const { modulusLength = 0, namedCurve } = key.asymmetricKeyDetails ?? {};
+    const isRsa = key.asymmetricKeyType === 'rsa' && modulusLength >= MIN_MODULUS;
+    if (isRsa || namedCurve === 'prime256v1') return key;
   } catch {
     // Said below.
   }
-  throw new ConfigError('JWT_PUBLIC_KEY: must be a public key in PEM, RSA or P-256');
+  throw new ConfigError(
+    'JWT_PUBLIC_KEY: must be a public key in PEM: RSA of at least 2048 bits (for RS256) or P-256 (for ES256)',
+  );
 }
 
 function isTrustProxy(text: string): boolean {

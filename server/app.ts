@@ -7,7 +7,7 @@ import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.j
 import { BOARD_PATH, createBoard } from './board.js';
 import type { Drain } from './drain.js';
 import type { Bucket, Limits } from './limits.js';
-import { notFound, problemHandler } from './problem.js';
+import { lockedIfAway, notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
@@ -68,7 +68,11 @@ export function buildApp(deps: AppDeps): Express {
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
   const asUploader: RequestHandler = async (req, _res, next) => {
-    await authenticate(req, req.method === 'OPTIONS' ? 'public' : 'upload');
+    const { method } = req;
+    const access = method === 'OPTIONS' ? 'public' : 'upload';
+    await authenticate(req, access, { stillTrue: method === 'DELETE' }).catch((error: unknown) => {
+      throw method === 'HEAD' ? lockedIfAway(error) : error;
+    });
     next();
   };
   /** What was begun may be gone on with, however much else its user or address does. */

@@ -7,11 +7,8 @@ import type { DataSource } from 'typeorm';
 import { AppError } from '../core/errors.js';
 import { appendEvents } from '../core/events.js';
 import type { ProcessingQueue } from '../core/queue.js';
-import { type Authenticate, isStillAdmin } from './auth/authenticate.js';
-import type { Keys } from './auth/keys.js';
-import { actorOf, type Principal } from './auth/principal.js';
-import { RefusedError } from './auth/refusals.js';
-import { TokenExpired, verifyToken } from './auth/tokens.js';
+import type { Authenticate } from './auth/authenticate.js';
+import { actorOf } from './auth/principal.js';
 
 export const BOARD_PATH = '/admin/queues';
 
@@ -30,24 +27,13 @@ function queueAway(): AppError {
   return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
 }
 
-/** @throws {AppError} unauthenticated */
-function verifyCookie(cookie: string, keys: Keys): Principal {
-  try {
-    return verifyToken(cookie, keys.board);
-  } catch (error) {
-    if (error instanceof TokenExpired) throw error;
-    throw new RefusedError('unauthenticated', { action: 'admin' }, 'The cookie of the board is not valid');
-  }
-}
-
 interface BoardDeps {
   database: DataSource;
   queue: ProcessingQueue;
-  keys: Keys;
 }
 
 /** Bull Board, for admins only. What they do with it is in the event log. */
-export function createBoard({ database, queue, keys }: BoardDeps, authenticate: Authenticate): Router {
+export function createBoard({ database, queue }: BoardDeps, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -59,13 +45,7 @@ export function createBoard({ database, queue, keys }: BoardDeps, authenticate: 
   const adminOnly: RequestHandler = async (req, res, next) => {
     // The board's page wants a font from elsewhere and carries inline script.
     res.setHeader('Content-Security-Policy', BOARD_CSP);
-    const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
-    else {
-      req.principal = verifyCookie(cookie, keys);
-      const isAdmin = await isStillAdmin(database, req.principal);
-      if (!isAdmin) throw new RefusedError('forbidden', { action: 'admin' });
-    }
+    await authenticate(req, 'admin', { boardCookie: parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE] });
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
     if (!['GET', 'HEAD'].includes(req.method)) await noteChange(database, req);

@@ -70,8 +70,10 @@ async function start(config: Readonly<Config>): Promise<void> {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }
   const { identityProvider } = config;
-  if (identityProvider && !identityProvider.issuer && !identityProvider.audience) {
-    log.warn('neither JWT_ISSUER nor JWT_AUDIENCE is set: every token that these keys have signed is taken');
+  if (identityProvider && !identityProvider.audience) {
+    log.warn(
+      'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
+    );
   }
   const app = buildApp({
     ...config,

@@ -1,4 +1,4 @@
-import type { ErrorRequestHandler, RequestHandler } from 'express';
+import type { ErrorRequestHandler, RequestHandler, Response } from 'express';
 import { isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
@@ -25,7 +25,7 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
     }
     for (const name of CONTENT_HEADERS) res.removeHeader(name);
     res.setHeader('Cache-Control', 'no-store');
-    if (error.status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+    setErrorHeaders(res, error);
     res
       .status(error.status)
       .type('application/problem+json')
@@ -39,6 +39,29 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
         }),
       );
   };
+}
+
+/** When a request that only came at a bad moment may come again. */
+const RETRY_AFTER_SECONDS = 2;
+
+/** The headers that go with an error, in answers of whatever kind. */
+export function setErrorHeaders(res: Response, { status, retryable }: AppError): void {
+  // RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+  if (status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+  if (status === 503 && retryable && !res.hasHeader('Retry-After')) {
+    res.setHeader('Retry-After', RETRY_AFTER_SECONDS);
+  }
+}
+
+/**
+ * What is thrown instead where HEAD asks for an upload: clients take one that fails for the loss of the upload and send
+ * all of it again, except after 423.
+ */
+export function lockedIfAway(thrown: unknown): unknown {
+  const { status, detail, title } = toAppError(thrown);
+  return status < 500
+    ? thrown
+    : new AppError('locked', { detail: detail ?? title, cause: thrown, retryable: true });
 }
 
 /** What clients are told of an error: ours as they are, of others no more than a status that fits. */

@@ -19,7 +19,7 @@ import { can, uploadAccessOf } from './auth/can.js';
 import { actorOf, type Principal } from './auth/principal.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
 import { originOf } from './origin.js';
-import { toAppError } from './problem.js';
+import { setErrorHeaders, toAppError } from './problem.js';
 import { readBody } from './request-body.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { checkMetadata } from './upload-metadata.js';
@@ -89,10 +89,10 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
       return {};
     },
     onResponseError: (head, error) => {
-      const { gone, req } = of(requests, head);
-      const quiet = gone.aborted;
-      noteIfRefused(deps.refusals, req, error);
-      return translateError(error, head.method, quiet ? undefined : deps.log);
+      const request = of(requests, head);
+      const quiet = request.gone.aborted;
+      noteIfRefused(deps.refusals, request.req, error);
+      return translateError(error, request, quiet ? undefined : deps.log);
     },
   });
 
@@ -179,12 +179,13 @@ function originCheck(allowed: string[]): (origin: string) => boolean {
  */
 function translateError(
   error: Error | { status_code: number; body: string },
-  method: string,
+  { method, res }: TusRequest,
   log: Logger | undefined,
 ): { status_code: number; body: string } | undefined {
   if (!(error instanceof AppError) && 'status_code' in error) return undefined;
   const known = toAppError(error);
   if (known.status >= 500) log?.error({ err: error }, 'tus request failed');
+  setErrorHeaders(res, known);
   // Clients take a HEAD that fails for the loss of the upload and send all of it again, except after 423.
   const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
@@ -312,10 +313,12 @@ class LedgerStore extends DataStore {
 
   override async remove(id: string): Promise<void> {
     const request = of(this.holders, id);
-    // Then it is a file, and to send files is not to delete them.
-    if (this.lease(id).upload.status === 'finished' && !can(principalOf(request), 'manage')) {
+    const { upload } = this.lease(id);
+    // Then it is a file.
+    if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
+      this.deps.refusals.note(request.req, { action: 'manage', code: 'forbidden', subjectId: id });
       throw new AppError('forbidden', {
-        detail: 'All of it has arrived: who may only upload cannot delete it',
+        detail: 'The upload is finished: only who may manage files can delete what came of it',
       });
     }
     await terminateUpload(this.deps, id, actorOf(request.req));

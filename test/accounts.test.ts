@@ -269,6 +269,22 @@ describe('cookies', () => {
     }
   });
 
+  test('are for encrypted connections too where the public address says so', async () => {
+    const hidden = await startProcesses({ PUBLIC_URL: 'https://files.example.org' }, ['server']);
+    try {
+      const { email } = await registerUser(() => hidden.url);
+      const answer = await fetch(`${hidden.url}/api/auth/login`, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify({ email, password: PASSWORD }),
+      });
+      const { landfall_refresh: refresh, landfall_board: board } = cookiesOf(answer);
+      for (const cookie of [refresh, board]) expect(cookie?.attributes).toContain('secure');
+    } finally {
+      await hidden.close();
+    }
+  });
+
   test('for the board go to admins; who signs in after one in the same browser loses it', async () => {
     const { landfall_board: board } = cookiesOf(await logIn(user));
     expect(board?.value ?? '').toBe('');

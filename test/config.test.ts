@@ -1,3 +1,4 @@
+import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { ConfigError, loadConfig } from '../core/config.js';
 
@@ -119,4 +120,62 @@ test('with a bucket, the S3 variables say where and how', () => {
   expect(s3).toMatchObject({ bucket: 'files', prefix: 'a/b/', region: 'us-east-1', forcePathStyle: false });
   const own = loadConfig({ S3_BUCKET: 'files', S3_ENDPOINT: 'http://minio:9000/' }).s3;
   expect(own).toMatchObject({ endpoint: 'http://minio:9000', forcePathStyle: true, prefix: '' });
+});
+
+describe('an identity provider', () => {
+  const url = 'https://issuer.example/keys/';
+  const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
+  const p256 = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const spki = (key: typeof rsa.publicKey) => String(key.export({ type: 'spki', format: 'pem' }));
+  const small = generateKeyPairSync('rsa', { modulusLength: 1024 });
+  const p384 = generateKeyPairSync('ec', { namedCurve: 'P-384' });
+  const ed25519 = generateKeyPairSync('ed25519');
+  const pss = generateKeyPairSync('rsa-pss', { modulusLength: 2048 });
+
+  test('is known by the address of its keys, exactly as it is given', () => {
+    const provider = loadConfig({
+      JWT_JWKS_URL: url,
+      JWT_ISSUER: 'https://issuer.example/',
+      JWT_AUDIENCE: 'me',
+    }).identityProvider;
+    expect(provider).toEqual({ keys: { jwksUrl: url }, issuer: 'https://issuer.example/', audience: 'me' });
+    expect(loadConfig({}).identityProvider).toBeUndefined();
+  });
+
+  test.each([
+    ['RSA', spki(rsa.publicKey), rsa.publicKey],
+    ['RSA, PKCS #1', String(rsa.publicKey.export({ type: 'pkcs1', format: 'pem' })), rsa.publicKey],
+    ['P-256', spki(p256.publicKey), p256.publicKey],
+    ['on one line', spki(p256.publicKey).trim().replaceAll('\n', '\\n'), p256.publicKey],
+  ])('or by one public key: %s', (_name, pem, key) => {
+    const { keys } = loadConfig({ JWT_PUBLIC_KEY: pem }).identityProvider ?? {};
+    expect(keys && 'publicKey' in keys && keys.publicKey.equals(key)).toBe(true);
+  });
+
+  test.each([
+    ['both', { JWT_JWKS_URL: url, JWT_PUBLIC_KEY: spki(rsa.publicKey) }, /both set: set one of them/],
+    ['an audience alone', { JWT_AUDIENCE: 'me' }, /^JWT_AUDIENCE is set, but neither JWT_JWKS_URL nor/],
+    ['an issuer alone', { JWT_ISSUER: 'x' }, /^JWT_ISSUER is set, but neither JWT_JWKS_URL nor/],
+    [
+      'no address',
+      { JWT_JWKS_URL: 'keys.json' },
+      /^JWT_JWKS_URL=keys.json: must be an http or https address/,
+    ],
+    ['no PEM', { JWT_PUBLIC_KEY: 'MIIBIjAN' }, /RSA of at least 2048 bits .* or P-256/],
+    ['half of one', { JWT_PUBLIC_KEY: spki(rsa.publicKey).slice(0, 200) }, /RSA of at least 2048 bits/],
+    ['RSA that is too short', { JWT_PUBLIC_KEY: spki(small.publicKey) }, /RSA of at least 2048 bits/],
+    ['RSA for PSS only', { JWT_PUBLIC_KEY: spki(pss.publicKey) }, /RSA of at least 2048 bits/],
+    ['P-384', { JWT_PUBLIC_KEY: spki(p384.publicKey) }, /or P-256 \(for ES256\)$/],
+    ['Ed25519', { JWT_PUBLIC_KEY: spki(ed25519.publicKey) }, /or P-256 \(for ES256\)$/],
+    [
+      'a private key',
+      { JWT_PUBLIC_KEY: String(p256.privateKey.export({ type: 'pkcs8', format: 'pem' })) },
+      /^JWT_PUBLIC_KEY: is a private key/,
+    ],
+  ])('is not known by %s', (_name, env, message) => {
+    expect(() => loadConfig(env)).toThrow(ConfigError);
+    expect(() => loadConfig(env)).toThrow(message);
+    // Of a private key nothing is printed.
+    expect(() => loadConfig(env)).not.toThrow(/BEGIN|MII/);
+  });
 });

@@ -418,3 +418,26 @@ it('answers 409 where bytes are not in S3', async () => {
     await files.close();
   }
 });
+
+test('who may send files but not read them is handed no link by completing, however often', async () => {
+  const key = async (scopes: string[]) => {
+    const answer = await post('/api/keys', { name: 'a', scopes });
+    return useAccount(user, (await answer.json()).key, () => processes.url);
+  };
+  const [uploader, reader] = [await key(['upload']), await key(['upload', 'read'])];
+  const content = randomBytes(1000);
+  const begun = await begin(content.length);
+  await send(begun, content);
+  await complete(begun.id);
+  await user.settled(begun.id);
+  const told = await (await complete(begun.id, uploader)).json();
+  expect(told).toEqual({
+    id: begun.id,
+    filename: 'direct.bin',
+    size: 1000,
+    declaredType: null,
+    status: 'completed',
+    createdAt: expect.any(String),
+  });
+  expect((await (await complete(begun.id, reader)).json()).links.content).toContain('token=');
+});

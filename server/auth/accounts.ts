@@ -1,11 +1,11 @@
-import type { DataSource, EntityManager } from 'typeorm';
+import { type DataSource, type EntityManager, IsNull } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import type { Config } from '../../core/config.js';
 import type { Actor } from '../../core/database/entities/event.js';
 import { User } from '../../core/database/entities/user.js';
 import { AppError, hasCode } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
-import { useInvitation } from './invitations.js';
+import { checkInvitation, useInvitation } from './invitations.js';
 import { hashPassword, isPassword } from './passwords.js';
 import { RefusedError } from './refusals.js';
 import { revokeSessions } from './sessions.js';
@@ -31,18 +31,19 @@ export async function register(
   actor: Actor,
 ): Promise<User> {
   const address = email.toLowerCase();
-  // Not for nothing: hashing takes a while.
+  // Who may not register is neither worth the hashing nor told whether the address is taken.
   const present = await registrationNow(database, registration);
-  if (present === 'closed' || (present === 'invite' && !invitation)) throw registrationClosed(present);
+  if (present === 'closed') throw registrationClosed();
+  if (present === 'invite') await checkInvitation(database.manager, invitation, address);
   const passwordHash = await hashPassword(password);
   try {
     return await database.transaction(async (manager) => {
       const role = await nextRole(manager);
+      if (role !== 'admin' && registration === 'closed') throw registrationClosed();
       const id = uuidv7();
       const user = manager.create(User, { id, email: address, passwordHash, role });
       await manager.insert(User, user);
-      if (role !== 'admin' && registration === 'closed') throw registrationClosed(registration);
-      if (role !== 'admin' && registration === 'invite') await useInvitation(manager, invitation ?? '', user);
+      if (role !== 'admin' && registration === 'invite') await useInvitation(manager, invitation, user);
       await appendEvents(manager, [
         {
           type: 'auth.register',
@@ -69,10 +70,8 @@ export async function registrationNow(
   return (await database.getRepository(User).existsBy({})) ? registration : 'open';
 }
 
-export function registrationClosed(registration: 'invite' | 'closed'): AppError {
-  const detail =
-    registration === 'invite' ? 'An invitation is needed to register here' : 'Nobody can register here';
-  return new AppError('registration_closed', { detail });
+function registrationClosed(): AppError {
+  return new AppError('registration_closed', { detail: 'Nobody can register here' });
 }
 
 /** Holds, until the end of the transaction, everybody else who would make an account. */
@@ -83,7 +82,10 @@ async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
 
 /** @throws {AppError} wrong_credentials, the same for an unknown address, a wrong password and a disabled account */
 export async function logIn(database: DataSource, email: string, password: string): Promise<User> {
-  const user = await database.getRepository(User).findOneBy({ email: email.toLowerCase() });
+  // An identity provider may know somebody else by this address.
+  const user = await database
+    .getRepository(User)
+    .findOneBy({ email: email.toLowerCase(), externalId: IsNull() });
   const fits = await isPassword(password, user?.passwordHash);
   if (user && fits && !user.disabledAt) return user;
   throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: user?.id });

@@ -17,7 +17,7 @@ import { hashSecret, newSecret } from './secrets.js';
 
 const KEY = /^(lfk_[0-9a-f]{12})_[\w-]{43}$/;
 
-/** Statements that would write down the last use are saved that often. */
+/** The last use is written down no more often than this. */
 const LAST_USED_EVERY_SECONDS = 60;
 
 export interface NewApiKey {
@@ -98,9 +98,7 @@ export async function verifyApiKey(database: DataSource, bearer: string): Promis
           .innerJoinAndMapOne('k.user', User, 'u', 'u.id = k.userId AND u.disabledAt IS NULL')
           .where(
             'k.prefix = :prefix AND k.revokedAt IS NULL AND (k.expiresAt IS NULL OR k.expiresAt > now())',
-            {
-              prefix,
-            },
+            { prefix },
           )
           .getOne();
   if (!found || !timingSafeEqual(found.secretHash, hashSecret(bearer))) {
@@ -114,5 +112,11 @@ export async function verifyApiKey(database: DataSource, bearer: string): Promis
 /** Not waited for: the request has nothing to do with it. */
 function noteUse(database: DataSource, { id, lastUsedAt }: ApiKey): void {
   if (lastUsedAt && Date.now() - lastUsedAt.getTime() < LAST_USED_EVERY_SECONDS * 1000) return;
-  database.query('UPDATE api_keys SET last_used_at = now() WHERE id = $1', [id]).catch(() => {});
+  database
+    .query(
+      `UPDATE api_keys SET last_used_at = now()
+       WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - $2 * interval '1 second')`,
+      [id, LAST_USED_EVERY_SECONDS],
+    )
+    .catch(() => {});
 }

@@ -1,7 +1,7 @@
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { validate as isUuid } from 'uuid';
-import { User } from '../../core/database/entities/user.js';
+import type { Role } from '../../core/database/entities/user.js';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
@@ -16,8 +16,17 @@ import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 /** What a caller must be allowed to do: an action of can(), or nothing at all. */
 export type Access = 'public' | Action;
 
+interface AuthenticateOptions {
+  /** Whether a link that was signed for exactly this path opens the door too; no principal is set then. */
+  link?: boolean;
+  /** The cookie of the board, which does instead of an Authorization header. */
+  boardCookie?: string | undefined;
+  /** Whether what a token says must still be true, though `access` is not one of those that always ask for that. */
+  stillTrue?: boolean;
+}
+
 /** Sets `req.principal`, or throws if `access` asks for more than the request brings. */
-export type Authenticate = (req: Request, access: Access, options?: { link?: boolean }) => Promise<void>;
+export type Authenticate = (req: Request, access: Access, options?: AuthenticateOptions) => Promise<void>;
 
 export interface AuthenticateDeps {
   database: DataSource;
@@ -28,17 +37,32 @@ export interface AuthenticateDeps {
 }
 
 /**
- * With `link`, a link that was signed for exactly this path opens the door too, and no principal is set.
- * @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it makes)
+ * A token says what was true when it was made, and is believed for its minutes where it reads or sends bytes. Not
+ * where somebody whose password was changed or who was locked out could leave a door open behind them (a key, an upload
+ * token), or do what cannot be undone.
  */
+const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
+
+/** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it makes) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals } = deps;
 
-  async function verify(req: Request, bearer: string): Promise<Principal> {
+  async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
+    const header = req.get('Authorization');
+    if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
+    const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];
+    if (!header) throw new NoToken();
+    if (!bearer) throw new AppError('unauthenticated', { detail: HOW });
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
     if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
     return verifyToken(bearer, keys.access);
+  }
+
+  /** Of keys and upload tokens the database was asked already. */
+  async function check(principal: Principal): Promise<Principal> {
+    if (principal.key || principal.uploadToken) return principal;
+    return { ...principal, role: await roleNow(database, principal) };
   }
 
   function note(req: Request, action: Action, code: ErrorCode): void {
@@ -47,36 +71,54 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     refusals.note(req, { action, code, subjectId });
   }
 
-  return async (req, access, { link = false } = {}) => {
+  return async (req, access, options = {}) => {
     if (access === 'public') return;
     const { token } = req.query;
-    if (link && typeof token === 'string') {
+    if (options.link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
       // An old page asks for what it was allowed to see.
       if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
-    const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(req.get('Authorization') ?? '') ?? [];
-    if (!bearer) {
-      if (req.get('Authorization')) note(req, access, 'unauthenticated');
-      throw new AppError('unauthenticated', { detail: 'Send Authorization: Bearer <access token>' });
-    }
-    const principal = await verify(req, bearer).catch((error: unknown) => {
+    try {
+      req.principal = await verify(req, options);
+      // Known by now, so that the log says who was refused.
+      if (options.stillTrue || CHECKED.includes(access)) req.principal = await check(req.principal);
+    } catch (error) {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
-      if (isRefused && !(error instanceof TokenExpired)) note(req, access, error.code);
+      const isQuiet = error instanceof TokenExpired || error instanceof NoToken;
+      if (isRefused && !isQuiet) note(req, access, error.code);
       throw error;
-    });
-    req.principal = principal;
-    if (can(principal, access) && (access !== 'admin' || (await isStillAdmin(database, principal)))) return;
+    }
+    if (can(req.principal, access)) return;
     note(req, access, 'forbidden');
-    throw new AppError('forbidden', whyForbidden(principal, access));
+    throw new AppError('forbidden', whyForbidden(req.principal, access));
   };
 }
 
-/** A token says what was true when it was made. Where most is at stake that is not enough. */
-export async function isStillAdmin(database: DataSource, { userId }: Principal): Promise<boolean> {
-  const user = await database.getRepository(User).findOneBy({ id: userId });
-  return user?.role === 'admin' && user.disabledAt === null;
+const HOW = 'Send Authorization: Bearer <access token>';
+
+/** Nothing was tried. */
+class NoToken extends AppError {
+  constructor() {
+    super('unauthenticated', { detail: HOW });
+  }
+}
+
+/** @throws {AppError} unauthenticated when the account is gone or locked out, or its session has ended */
+async function roleNow(database: DataSource, { userId, sessionId }: Principal): Promise<Role> {
+  const [user]: { role: Role; disabled: boolean; ended: boolean }[] = await database.query(
+    `SELECT role, disabled_at IS NOT NULL AS disabled,
+       $2::uuid IS NOT NULL AND NOT EXISTS (
+         SELECT FROM sessions WHERE id = $2 AND user_id = users.id AND expires_at > now()
+       ) AS ended
+     FROM users WHERE id = $1`,
+    [userId, sessionId ?? null],
+  );
+  if (!user) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  if (user.disabled) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
+  if (user.ended) throw new AppError('unauthenticated', { detail: 'This session has ended: sign in again' });
+  return user.role;
 }
 
 function whyForbidden({ key, uploadToken }: Principal, access: Access): { detail?: string } {

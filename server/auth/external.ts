@@ -8,22 +8,42 @@ import { findOrCreateExternal } from './accounts.js';
 import type { Principal } from './principal.js';
 import { notValid } from './tokens.js';
 
+/*
+ * Access tokens of an identity provider (RFC 7519, RFC 8725). They are told from ours by their algorithm, and that is
+ * all that their header decides: ours are verified by our secret and HS256 only, those of the provider by its public
+ * keys and RS256 or ES256 only, so that neither can be made to pass for the other.
+ */
+
 /** Takes access tokens of an identity provider. The actor is who brings one, as far as that is known without it. */
 export type VerifyExternal = (token: string, actor: Actor) => Promise<Principal>;
 
 /** How long the keys of the provider are waited for, in milliseconds. */
 const KEYS_TIMEOUT_MS = 5_000;
 
+/** When keys that were fetched are fetched again, in milliseconds. */
+interface KeysAge {
+  /** Younger than this, they are all there are: tokens with unknown keys cannot make us ask again. */
+  freshMs: number;
+  /** Older than this, they may have been taken back. */
+  trustedMs: number;
+}
+
+const KEYS_AGE: KeysAge = { freshMs: 30_000, trustedMs: 600_000 };
+
+/** Text that PostgreSQL keeps as it is: no control characters, no halves of characters. */
+const printable = z.string().regex(/^\P{C}*$/u);
+
 const claims = z.object({
-  sub: z.string().min(1).max(255),
-  iss: z.string().max(1000).optional(),
-  email: z.email().max(254).optional(),
+  sub: printable.min(1).max(255),
+  iss: printable.max(1000).optional(),
+  // For display only: an address that is none must not keep anybody out.
+  email: z.email().max(254).optional().catch(undefined),
 });
 
 /** Whether a token says that it is signed with a private key, as ours are not. It is not verified here. */
 export function isExternal(token: string): boolean {
   try {
-    return ['RS256', 'ES256'].includes(decodeProtectedHeader(token).alg ?? '');
+    return /^(RS|PS|ES|Ed)/.test(decodeProtectedHeader(token).alg ?? '');
   } catch {
     return false;
   }
@@ -34,14 +54,16 @@ export function isExternal(token: string): boolean {
  * a token says of them is for other applications.
  * @throws {AppError} unauthenticated; unavailable when the keys cannot be fetched (from the function that it makes)
  */
-export function createVerifyExternal(provider: IdentityProvider, database: DataSource): VerifyExternal {
+export function createVerifyExternal(
+  provider: IdentityProvider,
+  database: DataSource,
+  age: KeysAge = KEYS_AGE,
+): VerifyExternal {
   const { keys, issuer, audience } = provider;
   const getKey: JWTVerifyGetKey =
-    'jwksUrl' in keys
-      ? createRemoteJWKSet(new URL(keys.jwksUrl), { timeoutDuration: KEYS_TIMEOUT_MS })
-      : async () => keys.publicKey;
+    'jwksUrl' in keys ? fetchKeys(keys.jwksUrl, age) : async () => keys.publicKey;
   const options = {
-    algorithms: ['RS256', 'ES256'],
+    algorithms: 'jwksUrl' in keys ? ['RS256', 'ES256'] : [algorithmOf(keys.publicKey)],
     requiredClaims: ['sub', 'exp'],
     ...(issuer ? { issuer } : {}),
     ...(audience ? { audience } : {}),
@@ -49,28 +71,51 @@ export function createVerifyExternal(provider: IdentityProvider, database: DataS
 
   return async (token, actor) => {
     const { payload } = await jwtVerify(token, getKey, options).catch((error: unknown) => {
-      throw isKeysAway(error) ? keysAway(error) : notValid(error, error instanceof errors.JWTExpired);
+      throw translate(error, options.algorithms);
     });
     const parsed = claims.safeParse(payload);
     if (!parsed.success) throw notValid(parsed.error, false);
     const { sub, iss, email } = parsed.data;
-    const user = await findOrCreateExternal(database, `${iss ?? ''}|${sub}`, email ?? sub, actor);
+    // Unambiguous, whatever characters are in them.
+    const externalId = JSON.stringify([iss ?? null, sub]);
+    const user = await findOrCreateExternal(database, externalId, email ?? sub, actor);
     if (user.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
     return { userId: user.id, role: user.role };
   };
 }
 
-/** Whether it is the provider that failed, and not the token. */
-function isKeysAway(error: unknown): boolean {
-  if (error instanceof errors.JWKSTimeout) return true;
-  // Of the address of the keys it throws what fetch() throws, or an error of its own of no special kind.
-  return !(error instanceof errors.JOSEError) || error.code === 'ERR_JOSE_GENERIC';
+/** What goes wrong here is not the fault of the token, but for a key that the provider does not have. */
+function fetchKeys(url: string, { freshMs, trustedMs }: KeysAge): JWTVerifyGetKey {
+  const getKey = createRemoteJWKSet(new URL(url), {
+    timeoutDuration: KEYS_TIMEOUT_MS,
+    cooldownDuration: freshMs,
+    cacheMaxAge: trustedMs,
+  });
+  return async (header, token) => {
+    try {
+      return await getKey(header, token);
+    } catch (error) {
+      const isOfToken =
+        error instanceof errors.JWKSNoMatchingKey || error instanceof errors.JWKSMultipleMatchingKeys;
+      if (isOfToken) throw error;
+      throw new AppError('unavailable', {
+        detail: 'The keys of the identity provider cannot be fetched at the moment',
+        cause: error,
+        retryable: true,
+      });
+    }
+  };
 }
 
-function keysAway(cause: unknown): AppError {
-  return new AppError('unavailable', {
-    detail: 'The keys of the identity provider cannot be fetched at the moment',
-    cause,
-    retryable: true,
-  });
+function algorithmOf({ asymmetricKeyType }: { asymmetricKeyType?: string | undefined }): string {
+  return asymmetricKeyType === 'rsa' ? 'RS256' : 'ES256';
+}
+
+function translate(error: unknown, algorithms: string[]): AppError {
+  if (error instanceof AppError) return error;
+  if (error instanceof errors.JOSEAlgNotAllowed) {
+    const detail = `Tokens of the identity provider must be signed with ${algorithms.join(' or ')}`;
+    return new AppError('unauthenticated', { detail, cause: error });
+  }
+  return notValid(error, error instanceof errors.JWTExpired);
 }

@@ -65,17 +65,39 @@ export async function revokeInvitation(
   });
 }
 
-/** Spends an invitation, once. @throws {AppError} registration_closed */
-export async function useInvitation(manager: EntityManager, token: string, user: User): Promise<void> {
+/** Of an invitation that may be used: $1 is the hash of its token, $2 the address of who comes with it. */
+const USABLE = 'token_hash = $1 AND used_at IS NULL AND expires_at > now() AND (email IS NULL OR email = $2)';
+
+const NOT_USABLE = 'The invitation is not valid for this address, was used before, or has expired';
+
+/** @throws {AppError} registration_closed when this invitation does not let this address in */
+export async function checkInvitation(
+  manager: EntityManager,
+  token: string | undefined,
+  email: string,
+): Promise<void> {
+  if (!token) throw notInvited('An invitation is needed to register here');
+  const found: unknown[] = await manager.query(`SELECT FROM invitations WHERE ${USABLE}`, [
+    hashSecret(token),
+    email,
+  ]);
+  if (found.length === 0) throw notInvited(NOT_USABLE);
+}
+
+/** Spends an invitation, once. Part of the caller's transaction. @throws {AppError} registration_closed */
+export async function useInvitation(
+  manager: EntityManager,
+  token: string | undefined,
+  { id, email }: User,
+): Promise<void> {
   const used = await countChanged(
     manager,
-    `UPDATE invitations SET used_at = now(), used_by = $2
-     WHERE token_hash = $1 AND used_at IS NULL AND expires_at > now() AND (email IS NULL OR email = $3)`,
-    [hashSecret(token), user.id, user.email],
+    `UPDATE invitations SET used_at = now(), used_by = $3 WHERE ${USABLE}`,
+    [hashSecret(token ?? ''), email, id],
   );
-  if (used === 0) {
-    throw new AppError('registration_closed', {
-      detail: 'The invitation is not valid for this address, was used before, or has expired',
-    });
-  }
+  if (used === 0) throw notInvited(NOT_USABLE);
+}
+
+function notInvited(detail: string): AppError {
+  return new AppError('registration_closed', { detail });
 }

@@ -5,7 +5,7 @@ import { AppError } from '../../core/errors.js';
 const ARGON2 = { memoryCost: 19_456, timeCost: 2, parallelism: 1 };
 
 /** Of random bytes that nobody kept: an unknown address takes as long to refuse as a wrong password. */
-const NO_USER_HASH =
+export const NO_USER_HASH =
   '$argon2id$v=19$m=19456,t=2,p=1$fJ+DSFy33frElU9d6HeDvQ$GkcK+UqnL+Id7k8DTc5fjb4pN5Llzco8UCtYqdGe5vY';
 
 /** Hashing runs on the threads that also write to disk: a flood of sign-ins must leave some of the four to uploads. */

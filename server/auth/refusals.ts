@@ -28,7 +28,7 @@ export class RefusedError extends AppError {
 }
 
 export interface Refusals {
-  /** Writes it into the event log, without holding the answer up. */
+  /** Writes it into the event log, without holding the answer up. A request is refused once, for its first reason. */
   note(req: Request, refusal: Refusal): void;
   /** Waits for what is being written. */
   whenIdle(): Promise<void>;
@@ -61,6 +61,7 @@ const IPV6_PREFIX = 64;
 
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();
+  const refused = new WeakSet<Request>();
   let minute = 0;
   let noted = 0;
   let ofAddress = new Map<string, number>();
@@ -81,6 +82,8 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
 
   return {
     note(req, { type = 'access', action, code, subjectId }) {
+      if (refused.has(req)) return;
+      refused.add(req);
       const actor = actorOf(req);
       const left = countDown(ipKeyGenerator(actor.address ?? '', IPV6_PREFIX));
       if (left < 0) {

@@ -8,15 +8,11 @@ import { AppError } from '../../core/errors.js';
 import { logIn, register, registrationNow } from '../auth/accounts.js';
 import type { Keys } from '../auth/keys.js';
 import { actorOf } from '../auth/principal.js';
-import {
-  closeSession,
-  type OpenSession,
-  openSession,
-  rotateSession,
-  SESSION_DAYS,
-} from '../auth/sessions.js';
+import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../auth/refresh-tokens.js';
+import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
+import { originOf } from '../origin.js';
 import { type AnyRoute, route } from './route.js';
 
 interface AuthDeps {
@@ -24,6 +20,7 @@ interface AuthDeps {
   keys: Keys;
   accessTokenMinutes: number;
   registration: Config['registration'];
+  publicUrl: string | undefined;
 }
 
 const REFRESH_COOKIE = 'landfall_refresh';
@@ -47,7 +44,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
   function answer(req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
     const principal = { userId: user.id, role: user.role, sessionId: id };
     const minutes = deps.accessTokenMinutes;
-    const cookie = { httpOnly: true, sameSite: 'strict', secure: req.secure } as const;
+    const secure = originOf(req, deps.publicUrl).startsWith('https:');
+    const cookie = { httpOnly: true, sameSite: 'strict', secure } as const;
     res.cookie(REFRESH_COOKIE, refreshToken, {
       ...cookie,
       path: REFRESH_PATH,
@@ -93,7 +91,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await register(database, registration, body, actor);
-        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.register'));
+        return answer(req, res, user, await openSession(database, user, actor, 'auth.register'));
       },
     }),
     route({
@@ -106,7 +104,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await logIn(database, body.email, body.password);
-        return answer(req, res, user, await openSession(database, user.id, actor, 'auth.login'));
+        return answer(req, res, user, await openSession(database, user, actor, 'auth.login'));
       },
     }),
     route({

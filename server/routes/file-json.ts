@@ -1,8 +1,10 @@
 import type { DataSource } from 'typeorm';
 import type { File } from '../../core/database/entities/file.js';
 import { listDerivatives } from '../../core/file-queries.js';
+import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';
+import type { Principal } from '../auth/principal.js';
 
 interface FileJsonDeps {
   database: DataSource;
@@ -27,9 +29,11 @@ export async function fileToJson(deps: FileJsonDeps, file: File) {
   return json;
 }
 
-/** One that was just sent, for somebody who may perhaps send and not read: without links to what is in it. */
-export function newFileToJson(file: File) {
-  return { ...describeFile(file), links: { content: null, thumbnails: null } };
+/** A file to whoever has sent it. Who may not read files is handed neither what was found in it nor links to it. */
+export async function sentFileToJson(deps: FileJsonDeps, file: File, principal: Principal) {
+  if (can(principal, 'read', file)) return fileToJson(deps, file);
+  const { id, filename, size, declaredType, status, createdAt } = file;
+  return { id, filename, size, declaredType, status, createdAt };
 }
 
 function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {
@@ -37,21 +41,6 @@ function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) 
   const thumbnails = derivativeNames
     .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
     .filter((size) => size !== undefined);
-  return {
-    ...describeFile(file),
-    links: {
-      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
-      thumbnails:
-        thumbnails.length > 0
-          ? Object.fromEntries(
-              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
-            )
-          : null,
-    },
-  };
-}
-
-function describeFile(file: File) {
   return {
     id: file.id,
     filename: file.filename,
@@ -69,5 +58,14 @@ function describeFile(file: File) {
     error: file.error,
     createdAt: file.createdAt,
     completedAt: file.completedAt,
+    links: {
+      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
+      thumbnails:
+        thumbnails.length > 0
+          ? Object.fromEntries(
+              thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
+            )
+          : null,
+    },
   };
 }

@@ -1,6 +1,8 @@
 import type { Request } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
+import type { Keys } from '../auth/keys.js';
+import type { Principal } from '../auth/principal.js';
 import type { Drain } from '../drain.js';
 import { isForm, readForm } from '../form-files.js';
 import {
@@ -11,10 +13,11 @@ import {
   shutsDown,
 } from '../plain-upload.js';
 import { type RequestBody, readBody } from '../request-body.js';
-import { newFileToJson } from './file-json.js';
+import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
 interface PlainRouteDeps extends PlainUploadDeps {
+  keys: Keys;
   drain: Drain;
 }
 
@@ -51,7 +54,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
           const received = isForm(req)
             ? await receiveForm(deps, sender, req, call.query)
             : [await receiveRaw(deps, sender, req, call.query)];
-          return { files: received.map(toJson) };
+          return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
           // Nobody is there to be told.
           if (res.destroyed) return undefined;
@@ -66,8 +69,8 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
   ];
 }
 
-function toJson({ file, sha256 }: ReceivedFile) {
-  return { ...newFileToJson(file), sha256 };
+async function toJson(deps: PlainRouteDeps, { file, sha256 }: ReceivedFile, principal: Principal) {
+  return { ...(await sentFileToJson(deps, file, principal)), sha256 };
 }
 
 function receiveRaw(

@@ -12,10 +12,10 @@ import {
   signMoreParts,
 } from '../../core/uploads/direct.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
-import { can, uploadAccessOf } from '../auth/can.js';
+import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { checkMetadata } from '../upload-metadata.js';
-import { fileToJson, newFileToJson } from './file-json.js';
+import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
 
 interface UploadDeps extends DirectDeps {
@@ -115,9 +115,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         const principal = userOf(call);
         const access = uploadAccessOf(principal);
         const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
-        const file = await getFile(database, id);
-        // To send a file is not to read it, also when it is asked for again after it was found clean.
-        return can(principal, 'read') ? fileToJson(deps, file) : newFileToJson(file);
+        return sentFileToJson(deps, await getFile(database, id), principal);
       },
     }),
   ];

@@ -16,7 +16,7 @@ export class User {
   @Column('text', { name: 'password_hash', nullable: true })
   passwordHash: string | null;
 
-  /** `<issuer>|<subject>` of the identity provider. */
+  /** Issuer and subject of the identity provider, as a JSON array. */
   @Column('text', { name: 'external_id', nullable: true })
   externalId: string | null;
 
@@ -31,7 +31,7 @@ export class User {
   @Column('bigint', { name: 'max_files', transformer: bigintColumn, nullable: true })
   maxFiles: number | null;
 
-  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/uploads/quota.ts. */
+  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/quota.ts. */
   @Column('bigint', { name: 'used_bytes', transformer: bigintColumn })
   usedBytes: number;
 

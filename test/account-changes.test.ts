@@ -1,0 +1,340 @@
+import { registerUser, type TestUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import {
+  eventsOf,
+  logIn,
+  newAddress,
+  newSession,
+  postAuth,
+  problemOf,
+  refresh,
+  registerAdmin,
+  send,
+} from './sign-in.js';
+import { until } from './until.js';
+
+/*
+ * What becomes of sessions, keys and tokens when a password, a role or an account changes.
+ */
+
+const NEXT = 'another long password';
+const WRONG = [401, 'wrong_credentials'];
+const ENDED = [401, 'unauthenticated'];
+
+let processes: Processes;
+let admin: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({}, ['server', 'server-2']);
+  admin = await registerUser(() => processes.url);
+});
+
+afterAll(() => processes?.close());
+
+const register = () => registerUser(() => processes.url);
+const signIn = (who: TestUser) => newSession(() => processes.url, who.email);
+const refreshStatus = async (token: string) => (await refresh(processes.url, token)).status;
+const tryLogIn = (email: string, password: string) => postAuth(processes.url, 'login', { email, password });
+const changeUser = (id: string, change: object, as = admin) =>
+  send(as, 'PATCH', `/api/admin/users/${id}`, change);
+const key = (as: TestUser) => send(as, 'POST', '/api/keys', { name: 'a', scopes: ['read'] });
+const withBearer = (token: string, path = '/api/me') =>
+  fetch(`${processes.url}${path}`, { headers: { Authorization: `Bearer ${token}` } });
+
+describe('changing the password', () => {
+  const change = (as: TestUser, currentPassword: string, newPassword = NEXT) =>
+    send(as, 'POST', '/api/me/password', { currentPassword, newPassword });
+  const OLD = 'correct horse battery';
+
+  test('ends all other sessions and leaves this one', async () => {
+    const user = await register();
+    const [here, elsewhere] = [await signIn(user), await signIn(user)];
+    expect((await change(here.as, OLD)).status).toBe(204);
+    expect(await refreshStatus(here.refreshToken)).toBe(200);
+    expect(await refreshStatus(elsewhere.refreshToken)).toBe(401);
+    expect(await problemOf(await tryLogIn(user.email, OLD))).toEqual(WRONG);
+    expect((await tryLogIn(user.email, NEXT)).status).toBe(200);
+    expect(await eventsOf(processes.database, user.id)).toContain('auth.password');
+  });
+
+  test('leaves nobody who was signed in a way to make a key or to read on for longer than minutes', async () => {
+    const user = await register();
+    const [here, thief] = [await signIn(user), await signIn(user)];
+    const file = await user.upload(Buffer.from('mine'));
+    expect((await change(here.as, OLD)).status).toBe(204);
+    expect((await thief.as.tus('DELETE', `/uploads/${file}`)).status).toBe(401);
+    expect((await thief.as.fetch(`/api/files/${file}?permanent=1`, { method: 'DELETE' })).status).toBe(401);
+    expect((await here.as.fetch(`/api/files/${file}`)).status).toBe(200);
+    expect(await problemOf(await key(thief.as))).toEqual(ENDED);
+    expect(await problemOf(await send(thief.as, 'POST', '/api/upload-tokens', {}))).toEqual(ENDED);
+    expect(await problemOf(await change(thief.as, NEXT, 'password of a thief'))).toEqual(ENDED);
+    expect(await problemOf(await thief.as.fetch('/api/me/sessions'))).toEqual(ENDED);
+    expect((await key(here.as)).status).toBe(201);
+  });
+
+  test('needs the present one, and a new one that is long enough', async () => {
+    const user = await register();
+    expect(await problemOf(await change(user, 'not the password'))).toEqual(WRONG);
+    expect(await problemOf(await change(user, OLD, 'short'))).toEqual([400, 'invalid_request']);
+    expect(await problemOf(await change(user, '', NEXT))).toEqual(WRONG);
+    expect((await tryLogIn(user.email, OLD)).status).toBe(200);
+    const events = await eventsOf(processes.database, user.id);
+    expect(events.filter((type) => type === 'auth.password!')).toHaveLength(2);
+    expect(events).not.toContain('auth.password');
+  });
+
+  test('is not possible for an account whose password somebody else keeps', async () => {
+    const user = await register();
+    await processes.database.query(`UPDATE users SET password_hash = NULL, external_id = $2 WHERE id = $1`, [
+      user.id,
+      `https://issuer|${user.id}`,
+    ]);
+    expect(await problemOf(await change(user, OLD))).toEqual([409, 'wrong_state']);
+    expect(await problemOf(await tryLogIn(user.email, OLD))).toEqual(WRONG);
+  });
+
+  test('shuts out a sign-in that is under way with the old one', async () => {
+    const user = await register();
+    // The hash is read and compared before the session is opened: in between the password changes.
+    const blocker = await processes.database.connect();
+    await blocker.query('BEGIN');
+    await blocker.query(`UPDATE users SET password_hash = 'changed' WHERE id = $1`, [user.id]);
+    const late = tryLogIn(user.email, OLD);
+    await waitForLock();
+    await blocker.query('COMMIT');
+    expect(await problemOf(await late)).toEqual(WRONG);
+  });
+});
+
+async function waitForLock(): Promise<void> {
+  await until('somebody to wait for a row', async () => {
+    const { rows } = await processes.database.query(
+      `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+    );
+    return rows.length > 0;
+  });
+}
+
+describe('sessions', () => {
+  const list = async (as: TestUser) => (await as.get('/api/me/sessions')).items;
+
+  test('are listed with where they are from, the present one marked', async () => {
+    const user = await register();
+    const answer = await postAuth(
+      processes.url,
+      'login',
+      { email: user.email, password: 'correct horse battery' },
+      { 'User-Agent': `A browser ${'x'.repeat(500)}` },
+    );
+    const { accessToken } = await answer.json();
+    const { items } = await (await withBearer(accessToken, '/api/me/sessions')).json();
+    expect(items).toHaveLength(2);
+    expect(items[0]).toEqual({
+      id: expect.any(String),
+      current: true,
+      createdAt: expect.any(String),
+      lastUsedAt: expect.any(String),
+      expiresAt: expect.any(String),
+      address: expect.stringMatching(/127\.0\.0\.1$/),
+      userAgent: `A browser ${'x'.repeat(190)}`,
+    });
+    expect(items[1]).toMatchObject({ current: false });
+    expect(JSON.stringify(items)).not.toMatch(/token|hash/i);
+  });
+
+  test('are ended one by one, and only by their owner', async () => {
+    const [user, stranger] = [await register(), await register()];
+    const other = await signIn(user);
+    const [{ id }] = (await list(other.as)).filter(({ current }: { current: boolean }) => current);
+    for (const as of [stranger, admin]) {
+      const answer = await as.fetch(`/api/me/sessions/${id}`, { method: 'DELETE' });
+      expect(await problemOf(answer)).toEqual([404, 'not_found']);
+    }
+    expect(await refreshStatus(other.refreshToken)).toBe(200);
+    expect((await user.fetch(`/api/me/sessions/${id}`, { method: 'DELETE' })).status).toBe(204);
+    expect(await refreshStatus(other.refreshToken)).toBe(401);
+    const again = await user.fetch(`/api/me/sessions/${id}`, { method: 'DELETE' });
+    expect(await problemOf(again)).toEqual([404, 'not_found']);
+    expect(await eventsOf(processes.database, id)).toEqual(['session.revoked']);
+  });
+
+  test('are ended all but this one', async () => {
+    const user = await register();
+    const [here, one, two] = [await signIn(user), await signIn(user), await signIn(user)];
+    expect((await here.as.fetch('/api/me/sessions', { method: 'DELETE' })).status).toBe(204);
+    expect(await list(here.as)).toEqual([expect.objectContaining({ current: true })]);
+    for (const { refreshToken } of [one, two]) expect(await refreshStatus(refreshToken)).toBe(401);
+    expect(await refreshStatus(here.refreshToken)).toBe(200);
+  });
+
+  test('end with a sign-out by a token that was replaced already', async () => {
+    const { refreshToken, as } = await signIn(await register());
+    const { refreshToken: newest } = await (await refresh(processes.url, refreshToken)).json();
+    expect((await postAuth(processes.url, 'logout', { refreshToken })).status).toBe(204);
+    expect(await refreshStatus(newest)).toBe(401);
+    expect(await problemOf(await key(as))).toEqual(ENDED);
+  });
+});
+
+describe('an account that is disabled', () => {
+  const setDisabled = async (who: TestUser, disabled: boolean) => {
+    const answer = await changeUser(who.id, { disabled });
+    expect([answer.status, (await answer.json()).disabled]).toEqual([200, disabled]);
+  };
+
+  test('opens nothing any more, and what was open before stays shut when it is enabled again', async () => {
+    const user = await register();
+    const { refreshToken, as } = await signIn(user);
+    const { key: apiKey } = await (await key(user)).json();
+    const { token: uploadToken } = await (await send(user, 'POST', '/api/upload-tokens', {})).json();
+    expect((await withBearer(apiKey)).status).toBe(200);
+    const begin = (token: string) =>
+      fetch(`${processes.url}/uploads`, {
+        method: 'POST',
+        headers: { Authorization: `Bearer ${token}`, 'Tus-Resumable': '1.0.0', 'Upload-Length': '3' },
+      });
+
+    await setDisabled(user, true);
+    expect(await refreshStatus(refreshToken)).toBe(401);
+    expect(await problemOf(await withBearer(apiKey))).toEqual(ENDED);
+    expect((await begin(uploadToken)).status).toBe(401);
+    expect((await begin(user.token)).status).toBe(401);
+    expect(await problemOf(await key(as))).toEqual(ENDED);
+
+    await setDisabled(user, false);
+    expect(await refreshStatus(refreshToken)).toBe(401);
+    expect(await problemOf(await key(as))).toEqual(ENDED);
+    expect((await (await signIn(user)).as.fetch('/api/keys')).status).toBe(200);
+    // They were not what was locked out.
+    expect((await withBearer(apiKey)).status).toBe(200);
+    expect((await begin(uploadToken)).status).toBe(201);
+  });
+
+  test('looks like a wrong password', async () => {
+    const user = await register();
+    await setDisabled(user, true);
+    const right = await tryLogIn(user.email, 'correct horse battery');
+    const unknown = await tryLogIn(newAddress(), 'correct horse battery');
+    expect(await right.json()).toEqual(await unknown.json());
+    expect(right.status).toBe(unknown.status);
+    expect((await eventsOf(processes.database, user.id)).at(-1)).toBe('auth.login!');
+  });
+
+  test('shuts out a sign-in that is under way', async () => {
+    const user = await register();
+    const blocker = await processes.database.connect();
+    await blocker.query('BEGIN');
+    await blocker.query('UPDATE users SET disabled_at = now() WHERE id = $1', [user.id]);
+    const late = tryLogIn(user.email, 'correct horse battery');
+    await waitForLock();
+    await blocker.query('COMMIT');
+    expect(await problemOf(await late)).toEqual(WRONG);
+  });
+});
+
+describe('roles', () => {
+  test('are taken away at once, from the token, the key and the cookie of the board', async () => {
+    const other = await registerAdmin(() => processes.url, processes.database);
+    const login = await tryLogIn(other.email, 'correct horse battery');
+    const board = /landfall_board=([^;]+)/.exec(login.headers.getSetCookie().join())?.[1] ?? '';
+    const openBoard = () =>
+      fetch(`${processes.urlOf('server-2')}/admin/queues`, {
+        headers: { Cookie: `landfall_board=${board}` },
+      });
+    expect((await openBoard()).status).toBe(200);
+    expect((await other.fetch('/api/admin/users')).status).toBe(200);
+
+    // Not by way of the interface, which would end the sessions too.
+    await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
+    expect(await problemOf(await other.fetch('/api/admin/users'))).toEqual([403, 'forbidden']);
+    expect(await problemOf(await openBoard())).toEqual([403, 'forbidden']);
+    await processes.database.query(`UPDATE users SET role = 'admin' WHERE id = $1`, [other.id]);
+    expect((await openBoard()).status).toBe(200);
+
+    expect((await changeUser(other.id, { role: 'user' })).status).toBe(200);
+    expect(await problemOf(await other.fetch('/api/admin/users'))).toEqual(ENDED);
+    expect(await problemOf(await openBoard())).toEqual(ENDED);
+  });
+
+  test('are given, with a new sign-in', async () => {
+    const user = await register();
+    expect((await changeUser(user.id, { role: 'admin' })).status).toBe(200);
+    expect(await problemOf(await user.fetch('/api/admin/users'))).toEqual(ENDED);
+    const { as, user: now } = await signIn(user);
+    expect(now.role).toBe('admin');
+    expect((await as.fetch('/api/admin/users')).status).toBe(200);
+    expect((await changeUser(user.id, { role: 'user' })).status).toBe(200);
+    const { rows } = await processes.database.query(
+      `SELECT data, actor ->> 'userId' AS by FROM events WHERE type = 'user.changed' AND subject_id = $1
+       ORDER BY id`,
+      [user.id],
+    );
+    expect(rows).toEqual([
+      { data: { role: 'admin' }, by: admin.id },
+      { data: { role: 'user' }, by: admin.id },
+    ]);
+  });
+
+  test('leave one admin: the last cannot be demoted or disabled', async () => {
+    for (const change of [{ role: 'user' }, { disabled: true }]) {
+      expect(await problemOf(await changeUser(admin.id, change))).toEqual([409, 'wrong_state']);
+    }
+    // One who is locked out does not count.
+    const other = await registerAdmin(() => processes.url, processes.database);
+    expect((await changeUser(other.id, { disabled: true })).status).toBe(200);
+    expect(await problemOf(await changeUser(admin.id, { disabled: true }))).toEqual([409, 'wrong_state']);
+    expect((await changeUser(other.id, { role: 'user', disabled: false })).status).toBe(200);
+    expect((await admin.fetch('/api/admin/users')).status).toBe(200);
+  });
+
+  test('leave one admin, also when two demote or disable each other at once on two servers', async () => {
+    for (let round = 0; round < 6; round++) {
+      const other = await registerAdmin(() => processes.url, processes.database);
+      const change = round % 2 ? { role: 'user' } : { disabled: true };
+      const answers = await Promise.all([
+        changeUser(other.id, change, admin),
+        changeUser(
+          admin.id,
+          change,
+          other.at(() => processes.urlOf('server-2')),
+        ),
+      ]);
+      const statuses = answers.map(({ status }) => status).sort();
+      expect(statuses[0]).toBe(200);
+      expect([401, 403, 409]).toContain(statuses[1]);
+      const { rows } = await processes.database.query(
+        `SELECT id FROM users WHERE role = 'admin' AND disabled_at IS NULL`,
+      );
+      expect(rows).toHaveLength(1);
+      // The next round begins as this one.
+      await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
+      await processes.database.query(`UPDATE users SET role = 'admin', disabled_at = NULL WHERE id = $1`, [
+        admin.id,
+      ]);
+      if (answers[1]?.ok) admin = (await signIn(admin)).as;
+    }
+  });
+
+  test('and accounts that do not exist cannot be changed', async () => {
+    const answer = await changeUser('01890000-0000-7000-8000-000000000001', { role: 'admin' });
+    expect(await problemOf(answer)).toEqual([404, 'not_found']);
+    const odd = await changeUser(admin.id, { role: 'root' });
+    expect(await problemOf(odd)).toEqual([400, 'invalid_request']);
+    expect(await problemOf(await changeUser(admin.id, { email: 'x@example.org' }))).toEqual([
+      400,
+      'invalid_request',
+    ]);
+  });
+});
+
+test('signing in many at once clears away what has expired and ends in no error', async () => {
+  const users = await Promise.all([register(), register(), register(), register()]);
+  for (const { email } of users) await logIn(processes.url, email);
+  await processes.database.query(`UPDATE sessions SET expires_at = now() - interval '1 second'`);
+  const answers = await Promise.all(
+    [...users, ...users].map(({ email }) => tryLogIn(email, 'correct horse battery')),
+  );
+  expect(answers.map(({ status }) => status)).toEqual(Array(8).fill(200));
+  const { rows } = await processes.database.query('SELECT FROM sessions WHERE expires_at < now()');
+  expect(rows).toEqual([]);
+});

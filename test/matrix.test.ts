@@ -1,0 +1,422 @@
+import { randomBytes } from 'node:crypto';
+import { v7 as uuidv7 } from 'uuid';
+import { type AppDeps, buildApp, declareRoutes } from '../server/app.js';
+import { signLink } from '../server/auth/links.js';
+import type { TestUser } from './client.js';
+import {
+  type Action,
+  type Caller,
+  type Callers,
+  linkKey,
+  MATRIX_ENV,
+  makeCallers,
+} from './matrix-callers.js';
+import { type Processes, startProcesses } from './processes.js';
+import { createBucket, type TestBucket } from './s3.js';
+import { send, sha256 } from './sign-in.js';
+
+/*
+ * Every route, and everybody who may knock at it. A route that is declared and not in the table, one that is in the
+ * table and not declared, and a handler that the application has got besides, each fail.
+ */
+
+interface Row {
+  access: 'public' | Action;
+  /** Whether a signed link opens it too. */
+  link?: true;
+  /** Status of the answer to who may. */
+  ok: number;
+  /** What `:id`, or the body, is the id of. Of admins' routes it is nobody's own. */
+  on?: ObjectName;
+  /** It does something to that which cannot be done twice: each who may gets one of their own. */
+  changes?: true;
+  /** It makes an upload. */
+  begins?: true;
+  /** Whether it is asked if what the token says is still true, although its access does not always ask. */
+  asks?: true;
+  body?: (id: string) => object | Promise<object>;
+  headers?: Record<string, string>;
+}
+
+type ObjectName =
+  | 'file'
+  | 'image'
+  | 'upload'
+  | 'sent'
+  | 'direct'
+  | 'session'
+  | 'key'
+  | 'token'
+  | 'user'
+  | 'invitation';
+
+const tus = { 'Tus-Resumable': '1.0.0' };
+
+const ROUTES: Record<string, Row> = {
+  'GET /api/auth': { access: 'public', ok: 200 },
+  // What is wrong with their bodies is told before any password is hashed.
+  'POST /api/auth/register': { access: 'public', ok: 400, body: () => ({}) },
+  'POST /api/auth/login': { access: 'public', ok: 400, body: () => ({}) },
+  'POST /api/auth/refresh': {
+    access: 'public',
+    ok: 200,
+    body: async () => ({ refreshToken: await openSession() }),
+  },
+  'POST /api/auth/logout': {
+    access: 'public',
+    ok: 204,
+    body: async () => ({ refreshToken: await openSession() }),
+  },
+  'GET /api/me': { access: 'read', ok: 200 },
+  'POST /api/me/password': {
+    access: 'account',
+    ok: 400,
+    body: () => ({ currentPassword: 'correct horse battery', newPassword: 'short' }),
+  },
+  'GET /api/me/sessions': { access: 'account', ok: 200 },
+  'DELETE /api/me/sessions/:id': { access: 'account', ok: 204, on: 'session', changes: true },
+  // After those for one, which it ends.
+  'DELETE /api/me/sessions': { access: 'account', ok: 204 },
+  'GET /api/keys': { access: 'account', ok: 200 },
+  'POST /api/keys': { access: 'account', ok: 201, body: () => ({ name: 'made', scopes: ['read'] }) },
+  'DELETE /api/keys/:id': { access: 'account', ok: 204, on: 'key', changes: true },
+  'GET /api/upload-tokens': { access: 'manage', ok: 200 },
+  'POST /api/upload-tokens': { access: 'manage', ok: 201, body: () => ({}) },
+  'DELETE /api/upload-tokens/:id': { access: 'manage', ok: 204, on: 'token', changes: true },
+  'GET /api/files': { access: 'read', ok: 200 },
+  'GET /api/files/:id': { access: 'read', ok: 200, on: 'file' },
+  'DELETE /api/files/:id': { access: 'manage', ok: 204, on: 'file', changes: true },
+  'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
+  'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
+  'GET /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
+  'GET /api/files/:id/thumbnails/:size': { access: 'read', link: true, ok: 200, on: 'image' },
+  'GET /api/uploads': { access: 'upload', ok: 200 },
+  'GET /api/uploads/:id': { access: 'upload', ok: 200, on: 'upload' },
+  'POST /api/uploads/presign': { access: 'upload', ok: 200, begins: true, body: () => ({ size: 3 }) },
+  'POST /api/uploads/complete': {
+    access: 'upload',
+    ok: 201,
+    on: 'sent',
+    changes: true,
+    body: (id) => ({ id }),
+  },
+  'GET /api/admin/users': { access: 'admin', ok: 200 },
+  'PATCH /api/admin/users/:id': {
+    access: 'admin',
+    ok: 200,
+    on: 'user',
+    body: () => ({ maxFiles: 'default' }),
+  },
+  'GET /api/admin/invitations': { access: 'admin', ok: 200 },
+  'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
+  'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
+  'GET /api/admin/audit': { access: 'admin', ok: 200 },
+  'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
+  'GET /health/live': { access: 'public', ok: 200 },
+  'GET /health/ready': { access: 'public', ok: 200 },
+};
+
+/** What answers besides the declared routes; see MOUNTED. */
+const OTHERS: Record<string, Row> = {
+  'OPTIONS /uploads': { access: 'public', ok: 204 },
+  'POST /uploads': {
+    access: 'upload',
+    ok: 201,
+    begins: true,
+    headers: { ...tus, 'Upload-Length': '3' },
+  },
+  'HEAD /uploads/:id': { access: 'upload', ok: 200, on: 'upload', headers: tus },
+  'PATCH /uploads/:id': {
+    access: 'upload',
+    ok: 204,
+    on: 'upload',
+    headers: { ...tus, 'Upload-Offset': '0', 'Content-Type': 'application/offset+octet-stream' },
+  },
+  'DELETE /uploads/:id': { access: 'upload', ok: 204, on: 'upload', changes: true, asks: true, headers: tus },
+  // There is nothing to get, for nobody.
+  'GET /uploads/:id': { access: 'upload', ok: 404, on: 'upload' },
+  // As POST with another method in its header.
+  'POST /uploads/:id': {
+    access: 'upload',
+    ok: 204,
+    on: 'upload',
+    headers: {
+      ...tus,
+      'X-HTTP-Method-Override': 'PATCH',
+      'Upload-Offset': '0',
+      'Content-Type': 'application/offset+octet-stream',
+    },
+  },
+  // The same route with an id: further addresses of that upload.
+  'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
+  'HEAD /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
+  'GET /admin/queues': { access: 'admin', ok: 200 },
+  'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },
+  'PUT /admin/queues/api/queues/processing/pause': { access: 'admin', ok: 200 },
+  'PUT /admin/queues/api/queues/processing/resume': { access: 'admin', ok: 200 },
+  'GET /': { access: 'public', ok: 200 },
+  'GET /nothing': { access: 'public', ok: 404 },
+  'GET /api/nothing': { access: 'public', ok: 404 },
+};
+
+let bucket: TestBucket;
+let processes: Processes;
+let callers: Callers;
+const shared = new Map<ObjectName, string>();
+
+/** A PNG of one pixel. */
+const PIXEL = Buffer.from(
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==',
+  'base64',
+);
+
+/** Makes one that belongs to the owner. */
+const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
+  file: (owner) => owner.upload(Buffer.from('a file')),
+  async image(owner) {
+    const id = await owner.upload(PIXEL, { filename: 'pixel.png' });
+    const { status } = await owner.settled(id);
+    expect(status).toBe('completed');
+    return id;
+  },
+  upload: async (owner) => (await owner.create(0x100)).slice('/uploads/'.length),
+  direct: async (owner) => (await (await send(owner, 'POST', '/api/uploads/presign', { size: 3 })).json()).id,
+  async sent(owner) {
+    const { id, parts } = await (await send(owner, 'POST', '/api/uploads/presign', { size: 3 })).json();
+    const answer = await fetch(parts[0].url, { method: 'PUT', body: 'abc' });
+    expect(answer.status).toBe(200);
+    return id;
+  },
+  session: async () => sessionOf(await openSession()),
+  key: async (owner) =>
+    (await (await send(owner, 'POST', '/api/keys', { name: 'a', scopes: ['read'] })).json()).id,
+  token: async (owner) => (await (await send(owner, 'POST', '/api/upload-tokens', {})).json()).id,
+  async user() {
+    const { rows } = await processes.database.query(`SELECT id FROM users WHERE role = 'user' LIMIT 1`);
+    return rows[0].id;
+  },
+  invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
+};
+
+/** A further session of the owner; returns its refresh token. */
+async function openSession(): Promise<string> {
+  const token = randomBytes(32).toString('base64url');
+  const id = uuidv7();
+  await processes.database.query(
+    `INSERT INTO sessions (id, user_id, expires_at) VALUES ($1, $2, now() + interval '1 day')`,
+    [id, callers.owner.id],
+  );
+  await processes.database.query('INSERT INTO refresh_tokens (token_hash, session_id) VALUES ($1, $2)', [
+    sha256(token),
+    id,
+  ]);
+  return token;
+}
+
+async function sessionOf(token: string): Promise<string> {
+  const { rows } = await processes.database.query(
+    'SELECT session_id FROM refresh_tokens WHERE token_hash = $1',
+    [sha256(token)],
+  );
+  return rows[0].session_id;
+}
+
+beforeAll(async () => {
+  bucket = await createBucket();
+  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV }, ['server', 'worker']);
+  callers = await makeCallers(processes);
+  const names = new Set([...Object.values(ROUTES), ...Object.values(OTHERS)].map(({ on }) => on));
+  for (const name of names) if (name) shared.set(name, await makeObject[name](callers.owner));
+});
+
+afterAll(async () => {
+  await processes?.close();
+  await bucket?.drop();
+});
+
+describe('the table', () => {
+  // Declaring looks at nothing: what a route needs it uses when it is called.
+  const declared = declareRoutes({} as AppDeps);
+
+  test('names each declared route once, with its access', () => {
+    const described = declared.map(({ method, path, access, link }) => [
+      `${method.toUpperCase()} ${path}`,
+      { access, ...(link ? { link } : {}) },
+    ]);
+    expect(new Set(described.map(([name]) => name)).size).toBe(described.length);
+    const expected = Object.entries(ROUTES).map(([name, { access, link }]) => [
+      name,
+      { access, ...(link ? { link } : {}) },
+    ]);
+    expect(Object.fromEntries(described)).toEqual(Object.fromEntries(expected));
+  });
+
+  test('leaves out no handler that the application has besides', () => {
+    const mounted = layersOf(buildApp(inertDeps()).router).map(describeLayer);
+    expect(mounted).toEqual(MOUNTED);
+    const [routes, board] = layersOf(buildApp(inertDeps()).router).filter(({ handle }) => handle?.stack);
+    const paths = new Set(declared.map(({ path }) => `route ${path}`));
+    for (const layer of layersOf(routes?.handle)) expect(paths).toContain(describeLayer(layer));
+    expect(layersOf(board?.handle).map(describeLayer)).toEqual([
+      'adminOnly at /admin/queues',
+      'app at /admin/queues',
+    ]);
+  });
+});
+
+/**
+ * All that buildApp() puts into the application, in its order. Whoever adds something that answers by itself puts
+ * what it answers into OTHERS; whoever adds what only looks at requests, here.
+ */
+const MOUNTED = [
+  // The log of requests, and CORS.
+  '<anonymous>',
+  '<anonymous> at /api and /uploads',
+  'route /uploads{/*path}',
+  'preflight at /api',
+  'refuse at /api',
+  'global at /api',
+  'jsonParser at /api',
+  // The declared routes, and the board.
+  'router',
+  'router',
+  // The page.
+  'findOrigin',
+  'serveStatic',
+  'notFound',
+  // What errors become.
+  '<anonymous>',
+];
+
+interface Layer {
+  name: string;
+  slash: boolean;
+  route?: { path: string };
+  handle?: { stack?: Layer[] };
+  match(path: string): boolean;
+}
+
+const layersOf = (router: unknown) => (router as { stack: Layer[] }).stack;
+
+function describeLayer(layer: Layer): string {
+  if (layer.route) return `route ${layer.route.path}`;
+  if (layer.slash) return layer.name;
+  const at = ['/api', '/uploads', '/admin/queues', '/health', '/metrics'].filter((path) => layer.match(path));
+  return `${layer.name} at ${at.join(' and ')}`;
+}
+
+/** Enough to put the application together, and for nothing else. */
+function inertDeps(): AppDeps {
+  const pass = () => {};
+  return {
+    corsOrigins: '*',
+    pageDir: 'web',
+    limits: { global: function global() {}, bucket: () => pass },
+    drain: { refuse: function refuse() {}, track: (work: unknown) => work },
+    queue: { bull: { name: 'processing', metaValues: { version: 'bullmq' } } },
+  } as unknown as AppDeps;
+}
+
+function addressOf(name: string, id: string): { method: string; path: string } {
+  const [method = '', path = ''] = name.replace('?', '').split(' ');
+  return { method, path: path.replace(':id', id).replace(':size', 'small') };
+}
+
+async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: string, query = '') {
+  const { method, path } = addressOf(name, id);
+  const token = typeof caller.token === 'function' ? await caller.token() : caller.token;
+  const body = row.body && JSON.stringify(await row.body(id));
+  return fetch(`${processes.url}${path}${query}`, {
+    method,
+    headers: {
+      ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
+      ...(body ? { 'Content-Type': 'application/json' } : {}),
+      ...row.headers,
+    },
+    ...(body ? { body } : {}),
+  });
+}
+
+const CHECKED: Row['access'][] = ['account', 'manage', 'admin'];
+
+/** The rules, once more and in other words than in can(). */
+function expected(row: Row, { may, owns, outdated }: Caller): number {
+  const { access, on, ok } = row;
+  if (access === 'public') return ok;
+  if (!may) return 401;
+  if (outdated && (CHECKED.includes(access) || row.asks || (row.begins && !outdated.begins))) return 401;
+  if (!may.includes(access)) return 403;
+  return on && access !== 'admin' && !owns ? 404 : ok;
+}
+
+/** What must not differ between two answers; what may is left out. */
+async function comparable(answer: Response) {
+  const varying = /^(date|x-request-id|ratelimit.*|x-ratelimit.*|keep-alive)$/;
+  const headers = [...answer.headers].filter(([name]) => !varying.test(name));
+  return { status: answer.status, headers, body: await answer.text() };
+}
+
+const KINDS: Record<number, string> = { 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found' };
+
+async function expectRefusal(name: string, answer: Response, status: number): Promise<void> {
+  if (status === 401) expect(answer.headers.get('WWW-Authenticate')).toBe('Bearer');
+  const text = await answer.text();
+  if (name.startsWith('HEAD')) return;
+  // A tus request that was let in is answered in plain text.
+  const isByTus = name.includes(' /uploads') && /^text\/plain/.test(answer.headers.get('Content-Type') ?? '');
+  if (!isByTus) expect(JSON.parse(text)).toMatchObject({ status, code: KINDS[status] });
+}
+
+describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (name, row) => {
+  const objectId = () => (row.on ? (shared.get(row.on) ?? '') : '');
+
+  test('opens for those who may, and for nobody else', async () => {
+    const may = callers.all.filter((caller) => expected(row, caller) === row.ok);
+    const mayNot = callers.all.filter((caller) => !may.includes(caller));
+    const answers = await Promise.all(
+      mayNot.map(async (caller) => {
+        const answer = await knock(name, row, caller, objectId());
+        return [caller, answer] as const;
+      }),
+    );
+    for (const [caller, answer] of answers) {
+      expect([caller.name, answer.status]).toEqual([caller.name, expected(row, caller)]);
+      await expectRefusal(name, answer, answer.status);
+    }
+    // Whatever those have tried, it is still there.
+    let id = objectId();
+    for (const caller of may) {
+      const answer = await knock(name, row, caller, id);
+      expect([caller.name, answer.status]).toEqual([caller.name, row.ok]);
+      await answer.arrayBuffer();
+      if (row.on && row.changes) id = await makeObject[row.on](callers.owner);
+    }
+    if (row.on && row.changes) shared.set(row.on, id);
+  });
+
+  if (row.on && row.access !== 'public') {
+    test('answers about what is somebody else’s as about what does not exist', async () => {
+      const foreign = callers.all.filter((caller) => expected(row, caller) === 404);
+      if (row.access !== 'admin') expect(foreign.length).toBeGreaterThan(3);
+      for (const caller of foreign) {
+        const theirs = await comparable(await knock(name, row, caller, objectId()));
+        const none = await comparable(await knock(name, row, caller, uuidv7()));
+        expect({ ...theirs, caller: caller.name }).toEqual({ ...none, caller: caller.name, status: 404 });
+      }
+      const owner = { token: row.access === 'admin' ? callers.admin.token : callers.owner.token };
+      expect((await knock(name, row, owner, uuidv7())).status).toBe(404);
+    });
+  }
+
+  if (/^(GET|HEAD) /.test(name)) {
+    test('opens by a signed link only where it is meant to, and by a link for another path nowhere', async () => {
+      const { path } = addressOf(name, objectId());
+      const query = (signed: string) => `?${signLink(signed, linkKey).split('?')[1]}`;
+      const status = async (signed: string) =>
+        (await knock(name, row, { token: undefined }, objectId(), query(signed))).status;
+      const open = row.access === 'public' || row.link === true;
+      expect(await status(path)).toBe(open ? row.ok : 401);
+      expect(await status(`${path}/`)).toBe(row.access === 'public' ? row.ok : 401);
+    });
+  }
+});

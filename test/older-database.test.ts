@@ -1,0 +1,86 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { migrate } from '../core/database/migrate.js';
+import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
+import { S31763650000000 } from '../migrations/1763650000000-s3.js';
+import { hashPassword } from '../server/auth/passwords.js';
+import { PASSWORD, useAccount } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { logIn, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
+
+/*
+ * A database as it was before there were rotated sessions and quotas, brought up to date by the server's start.
+ */
+
+const older = `test_older_${randomBytes(6).toString('hex')}`;
+const token = randomBytes(32).toString('base64url');
+const userId = uuidv7();
+const email = 'early@example.org';
+
+let admin: pg.Client;
+let url: string;
+let processes: Processes;
+
+beforeAll(async () => {
+  admin = new pg.Client({ connectionString: process.env.TEST_DATABASE_URL });
+  await admin.connect();
+  await admin.query(`CREATE DATABASE ${older}`);
+  const address = new URL(process.env.TEST_DATABASE_URL ?? '');
+  address.pathname = older;
+  url = address.href;
+
+  const database = new DataSource({
+    type: 'postgres',
+    url,
+    migrations: [Initial1763640000000, S31763650000000],
+  });
+  await database.initialize();
+  await database.runMigrations();
+  await database.query(`INSERT INTO users (id, email, password_hash, role) VALUES ($1, $2, $3, 'admin')`, [
+    userId,
+    email,
+    await hashPassword(PASSWORD),
+  ]);
+  await database.query(
+    `INSERT INTO sessions (id, user_id, token_hash, expires_at)
+     VALUES ($1, $2, $3, now() + interval '1 day'), ($4, $2, $5, now() - interval '1 day')`,
+    [uuidv7(), userId, sha256(token), uuidv7(), sha256('expired')],
+  );
+  await database.query(
+    `INSERT INTO events (type, subject_id, owner_id, data, seq) VALUES ('upload.created', $1, $1, '{}', 1)`,
+    [userId],
+  );
+  await database.destroy();
+  await migrate(url);
+  processes = await startProcesses({}, ['server'], async () => url);
+});
+
+afterAll(async () => {
+  await processes?.close();
+  await admin?.query(`DROP DATABASE IF EXISTS ${older} WITH (FORCE)`);
+  await admin?.end();
+});
+
+test('sessions that were open go on, and rotate from then on', async () => {
+  const first = await refreshed(processes.url, token);
+  expect(first.user).toEqual({ id: userId, email, role: 'admin' });
+  expect(first.refreshToken).not.toBe(token);
+  // Within the grace, as ever.
+  expect((await refreshed(processes.url, token)).refreshToken).toBe(first.refreshToken);
+  const as = useAccount(first.user, first.accessToken, () => processes.url);
+  expect((await as.get('/api/me/sessions')).items).toEqual([
+    expect.objectContaining({ current: true, address: expect.any(String) }),
+  ]);
+  expect((await as.fetch('/api/admin/users')).status).toBe(200);
+  expect((await refresh(processes.url, first.refreshToken)).status).toBe(200);
+});
+
+test('one that had expired has', async () => {
+  expect(await problemOf(await refresh(processes.url, 'expired'))).toEqual([401, 'unauthenticated']);
+});
+
+test('passwords are still good, and the first account is still the first', async () => {
+  expect((await logIn(processes.url, email)).user.role).toBe('admin');
+});

@@ -1,0 +1,145 @@
+import { PASSWORD, registerUser, type TestUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { eventsOf, newAddress, postAuth, problemOf, send } from './sign-in.js';
+
+/*
+ * Who may make an account: REGISTRATION=invite and closed. What is open to everybody is in accounts.test.ts.
+ */
+
+const CLOSED = [403, 'registration_closed'];
+
+let invite: Processes;
+let admin: TestUser;
+
+beforeAll(async () => {
+  invite = await startProcesses({ REGISTRATION: 'invite' }, ['server', 'server-2']);
+});
+
+afterAll(() => invite?.close());
+
+function register(email: string, invitation?: string, part: 'server' | 'server-2' = 'server') {
+  const body = { email, password: PASSWORD, ...(invitation === undefined ? {} : { invitation }) };
+  return postAuth(invite.urlOf(part), 'register', body);
+}
+
+interface InvitationJson {
+  id: string;
+  email: string | null;
+  expiresAt: string;
+  token: string;
+}
+
+async function createInvitation(body: object = {}): Promise<InvitationJson> {
+  const answer = await send(admin, 'POST', '/api/admin/invitations', body);
+  expect(answer.status).toBe(201);
+  expect(answer.headers.get('Cache-Control')).toBe('no-store');
+  return answer.json();
+}
+
+const offered = async (url: string) => (await (await fetch(`${url}/api/auth`)).json()).registration;
+
+test('the first account needs no invitation and is the admin’s; the next one does', async () => {
+  expect(await offered(invite.url)).toBe('open');
+  admin = await registerUser(() => invite.url);
+  expect(admin.role).toBe('admin');
+  expect(await offered(invite.url)).toBe('invite');
+  expect(await problemOf(await register(newAddress()))).toEqual(CLOSED);
+  expect(await problemOf(await register(newAddress(), ''))).toEqual(CLOSED);
+  expect(await problemOf(await register(newAddress(), 'x'.repeat(43)))).toEqual(CLOSED);
+});
+
+test('an invitation makes one account, also when twenty come with it at once to two servers', async () => {
+  const { id, token } = await createInvitation();
+  const answers = await Promise.all(
+    Array.from({ length: 20 }, (_, n) => register(newAddress(), token, n % 2 ? 'server' : 'server-2')),
+  );
+  const made = answers.filter(({ status }) => status === 201);
+  expect(made).toHaveLength(1);
+  const refused = answers.filter((answer) => !made.includes(answer));
+  for (const answer of refused) expect(await problemOf(answer)).toEqual(CLOSED);
+  const { user } = await (made[0] as Response).json();
+  expect(user.role).toBe('user');
+  const { rows } = await invite.database.query('SELECT used_by FROM invitations WHERE id = $1', [id]);
+  expect(rows).toEqual([{ used_by: user.id }]);
+  const { rows: counted } = await invite.database.query('SELECT count(*)::integer AS n FROM users');
+  expect(counted).toEqual([{ n: 2 }]);
+});
+
+test('one for an address is good for that address only, however it is written', async () => {
+  const email = newAddress();
+  const { token, email: bound } = await createInvitation({ email: email.toUpperCase() });
+  expect(bound).toBe(email);
+  expect(await problemOf(await register(newAddress(), token))).toEqual(CLOSED);
+  expect((await register(email.toUpperCase(), token)).status).toBe(201);
+});
+
+test('one that has expired, or was taken back, is good for nothing', async () => {
+  const expired = await createInvitation({ expiresInHours: 1 });
+  await invite.database.query(`UPDATE invitations SET expires_at = now() WHERE id = $1`, [expired.id]);
+  const revoked = await createInvitation();
+  const left = await createInvitation();
+  const revoke = () => admin.fetch(`/api/admin/invitations/${revoked.id}`, { method: 'DELETE' });
+  expect((await revoke()).status).toBe(204);
+  expect(await problemOf(await revoke())).toEqual([404, 'not_found']);
+  for (const { token } of [expired, revoked]) {
+    expect(await problemOf(await register(newAddress(), token))).toEqual(CLOSED);
+  }
+  const { items } = await admin.get('/api/admin/invitations');
+  expect(items.map(({ id }: InvitationJson) => id)).toEqual([left.id]);
+  expect(JSON.stringify(items)).not.toContain(left.token);
+  expect(await eventsOf(invite.database, revoked.id)).toEqual(['invitation.created', 'invitation.revoked']);
+});
+
+test('its token is kept nowhere', async () => {
+  const { id, token } = await createInvitation();
+  const { rows } = await invite.database.query(
+    `SELECT t::text AS row FROM invitations t UNION ALL SELECT e::text FROM events e`,
+  );
+  const all = rows.map(({ row }) => row).join('\n');
+  expect(all).toContain(id);
+  expect(all).not.toContain(token);
+  expect(all).not.toContain(Buffer.from(token).toString('hex'));
+});
+
+test('who has no invitation cannot find out who has an account', async () => {
+  const known = await register(admin.email, 'x'.repeat(43));
+  const unknown = await register(newAddress(), 'x'.repeat(43));
+  expect(await known.json()).toEqual(await unknown.json());
+  expect([known.status, unknown.status]).toEqual([403, 403]);
+  // And an invitation is not spent by an address that is taken.
+  const { token } = await createInvitation();
+  expect(await problemOf(await register(admin.email, token))).toEqual([409, 'email_taken']);
+  expect((await register(newAddress(), token)).status).toBe(201);
+});
+
+test('what was refused is in the log, without the address', async () => {
+  const email = newAddress();
+  await register(email, 'x'.repeat(43));
+  const { rows } = await invite.database.query(
+    `SELECT data, e::text AS row FROM events e WHERE type = 'access' AND data ->> 'code' = 'registration_closed'`,
+  );
+  expect(rows.length).toBeGreaterThan(0);
+  expect(rows.at(-1).data).toEqual({ action: 'register', code: 'registration_closed', method: 'POST' });
+  expect(rows.map(({ row }) => row).join()).not.toContain(email);
+});
+
+test('closed means closed after the first account, also when ten come at once', async () => {
+  const closed = await startProcesses({ REGISTRATION: 'closed' }, ['server']);
+  try {
+    expect(await offered(closed.url)).toBe('open');
+    const attempt = () => postAuth(closed.url, 'register', { email: newAddress(), password: PASSWORD });
+    const answers = await Promise.all(Array.from({ length: 10 }, attempt));
+    const made = answers.filter(({ status }) => status === 201);
+    expect(made).toHaveLength(1);
+    for (const answer of answers) {
+      if (answer.status !== 201) expect(await problemOf(answer)).toEqual(CLOSED);
+    }
+    const { user } = await (made[0] as Response).json();
+    expect(user.role).toBe('admin');
+    expect(await offered(closed.url)).toBe('closed');
+    const taken = await postAuth(closed.url, 'register', { email: user.email, password: PASSWORD });
+    expect(await problemOf(taken)).toEqual(CLOSED);
+  } finally {
+    await closed.close();
+  }
+});

@@ -1,0 +1,259 @@
+import { randomBytes } from 'node:crypto';
+import { registerUser, type TestUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { eventsOf, newSession, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
+import { until } from './until.js';
+
+/*
+ * Refresh tokens: rotation, and what becomes of a session when one comes a second time. Two servers share the database.
+ */
+
+const ENDED = [401, 'unauthenticated'];
+
+let processes: Processes;
+let user: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({}, ['server', 'server-2']);
+  user = await registerUser(() => processes.url);
+});
+
+afterAll(() => processes?.close());
+
+const signIn = () => newSession(() => processes.url, user.email);
+const here = (token: string) => refresh(processes.url, token);
+const there = (token: string) => refresh(processes.urlOf('server-2'), token);
+const next = async (token: string) => (await refreshed(processes.url, token)).refreshToken;
+
+/** As if the token had been replaced longer ago than it is good for. */
+async function endGrace(token: string): Promise<void> {
+  const { rowCount } = await processes.database.query(
+    `UPDATE refresh_tokens SET replaced_at = replaced_at - interval '10 seconds' WHERE token_hash = $1
+       AND replaced_at IS NOT NULL`,
+    [sha256(token)],
+  );
+  expect(rowCount).toBe(1);
+}
+
+/** How often the log says that a token was used a second time in this session. */
+async function reuses(token: { sessionId: string }): Promise<number> {
+  const { rows } = await processes.database.query(
+    `SELECT FROM events WHERE type = 'auth.token_reused' AND result = 'refused' AND subject_id = $1
+       AND actor ->> 'sessionId' = $2`,
+    [user.id, token.sessionId],
+  );
+  return rows.length;
+}
+
+async function sessionOf(token: string): Promise<string> {
+  const { rows } = await processes.database.query(
+    'SELECT session_id FROM refresh_tokens WHERE token_hash = $1',
+    [sha256(token)],
+  );
+  return rows[0].session_id;
+}
+
+test('each refresh gives another token, with which it goes on, and moves the end of the session', async () => {
+  const { refreshToken: first, accessToken } = await signIn();
+  const sessionId = await sessionOf(first);
+  await processes.database.query(
+    `UPDATE sessions SET expires_at = now() + interval '1 hour', last_used_at = now() - interval '1 day'
+     WHERE id = $1`,
+    [sessionId],
+  );
+  const second = await refreshed(processes.url, first);
+  const third = await refreshed(processes.urlOf('server-2'), second.refreshToken);
+  expect(new Set([first, second.refreshToken, third.refreshToken]).size).toBe(3);
+  const sid = (token: string) =>
+    JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString()).sid;
+  expect([accessToken, second.accessToken, third.accessToken].map(sid)).toEqual(Array(3).fill(sessionId));
+  const { rows } = await processes.database.query(
+    `SELECT expires_at > now() + interval '29 days' AS later, last_used_at > now() - interval '1 minute' AS used
+     FROM sessions WHERE id = $1`,
+    [sessionId],
+  );
+  expect(rows).toEqual([{ later: true, used: true }]);
+});
+
+test('no table holds a refresh token', async () => {
+  const { refreshToken } = await signIn();
+  const tokens = [refreshToken, await next(refreshToken)];
+  const { rows: tables } = await processes.database.query(
+    `SELECT quote_ident(table_schema) || '.' || quote_ident(table_name) AS name FROM information_schema.tables
+     WHERE table_schema NOT IN ('pg_catalog', 'information_schema') AND table_type = 'BASE TABLE'`,
+  );
+  expect(tables.map(({ name }) => name)).toContain('public.refresh_tokens');
+  for (const { name } of tables) {
+    const { rows } = await processes.database.query(`SELECT t::text AS row FROM ${name} AS t`);
+    const all = rows.map(({ row }) => row).join('\n');
+    for (const token of tokens) {
+      expect(all).not.toContain(token);
+      expect(all).not.toContain(Buffer.from(token).toString('hex'));
+      expect(all).not.toContain(Buffer.from(token, 'base64url').toString('hex'));
+    }
+  }
+});
+
+describe('within its grace a token that was replaced', () => {
+  test('gives all of ten parallel refreshes on two servers the same successor, and the session lives', async () => {
+    const { refreshToken } = await signIn();
+    const answers = await Promise.all(
+      Array.from({ length: 10 }, (_, n) => (n % 2 ? here(refreshToken) : there(refreshToken))),
+    );
+    expect(answers.map(({ status }) => status)).toEqual(Array(10).fill(200));
+    const tokens = new Set(await Promise.all(answers.map(async (a) => (await a.json()).refreshToken)));
+    expect(tokens.size).toBe(1);
+    const [successor = ''] = tokens;
+    expect((await there(successor)).status).toBe(200);
+  });
+
+  test('gives the newest token, also when its successor was replaced meanwhile', async () => {
+    const { refreshToken: first } = await signIn();
+    const second = await next(first);
+    const third = await next(second);
+    expect(await next(first)).toBe(third);
+    expect(await next(second)).toBe(third);
+    expect((await here(third)).status).toBe(200);
+  });
+
+  test('is good for ten seconds and no longer', async () => {
+    const { refreshToken } = await signIn();
+    const successor = await next(refreshToken);
+    const age = (seconds: number) =>
+      processes.database.query(
+        `UPDATE refresh_tokens SET replaced_at = now() - $2 * interval '1 second' WHERE token_hash = $1`,
+        [sha256(refreshToken), seconds],
+      );
+    await age(5);
+    expect(await next(refreshToken)).toBe(successor);
+    await age(10);
+    expect(await problemOf(await here(refreshToken))).toEqual(ENDED);
+  });
+});
+
+describe('a token that comes again after its grace ends the session', () => {
+  test('with its newest token, and an event says so, once', async () => {
+    const { refreshToken: first, as } = await signIn();
+    const sessionId = await sessionOf(first);
+    const other = await signIn();
+    const second = await next(first);
+    const third = await next(second);
+    await endGrace(first);
+    expect(await problemOf(await here(first))).toEqual(ENDED);
+    for (const token of [third, second, first]) expect(await problemOf(await there(token))).toEqual(ENDED);
+    expect(await reuses({ sessionId })).toBe(1);
+    // What it may still do is read, for its minutes; the other sign-in has nothing to do with it.
+    expect(await problemOf(await as.fetch('/api/me/sessions'))).toEqual(ENDED);
+    expect((await here(other.refreshToken)).status).toBe(200);
+  });
+
+  test('when the thief comes first', async () => {
+    const { refreshToken: stolen } = await signIn();
+    const sessionId = await sessionOf(stolen);
+    const ofThief = await next(stolen);
+    await endGrace(stolen);
+    expect(await problemOf(await here(stolen))).toEqual(ENDED);
+    expect(await problemOf(await here(ofThief))).toEqual(ENDED);
+    expect(await reuses({ sessionId })).toBe(1);
+  });
+
+  test('when the victim comes first', async () => {
+    const { refreshToken: stolen } = await signIn();
+    const ofVictim = await next(await next(stolen));
+    await endGrace(stolen);
+    expect(await problemOf(await there(stolen))).toEqual(ENDED);
+    expect(await problemOf(await here(ofVictim))).toEqual(ENDED);
+  });
+
+  test('when thief and victim come at the same moment, to two servers', async () => {
+    for (let round = 0; round < 15; round++) {
+      const { refreshToken: stolen } = await signIn();
+      const sessionId = await sessionOf(stolen);
+      const newest = await next(stolen);
+      await endGrace(stolen);
+      const [thief, victim] = await Promise.all([here(stolen), there(newest)]);
+      expect(await problemOf(thief)).toEqual(ENDED);
+      expect([200, 401]).toContain(victim.status);
+      const got = victim.ok ? (await victim.json()).refreshToken : newest;
+      expect(await problemOf(await here(got))).toEqual(ENDED);
+      expect(await reuses({ sessionId })).toBe(1);
+    }
+  });
+});
+
+test('refreshing while all sessions of the account are ended is an ordinary answer', async () => {
+  for (let round = 0; round < 5; round++) {
+    const [{ as }, ...others] = await Promise.all([signIn(), signIn(), signIn(), signIn()]);
+    const answers = await Promise.all([
+      ...others.map(({ refreshToken }) => there(refreshToken)),
+      as.fetch('/api/me/sessions', { method: 'DELETE' }),
+    ]);
+    expect(answers.pop()?.status).toBe(204);
+    for (const { status } of answers) expect([200, 401]).toContain(status);
+  }
+});
+
+describe('a server that is killed', () => {
+  afterEach(() => processes.start('server'));
+
+  test('before the exchange is committed leaves the old token good', async () => {
+    const { refreshToken } = await signIn();
+    const blocker = await processes.database.connect();
+    await blocker.query('BEGIN');
+    await blocker.query('SELECT FROM sessions WHERE id = $1 FOR UPDATE', [await sessionOf(refreshToken)]);
+    const lost = here(refreshToken).then(
+      () => 'answered',
+      () => 'lost',
+    );
+    await until('the refresh to wait for the session', async () => {
+      const { rows } = await processes.database.query(
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+      );
+      return rows.length > 0;
+    });
+    await processes.kill('server');
+    expect(await lost).toBe('lost');
+    await blocker.query('COMMIT');
+    expect((await there(refreshToken)).status).toBe(200);
+  });
+
+  test('after it, before the answer arrived, leaves the old token good for its grace, and the new one', async () => {
+    const { refreshToken } = await signIn();
+    const unheard = await next(refreshToken);
+    await processes.kill('server');
+    // Not kept anywhere: another server makes the same one.
+    const { refreshToken: again } = await refreshed(processes.urlOf('server-2'), refreshToken);
+    expect(again).toBe(unheard);
+    expect((await there(again)).status).toBe(200);
+  });
+});
+
+test('another JWT_SECRET ends access tokens at once, and sessions go on', async () => {
+  const { refreshToken, as } = await signIn();
+  const replaced = await signIn();
+  const successor = await next(replaced.refreshToken);
+  const renewed = await startProcesses(
+    { JWT_SECRET: randomBytes(32).toString('hex') },
+    ['server'],
+    async () => processes.database.url,
+  );
+  try {
+    expect(await problemOf(await as.at(() => renewed.url).fetch('/api/me'))).toEqual(ENDED);
+    const { accessToken } = await refreshed(renewed.url, refreshToken);
+    const me = await fetch(`${renewed.url}/api/me`, { headers: { Authorization: `Bearer ${accessToken}` } });
+    expect((await me.json()).id).toBe(user.id);
+    // Its successor cannot be made again with the new secret; whoever has it goes on.
+    expect(await problemOf(await refresh(renewed.url, replaced.refreshToken))).toEqual(ENDED);
+    expect((await refresh(renewed.url, successor)).status).toBe(200);
+  } finally {
+    await renewed.close();
+  }
+});
+
+test('tokens that belong to no session are refused, whatever they look like', async () => {
+  const unknown = randomBytes(32).toString('base64url');
+  for (const token of [unknown, user.token, 'x', `${unknown}\0`, '😀'.repeat(100), "' OR 1=1 --"]) {
+    expect(await problemOf(await here(token))).toEqual(ENDED);
+  }
+  expect(await eventsOf(processes.database, user.id)).not.toContain('auth.token_reused');
+});
