@@ -12,7 +12,8 @@ import { type Actor, Event } from './database/entities/event.js';
  * committed rows afterwards, one sequencer at a time, without gaps. Cursors go by `seq` only.
  *
  * With its number a row gets a hash over itself and the hash before it, so that a row that was changed or removed later
- * shows. `event_head` holds the last number and hash; so the end of the log cannot be cut off unseen either.
+ * shows. `event_head` holds the last number and hash; so the end of the log cannot be cut off unseen either. audit.ts
+ * checks all that.
  */
 
 export interface NewEvent {
@@ -54,6 +55,7 @@ export type EventType =
   | 'invitation.created'
   | 'invitation.revoked'
   | 'user.changed'
+  | 'queue.changed'
   | 'audit.exported'
   /** A request that was turned away; `data` says what it wanted and why not. */
   | 'access';
@@ -105,11 +107,33 @@ export interface HashedRow {
 export const HASHED_COLUMNS = `id::text, type, subject_id::text, owner_id::text, data::text, actor::text, result,
   (extract(epoch FROM created_at) * 1000000)::bigint::text AS created_at`;
 
+/** The hash before the first event's. */
+export const FIRST_HASH = createHash('sha256').update('landfall').digest();
+
 /** SHA-256 over the hash before and the row. */
 export function hashEvent(before: Buffer, seq: number, row: HashedRow): Buffer {
-  const { type, subject_id, owner_id, data, actor, result, created_at } = row;
-  const text = JSON.stringify([seq, type, subject_id, owner_id, data, actor, result, created_at]);
+  const { id, type, subject_id, owner_id, data, actor, result, created_at } = row;
+  const text = JSON.stringify([seq, id, type, subject_id, owner_id, data, actor, result, created_at]);
   return createHash('sha256').update(before).update(text).digest();
+}
+
+/** Where the log ends: the last number and its hash. */
+export interface EventHead {
+  /** 0: there are no events. */
+  seq: number;
+  hash: Buffer;
+}
+
+/** The head as it is now. @throws when there is none, which only tampering can bring about */
+export async function readHead(database: DataSource): Promise<EventHead> {
+  const [head]: { seq: string; hash: Buffer }[] = await database.query('SELECT seq, hash FROM event_head');
+  if (!head) throw new Error('event_head is empty');
+  return { seq: Number(head.seq), hash: head.hash };
+}
+
+/** `<seq>:<hash in hexadecimal>`, for people to note. */
+export function formatHead({ seq, hash }: EventHead): string {
+  return `${seq}:${hash.toString('hex')}`;
 }
 
 /** Gives `seq` and hash to committed events that have none yet. Returns how many there were. */

@@ -10,11 +10,11 @@ export function announceReady(url?: string): void {
   process.send?.({ type: 'ready', ...(url ? { url } : {}) });
 }
 
-/** Ends a process that could not start, with one line that says why. */
-export function failStart(error: unknown): never {
+/** Ends a process that could not start, or a command that failed, with one line that says why. */
+export function failStart(error: unknown, exitCode = 1): never {
   const message = error instanceof Error ? error.message : String(error);
   console.error(`landfall: ${message.replaceAll(/\s*\n\s*/g, ' ')}`);
-  process.exit(1);
+  process.exit(exitCode);
 }
 
 /**

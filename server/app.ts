@@ -9,6 +9,7 @@ import type { Drain } from './drain.js';
 import type { Bucket, Limits } from './limits.js';
 import { lockedIfAway, notFound, problemHandler } from './problem.js';
 import { cors, preflight, requestLog } from './requests.js';
+import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
@@ -97,7 +98,7 @@ export function buildApp(deps: AppDeps): Express {
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);
-  app.use(createBoard(deps.queue, authenticate));
+  app.use(createBoard(deps, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));
@@ -116,6 +117,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
+    ...auditRoutes(deps),
     ...healthRoutes(deps),
   ];
 }

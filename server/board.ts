@@ -2,10 +2,13 @@ import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import { parse as parseCookies } from 'cookie';
-import { type RequestHandler, Router } from 'express';
+import { type Request, type RequestHandler, Router } from 'express';
+import type { DataSource } from 'typeorm';
 import { AppError } from '../core/errors.js';
+import { appendEvents } from '../core/events.js';
 import type { ProcessingQueue } from '../core/queue.js';
 import type { Authenticate } from './auth/authenticate.js';
+import { actorOf } from './auth/principal.js';
 
 export const BOARD_PATH = '/admin/queues';
 
@@ -14,6 +17,9 @@ export const BOARD_COOKIE = 'landfall_board';
 
 const BOARD_CSP = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:";
 
+/** Of the path of a change, in the event log: queue, job and what is to be done, and more if somebody makes it up. */
+const MAX_PATH = 200;
+
 /** How long the board may take to answer. */
 const ANSWER_MS = 5_000;
 
@@ -21,8 +27,13 @@ function queueAway(): AppError {
   return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
 }
 
-/** Bull Board, for admins only. */
-export function createBoard(queue: ProcessingQueue, authenticate: Authenticate): Router {
+interface BoardDeps {
+  database: DataSource;
+  queue: ProcessingQueue;
+}
+
+/** Bull Board, for admins only. What they do with it is in the event log. */
+export function createBoard({ database, queue }: BoardDeps, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -37,6 +48,7 @@ export function createBoard(queue: ProcessingQueue, authenticate: Authenticate):
     await authenticate(req, 'admin', { boardCookie: parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE] });
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
+    if (!['GET', 'HEAD'].includes(req.method)) await noteChange(database, req);
     const timer = setTimeout(() => {
       if (!res.headersSent) next(queueAway());
     }, ANSWER_MS);
@@ -44,4 +56,12 @@ export function createBoard(queue: ProcessingQueue, authenticate: Authenticate):
     next();
   };
   return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());
+}
+
+/** Before the board does it: how that went is the board's affair. */
+async function noteChange(database: DataSource, req: Request): Promise<void> {
+  const data = { method: req.method, path: req.path.slice(0, MAX_PATH) };
+  await appendEvents(database.manager, [
+    { type: 'queue.changed', subjectId: null, ownerId: null, data, actor: actorOf(req) },
+  ]);
 }

@@ -12,9 +12,9 @@ import { type Config, ConfigError, loadConfig, readEnvironment } from '../core/c
 import { ensureDataFolder, keepSecret } from '../core/data-folder.js';
 import { connectOnce } from '../core/database/connect.js';
 import { hasCode } from '../core/errors.js';
+import { lockFolder } from '../core/folder-lock.js';
 import { createLogger } from '../core/log.js';
 import { keepRunning } from './child.js';
-import { lockFolder } from './folder-lock.js';
 import { keepPostgres } from './postgres.js';
 
 /** All is over within 10 s of the signal: after this, what has not ended is killed. */

@@ -369,6 +369,13 @@ describe('what is not finished', () => {
     await expectProblem(await presign({ id }, stranger), 404, 'not_found');
     await expectProblem(await complete(id, stranger), 404, 'not_found');
     expect((await stranger.tus('DELETE', `/uploads/${id}`)).status).toBe(404);
+    await until('all three attempts to be in the event log', async () => {
+      const { rowCount } = await processes.database.query(
+        `SELECT FROM events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'userId' = $2`,
+        [id, stranger.id],
+      );
+      return rowCount === 3;
+    });
     expect((await fetch(`${processes.url}/api/uploads/presign`, { method: 'POST' })).status).toBe(401);
   });
 

@@ -302,21 +302,21 @@ test('a key that the provider adds is fetched, and one that it takes away is not
     // Every time is long after the time before.
     const verify = createVerifyExternal(provider, database, { freshMs: 0, trustedMs: 0 });
     const old = await theirs.sign('rsa', somebody());
-    const { userId } = await verify(old);
-    expect((await verify(old)).userId).toBe(userId);
+    const { userId } = await verify(old, {});
+    expect((await verify(old, {})).userId).toBe(userId);
     await theirs.addKey('later', 'ES256');
-    expect((await verify(await theirs.sign('later', somebody()))).role).toBe('user');
+    expect((await verify(await theirs.sign('later', somebody()), {})).role).toBe('user');
     theirs.removeKey('rsa');
-    await expect(verify(old)).rejects.toMatchObject({ code: 'unauthenticated' });
+    await expect(verify(old, {})).rejects.toMatchObject({ code: 'unauthenticated' });
 
     // And between those times the provider is left alone, but for one question about a key that is new.
     const patient = createVerifyExternal(provider, database, { freshMs: 0, trustedMs: 600_000 });
     const token = await theirs.sign('ec', somebody());
     const before = theirs.asked;
-    for (let n = 0; n < 5; n++) await patient(token);
+    for (let n = 0; n < 5; n++) await patient(token, {});
     expect(theirs.asked - before).toBe(1);
     await theirs.addKey('latest', 'RS256');
-    await patient(await theirs.sign('latest', somebody()));
+    await patient(await theirs.sign('latest', somebody()), {});
     expect(theirs.asked - before).toBe(2);
   } finally {
     await database.destroy();

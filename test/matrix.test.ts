@@ -111,6 +111,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/invitations': { access: 'admin', ok: 200 },
   'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
+  'GET /api/admin/audit': { access: 'admin', ok: 200 },
+  'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
 };

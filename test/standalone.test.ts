@@ -6,7 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
-import { lockFolder } from '../server/folder-lock.js';
+import { lockFolder } from '../core/folder-lock.js';
 import { until } from './until.js';
 
 const SCRIPT = resolve('dist/server/standalone.js');

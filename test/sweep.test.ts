@@ -14,6 +14,7 @@ import { createDatabase } from './database.js';
 import { makeJpeg } from './fixtures.js';
 import { type Processes, startProcesses } from './processes.js';
 import { createBucket, type TestBucket } from './s3.js';
+import { startSystem } from './system.js';
 
 const MIB = 1024 ** 2;
 
@@ -187,10 +188,26 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
 });
 
 describe('the command', () => {
+  it('finds the database and the files of npm start', async () => {
+    const system = await startSystem();
+    try {
+      const user = await registerUser(() => system.url);
+      await user.settled(await user.upload(randomBytes(10)));
+      const env = { PATH: process.env.PATH ?? '', DATA_DIR: system.dataDir };
+      const { code, stderr } = await run(env, ['--older-than-hours', '0'], '/');
+      expect({ code, stderr }).toEqual({
+        code: 0,
+        stderr: expect.stringMatching(/^1 objects listed, 0 orphans/),
+      });
+    } finally {
+      await system.stop();
+    }
+  });
+
   it.each([
     [['--older-than-hours', 'soon'], 'must be a number'],
     [['--remove'], '--remove'],
-    [[], 'needs DATABASE_URL'],
+    [[], 'there is no database in this folder'],
   ])('says what is wrong with %j', async (args, message) => {
     const { code, stderr } = await run({}, args, '/');
     expect(code).toBe(1);

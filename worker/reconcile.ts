@@ -1,6 +1,6 @@
 import { deleteUnreferencedBlobs } from '../core/blobs.js';
 import { AppError } from '../core/errors.js';
-import { sequenceEvents } from '../core/events.js';
+import { formatHead, readHead, sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
 import { listTrashBeyondQuota } from '../core/quota.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
@@ -10,6 +10,8 @@ import { completeUpload, terminateUpload } from '../core/uploads/ledger.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;
+
+const TELL_HEAD_EVERY_MS = 3_600_000;
 
 /** By then the servers, too, can reach a queue that was away: what they could not add meanwhile is not added by them. */
 const ONCE_MORE_MS = 3_000;
@@ -36,7 +38,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     },
     'files purged from a trash that is too full': () => trimTrash(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
-    'events numbered': () => sequenceEvents(deps.database),
+    'events numbered': createNumbering(deps),
   }).map(([name, work]) => createPart(name, work, deps.log));
   const runAll = () => {
     for (const part of parts) part.run();
@@ -91,6 +93,22 @@ function createPart(name: string, work: () => Promise<number>, log: Logger) {
       stopped = true;
       await running;
     },
+  };
+}
+
+/**
+ * Numbers events, and tells the log now and then where theirs ends: somebody who has written the event log anew cannot
+ * have been in the logs too. See core/audit.ts.
+ */
+function createNumbering({ database, log }: ReconcileDeps): () => Promise<number> {
+  let tellAt = 0;
+  return async () => {
+    const numbered = await sequenceEvents(database);
+    if (Date.now() >= tellAt) {
+      log.info({ head: formatHead(await readHead(database)) }, 'head of the event log');
+      tellAt = Date.now() + TELL_HEAD_EVERY_MS;
+    }
+    return numbered;
   };
 }
 

@@ -61,7 +61,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   if (cluster.home !== dataDir) options.log?.info({ location: cluster.home }, 'PostgreSQL lies elsewhere');
   await stopLeftOver(cluster.folder, options.log);
   const { port, exited, stop } = await launchUntilReady(cluster, options);
-  const server = `postgres://landfall:${cluster.password}@127.0.0.1:${port}`;
+  const server = addressOf(cluster.password, port);
   try {
     await createDatabase(`${server}/postgres`);
   } catch (error) {
@@ -69,6 +69,17 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     throw error;
   }
   return { url: `${server}/landfall`, location: cluster.home, port, stop, exited };
+}
+
+/** The address of the PostgreSQL that somebody else runs on this data folder, which has one; undefined: not (yet). */
+export async function findEmbeddedPostgres(dataDir: string): Promise<string | undefined> {
+  const { folder, password } = await openCluster(await realpath(dataDir));
+  const file = await readPidFile(folder);
+  return file?.status === 'ready' ? `${addressOf(password, file.port)}/landfall` : undefined;
+}
+
+function addressOf(password: string, port: number): string {
+  return `postgres://landfall:${password}@127.0.0.1:${port}`;
 }
 
 type Running = Pick<EmbeddedPostgres, 'port' | 'exited' | 'stop'>;

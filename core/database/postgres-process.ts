@@ -7,11 +7,16 @@ import { readOptional } from '../data-folder.js';
 import { hasCode } from '../errors.js';
 import type { Logger } from '../log.js';
 
-/** Lines of postmaster.pid that matter here (PostgreSQL, src/include/utils/pidfile.h): 1 the pid, 8 the status. */
-export async function readPidFile(folder: string): Promise<{ pid: number; status: string } | undefined> {
+/**
+ * Lines of postmaster.pid that matter here (PostgreSQL, src/include/utils/pidfile.h): 1 the pid, 4 the port, 8 the
+ * status.
+ */
+export async function readPidFile(
+  folder: string,
+): Promise<{ pid: number; port: number; status: string } | undefined> {
   const lines = (await readOptional(join(folder, 'postmaster.pid')))?.split('\n');
   const pid = Number(lines?.[0]);
-  return pid > 0 ? { pid, status: lines?.[7]?.trim() ?? '' } : undefined;
+  return pid > 0 ? { pid, port: Number(lines?.[3]), status: lines?.[7]?.trim() ?? '' } : undefined;
 }
 
 /** Asks for a fast shutdown, then for an immediate one (repaired at the next start), then asks no longer. */

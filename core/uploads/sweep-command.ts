@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, readEnvironment } from '../config.js';
-import { openDatabase } from '../database/data-source.js';
+import { withDatabase } from '../database/installation.js';
 import { failStart } from '../lifecycle.js';
 import { createLogger } from '../log.js';
 import { openStorage } from '../storage/open.js';
@@ -43,14 +43,8 @@ function readOptions(): Options {
 
 async function run({ olderThanHours, remove }: Options): Promise<void> {
   const config = loadConfig(readEnvironment());
-  if (!config.databaseUrl) {
-    throw new ConfigError(
-      'sweep needs DATABASE_URL: the database that `npm start` keeps in the data folder cannot be reached from outside',
-    );
-  }
   const log = createLogger(config.logLevel, 'sweep');
-  const database = await openDatabase(config.databaseUrl, 'landfall sweep');
-  try {
+  await withDatabase(config, 'landfall sweep', async (database) => {
     const storage = await openStorage(config, log);
     const began = Date.now();
     let nextProgress = PROGRESS_EVERY;
@@ -68,9 +62,7 @@ async function run({ olderThanHours, remove }: Options): Promise<void> {
       },
     );
     console.error(summarize(count, remove));
-  } finally {
-    await database.destroy();
-  }
+  });
 }
 
 function describe({ key, size, modified, multipartId }: StoredObject, now: number): string {

@@ -7,6 +7,7 @@ import { AppError, hasCode } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { checkInvitation, useInvitation } from './invitations.js';
 import { hashPassword, isPassword } from './passwords.js';
+import { RefusedError } from './refusals.js';
 import { revokeSessions } from './sessions.js';
 
 /** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
@@ -80,23 +81,14 @@ async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
 }
 
 /** @throws {AppError} wrong_credentials, the same for an unknown address, a wrong password and a disabled account */
-export async function logIn(
-  database: DataSource,
-  email: string,
-  password: string,
-  actor: Actor,
-): Promise<User> {
+export async function logIn(database: DataSource, email: string, password: string): Promise<User> {
   // An identity provider may know somebody else by this address.
   const user = await database
     .getRepository(User)
     .findOneBy({ email: email.toLowerCase(), externalId: IsNull() });
   const fits = await isPassword(password, user?.passwordHash);
   if (user && fits && !user.disabledAt) return user;
-  const id = user?.id ?? null;
-  await appendEvents(database.manager, [
-    { type: 'auth.login', subjectId: id, ownerId: id, actor, result: 'refused' },
-  ]);
-  throw new AppError('wrong_credentials');
+  throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: user?.id });
 }
 
 /** @throws {AppError} unauthenticated when the account is gone */
@@ -121,15 +113,14 @@ export async function changePassword(
       detail: 'The password of this account is kept by its identity provider',
     });
   }
-  const event = { type: 'auth.password', subjectId: user.id, ownerId: user.id, actor } as const;
   if (!(await isPassword(passwords.current, user.passwordHash))) {
-    await appendEvents(database.manager, [{ ...event, result: 'refused' }]);
-    throw new AppError('wrong_credentials', { detail: 'The current password is wrong' });
+    const refusal = { type: 'auth.password', action: 'account', subjectId: user.id } as const;
+    throw new RefusedError('wrong_credentials', refusal, 'The current password is wrong');
   }
   const passwordHash = await hashPassword(passwords.next);
   await database.transaction(async (manager) => {
     await manager.update(User, { id: user.id }, { passwordHash });
-    await appendEvents(manager, [event]);
+    await appendEvents(manager, [{ type: 'auth.password', subjectId: user.id, ownerId: user.id, actor }]);
     await revokeSessions(manager, user.id, actor, { except: actor.sessionId });
   });
 }
@@ -139,6 +130,7 @@ export async function findOrCreateExternal(
   database: DataSource,
   externalId: string,
   email: string,
+  actor: Actor,
 ): Promise<User> {
   const users = database.getRepository(User);
   const known = await users.findOneBy({ externalId });
@@ -150,7 +142,7 @@ export async function findOrCreateExternal(
     const id = uuidv7();
     await manager.insert(User, { id, email: email.toLowerCase(), passwordHash: null, externalId, role });
     await appendEvents(manager, [
-      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { userId: id } },
+      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { ...actor, userId: id } },
     ]);
     return manager.findOneByOrFail(User, { id });
   });

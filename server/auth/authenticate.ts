@@ -1,13 +1,14 @@
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
+import { validate as isUuid } from 'uuid';
 import type { Role } from '../../core/database/entities/user.js';
-import { AppError } from '../../core/errors.js';
+import { AppError, type ErrorCode } from '../../core/errors.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
-import { isLinkValid } from './links.js';
-import type { Principal } from './principal.js';
+import { isLinkOver, isLinkValid } from './links.js';
+import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { TokenExpired, verifyToken } from './tokens.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
@@ -50,10 +51,11 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     const header = req.get('Authorization');
     if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
     const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];
-    if (!bearer) throw new NoToken();
+    if (!header) throw new NoToken();
+    if (!bearer) throw new AppError('unauthenticated', { detail: HOW });
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
-    if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer);
+    if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
     return verifyToken(bearer, keys.access);
   }
 
@@ -63,11 +65,19 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return { ...principal, role: await roleNow(database, principal) };
   }
 
+  function note(req: Request, action: Action, code: ErrorCode): void {
+    const { id } = req.params;
+    const subjectId = typeof id === 'string' && isUuid(id) ? id : undefined;
+    refusals.note(req, { action, code, subjectId });
+  }
+
   return async (req, access, options = {}) => {
     if (access === 'public') return;
     const { token } = req.query;
     if (options.link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
+      // An old page asks for what it was allowed to see.
+      if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     try {
@@ -76,20 +86,22 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
       if (options.stillTrue || CHECKED.includes(access)) req.principal = await check(req.principal);
     } catch (error) {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
-      if (isRefused && !(error instanceof TokenExpired || error instanceof NoToken))
-        refusals.note(req, { action: access, code: error.code });
+      const isQuiet = error instanceof TokenExpired || error instanceof NoToken;
+      if (isRefused && !isQuiet) note(req, access, error.code);
       throw error;
     }
     if (can(req.principal, access)) return;
-    refusals.note(req, { action: access, code: 'forbidden' });
+    note(req, access, 'forbidden');
     throw new AppError('forbidden', whyForbidden(req.principal, access));
   };
 }
 
+const HOW = 'Send Authorization: Bearer <access token>';
+
 /** Nothing was tried. */
 class NoToken extends AppError {
   constructor() {
-    super('unauthenticated', { detail: 'Send Authorization: Bearer <access token>' });
+    super('unauthenticated', { detail: HOW });
   }
 }
 

@@ -2,6 +2,7 @@ import { createRemoteJWKSet, decodeProtectedHeader, errors, type JWTVerifyGetKey
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { IdentityProvider } from '../../core/config.js';
+import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import { findOrCreateExternal } from './accounts.js';
 import type { Principal } from './principal.js';
@@ -13,8 +14,8 @@ import { notValid } from './tokens.js';
  * keys and RS256 or ES256 only, so that neither can be made to pass for the other.
  */
 
-/** Takes access tokens of an identity provider. */
-export type VerifyExternal = (token: string) => Promise<Principal>;
+/** Takes access tokens of an identity provider. The actor is who brings one, as far as that is known without it. */
+export type VerifyExternal = (token: string, actor: Actor) => Promise<Principal>;
 
 /** How long the keys of the provider are waited for, in milliseconds. */
 const KEYS_TIMEOUT_MS = 5_000;
@@ -68,7 +69,7 @@ export function createVerifyExternal(
     ...(audience ? { audience } : {}),
   };
 
-  return async (token) => {
+  return async (token, actor) => {
     const { payload } = await jwtVerify(token, getKey, options).catch((error: unknown) => {
       throw translate(error, options.algorithms);
     });
@@ -77,7 +78,7 @@ export function createVerifyExternal(
     const { sub, iss, email } = parsed.data;
     // Unambiguous, whatever characters are in them.
     const externalId = JSON.stringify([iss ?? null, sub]);
-    const user = await findOrCreateExternal(database, externalId, email ?? sub);
+    const user = await findOrCreateExternal(database, externalId, email ?? sub, actor);
     if (user.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
     return { userId: user.id, role: user.role };
   };

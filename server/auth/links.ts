@@ -24,3 +24,9 @@ export function isLinkValid(path: string, token: string, key: KeyObject, now = D
   if (!expiryText || !signature || Number(expiryText) * 1000 < now) return false;
   return timingSafeEqual(Buffer.from(signature, 'base64url'), sign(path, Number(expiryText), key));
 }
+
+/** Whether a token of a link says that its time is over. It may have been made up. */
+export function isLinkOver(token: string, now = Date.now()): boolean {
+  const [, expiryText] = /^(\d{1,12})\./.exec(token) ?? [];
+  return expiryText !== undefined && Number(expiryText) * 1000 < now;
+}

@@ -6,6 +6,7 @@ import { Session } from '../../core/database/entities/session.js';
 import { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
+import { RefusedError } from './refusals.js';
 import { hashSecret, newSecret } from './secrets.js';
 
 /*
@@ -57,7 +58,9 @@ export async function openSession(
       `SELECT FROM users WHERE id = $1 AND disabled_at IS NULL AND password_hash IS NOT DISTINCT FROM $2 FOR SHARE`,
       [userId, passwordHash],
     );
-    if (unchanged.length === 0) throw new AppError('wrong_credentials');
+    if (unchanged.length === 0) {
+      throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: userId });
+    }
     await clearExpired(manager);
     await manager.insert(Session, {
       id,
@@ -94,6 +97,7 @@ export async function rotateSession(
   token: string,
   actor: Actor,
 ): Promise<{ user: User; session: OpenSession }> {
+  let wasReused = false;
   const found = await database.transaction(async (manager) => {
     const session = await lockSession(manager, token);
     if (!session) return undefined;
@@ -105,6 +109,7 @@ export async function rotateSession(
       await appendEvents(manager, [
         { type: 'auth.token_reused', subjectId: userId, ownerId: userId, actor: who, result: 'refused' },
       ]);
+      wasReused = true;
       return undefined;
     }
     const user = await manager.findOneByOrFail(User, { id: userId });
@@ -116,8 +121,10 @@ export async function rotateSession(
     return refreshToken ? { user, session: { id, refreshToken } } : undefined;
   });
   // Only now: the end of a stolen session has to be committed.
-  if (!found) throw new AppError('unauthenticated', { detail: 'The session has ended: sign in again' });
-  return found;
+  if (found) return found;
+  const detail = 'The session has ended: sign in again';
+  if (wasReused) throw new AppError('unauthenticated', { detail });
+  throw new RefusedError('unauthenticated', { action: 'refresh' }, detail);
 }
 
 /** Parallel refreshes of one session go through one after the other. */

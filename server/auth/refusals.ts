@@ -1,12 +1,15 @@
 import type { Request } from 'express';
+import { ipKeyGenerator } from 'express-rate-limit';
 import type { DataSource } from 'typeorm';
 import { AppError, type ErrorCode } from '../../core/errors.js';
-import { appendEvents } from '../../core/events.js';
+import { appendEvents, type EventType } from '../../core/events.js';
 import type { Logger } from '../../core/log.js';
 import { actorOf } from './principal.js';
 
 /** A request that is turned away for want of rights, or of room. */
 export interface Refusal {
+  /** Of the event; `access` where there is no better one. */
+  type?: EventType;
   /** What it wanted to do: an action of can(), or a bucket of the rate limits. */
   action: string;
   code: ErrorCode;
@@ -14,8 +17,18 @@ export interface Refusal {
   subjectId?: string | undefined;
 }
 
+/** An error that says itself how it is to be noted, where an answer is made of it. */
+export class RefusedError extends AppError {
+  readonly refusal: Refusal;
+
+  constructor(code: ErrorCode, refusal: Omit<Refusal, 'code'>, detail?: string) {
+    super(code, detail === undefined ? {} : { detail });
+    this.refusal = { ...refusal, code };
+  }
+}
+
 export interface Refusals {
-  /** Writes it into the event log, without holding the answer up. */
+  /** Writes it into the event log, without holding the answer up. A request is refused once, for its first reason. */
   note(req: Request, refusal: Refusal): void;
   /** Waits for what is being written. */
   whenIdle(): Promise<void>;
@@ -31,21 +44,30 @@ const REFUSING: Partial<Record<ErrorCode, string>> = {
 /** Notes an error that an answer is made of, if it is a refusal that nobody has noted where it was thrown. */
 export function noteIfRefused(refusals: Refusals, req: Request, error: unknown): void {
   if (!(error instanceof AppError)) return;
-  const action = REFUSING[error.code];
-  if (action) refusals.note(req, { action, code: error.code });
+  const { code } = error;
+  const action = REFUSING[code];
+  if (error instanceof RefusedError) refusals.note(req, error.refusal);
+  else if (action) refusals.note(req, { action, code });
+  // It came with a token that was good, and was found to be worth nothing later: one that was used up, say.
+  else if (code === 'unauthenticated' && req.principal) refusals.note(req, { action: 'authenticate', code });
 }
 
-/** Nobody may fill the log by being refused: so many are written a minute, in all and of one address. */
+/** Nobody may fill the log by being refused: so many are written a minute, in all and of one address, by one server. */
 const MAX_A_MINUTE = 600;
 const MAX_OF_ADDRESS = 60;
 
+/** As in the rate limits: with it anybody has as many addresses as he likes. */
+const IPV6_PREFIX = 64;
+
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();
+  const refused = new WeakSet<Request>();
   let minute = 0;
   let noted = 0;
   let ofAddress = new Map<string, number>();
 
-  function isTooMuch(address: string): boolean {
+  /** How many more may be written of this address in this minute; less than 0: not even this one. */
+  function countDown(address: string): number {
     const now = Math.floor(Date.now() / 60_000);
     if (now !== minute) {
       minute = now;
@@ -54,21 +76,26 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
     }
     const count = (ofAddress.get(address) ?? 0) + 1;
     ofAddress.set(address, count);
-    return count > MAX_OF_ADDRESS || ++noted > MAX_A_MINUTE;
+    if (count <= MAX_OF_ADDRESS) noted++;
+    return Math.min(MAX_OF_ADDRESS - count, MAX_A_MINUTE - noted);
   }
 
   return {
-    note(req, { action, code, subjectId }) {
+    note(req, { type = 'access', action, code, subjectId }) {
+      if (refused.has(req)) return;
+      refused.add(req);
       const actor = actorOf(req);
-      if (isTooMuch(actor.address ?? '')) {
+      const left = countDown(ipKeyGenerator(actor.address ?? '', IPV6_PREFIX));
+      if (left < 0) {
         log.warn({ action, code, requestId: req.id }, 'refused; too many for the event log');
         return;
       }
       const event = {
-        type: 'access',
+        type,
         subjectId: subjectId ?? null,
         ownerId: null,
-        data: { action, code, method: req.method },
+        // That the log is silent about what follows is said in it.
+        data: { action, code, method: req.method, ...(left === 0 ? { lastOfMinute: true } : {}) },
         actor,
         result: 'refused',
       } as const;

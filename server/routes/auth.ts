@@ -103,7 +103,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       body: credentials,
       async handle({ body, req, res }) {
         const actor = actorOf(req);
-        const user = await logIn(database, body.email, body.password, actor);
+        const user = await logIn(database, body.email, body.password);
         return answer(req, res, user, await openSession(database, user, actor, 'auth.login'));
       },
     }),

@@ -47,6 +47,12 @@ const presignBody = z
 /** One's own unfinished uploads, and uploads whose bytes go to S3 without this server in between. */
 export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
   const { database } = deps;
+
+  /** For the event log: core, too, finds only what is the caller's. Where bytes are not in S3 it says that first. */
+  async function requireOwn({ own }: { own(upload: Upload): Upload }, id: string): Promise<void> {
+    if (deps.storage.direct) own(await getUpload(database, id));
+  }
+
   return [
     route({
       method: 'get',
@@ -84,8 +90,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
         const principal = userOf(call);
-        if (id !== undefined)
+        if (id !== undefined) {
+          await requireOwn(call, id);
           return signedJson(await signMoreParts(deps, uploadAccessOf(principal), id, parts));
+        }
         if (size > deps.maxUploadSize) {
           throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
         }
@@ -103,6 +111,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       body: z.object({ id: z.uuid() }),
       status: 201,
       async handle(call) {
+        await requireOwn(call, call.body.id);
         const principal = userOf(call);
         const access = uploadAccessOf(principal);
         const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));

@@ -8,8 +8,8 @@ import { execFile } from 'node:child_process';
 import { readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { ConfigError } from '../core/config.js';
-import { hasCode } from '../core/errors.js';
+import { ConfigError } from './config.js';
+import { hasCode } from './errors.js';
 
 const RELEASED = 'released';
 
@@ -19,7 +19,14 @@ export interface FolderLock {
   release(): Promise<void>;
 }
 
-/** @throws {ConfigError} naming DATA_DIR, when a running process holds the lock */
+/** A running process holds the lock. */
+export class FolderInUse extends ConfigError {
+  constructor(dataDir: string, pid: number) {
+    super(`DATA_DIR=${dataDir}: another Landfall (process ${pid}) is using this folder`);
+  }
+}
+
+/** @throws {FolderInUse} naming DATA_DIR */
 export async function lockFolder(dataDir: string): Promise<FolderLock> {
   const path = (number: number) => join(dataDir, `lock.${number}`);
   const self = (await identify(process.pid)) ?? String(process.pid);
@@ -28,10 +35,7 @@ export async function lockFolder(dataDir: string): Promise<FolderLock> {
     const last = numbers.at(-1) ?? 0;
     const holder = last === 0 ? RELEASED : await readlink(path(last)).catch(() => undefined);
     if (holder === undefined) continue; // replaced meanwhile
-    if (await isRunning(holder)) {
-      const pid = Number.parseInt(holder, 10);
-      throw new ConfigError(`DATA_DIR=${dataDir}: another Landfall (process ${pid}) is using this folder`);
-    }
+    if (await isRunning(holder)) throw new FolderInUse(dataDir, Number.parseInt(holder, 10));
     const own = last + 1;
     if (!(await createLink(self, path(own)))) continue;
     // Who looked long ago may have created a number that others have already gone beyond.

@@ -1,0 +1,135 @@
+import { pipeline } from 'node:stream/promises';
+import type { Response } from 'express';
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { type AuditFilter, listAudit, readAudit } from '../../core/audit-queries.js';
+import type { Event } from '../../core/database/entities/event.js';
+import { appendEvents, readHead, sequenceEvents } from '../../core/events.js';
+import type { Logger } from '../../core/log.js';
+import { type AnyRoute, pageLimit, route, signedInActor } from './route.js';
+
+interface AuditDeps {
+  database: DataSource;
+  log: Logger;
+}
+
+const time = z.iso
+  .datetime({ offset: true, error: 'must be a time such as 2027-01-31T12:00:00Z' })
+  .transform((text) => new Date(text));
+
+const filters = {
+  type: z
+    .string()
+    .regex(/^[a-z_]+(\.[a-z_]+|\.\*)?$/, 'must be a type such as auth.login, or auth.* for all that begin so')
+    .optional(),
+  userId: z.uuid('must be the id of a user').optional(),
+  subjectId: z.uuid('must be an id').optional(),
+  result: z.enum(['ok', 'refused'], 'must be ok or refused').optional(),
+  from: time.optional(),
+  to: time.optional(),
+  system: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
+};
+
+type Filters = z.infer<z.ZodObject<typeof filters>>;
+
+/** The event log, for admins: who did what, and who was refused what. */
+export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
+  /** So that what was done a moment ago is there. */
+  async function numberEvents(): Promise<void> {
+    // It fails when the log was tampered with, and then it is to be seen all the more.
+    await sequenceEvents(database).catch((error: unknown) =>
+      log.error({ err: error }, 'events not numbered'),
+    );
+  }
+
+  return [
+    route({
+      method: 'get',
+      path: '/api/admin/audit',
+      access: 'admin',
+      summary: 'Who did what, and who was refused what; newest first',
+      query: z.object({
+        ...filters,
+        cursor: z
+          .string()
+          .regex(/^\d{1,15}$/, 'must be the nextCursor of a page before')
+          .transform(Number)
+          .optional(),
+        limit: pageLimit,
+      }),
+      async handle({ query, res }) {
+        const { cursor, limit } = query;
+        if (cursor === undefined) await numberEvents();
+        const found = await listAudit(database, toFilter(query), cursor, limit + 1);
+        const events = found.slice(0, limit);
+        const last = found.length > limit ? events.at(-1) : undefined;
+        res.setHeader('Cache-Control', 'no-store');
+        return { items: events.map(toJson), nextCursor: last ? String(last.seq) : null };
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/admin/audit/export',
+      access: 'admin',
+      summary: 'The same as NDJSON, oldest first, up to the export itself',
+      query: z.object(filters),
+      async handle(call) {
+        const { query, req, res } = call;
+        res.setHeader('Content-Type', 'application/x-ndjson');
+        res.setHeader('Content-Disposition', `attachment; filename="audit-${stamp()}.ndjson"`);
+        res.setHeader('Cache-Control', 'no-store');
+        if (req.method === 'HEAD') {
+          res.end();
+          return;
+        }
+        const { system, ...chosen } = query;
+        const data = { ...chosen, ...(system === '1' ? { system: true } : {}) };
+        const actor = signedInActor(call);
+        await appendEvents(database.manager, [
+          { type: 'audit.exported', subjectId: null, ownerId: null, data, actor },
+        ]);
+        await numberEvents();
+        const { seq } = await readHead(database);
+        await send(res, readAudit(database, toFilter(query), seq));
+      },
+    }),
+  ];
+}
+
+function toFilter({ system, ...rest }: Filters): AuditFilter {
+  return { ...rest, system: system === '1' };
+}
+
+function toJson({ seq, type, result, subjectId, ownerId, actor, data, createdAt, hash }: Event) {
+  return {
+    seq,
+    type,
+    result,
+    subjectId,
+    ownerId,
+    actor,
+    data,
+    createdAt,
+    hash: hash?.toString('hex') ?? null,
+  };
+}
+
+/** One event a line. The next batch is read when the client has taken the one before. */
+async function send(res: Response, batches: AsyncIterable<Event[]>): Promise<void> {
+  async function* lines() {
+    for await (const events of batches) {
+      yield events.map((event) => `${JSON.stringify(toJson(event))}\n`).join('');
+    }
+  }
+  try {
+    await pipeline(lines(), res);
+  } catch (error) {
+    // The client went away; the pipeline has stopped the reading.
+    if (!res.destroyed || res.errored) throw error;
+  }
+}
+
+/** For the name of a file. */
+function stamp(): string {
+  return new Date().toISOString().slice(0, 19).replaceAll(/[-:]/g, '');
+}
