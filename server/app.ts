@@ -1,14 +1,16 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import express, { type Express, type RequestHandler } from 'express';
+import express, { type Express, type RequestHandler, Router } from 'express';
 import type { Config } from '../core/config.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { createBoard } from './board.js';
+import { cors, preflight } from './cors.js';
 import type { Drain } from './drain.js';
 import type { Limits } from './limits.js';
+import { lingeringClose } from './lingering-close.js';
 import { notFound, problemHandler } from './problem.js';
-import { cors, preflight, requestLog } from './requests.js';
+import { refuseOddities, requestLog } from './requests.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
@@ -19,6 +21,7 @@ import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
+import { pagePolicy, securityHeaders } from './security-headers.js';
 import { createTusHandler, type TusDeps } from './tus.js';
 import { tusPreflight } from './tus-preflight.js';
 
@@ -31,20 +34,6 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
   pageDir: string;
   drain: Drain;
 }
-
-const MAX_JSON_BODY = '100kb';
-
-/** @param contentOrigin where content comes from if not from here */
-const pageCsp = (contentOrigin = '') =>
-  [
-    "default-src 'self'",
-    `img-src 'self' blob: data: ${contentOrigin}`.trim(),
-    `media-src 'self' blob: ${contentOrigin}`.trim(),
-    "style-src 'self' 'unsafe-inline'",
-    "worker-src 'self' blob:",
-    "base-uri 'none'",
-    "frame-ancestors 'none'",
-  ].join('; ');
 
 /** Puts the HTTP application together. Does not listen. */
 export function buildApp(deps: AppDeps): Express {
@@ -66,7 +55,7 @@ export function buildApp(deps: AppDeps): Express {
   const limitCreation: RequestHandler = (req, res, next) =>
     req.method === 'POST' ? limits.bucket('uploads')(req, res, next) : next();
 
-  app.use(requestLog(deps.log));
+  app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   app.all(
     '/uploads{/*path}',
@@ -77,10 +66,10 @@ export function buildApp(deps: AppDeps): Express {
     limitCreation,
     drain.track(createTusHandler(deps)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global, express.json({ limit: MAX_JSON_BODY }));
+  app.use('/api', preflight, drain.refuse, limits.global);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
-  app.use(createBoard(deps.queue, deps.keys, authenticate));
+  app.use(createBoard(deps.queue, deps.keys, authenticate, deps));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));
@@ -103,24 +92,16 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
 }
 
 /** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */
-function page(folder: string, storage: Storage): RequestHandler[] {
+function page(folder: string, storage: Storage): Router {
   const assets = join(folder, 'assets');
   const files = express.static(folder, {
     setHeaders(res, path) {
-      res.setHeader('X-Content-Type-Options', 'nosniff');
-      if (path.startsWith(assets)) {
-        res.setHeader('Cache-Control', 'public, max-age=31536000, immutable');
-      } else {
-        res.setHeader('Cache-Control', 'no-cache');
-        res.setHeader('Content-Security-Policy', pageCsp(res.locals.contentOrigin));
-      }
+      const isAsset = path.startsWith(assets);
+      res.setHeader('Cache-Control', isAsset ? 'public, max-age=31536000, immutable' : 'no-cache');
     },
   });
-  const findOrigin: RequestHandler = async (_req, res, next) => {
-    res.locals.contentOrigin = await findContentOrigin(storage);
-    next();
-  };
-  return [findOrigin, files];
+  const policy = pagePolicy(() => findContentOrigin(storage));
+  return Router().get(['/', '/index.html'], policy).use(files);
 }
 
 /** Where downloads are redirected to; only the signed addresses tell. Undefined: they come from this server. */

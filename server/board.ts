@@ -2,19 +2,19 @@ import { createBullBoard } from '@bull-board/api';
 import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
 import { ExpressAdapter } from '@bull-board/express';
 import { parse as parseCookies } from 'cookie';
-import { type RequestHandler, Router } from 'express';
+import { type Express, type RequestHandler, Router } from 'express';
 import { AppError } from '../core/errors.js';
 import type { ProcessingQueue } from '../core/queue.js';
 import type { Authenticate } from './auth/authenticate.js';
 import type { Keys } from './auth/keys.js';
 import { verifyToken } from './auth/tokens.js';
+import { type Origins, requireKnownOrigin } from './cors.js';
+import { boardPolicy } from './security-headers.js';
 
 export const BOARD_PATH = '/admin/queues';
 
 /** Set when an admin signs in: the browser opens the board by following a link, without a header. */
 export const BOARD_COOKIE = 'landfall_board';
-
-const BOARD_CSP = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:";
 
 /** How long the board may take to answer. */
 const ANSWER_MS = 5_000;
@@ -24,7 +24,12 @@ function queueAway(): AppError {
 }
 
 /** Bull Board, for admins only. */
-export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Authenticate): Router {
+export function createBoard(
+  queue: ProcessingQueue,
+  keys: Keys,
+  authenticate: Authenticate,
+  origins: Origins,
+): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -34,11 +39,12 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
   });
 
   const adminOnly: RequestHandler = async (req, res, next) => {
-    // The board's page wants a font from elsewhere and carries inline script.
-    res.setHeader('Content-Security-Policy', BOARD_CSP);
     const cookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (!cookie || req.get('Authorization')) await authenticate(req, 'admin');
-    else if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    else {
+      requireKnownOrigin(req, origins);
+      if (verifyToken(cookie, keys.board).role !== 'admin') throw new AppError('forbidden');
+    }
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();
     const timer = setTimeout(() => {
@@ -47,5 +53,7 @@ export function createBoard(queue: ProcessingQueue, keys: Keys, authenticate: Au
     res.once('close', () => clearTimeout(timer));
     next();
   };
-  return Router().use(BOARD_PATH, adminOnly, adapter.getRouter());
+  const board: Express = adapter.getRouter();
+  board.disable('x-powered-by');
+  return Router().use(BOARD_PATH, boardPolicy, adminOnly, board);
 }

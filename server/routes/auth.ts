@@ -17,9 +17,10 @@ import {
 } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
+import { type Origins, requireKnownOrigin } from '../cors.js';
 import { type AnyRoute, route } from './route.js';
 
-interface AuthDeps {
+interface AuthDeps extends Origins {
   database: DataSource;
   keys: Keys;
   accessTokenMinutes: number;
@@ -69,8 +70,12 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
     };
   }
 
-  const givenToken = (req: Request, body: z.infer<typeof refresh>) =>
-    body.refreshToken ?? parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+  function givenToken(req: Request, body: z.infer<typeof refresh>): string | undefined {
+    if (body.refreshToken !== undefined) return body.refreshToken;
+    const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+    if (token !== undefined) requireKnownOrigin(req, deps);
+    return token;
+  }
 
   return [
     route({

@@ -6,6 +6,7 @@ import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
+import { readJson } from '../json-body.js';
 import type { Bucket, Limits } from '../limits.js';
 
 /** One route, declared once: what is not in its schemas does not reach its handler. */
@@ -100,11 +101,12 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     await authenticate(req, access, { link });
     next();
   };
+  /** Before the limits, which may look into it. */
+  const readBody: RequestHandler = async (req, _res, next) => {
+    if (declared.body) req.body = await readJson(req);
+    next();
+  };
   const handle: RequestHandler = async (req, res) => {
-    // The JSON parser leaves alone what does not say that it is JSON.
-    if (declared.body && req.body === undefined && Number(req.get('Content-Length') ?? 0) > 0) {
-      throw new AppError('unsupported_media_type', { detail: 'Send Content-Type: application/json' });
-    }
     const { principal } = req;
     const answer = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
@@ -121,7 +123,7 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     });
     if (answer !== undefined) res.status(declared.status ?? 200).json(answer);
   };
-  return limit ? [signIn, limits.bucket(limit), handle] : [signIn, handle];
+  return limit ? [signIn, readBody, limits.bucket(limit), handle] : [signIn, readBody, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {
