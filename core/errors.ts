@@ -30,6 +30,7 @@ const ERRORS = {
   type_not_allowed: [422, 'This type of file is not allowed'],
   locked: [423, 'The upload is in use'],
   rate_limited: [429, 'Too many requests'],
+  headers_too_large: [431, 'The headers are too large'],
   internal: [500, 'Internal error'],
   parser_died: [500, 'The process that read the content died'],
   unavailable: [503, 'Temporarily unavailable'],

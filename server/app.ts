@@ -1,14 +1,16 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import express, { type Express, type RequestHandler } from 'express';
+import express, { type Express, type RequestHandler, Router } from 'express';
 import type { Config } from '../core/config.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { BOARD_PATH, createBoard } from './board.js';
+import { cors, preflight } from './cors.js';
 import type { Drain } from './drain.js';
 import type { Bucket, Limits } from './limits.js';
+import { lingeringClose } from './lingering-close.js';
 import { lockedIfAway, notFound, problemHandler } from './problem.js';
-import { cors, preflight, requestLog } from './requests.js';
+import { refuseOddities, requestLog } from './requests.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -21,6 +23,7 @@ import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
+import { pagePolicy, securityHeaders } from './security-headers.js';
 import { createTusHandler, type TusDeps } from './tus.js';
 import { tusPreflight } from './tus-preflight.js';
 
@@ -34,28 +37,8 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
   drain: Drain;
 }
 
-const MAX_JSON_BODY = '100kb';
-
 /** What counts against which limit at /uploads: the same as at /api. */
 const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
-
-const json = express.json({ limit: MAX_JSON_BODY });
-
-/** A file that is sent may be JSON itself. */
-const parseJson: RequestHandler = (req, res, next) =>
-  req.method === 'POST' && /^\/files\/?$/.test(req.path) ? next() : json(req, res, next);
-
-/** @param contentOrigin where content comes from if not from here */
-const pageCsp = (contentOrigin = '') =>
-  [
-    "default-src 'self'",
-    `img-src 'self' blob: data: ${contentOrigin}`.trim(),
-    `media-src 'self' blob: ${contentOrigin}`.trim(),
-    "style-src 'self' 'unsafe-inline'",
-    "worker-src 'self' blob:",
-    "base-uri 'none'",
-    "frame-ancestors 'none'",
-  ].join('; ');
 
 /** Puts the HTTP application together. Does not listen. */
 export function buildApp(deps: AppDeps): Express {
@@ -83,7 +66,7 @@ export function buildApp(deps: AppDeps): Express {
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
 
-  app.use(requestLog(deps.log));
+  app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   app.all(
     '/uploads{/*path}',
@@ -94,7 +77,7 @@ export function buildApp(deps: AppDeps): Express {
     limitOthers,
     drain.track(createTusHandler(deps)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global, parseJson);
+  app.use('/api', preflight, drain.refuse, limits.global);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);
@@ -123,24 +106,16 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
 }
 
 /** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */
-function page(folder: string, storage: Storage): RequestHandler[] {
+function page(folder: string, storage: Storage): Router {
   const assets = join(folder, 'assets');
   const files = express.static(folder, {
     setHeaders(res, path) {
-      res.setHeader('X-Content-Type-Options', 'nosniff');
-      if (path.startsWith(assets)) {
-        res.setHeader('Cache-Control', 'public, max-age=31536000, immutable');
-      } else {
-        res.setHeader('Cache-Control', 'no-cache');
-        res.setHeader('Content-Security-Policy', pageCsp(res.locals.contentOrigin));
-      }
+      const isAsset = path.startsWith(assets);
+      res.setHeader('Cache-Control', isAsset ? 'public, max-age=31536000, immutable' : 'no-cache');
     },
   });
-  const findOrigin: RequestHandler = async (_req, res, next) => {
-    res.locals.contentOrigin = await findContentOrigin(storage);
-    next();
-  };
-  return [findOrigin, files];
+  const policy = pagePolicy(() => findContentOrigin(storage));
+  return Router().get(['/', '/index.html'], policy).use(files);
 }
 
 /** Where downloads are redirected to; only the signed addresses tell. Undefined: they come from this server. */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -19,11 +19,9 @@ import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
 import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './drain.js';
+import { createHttpServer } from './http-server.js';
 import { openSharedCounts } from './limit-counts.js';
 import { createLimits } from './limits.js';
-
-/** A socket on which nothing moves for this long is closed: no body may hang for ever. */
-const IDLE_SOCKET_MS = 120_000;
 
 /** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
 const FINISH_MS = 2_000;
@@ -89,9 +87,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
   });
-  // A body may take hours: what counts is that it moves.
-  const http = createServer({ requestTimeout: 0, keepAliveTimeout: 65_000 }, app);
-  http.setTimeout(IDLE_SOCKET_MS);
+  const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     // Who takes the place of an orphan wants its port.

@@ -26,19 +26,13 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
     for (const name of CONTENT_HEADERS) res.removeHeader(name);
     res.setHeader('Cache-Control', 'no-store');
     setErrorHeaders(res, error);
-    res
-      .status(error.status)
-      .type('application/problem+json')
-      .send(
-        JSON.stringify({
-          type: 'about:blank',
-          title: error.title,
-          status: error.status,
-          code: error.code,
-          ...(error.detail ? { detail: error.detail } : {}),
-        }),
-      );
+    res.status(error.status).type('application/problem+json').send(problemJson(error));
   };
+}
+
+/** The body of an answer that tells of an error (RFC 9457). */
+export function problemJson({ title, status, code, detail }: AppError): string {
+  return JSON.stringify({ type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) });
 }
 
 /** When a request that only came at a bad moment may come again. */

@@ -7,6 +7,8 @@ const MAX_WAITING = 4;
 /** The connection broke in the middle of the body. Nobody is there to be told. */
 class ClientGone extends Error {
   override name = 'ClientGone';
+  /** Our own fault it is not. */
+  readonly status = 400;
   /** As @tus/server wants it. */
   readonly status_code = 400;
   readonly body = 'The connection broke\n';
@@ -39,7 +41,7 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
     ended = true;
     failure = error;
     req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone);
-    // Whatever is still to come stays in the socket until it is closed.
+    // What is still to come is nobody's business here: see lingering-close.ts.
     req.pause();
     notify();
   };

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { RequestHandler } from 'express';
+import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 
 declare global {
@@ -37,34 +38,24 @@ export function requestLog(log: Logger): RequestHandler {
   };
 }
 
-const EXPOSED = [
-  ...['X-Request-Id', 'Content-Range', 'ETag', 'Content-Disposition'],
-  ...['RateLimit', 'RateLimit-Policy', 'Retry-After'],
-].join(', ');
+/** More than any client sends; Node itself drops without a word what exceeds 2000. */
+const MAX_HEADERS = 100;
 
-/**
- * Lets pages of other origins read the answers. They bring a token in a header, never cookies. The preflight of
- * /uploads is answered by @tus/server.
- */
-export function cors(origins: '*' | string[]): RequestHandler {
-  return (req, res, next) => {
-    const origin = req.get('Origin');
-    const allowed = origins === '*' ? '*' : origins.find((candidate) => candidate === origin);
-    if (allowed) res.setHeader('Access-Control-Allow-Origin', allowed);
-    if (origins !== '*') res.vary('Origin');
-    res.setHeader('Access-Control-Expose-Headers', EXPOSED);
-    next();
-  };
-}
-
-/** Answers the preflight requests of browsers for the REST API. */
-export const preflight: RequestHandler = (req, res, next) => {
-  if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
-  res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, DELETE');
-  res.setHeader(
-    'Access-Control-Allow-Headers',
-    'Authorization, Content-Type, Range, If-None-Match, If-Range',
-  );
-  res.setHeader('Access-Control-Max-Age', '86400');
-  res.status(204).end();
+/** Refuses what no client of ours sends and what would be trouble further on. */
+export const refuseOddities: RequestHandler = (req, _res, next) => {
+  if (req.rawHeaders.length > 2 * MAX_HEADERS) {
+    throw new AppError('headers_too_large', { detail: `At most ${MAX_HEADERS} headers are taken` });
+  }
+  // "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host header
+  // field and to any request message that contains more than one" (RFC 9112, 3.2): a proxy may have gone by the other.
+  const hosts = req.rawHeaders.filter((text, index) => index % 2 === 0 && text.toLowerCase() === 'host');
+  if (hosts.length > 1 || (hosts.length === 0 && req.httpVersion === '1.1')) {
+    throw new AppError('invalid_request', { detail: 'Send one Host' });
+  }
+  // PostgreSQL stores no such character.
+  const query = req.url.indexOf('?');
+  if (query >= 0 && req.url.includes('%00', query)) {
+    throw new AppError('invalid_request', { detail: 'The query must not hold the character U+0000' });
+  }
+  next();
 };

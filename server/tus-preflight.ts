@@ -1,10 +1,14 @@
 import type { RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
+import { parseMetadata } from './upload-metadata.js';
 
 /** Headers of answers that pages of other origins may read; @tus/server adds those that it knows by itself. */
 export const EXPOSED_HEADERS = [
-  ...['Upload-Expires', 'X-Request-Id'],
-  ...['RateLimit', 'RateLimit-Policy', 'Retry-After'],
+  'Upload-Expires',
+  'X-Request-Id',
+  'Retry-After',
+  'RateLimit',
+  'RateLimit-Policy',
 ];
 
 /** And on what is refused here. */
@@ -12,6 +16,8 @@ const EXPOSED_ON_REFUSAL = [
   ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Upload-Offset'],
   ...EXPOSED_HEADERS,
 ].join(', ');
+
+const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 
 /** What the tus core protocol demands and @tus/server 2.4 does otherwise. Runs before anything looks at the method. */
 export const tusPreflight: RequestHandler = (req, res, next) => {
@@ -23,6 +29,11 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
   // method by the Server, if the header is presented. The actual method of the request MUST be ignored."
   const override = req.get('X-HTTP-Method-Override');
   if (override) req.method = override.toUpperCase();
+  // The others mean nothing here, and some of them not even a web Request can have.
+  if (!METHODS.includes(req.method)) {
+    res.setHeader('Allow', METHODS.join(', '));
+    throw new AppError('method_not_allowed', { detail: `Allowed: ${METHODS.join(', ')}` });
+  }
 
   // Uploads are created at the endpoint itself; any other address is that of an upload.
   if (req.method === 'POST' && !/^\/uploads\/?$/.test(req.path)) throw new AppError('not_found');
@@ -41,6 +52,13 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
     if (value !== undefined && !/^\d+$/.test(value)) {
       throw new AppError('invalid_request', { detail: `${name} must be a whole number` });
     }
+  }
+
+  const metadata = req.get('Upload-Metadata');
+  if (tusRequest && metadata !== undefined) parseMetadata(metadata);
+  // @tus/server would answer 501, as if the fault were ours.
+  if (tusRequest && req.get('Upload-Concat') !== undefined) {
+    throw new AppError('invalid_request', { detail: 'Uploads cannot be concatenated here: send one upload' });
   }
 
   // "All PATCH requests MUST use Content-Type: application/offset+octet-stream, otherwise the server SHOULD

@@ -157,7 +157,8 @@ function headOf(req: ExpressRequest): Request {
   for (const [name, value] of Object.entries(req.headers)) {
     if (typeof value === 'string' && !/^(x-)?forwarded/.test(name)) headers.set(name, value);
   }
-  return new Request(`http://localhost${req.originalUrl}`, { method: req.method, headers });
+  // Only the path matters; the target of a request may also be a whole address (RFC 9112, 3.2.2).
+  return new Request(`http://localhost${req.path}`, { method: req.method, headers });
 }
 
 async function answer(res: ExpressResponse, response: Response): Promise<void> {
@@ -290,7 +291,7 @@ class LedgerStore extends DataStore {
     asked.addEventListener('abort', () => body.end());
     if (length === null) await this.appendWithinQuota(lease, body, asked);
     else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
-    // The rest of the body, if there is any, is not read.
+    // The rest of the body, if there is any, is not wanted.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
     return lease.upload.offset;

@@ -238,10 +238,12 @@ describe('a session', () => {
 
   test('needs a refresh token that was given out', async () => {
     await expectProblem(await post('refresh', {}), 401, 'unauthenticated');
-    for (const refreshToken of ['', 'x'.repeat(43), `\0`, user.token]) {
+    for (const refreshToken of ['', 'x'.repeat(43), user.token]) {
       await expectProblem(await post('refresh', { refreshToken }), 401, 'unauthenticated');
     }
-    await expectProblem(await post('refresh', { refreshToken: 1 }), 400, 'invalid_request');
+    for (const refreshToken of [1, '\0']) {
+      await expectProblem(await post('refresh', { refreshToken }), 400, 'invalid_request');
+    }
   });
 });
 

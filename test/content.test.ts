@@ -261,8 +261,7 @@ describe('names', () => {
     ],
     ['..\\..\\x', 'x', 'filename="x"'],
     ['../../etc/passwd', 'passwd', 'filename="passwd"'],
-    ['photo\u202Egpj.exe', 'photo\u202Egpj.exe', "filename*=UTF-8''photo%E2%80%AEgpj.exe"],
-    ['a\u0085b\u2028c.txt', 'a\u0085b\u2028c.txt', "filename*=UTF-8''a%C2%85b%E2%80%A8c.txt"],
+    ['\u200EIMG 1.jpg', '\u200EIMG 1.jpg', "filename*=UTF-8''%E2%80%8EIMG%201.jpg"],
   ])('%j is kept and sent safely', async (given, kept, parameter) => {
     const { id, filename } = await user.settled(await user.upload(Buffer.from('x'), { filename: given }));
     expect(filename).toBe(kept);
@@ -274,12 +273,12 @@ describe('names', () => {
     expect(header).toMatch(/^[\x20-\x7e\xa0-\xff]*$/);
   });
 
-  it.each(['a\r\nSet-Cookie: x=1', 'a\nb', 'a\0b', '..', '/', 'x'.repeat(300)])(
-    '%j is refused',
-    async (filename) => {
-      await expect(user.upload(Buffer.from('x'), { filename })).rejects.toThrow(/upload: 400/);
-    },
-  );
+  it.each([
+    ...['a\r\nSet-Cookie: x=1', 'a\nb', 'a\0b', 'a\u0085b', 'a\u2028b', 'photo\u202Egpj.exe'],
+    ...['..', '/', '\u200B', 'x'.repeat(300)],
+  ])('%j is refused', async (filename) => {
+    await expect(user.upload(Buffer.from('x'), { filename })).rejects.toThrow(/upload: 400/);
+  });
 });
 
 describe('thumbnails', () => {

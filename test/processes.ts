@@ -23,6 +23,8 @@ export interface Processes {
   /** SIGTERM; waits for the end and returns the exit code. */
   stop(part: Part): Promise<number | null>;
   pid(part: Part): number;
+  /** What it has written so far, all its lives together. */
+  logOf(part: Part): string;
   /** Stops everything and removes database and folder. */
   close(): Promise<void>;
 }
@@ -39,6 +41,7 @@ export async function startProcesses(
   const dataDir = await mkdtemp(join(tmpdir(), 'landfall-test-'));
   const children = new Map<Part, ChildProcess>();
   const urls = new Map<Part, string>();
+  const logs = new Map<Part, string>();
 
   const processes: Processes = {
     get url() {
@@ -66,8 +69,13 @@ export async function startProcesses(
           RATE_LIMIT_AUTH: '0',
           ...env,
         },
+        stdio: ['inherit', 'pipe', 'inherit', 'ipc'],
       });
       children.set(part, child);
+      child.stdout?.on('data', (chunk) => {
+        logs.set(part, processes.logOf(part) + chunk);
+        if (process.env.TEST_LOG_LEVEL) process.stdout.write(chunk);
+      });
       const ended = once(child, 'exit').then(([code]) =>
         Promise.reject(new Error(`${part} ended with ${code}`)),
       );
@@ -80,6 +88,7 @@ export async function startProcesses(
     },
     stop: (part) => end(part, 'SIGTERM'),
     pid: (part) => children.get(part)?.pid ?? 0,
+    logOf: (part) => logs.get(part) ?? '',
     async close() {
       // A test that failed may have left one that stands still.
       for (const child of children.values()) child.kill('SIGCONT');

@@ -12,10 +12,11 @@ import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../a
 import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
+import { type Origins, requireKnownOrigin } from '../cors.js';
 import { originOf } from '../origin.js';
 import { type AnyRoute, route } from './route.js';
 
-interface AuthDeps {
+interface AuthDeps extends Origins {
   database: DataSource;
   keys: Keys;
   accessTokenMinutes: number;
@@ -67,8 +68,12 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
     };
   }
 
-  const givenToken = (req: Request, body: z.infer<typeof refresh>) =>
-    body.refreshToken ?? parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+  function givenToken(req: Request, body: z.infer<typeof refresh>): string | undefined {
+    if (body.refreshToken !== undefined) return body.refreshToken;
+    const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+    if (token !== undefined) requireKnownOrigin(req, deps);
+    return token;
+  }
 
   return [
     route({

@@ -7,6 +7,7 @@ import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { getBlob, getFile, listDerivatives } from '../../core/file-queries.js';
 import type { Storage } from '../../core/storage/storage.js';
+import { allowEmbedding } from '../security-headers.js';
 import { fileParams } from './files.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -60,8 +61,6 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
           // Many clients take Latin-1 for UTF-8: anything beyond ASCII goes into filename* (RFC 6266).
           fallback: file.filename.replaceAll(/[^\x20-\x7e]/g, '?'),
         });
-        // Whatever a browser makes of the bytes, they get no script, no form and no origin.
-        res.setHeader('Content-Security-Policy', "default-src 'none'; sandbox");
         res.setHeader('Cache-Control', 'private, no-cache');
         await send(req, res, storage, {
           key: blob.key,
@@ -117,9 +116,9 @@ function requireClean(file: File): void {
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
   const { key, size, type, modified } = content;
   const etag = `"${content.etag}"`;
+  allowEmbedding(res);
   res.setHeader('Content-Type', type);
   res.setHeader('Content-Disposition', content.disposition);
-  res.setHeader('X-Content-Type-Options', 'nosniff');
   res.setHeader('Accept-Ranges', 'bytes');
   res.setHeader('ETag', etag);
   res.setHeader('Last-Modified', modified.toUTCString());

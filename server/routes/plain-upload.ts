@@ -58,8 +58,6 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
         } catch (error) {
           // Nobody is there to be told.
           if (res.destroyed) return undefined;
-          // Some clients read the answer only when all is sent.
-          req.resume();
           if (stop.signal.aborted) res.setHeader('Connection', 'close');
           if (error instanceof AppError && error.code === 'unavailable') res.setHeader('Retry-After', 2);
           throw error;

@@ -6,6 +6,7 @@ import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
+import { readJson } from '../json-body.js';
 import type { Bucket, Limits } from '../limits.js';
 
 /** One route, declared once: what is not in its schemas does not reach its handler. */
@@ -103,11 +104,12 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     await authenticate(req, access, { link });
     next();
   };
+  /** Before the limits, which may look into it. */
+  const readBody: RequestHandler = async (req, _res, next) => {
+    if (declared.body) req.body = await readJson(req);
+    next();
+  };
   const handle: RequestHandler = async (req, res) => {
-    // The JSON parser leaves alone what does not say that it is JSON.
-    if (declared.body && req.body === undefined && Number(req.get('Content-Length') ?? 0) > 0) {
-      throw new AppError('unsupported_media_type', { detail: 'Send Content-Type: application/json' });
-    }
     const { principal } = req;
     const answer = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
@@ -128,7 +130,7 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     const bucket = typeof limit === 'function' ? limit(req) : limit;
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
-  return [signIn, count, handle];
+  return [signIn, readBody, count, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {
