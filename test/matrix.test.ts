@@ -255,13 +255,17 @@ describe('the table', () => {
   test('leaves out no handler that the application has besides', () => {
     const mounted = layersOf(buildApp(inertDeps()).router).map(describeLayer);
     expect(mounted).toEqual(MOUNTED);
-    const [routes, board] = layersOf(buildApp(inertDeps()).router).filter(({ handle }) => handle?.stack);
+    const [routes, board, page] = layersOf(buildApp(inertDeps()).router).filter(
+      ({ handle }) => handle?.stack,
+    );
     const paths = new Set(declared.map(({ path }) => `route ${path}`));
     for (const layer of layersOf(routes?.handle)) expect(paths).toContain(describeLayer(layer));
     expect(layersOf(board?.handle).map(describeLayer)).toEqual([
+      'boardPolicy at /admin/queues',
       'adminOnly at /admin/queues',
       'app at /admin/queues',
     ]);
+    expect(layersOf(page?.handle).map(describeLayer)).toEqual(['route /,/index.html', 'serveStatic']);
   });
 });
 
@@ -270,20 +274,23 @@ describe('the table', () => {
  * what it answers into OTHERS; whoever adds what only looks at requests, here.
  */
 const MOUNTED = [
-  // The log of requests, and CORS.
+  // The log of requests, bodies that nobody wants, headers, oddities, CORS.
   '<anonymous>',
+  '<anonymous>',
+  'helmetMiddleware',
+  '<anonymous>',
+  'refuseOddities',
   '<anonymous> at /api and /uploads',
   'route /uploads{/*path}',
   'preflight at /api',
   'refuse at /api',
   'global at /api',
-  'jsonParser at /api',
-  // The declared routes, and the board.
+  // The declared routes.
+  'router',
+  'global at /admin/queues',
+  // The board, and the page.
   'router',
   'router',
-  // The page.
-  'findOrigin',
-  'serveStatic',
   'notFound',
   // What errors become.
   '<anonymous>',
