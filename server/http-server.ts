@@ -11,7 +11,7 @@ import { AppError, hasCode } from '../core/errors.js';
 import { problemJson } from './problem.js';
 
 /** All in milliseconds. */
-export interface Times {
+interface Times {
   /** Until the head of a request is there, from its first byte or from the connection on. */
   headers: number;
   /** How often that is looked at. */

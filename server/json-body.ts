@@ -2,7 +2,7 @@ import type { Request } from 'express';
 import { AppError } from '../core/errors.js';
 import { readBody } from './request-body.js';
 
-export interface JsonLimits {
+interface JsonLimits {
   maxBytes: number;
   /** Milliseconds from the first look at it until all of it is there. */
   maxMs: number;
