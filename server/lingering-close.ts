@@ -11,7 +11,7 @@ import type { RequestHandler } from 'express';
  * wait and comes to look what there is to read. After that the connection is closed.
  */
 
-export interface Patience {
+interface Patience {
   /** A body of at most so many bytes costs nobody the connection. */
   keepBytes: number;
   /** So many bytes are read after the answer: more than the buffers on both sides usually hold. */
