@@ -49,6 +49,8 @@ export interface Origins {
 export function requireKnownOrigin(req: Request, { publicUrl, corsOrigins }: Origins): void {
   const origin = req.get('Origin');
   if (origin === undefined || ['GET', 'HEAD'].includes(req.method)) return;
+  // No script can set it. Over plain HTTP, where browsers leave it out, the address tells.
+  if (req.get('Sec-Fetch-Site') === 'same-origin') return;
   if (corsOrigins !== '*' && corsOrigins.includes(origin)) return;
   const own = [originOf(req, publicUrl), originOf(req, undefined)];
   if (own.some((url) => URL.canParse(url) && new URL(url).origin === origin)) return;

@@ -107,7 +107,7 @@ describe('the page', () => {
       const violations = () => page.evaluate(() => (window as unknown as { seen: string[] }).seen);
       await page.goto(processes.url);
       await page.getByRole('button', { name: 'Create an account' }).click();
-      await page.getByLabel('E-mail').fill(`${randomUUID()}@example.org`);
+      await page.getByRole('textbox', { name: 'E-mail' }).fill(`${randomUUID()}@example.org`);
       await page.getByLabel('Password').fill(PASSWORD);
       await page.getByRole('button', { name: 'Create account' }).click();
       await page
@@ -311,6 +311,19 @@ describe('a cookie', () => {
     }
     const unlisted = await post(strict.url, 'refresh', { Cookie: await signIn(strict), Origin: OTHER });
     expect(unlisted.status).toBe(403);
+  });
+
+  test('is also taken from pages that the browser knows to be ours, whatever proxies made of the address', async () => {
+    for (const [site, status] of [
+      ['same-origin', 200],
+      ['same-site', 403],
+      ['cross-site', 403],
+    ] as const) {
+      // TLS ends at a proxy that nobody has told this server of.
+      const headers = { Origin: OTHER, 'Sec-Fetch-Site': site };
+      const answer = await post(processes.url, 'refresh', { Cookie: await signIn(processes), ...headers });
+      expect([site, answer.status]).toEqual([site, status]);
+    }
   });
 
   test('is no matter where the token comes in the body', async () => {

@@ -252,7 +252,7 @@ test('another JWT_SECRET ends access tokens at once, and sessions go on', async 
 
 test('tokens that belong to no session are refused, whatever they look like', async () => {
   const unknown = randomBytes(32).toString('base64url');
-  for (const token of [unknown, user.token, 'x', `${unknown}\0`, '😀'.repeat(100), "' OR 1=1 --"]) {
+  for (const token of [unknown, user.token, 'x', '😀'.repeat(100), "' OR 1=1 --"]) {
     expect(await problemOf(await here(token))).toEqual(ENDED);
   }
   expect(await eventsOf(processes.database, user.id)).not.toContain('auth.token_reused');
