@@ -108,7 +108,7 @@ describe('the page', () => {
       await page.goto(processes.url);
       await page.getByRole('button', { name: 'Create an account' }).click();
       await page.getByRole('textbox', { name: 'E-mail' }).fill(`${randomUUID()}@example.org`);
-      await page.getByLabel('Password').fill(PASSWORD);
+      await page.locator('#password').fill(PASSWORD);
       await page.getByRole('button', { name: 'Create account' }).click();
       await page
         .locator('#dashboard input[type=file]')
