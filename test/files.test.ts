@@ -261,7 +261,7 @@ describe('deleting', () => {
 
 describe('requests that cannot be served', () => {
   it.each([
-    ['PUT', '/api/files', 'GET, HEAD'],
+    ['PUT', '/api/files', 'GET, POST, HEAD'],
     ['PATCH', `/api/files/${randomUUID()}`, 'GET, DELETE, HEAD'],
     ['POST', `/api/files/${randomUUID()}/content`, 'GET, HEAD'],
     ['GET', '/api/auth/login', 'POST'],
