@@ -174,7 +174,7 @@ export interface Config {
   dataDir: string;
   /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
   databaseUrl: string | undefined;
-  /** Undefined: the queue is kept in PostgreSQL. */
+  /** Undefined: the queue is kept in PostgreSQL, and each server counts for its own rate limits. */
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;

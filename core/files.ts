@@ -114,7 +114,7 @@ export async function insertFile(
                           created_at)
        SELECT id, owner_id, $2,
          coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
-         coalesce(nullif(metadata ->> 'filetype', ''), nullif(metadata ->> 'type', '')),
+         coalesce(nullif(metadata ->> 'filetype', ''), substring(metadata ->> 'type' FROM '^[^/[:space:]]{1,127}/[^/[:space:]]{1,127}$')),
          lower(nullif(metadata ->> 'sha256', '')), allowed_types, 'pending', now()
        FROM upload
        RETURNING *

@@ -22,11 +22,10 @@ export class People1763700000000 implements MigrationInterface {
       CREATE TABLE refresh_tokens (
         token_hash bytea PRIMARY KEY,
         session_id uuid NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
-        created_at timestamptz NOT NULL DEFAULT now(),
         replaced_at timestamptz
       );
       CREATE INDEX refresh_tokens_session_id_idx ON refresh_tokens (session_id);
-      INSERT INTO refresh_tokens (token_hash, session_id, created_at) SELECT token_hash, id, created_at FROM sessions;
+      INSERT INTO refresh_tokens (token_hash, session_id) SELECT token_hash, id FROM sessions;
       ALTER TABLE sessions
         DROP token_hash,
         ADD last_used_at timestamptz NOT NULL DEFAULT now(),
@@ -37,11 +36,9 @@ export class People1763700000000 implements MigrationInterface {
         id uuid PRIMARY KEY,
         token_hash bytea NOT NULL,
         email text,
-        created_by uuid REFERENCES users (id) ON DELETE SET NULL,
         created_at timestamptz NOT NULL DEFAULT now(),
         expires_at timestamptz NOT NULL,
-        used_at timestamptz,
-        used_by uuid REFERENCES users (id) ON DELETE SET NULL
+        used_at timestamptz
       );
       CREATE UNIQUE INDEX invitations_token_hash_key ON invitations (token_hash);
 

@@ -9,7 +9,7 @@ import { appendEvents } from '../core/events.js';
 import type { ProcessingQueue } from '../core/queue.js';
 import type { Authenticate } from './auth/authenticate.js';
 import { actorOf } from './auth/principal.js';
-import { type Origins, requireKnownOrigin } from './cors.js';
+import { requireKnownOrigin } from './cors.js';
 import { boardPolicy } from './security-headers.js';
 
 export const BOARD_PATH = '/admin/queues';
@@ -27,14 +27,14 @@ function queueAway(): AppError {
   return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
 }
 
-interface BoardDeps extends Origins {
+interface BoardDeps {
+  publicUrl: string | undefined;
   database: DataSource;
   queue: ProcessingQueue;
 }
 
 /** Bull Board, for admins only. What they do with it is in the event log. */
-export function createBoard(deps: BoardDeps, authenticate: Authenticate): Router {
-  const { database, queue } = deps;
+export function createBoard({ database, queue, publicUrl }: BoardDeps, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
   createBullBoard({
@@ -45,7 +45,7 @@ export function createBoard(deps: BoardDeps, authenticate: Authenticate): Router
 
   const adminOnly: RequestHandler = async (req, res, next) => {
     const boardCookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (boardCookie && !req.get('Authorization')) requireKnownOrigin(req, deps);
+    if (boardCookie && !req.get('Authorization')) requireKnownOrigin(req, publicUrl);
     await authenticate(req, 'admin', { boardCookie });
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();

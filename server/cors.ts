@@ -2,10 +2,13 @@ import type { Request, RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
 import { originOf } from './origin.js';
 
-/** Headers of answers that pages of other origins may read, besides those that are always readable. */
+/** Headers of all answers, tus or not, that pages of other origins may read. */
+export const EXPOSED_ALWAYS = ['X-Request-Id', 'Retry-After', 'RateLimit', 'RateLimit-Policy'];
+
+/** Headers of answers outside tus that pages of other origins may read, besides those that are always readable. */
 const EXPOSED_HEADERS = [
-  ...['X-Request-Id', 'Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location'],
-  ...['Retry-After', 'RateLimit', 'RateLimit-Policy'],
+  ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location'],
+  ...EXPOSED_ALWAYS,
 ].join(', ');
 
 /**
@@ -35,23 +38,17 @@ export const preflight: RequestHandler = (req, res, next) => {
   res.status(204).end();
 };
 
-/** Where pages may come from that act with our cookies. */
-export interface Origins {
-  publicUrl: string | undefined;
-  corsOrigins: '*' | string[];
-}
-
 /**
  * For requests that a cookie lets in. `SameSite=Strict` keeps other sites out, but `evil.example.org` is of the same site as
  * `files.example.org`. Requests without an Origin do not come from a page: browsers send it with all but GET and HEAD.
- * @throws {AppError} forbidden when the page that sends it is neither ours nor one of CORS_ORIGINS
+ * @param publicUrl what clients reach this server at; undefined: each request tells
+ * @throws {AppError} forbidden when the page that sends it is not ours
  */
-export function requireKnownOrigin(req: Request, { publicUrl, corsOrigins }: Origins): void {
+export function requireKnownOrigin(req: Request, publicUrl: string | undefined): void {
   const origin = req.get('Origin');
   if (origin === undefined || ['GET', 'HEAD'].includes(req.method)) return;
   // No script can set it. Over plain HTTP, where browsers leave it out, the address tells.
   if (req.get('Sec-Fetch-Site') === 'same-origin') return;
-  if (corsOrigins !== '*' && corsOrigins.includes(origin)) return;
   const own = [originOf(req, publicUrl), originOf(req, undefined)];
   if (own.some((url) => URL.canParse(url) && new URL(url).origin === origin)) return;
   throw new AppError('forbidden', {

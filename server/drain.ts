@@ -1,9 +1,6 @@
 import type { RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
 
-/** By then a load balancer has found another server, or this one has been started again. */
-const RETRY_AFTER_SECONDS = 2;
-
 /**
  * How a server comes to rest: nothing new is begun, and what has been begun is known, be its client still there or
  * not.
@@ -34,7 +31,6 @@ export function createDrain(): Drain {
       // The next request of this client is better sent to another server.
       res.setHeader('Connection', 'close');
       if (['GET', 'HEAD', 'OPTIONS'].includes(req.method)) return next();
-      res.setHeader('Retry-After', RETRY_AFTER_SECONDS);
       throw new AppError('unavailable', { detail: 'This server shuts down: try again', retryable: true });
     },
     track(work) {

@@ -83,7 +83,7 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
 
 /** For what never became a request. */
 function toAnswer(cause: Error): string {
-  const error = toAppError(cause);
+  const error = errorOfConnection(cause);
   const body = problemJson(error);
   return [
     `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}`,
@@ -94,7 +94,7 @@ function toAnswer(cause: Error): string {
   ].join('\r\n');
 }
 
-function toAppError(cause: Error): AppError {
+function errorOfConnection(cause: Error): AppError {
   if (hasCode(cause, 'HPE_HEADER_OVERFLOW')) {
     return new AppError('headers_too_large', {
       detail: `All headers together must have at most ${MAX_HEADER_SIZE} bytes`,

@@ -1,12 +1,12 @@
 import { createHmac, type KeyObject } from 'node:crypto';
-import { isIP } from 'node:net';
 import type { Request, RequestHandler, Response } from 'express';
-import { ipKeyGenerator, type RateLimitInfo, rateLimit, type Store } from 'express-rate-limit';
+import { type RateLimitInfo, rateLimit, type Store } from 'express-rate-limit';
 import type { Rate, RateLimits } from '../core/config.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import type { Refusals } from './auth/refusals.js';
 import { createMemoryStore, type SharedCounts } from './limit-counts.js';
+import { networkOf } from './network.js';
 
 /*
  * How often somebody may ask for something. Whoever asks too often is told when to come back (429, Retry-After), and
@@ -64,9 +64,6 @@ const COUNTED: Record<string, string> = {
   'auth-account': 'failed attempts for this account',
   global: 'requests from this address',
 };
-
-/** The prefix of IPv6 addresses that one customer has at least: with it anybody has as many addresses as he likes. */
-const IPV6_PREFIX = 64;
 
 const pass: RequestHandler = (_req, _res, next) => next();
 
@@ -171,17 +168,8 @@ function callerOf(req: Request): string {
   return principal.uploadToken ? `token:${principal.uploadToken.id}` : `user:${principal.userId}`;
 }
 
-/**
- * The address, as Express has it: from X-Forwarded-For only if a proxy that is trusted says so. An IPv4 address is the
- * same in IPv6's clothes, an IPv6 address stands for its network.
- */
 function addressOf(req: Request): string {
-  const given = req.ip ?? '';
-  // Some proxies add the port, with which each connection would be somebody else.
-  const [, bracketed, dotted] = /^(?:\[(.+)\](?::\d+)?|([\d.]+):\d+)$/.exec(given) ?? [];
-  const address = bracketed ?? dotted ?? given;
-  // What is none is the same for all, so that nobody can invent any.
-  return `address:${isIP(address) ? ipKeyGenerator(address, IPV6_PREFIX) : 'unknown'}`;
+  return `address:${networkOf(req.ip)}`;
 }
 
 /** Says in the answer when to come back. */

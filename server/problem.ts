@@ -35,7 +35,10 @@ export function problemJson({ title, status, code, detail }: AppError): string {
   return JSON.stringify({ type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) });
 }
 
-/** When a request that only came at a bad moment may come again. */
+/**
+ * When a request that only came at a bad moment may come again: a load balancer has found another server by then, or this
+ * one has been started again.
+ */
 const RETRY_AFTER_SECONDS = 2;
 
 /** The headers that go with an error, in answers of whatever kind. */
@@ -61,16 +64,12 @@ export function lockedIfAway(thrown: unknown): unknown {
 /** What clients are told of an error: ours as they are, of others no more than a status that fits. */
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
-  // Express and its body parser throw errors with a status and say themselves whether to show the message.
+  // Express throws errors with a status and says itself whether to show the message.
   const { status, expose, message } = (thrown ?? {}) as {
     status?: number;
     expose?: boolean;
     message?: string;
   };
-  if (status === 413) return new AppError('too_large', { detail: 'The body is too large', cause: thrown });
-  if (status === 415) {
-    return new AppError('unsupported_media_type', { detail: 'Send JSON as UTF-8', cause: thrown });
-  }
   if (status && status < 500) {
     return new AppError('invalid_request', {
       cause: thrown,

@@ -1,15 +1,10 @@
 import type { RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
+import { EXPOSED_ALWAYS } from './cors.js';
 import { parseMetadata } from './upload-metadata.js';
 
 /** Headers of answers that pages of other origins may read; @tus/server adds those that it knows by itself. */
-export const EXPOSED_HEADERS = [
-  'Upload-Expires',
-  'X-Request-Id',
-  'Retry-After',
-  'RateLimit',
-  'RateLimit-Policy',
-];
+export const EXPOSED_HEADERS = ['Upload-Expires', ...EXPOSED_ALWAYS];
 
 /** And on what is refused here. */
 const EXPOSED_ON_REFUSAL = [

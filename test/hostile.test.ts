@@ -514,6 +514,16 @@ test('types that are none are forgotten', async () => {
   const filetype = 'text/plain; charset="utf-8"';
   const id = await user.upload(Buffer.from('x'), { filename: 'a.txt', filetype });
   expect((await user.get(`/api/files/${id}`)).declaredType).toBe(filetype);
+
+  // Some clients say it under another key, which others use for something else.
+  for (const [type, declared] of [
+    ['image/png', 'image/png'],
+    ['avatar', null],
+    ['x'.repeat(4000), null],
+  ] as const) {
+    const other = await user.upload(Buffer.from('x'), { type });
+    expect((await user.get(`/api/files/${other}`)).declaredType).toBe(declared);
+  }
 });
 
 test('what is hardly HTTP', async () => {

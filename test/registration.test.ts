@@ -59,8 +59,11 @@ test('an invitation makes one account, also when twenty come with it at once to 
   for (const answer of refused) expect(await problemOf(answer)).toEqual(CLOSED);
   const { user } = await (made[0] as Response).json();
   expect(user.role).toBe('user');
-  const { rows } = await invite.database.query('SELECT used_by FROM invitations WHERE id = $1', [id]);
-  expect(rows).toEqual([{ used_by: user.id }]);
+  const { rows } = await invite.database.query(
+    `SELECT data FROM events WHERE type = 'auth.register' AND subject_id = $1`,
+    [user.id],
+  );
+  expect(rows).toEqual([{ data: { role: 'user', invitation: id } }]);
   const { rows: counted } = await invite.database.query('SELECT count(*)::integer AS n FROM users');
   expect(counted).toEqual([{ n: 2 }]);
 });

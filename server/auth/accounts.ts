@@ -43,13 +43,16 @@ export async function register(
       const id = uuidv7();
       const user = manager.create(User, { id, email: address, passwordHash, role });
       await manager.insert(User, user);
-      if (role !== 'admin' && registration === 'invite') await useInvitation(manager, invitation, user);
+      const invited =
+        role !== 'admin' && registration === 'invite'
+          ? { invitation: await useInvitation(manager, invitation, address) }
+          : {};
       await appendEvents(manager, [
         {
           type: 'auth.register',
           subjectId: id,
           ownerId: id,
-          data: { role },
+          data: { role, ...invited },
           actor: { ...actor, userId: id },
         },
       ]);

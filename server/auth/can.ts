@@ -2,15 +2,16 @@ import type { UploadAccess } from '../../core/uploads/queries.js';
 import type { Principal } from './principal.js';
 
 /*
- * Who may do what. The only place that decides it.
+ * Who may do what. The only place that decides it, except that statements which find an upload and change or list it at
+ * once check by UploadAccess whose it is.
  *
  * Users see their own files only, and so do admins: to run a system is not to read what is in it. A key does what its
  * scopes say, in the name of its owner, and never touches accounts. An upload token sends one file.
  */
 
 /**
- * `upload`: begin, resume and end uploads. `read`: list and fetch files. `manage`: change and delete files, hand out
- * links and upload tokens. `account`: passwords, sessions, keys. `admin`: users, the queue, the audit log.
+ * `upload`: begin, resume and end uploads. `read`: list and fetch files, with links to them. `manage`: change and delete files, hand out
+ * upload tokens. `account`: passwords, sessions, keys. `admin`: users, the queue, the audit log.
  */
 export type Action = 'upload' | 'read' | 'manage' | 'account' | 'admin';
 

@@ -2,7 +2,6 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Invitation } from '../../core/database/entities/invitation.js';
-import type { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
@@ -27,7 +26,6 @@ export async function createInvitation(
       id,
       tokenHash: hashSecret(token),
       email: email?.toLowerCase() ?? null,
-      createdBy: actor.userId,
       expiresAt: new Date(Date.now() + expiresInHours * 3_600_000),
     });
     await appendEvents(manager, [
@@ -84,18 +82,24 @@ export async function checkInvitation(
   if (found.length === 0) throw notInvited(NOT_USABLE);
 }
 
-/** Spends an invitation, once. Part of the caller's transaction. @throws {AppError} registration_closed */
+/**
+ * Spends an invitation, once. Part of the caller's transaction.
+ * @returns its id
+ * @throws {AppError} registration_closed
+ */
 export async function useInvitation(
   manager: EntityManager,
   token: string | undefined,
-  { id, email }: User,
-): Promise<void> {
-  const used = await countChanged(
+  email: string,
+): Promise<string> {
+  const [used] = await queryEntities(
     manager,
-    `UPDATE invitations SET used_at = now(), used_by = $3 WHERE ${USABLE}`,
-    [hashSecret(token ?? ''), email, id],
+    Invitation,
+    `UPDATE invitations SET used_at = now() WHERE ${USABLE} RETURNING *`,
+    [hashSecret(token ?? ''), email],
   );
-  if (used === 0) throw notInvited(NOT_USABLE);
+  if (!used) throw notInvited(NOT_USABLE);
+  return used.id;
 }
 
 function notInvited(detail: string): AppError {

@@ -1,9 +1,9 @@
 import type { Request } from 'express';
-import { ipKeyGenerator } from 'express-rate-limit';
 import type { DataSource } from 'typeorm';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import { appendEvents, type EventType } from '../../core/events.js';
 import type { Logger } from '../../core/log.js';
+import { networkOf } from '../network.js';
 import { actorOf } from './principal.js';
 
 /** A request that is turned away for want of rights, or of room. */
@@ -56,9 +56,6 @@ export function noteIfRefused(refusals: Refusals, req: Request, error: unknown):
 const MAX_A_MINUTE = 600;
 const MAX_OF_ADDRESS = 60;
 
-/** As in the rate limits: with it anybody has as many addresses as he likes. */
-const IPV6_PREFIX = 64;
-
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();
   const refused = new WeakSet<Request>();
@@ -74,6 +71,8 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
       noted = 0;
       ofAddress = new Map();
     }
+    // Nothing more is counted, and so nothing more remembered.
+    if (noted >= MAX_A_MINUTE) return -1;
     const count = (ofAddress.get(address) ?? 0) + 1;
     ofAddress.set(address, count);
     if (count <= MAX_OF_ADDRESS) noted++;
@@ -85,7 +84,7 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
       if (refused.has(req)) return;
       refused.add(req);
       const actor = actorOf(req);
-      const left = countDown(ipKeyGenerator(actor.address ?? '', IPV6_PREFIX));
+      const left = countDown(networkOf(req.ip));
       if (left < 0) {
         log.warn({ action, code, requestId: req.id }, 'refused; too many for the event log');
         return;

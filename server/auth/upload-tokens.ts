@@ -9,6 +9,7 @@ import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
+import { cutOff } from '../../core/uploads/lease.js';
 import type { Principal } from './principal.js';
 
 /*
@@ -96,11 +97,7 @@ export async function revokeUploadToken(
       [id, userId],
     );
     if (revoked === 0) throw new AppError('not_found');
-    await manager.query(
-      `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
-       WHERE upload_token_id = $1 AND status = 'uploading'`,
-      [id],
-    );
+    await cutOff(manager, id);
     await appendEvents(manager, [{ type: 'upload_token.revoked', subjectId: id, ownerId: userId, actor }]);
   });
 }

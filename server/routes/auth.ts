@@ -12,11 +12,11 @@ import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../a
 import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
-import { type Origins, requireKnownOrigin } from '../cors.js';
+import { requireKnownOrigin } from '../cors.js';
 import { originOf } from '../origin.js';
 import { type AnyRoute, route } from './route.js';
 
-interface AuthDeps extends Origins {
+interface AuthDeps {
   database: DataSource;
   keys: Keys;
   accessTokenMinutes: number;
@@ -71,7 +71,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
   function givenToken(req: Request, body: z.infer<typeof refresh>): string | undefined {
     if (body.refreshToken !== undefined) return body.refreshToken;
     const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
-    if (token !== undefined) requireKnownOrigin(req, deps);
+    if (token !== undefined) requireKnownOrigin(req, deps.publicUrl);
     return token;
   }
 

@@ -59,7 +59,6 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
           // Nobody is there to be told.
           if (res.destroyed) return undefined;
           if (stop.signal.aborted) res.setHeader('Connection', 'close');
-          if (error instanceof AppError && error.code === 'unavailable') res.setHeader('Retry-After', 2);
           throw error;
         }
       },

@@ -92,7 +92,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         const principal = userOf(call);
         if (id !== undefined) {
           await requireOwn(call, id);
-          return signedJson(await signMoreParts(deps, uploadAccessOf(principal), id, parts));
+          return signedJson(await signMoreParts(deps, id, parts));
         }
         if (size > deps.maxUploadSize) {
           throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });

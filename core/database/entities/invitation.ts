@@ -14,9 +14,6 @@ export class Invitation {
   @Column('text', { nullable: true })
   email: string | null;
 
-  @Column('uuid', { name: 'created_by', nullable: true })
-  createdBy: string | null;
-
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 
@@ -25,7 +22,4 @@ export class Invitation {
 
   @Column('timestamptz', { name: 'used_at', nullable: true })
   usedAt: Date | null;
-
-  @Column('uuid', { name: 'used_by', nullable: true })
-  usedBy: string | null;
 }
