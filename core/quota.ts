@@ -85,6 +85,7 @@ interface Reservation {
 
 /**
  * Sets how much an upload whose length is not known has reserved: less than it has always, more as far as the quota goes.
+ * @param manager may be in a transaction
  * @returns bytes that it has then
  * @throws {AppError} locked
  */
@@ -95,31 +96,37 @@ export async function reserve(
   epoch: number,
   { target, ahead = 0 }: Reservation,
 ): Promise<number> {
-  const [changed]: { reserved_bytes: string }[] = await manager.query(
-    // The new value is set, not added: PostgreSQL checks the constraint on what it was when the statement began, too.
-    `WITH locked AS (
-       SELECT upload.id, upload.owner_id, reserved_bytes AS reserved,
-         coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
-         CASE WHEN coalesce(max_bytes, $5::bigint) < 0 THEN ${Number.MAX_SAFE_INTEGER}
-              ELSE greatest(coalesce(max_bytes, $5::bigint) - used_bytes, 0) END AS room
-       FROM uploads AS upload JOIN users ON users.id = upload.owner_id
-       WHERE upload.id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL
-       FOR NO KEY UPDATE
-     ), mine AS (
-       SELECT id, owner_id, reserved, least(wanted + least($4::bigint, room / ${SHARE}), room) AS more FROM locked
-     ), owner AS (
-       UPDATE users SET used_bytes = used_bytes + more FROM mine WHERE users.id = mine.owner_id AND more <> 0
-     ), changed AS (
-       UPDATE uploads SET reserved_bytes = reserved + more FROM mine WHERE uploads.id = mine.id
-       RETURNING reserved_bytes
-     )
-     SELECT reserved_bytes FROM changed`,
-    [id, epoch, target, ahead, quota.bytes],
-  );
-  if (!changed) {
-    throw new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
-  }
-  return Number(changed.reserved_bytes);
+  return manager.transaction(async (inner) => {
+    // A statement of its own: one that locks a row and then changes it asks for it twice if somebody else has changed
+    // it since the statement began, and may wait in between for one that waits for it.
+    await inner.query(
+      `SELECT FROM uploads JOIN users ON users.id = owner_id WHERE uploads.id = $1 FOR NO KEY UPDATE`,
+      [id],
+    );
+    const [changed]: { reserved_bytes: string }[] = await inner.query(
+      `WITH mine AS (
+         SELECT uploads.id, owner_id,
+           coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
+           CASE WHEN coalesce(max_bytes, $5::bigint) < 0 THEN ${Number.MAX_SAFE_INTEGER}
+                ELSE greatest(coalesce(max_bytes, $5::bigint) - used_bytes, 0) END AS room
+         FROM uploads JOIN users ON users.id = owner_id
+         WHERE uploads.id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL
+       ), more AS (
+         SELECT id, owner_id, least(wanted + least($4::bigint, room / ${SHARE}), room) AS bytes FROM mine
+       ), owner AS (
+         UPDATE users SET used_bytes = used_bytes + bytes FROM more WHERE users.id = owner_id AND bytes <> 0
+       ), changed AS (
+         UPDATE uploads SET reserved_bytes = reserved_bytes + bytes FROM more WHERE uploads.id = more.id
+         RETURNING reserved_bytes
+       )
+       SELECT reserved_bytes FROM changed`,
+      [id, epoch, target, ahead, quota.bytes],
+    );
+    if (!changed) {
+      throw new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
+    }
+    return Number(changed.reserved_bytes);
+  });
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { ErrorRequestHandler, RequestHandler, Response } from 'express';
-import { isDatabaseAway } from '../core/database/outage.js';
+import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
@@ -75,6 +75,10 @@ export function toAppError(thrown: unknown): AppError {
       cause: thrown,
       ...(expose && message ? { detail: message } : {}),
     });
+  }
+  if (isConflict(thrown)) {
+    const detail = 'Others were changing the same at this moment: try again';
+    return new AppError('unavailable', { detail, cause: thrown, retryable: true });
   }
   if (isDatabaseAway(thrown)) {
     const detail = 'The database does not answer at the moment: try again';

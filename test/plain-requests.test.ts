@@ -379,3 +379,25 @@ function idle(outgoing: ClientRequest): Promise<boolean> {
     outgoing.once('drain', () => clearInterval(timer));
   });
 }
+
+test('sixteen forms of one user at a time do not stand in each other’s way', async () => {
+  const processes = await startProcesses({}, ['server']);
+  try {
+    const busy = await registerUser(() => processes.url);
+    let left = 160;
+    const send = async () => {
+      const statuses: number[] = [];
+      while (left-- > 0) {
+        const answer = await post(busy, form(filePart('a.txt', 'some words')), { 'Content-Type': FORM_TYPE });
+        statuses.push(answer.status);
+      }
+      return statuses;
+    };
+    const statuses = (await Promise.all(Array.from({ length: 16 }, send))).flat();
+    expect(statuses).toEqual(statuses.map(() => 201));
+    const { usage } = await busy.get('/api/me');
+    expect(usage).toEqual({ bytes: 160 * 'some words'.length, files: 160 });
+  } finally {
+    await processes.close();
+  }
+});

@@ -293,12 +293,13 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     },
   );
 
-  test('it costs one statement in 16 MiB, and one at the end', async () => {
+  test('it costs one reservation in 16 MiB, and one at the end', async () => {
     const user = await newUser(null);
     const path = await user.create(null);
     const content = Buffer.alloc(40 * MIB);
     const statements = () =>
-      postgres.statements.filter(({ text }) => /SET reserved_bytes = reserved \+ more/.test(text)).length;
+      postgres.statements.filter(({ text }) => /SET reserved_bytes = reserved_bytes \+ bytes/.test(text))
+        .length;
     const before = statements();
     expect((await patch(user, path, 0, content)).status).toBe(204);
     expect(statements() - before).toBeLessThanOrEqual(4);

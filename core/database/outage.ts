@@ -16,3 +16,11 @@ export function isDatabaseAway(error: unknown): boolean {
     CODES.some((code) => hasCode(error, code)) || (error instanceof Error && MESSAGES.test(error.message))
   );
 }
+
+/** SQLSTATEs of a transaction that PostgreSQL has undone because of others: a deadlock, a failure to serialise. */
+const CONFLICTS = ['40P01', '40001'];
+
+/** Whether an error only says that others were in the way: the same call may work now. */
+export function isConflict(error: unknown): boolean {
+  return CONFLICTS.some((code) => hasCode(error, code));
+}

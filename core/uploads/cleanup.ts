@@ -47,16 +47,24 @@ async function expireBatch(database: DataSource): Promise<number> {
          UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
          FROM overdue WHERE uploads.id = overdue.id
          RETURNING uploads.*
-       ), held AS (
-         SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM expired GROUP BY owner_id
-       ), owners AS (
-         SELECT id FROM users WHERE id IN (SELECT owner_id FROM held) ORDER BY id FOR NO KEY UPDATE
-       ), released AS (
-         UPDATE users SET used_bytes = used_bytes - held.bytes, used_files = used_files - held.files
-         FROM owners JOIN held ON held.owner_id = owners.id WHERE users.id = owners.id
        )
        SELECT * FROM expired`,
       [],
+    );
+    const ids = expired.map(({ id }) => id);
+    await manager.query(
+      `SELECT FROM users WHERE id IN (SELECT owner_id FROM uploads WHERE id = ANY ($1)) ORDER BY id
+       FOR NO KEY UPDATE`,
+      [ids],
+    );
+    await manager.query(
+      `UPDATE users SET used_bytes = used_bytes - bytes, used_files = used_files - files
+       FROM (
+         SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM uploads WHERE id = ANY ($1)
+         GROUP BY owner_id
+       ) AS held
+       WHERE users.id = owner_id`,
+      [ids],
     );
     await appendEvents(
       manager,
