@@ -47,6 +47,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/audit',
       access: 'admin',
+      limit: 'status',
       summary: 'Who did what, and who was refused what; newest first',
       query: z.object({
         ...filters,
@@ -71,6 +72,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/audit/export',
       access: 'admin',
+      limit: 'downloads',
       summary: 'The same as NDJSON, oldest first, up to the export itself',
       query: z.object(filters),
       async handle(call) {

@@ -68,6 +68,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/me/sessions',
       access: 'account',
+      limit: 'processing',
       summary: 'End all my other sessions',
       async handle(call) {
         const actor = signedInActor(call);
@@ -81,6 +82,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/me/sessions/:id',
       access: 'account',
+      limit: 'processing',
       summary: 'End one of my sessions',
       params: z.object({ id: z.uuid() }),
       async handle(call) {

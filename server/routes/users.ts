@@ -42,6 +42,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/users',
       access: 'admin',
+      limit: 'status',
       summary: 'All accounts, oldest first',
       query: z.object({
         cursor: z.uuid('must be the nextCursor of a page before').optional(),
@@ -58,6 +59,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'patch',
       path: '/api/admin/users/:id',
       access: 'admin',
+      limit: 'processing',
       summary: 'Change the role or quota of an account, or lock it out',
       params: byId,
       body: z.strictObject({
@@ -74,6 +76,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/invitations',
       access: 'admin',
+      limit: 'status',
       summary: 'Invitations that can still be used, newest first',
       async handle() {
         const invitations = await listInvitations(database);
@@ -84,6 +87,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'post',
       path: '/api/admin/invitations',
       access: 'admin',
+      limit: 'processing',
       summary: 'Invite somebody to register; the token is shown here and never again',
       body: z.object({
         email: z.email('must be an e-mail address').max(254).optional(),
@@ -100,6 +104,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/admin/invitations/:id',
       access: 'admin',
+      limit: 'processing',
       summary: 'Take an invitation back',
       params: byId,
       async handle(call) {
