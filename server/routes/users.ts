@@ -3,17 +3,16 @@ import { z } from 'zod';
 import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { Invitation } from '../../core/database/entities/invitation.js';
 import type { User } from '../../core/database/entities/user.js';
-import { quotaOf } from '../../core/quota.js';
 import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
 import { changeUser, listUsers } from '../auth/users.js';
-import { type AnyRoute, pageLimit, route, signedInActor } from './route.js';
+import { byId, idCursor, pageLimit } from './fields.js';
+import { quotaJson } from './quota-json.js';
+import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
 
 interface UserDeps {
   database: DataSource;
   quota: Quota;
 }
-
-const byId = z.object({ id: z.uuid() });
 
 const LIMITS = 'must be a whole number from 0 on (0 lets nothing in), null for no limit, or "default"';
 
@@ -24,6 +23,14 @@ const limit = z
     LIMITS,
   )
   .transform((value) => (value === null ? UNLIMITED : value === 'default' ? null : value));
+
+const userChange = z
+  .strictObject({
+    role: z.enum(['user', 'admin'], 'must be user or admin').optional(),
+    disabled: z.boolean().optional(),
+    maxBytes: limit.optional(),
+    maxFiles: limit.optional(),
+  });
 
 /** Accounts and invitations, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
@@ -45,14 +52,13 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       limit: 'status',
       summary: 'All accounts, oldest first',
       query: z.object({
-        cursor: z.uuid('must be the nextCursor of a page before').optional(),
+        cursor: idCursor,
         limit: pageLimit,
       }),
       async handle({ query }) {
         const found = await listUsers(database, query.cursor, query.limit + 1);
-        const users = found.slice(0, query.limit);
-        const nextCursor = found.length > query.limit ? (users.at(-1)?.id ?? null) : null;
-        return { items: users.map(toJson), nextCursor };
+        const { items, nextCursor } = pageOf(found, query.limit, ({ id }) => id);
+        return { items: items.map(toJson), nextCursor };
       },
     }),
     route({
@@ -62,12 +68,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       limit: 'processing',
       summary: 'Change the role or quota of an account, or lock it out',
       params: byId,
-      body: z.strictObject({
-        role: z.enum(['user', 'admin'], 'must be user or admin').optional(),
-        disabled: z.boolean().optional(),
-        maxBytes: limit.optional(),
-        maxFiles: limit.optional(),
-      }),
+      body: userChange,
       async handle(call) {
         return toJson(await changeUser(database, call.params.id, call.body, signedInActor(call)));
       },
@@ -113,16 +114,6 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       },
     }),
   ];
-}
-
-/** What a user holds and may hold; null is without limit. */
-export function quotaJson(user: User, defaults: Quota) {
-  const { bytes, files } = quotaOf(user, defaults);
-  const orNull = (value: number) => (value === UNLIMITED ? null : value);
-  return {
-    quota: { bytes: orNull(bytes), files: orNull(files) },
-    usage: { bytes: user.usedBytes, files: user.usedFiles },
-  };
 }
 
 function invitationJson({ id, email, createdAt, expiresAt }: Invitation) {
