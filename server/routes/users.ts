@@ -30,7 +30,11 @@ const userChange = z
     disabled: z.boolean().optional(),
     maxBytes: limit.optional(),
     maxFiles: limit.optional(),
-  });
+  })
+  .refine(
+    (change) => Object.keys(change).length > 0,
+    'name at least one of role, disabled, maxBytes, maxFiles',
+  );
 
 /** Accounts and invitations, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
