@@ -110,11 +110,8 @@ async function storeBytes(
   const upload = await appendToUpload(deps, row, epoch, source, stopped);
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
   if (!isWhole) throw shutsDown();
-  if (length === null) {
-    await declareLength(deps, upload, epoch, upload.offset);
-    upload.length = upload.offset;
-  }
-  await completeUpload(deps, upload, epoch);
+  const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
+  await completeUpload(deps, declared, epoch);
   return hash.digest('hex');
 }
 

@@ -17,7 +17,7 @@ import {
 import { getUpload, isOverdue } from '../core/uploads/queries.js';
 import { can, uploadAccessOf } from './auth/can.js';
 import { actorOf, type Principal } from './auth/principal.js';
-import { noteIfRefused, type Refusals } from './auth/refusals.js';
+import { noteIfRefused, type Refusals, RefusedError } from './auth/refusals.js';
 import { originOf } from './origin.js';
 import { setErrorHeaders, toAppError } from './problem.js';
 import { readBody } from './request-body.js';
@@ -274,9 +274,7 @@ class LedgerStore extends DataStore {
 
   override async declareUploadLength(id: string, length: number): Promise<void> {
     const lease = this.lease(id);
-    await declareLength(this.deps, lease.upload, lease.epoch, length);
-    lease.upload.length = length;
-    lease.upload.reservedBytes = length;
+    lease.upload = await declareLength(this.deps, lease.upload, lease.epoch, length);
   }
 
   override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
@@ -315,10 +313,11 @@ class LedgerStore extends DataStore {
     const { upload } = this.lease(id);
     // Then it is a file.
     if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
-      this.deps.refusals.note(request.req, { action: 'manage', code: 'forbidden', subjectId: id });
-      throw new AppError('forbidden', {
-        detail: 'The upload is finished: only who may manage files can delete what came of it',
-      });
+      throw new RefusedError(
+        'forbidden',
+        { action: 'manage', subjectId: id },
+        'The upload is finished: only who may manage files can delete what came of it',
+      );
     }
     await terminateUpload(this.deps, id, actorOf(request.req));
   }

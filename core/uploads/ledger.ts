@@ -67,6 +67,7 @@ function checkLimits(
 
 /**
  * Sets the length of an upload that was created without one, and reserves room for all of it.
+ * @returns the upload with its length
  * @throws {AppError} locked, quota_exceeded, too_large
  */
 export async function declareLength(
@@ -74,27 +75,29 @@ export async function declareLength(
   upload: Upload,
   epoch: number,
   length: number,
-): Promise<void> {
+): Promise<Upload> {
   const { id, ownerId, maxSize } = upload;
   if (maxSize !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
   }
-  const fits = await deps.database.transaction(async (manager) => {
+  const declared = await deps.database.transaction(async (manager) => {
     if ((await reserve(manager, deps.quota, id, epoch, { target: length })) < length) {
       // All or nothing.
       await reserve(manager, deps.quota, id, epoch, { target: null });
-      return false;
+      return undefined;
     }
-    const changed = await countChanged(
+    const [row] = await queryEntities(
       manager,
+      Upload,
       `UPDATE uploads SET length = $3
-       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL`,
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL RETURNING *`,
       [id, epoch, length],
     );
-    if (changed === 0) throw leaseLost();
-    return true;
+    if (!row) throw leaseLost();
+    return row;
   });
-  if (!fits) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
+  if (!declared) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
+  return declared;
 }
 
 /**
