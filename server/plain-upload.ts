@@ -5,15 +5,10 @@ import type { File } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { withinQuota } from '../core/quota.js';
+import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
-import {
-  appendToUpload,
-  completeUpload,
-  createUpload,
-  declareLength,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
+import { appendToUpload, completeUpload, declareLength, terminateUpload } from '../core/uploads/ledger.js';
 import type { Principal } from './auth/principal.js';
 import { checkMetadata } from './upload-metadata.js';
 

@@ -3,20 +3,19 @@ import { deleteUnreferencedBlobs } from '../blobs.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
-import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
-import { type CreationDeps, insertAlone, insertUpload, type NewUpload } from './creation.js';
+import type { CreationDeps } from './creation.js';
 import { LEASE_MS } from './lease.js';
 
 /*
- * The ledger of uploads: create, append, finish, terminate. Every protocol (tus now; a plain POST, direct upload
- * and others later) only calls these.
+ * The ledger of uploads: create (creation.ts), append, finish, terminate. Every protocol (tus, a plain POST, direct
+ * upload) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
  * of the lease, and only ever grows. Once the offset has reached the length, the object is made of what the ledger
@@ -24,45 +23,11 @@ import { LEASE_MS } from './lease.js';
  * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
+// Until direct.ts asks creation.ts for it.
+export { createUpload } from './creation.js';
+
 export interface LedgerDeps extends CreationDeps {
   storage: Storage;
-}
-
-/**
- * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
- * it.
- * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; too_large, type_not_allowed by the limits of the token
- */
-export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
-  const { token } = upload;
-  if (!token) return insertUpload(deps, upload);
-  checkLimits(token, upload);
-  return deps.database.transaction(async (manager) => {
-    const claimed = await countChanged(
-      manager,
-      `UPDATE upload_tokens SET used_at = now()
-       WHERE id = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()`,
-      [token.id],
-    );
-    if (claimed === 0) {
-      throw new AppError('unauthenticated', {
-        detail: 'The upload token was used before, or is not valid any more',
-      });
-    }
-    return insertAlone(deps, manager, upload);
-  });
-}
-
-function checkLimits(
-  { maxSize, types }: NonNullable<NewUpload['token']>,
-  { length, metadata }: NewUpload,
-): void {
-  if (maxSize !== null && length !== null && length > maxSize) {
-    throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
-  }
-  const declared = metadata.filetype || metadata.type;
-  if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
 }
 
 /**
