@@ -1,69 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { isIP } from 'node:net';
 import { resolve } from 'node:path';
-import { z } from 'zod';
-
-/** 5 TiB, the largest object that S3 stores. */
-const LARGEST_UPLOAD = 5 * 1024 ** 4;
-
-const UNITS: Record<string, number> = {
-  '': 1,
-  B: 1,
-  KiB: 1024,
-  MiB: 1024 ** 2,
-  GiB: 1024 ** 3,
-  TiB: 1024 ** 4,
-};
-
-const bytes = z
-  .string()
-  .regex(/^\d+ ?(B|KiB|MiB|GiB|TiB)?$/, 'must be a number of bytes, or a number with KiB, MiB, GiB or TiB')
-  .transform((text) => {
-    const [, number = '0', unit = ''] = /^(\d+) ?(\w*)$/.exec(text) ?? [];
-    return Number(number) * (UNITS[unit] ?? 1);
-  });
-
-const integer = (min: number, max: number) =>
-  z
-    .string()
-    .regex(/^\d+$/, `must be a whole number from ${min} to ${max}`)
-    .transform(Number)
-    .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
-
-const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
-
-/** In milliseconds. */
-const WINDOWS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
-
-/** Timers that are set to more than 24 days fire at once, and who has to wait longer than a day is locked out. */
-const LONGEST_WINDOW = 86_400_000;
-
-/** `100` in the usual window, `100/5m` in one of 5 minutes; `0` is no limit. @param usual window in milliseconds */
-const rate = (usual: number, limit: number) =>
-  z
-    .string()
-    .regex(
-      /^\d{1,9}(\/\d{1,4}[smh])?$/,
-      'must be a number of requests, such as 100, or 100/5m; 0 for no limit',
-    )
-    // Here and not at the end: there it would replace undefined.
-    .default(String(limit))
-    .transform((text): Rate => {
-      const [, requests, number, unit = ''] = /^(\d+)(?:\/(\d+)([smh]))?$/.exec(text) ?? [];
-      const windowMs = number ? Number(number) * (WINDOWS[unit] ?? 0) : usual;
-      return { limit: Number(requests), windowMs };
-    })
-    .refine(
-      ({ windowMs }) => windowMs >= 1000 && windowMs <= LONGEST_WINDOW,
-      'must have a window of 1s to 24h',
-    )
-    .transform((value) => (value.limit === 0 ? undefined : value));
-
-const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https address' });
-
-/** One that paths are put behind. */
-const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
+import { type Environment, environment } from './environment.js';
 
 /** Values that are never printed. */
 const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
@@ -78,88 +16,6 @@ const S3_NEEDS_BUCKET = [
   'S3_SECRET_ACCESS_KEY',
   'S3_PUBLIC_ENDPOINT',
 ] as const;
-
-const environment = z.object({
-  HOST: z.string().min(1).optional(),
-  PORT: integer(0, 65_535).default(3000),
-  PUBLIC_URL: httpUrl.optional(),
-  TRUST_PROXY: z
-    .string()
-    .refine(
-      isTrustProxy,
-      'must be true, false, a number of hops, or addresses and subnets such as 10.0.0.0/8',
-    )
-    .optional(),
-  CORS_ORIGINS: z.string().default('*'),
-  DATA_DIR: z.string().min(1).default('./data'),
-  DATA_DIR_SHARED: boolean.default(false),
-  DATABASE_URL: z
-    .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })
-    .optional(),
-  REDIS_URL: z
-    .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
-    .optional(),
-  S3_BUCKET: z
-    .string()
-    .regex(
-      /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/,
-      'must be 3 to 63 lower-case letters, digits, dots and hyphens',
-    )
-    .optional(),
-  S3_ENDPOINT: httpUrl.optional(),
-  S3_REGION: z.string().min(1).default('us-east-1'),
-  S3_ACCESS_KEY_ID: z.string().min(1).optional(),
-  S3_SECRET_ACCESS_KEY: z.string().min(1).optional(),
-  S3_FORCE_PATH_STYLE: boolean.optional(),
-  S3_PREFIX: z
-    .string()
-    .regex(/^[\w.-]+(\/[\w.-]+)*\/?$/, 'must be letters, digits and . _ -, with / between')
-    .optional(),
-  S3_PUBLIC_ENDPOINT: httpUrl.optional(),
-  S3_REDIRECT: boolean.default(false),
-  S3_SSE: z.enum(['AES256', 'aws:kms'], 'must be AES256 or aws:kms').optional(),
-  S3_KMS_KEY_ID: z.string().min(1).optional(),
-  S3_CHECKSUMS: z
-    .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
-    .default('when_required'),
-  JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
-  ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
-  JWT_JWKS_URL: exactUrl.optional(),
-  JWT_PUBLIC_KEY: z.string().optional(),
-  JWT_ISSUER: z.string().min(1).optional(),
-  JWT_AUDIENCE: z.string().min(1).optional(),
-  REGISTRATION: z.enum(['open', 'invite', 'closed'], 'must be open, invite or closed').default('open'),
-  QUOTA_BYTES: bytes.refine((n) => n <= Number.MAX_SAFE_INTEGER, 'must be at most 8191 TiB').default(0),
-  QUOTA_FILES: integer(0, 2 ** 31).default(0),
-  RATE_LIMIT_UPLOADS: rate(60_000, 1000),
-  RATE_LIMIT_STATUS: rate(60_000, 3000),
-  RATE_LIMIT_DOWNLOADS: rate(60_000, 3000),
-  RATE_LIMIT_PROCESSING: rate(60_000, 300),
-  RATE_LIMIT_AUTH: rate(15 * 60_000, 30),
-  RATE_LIMIT_GLOBAL: rate(60_000, 10_000),
-  MAX_UPLOAD_SIZE: bytes
-    .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
-    .default(LARGEST_UPLOAD),
-  UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
-  UPLOAD_MEMORY_BUDGET: bytes
-    // Less than some parts in flight would be no faster than one.
-    .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
-    .default(48 * 1024 ** 2),
-  WORKER_CONCURRENCY: integer(1, 64).default(4),
-  JOB_ATTEMPTS: integer(1, 50).default(8),
-  JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
-  MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
-  PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
-  PARSER_MEMORY: bytes
-    // A process that has only just started takes some 60 MiB.
-    .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
-    .default(1024 ** 3),
-  INSTANCE_ID: z
-    .string()
-    .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
-    .optional(),
-  LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
-});
 
 export interface Config {
   host: string;
@@ -303,7 +159,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
-    trustProxy: parseTrustProxy(e.TRUST_PROXY),
+    trustProxy: e.TRUST_PROXY,
     corsOrigins:
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
     dataDir: resolve(e.DATA_DIR),
@@ -338,7 +194,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
 }
 
 /** @throws {ConfigError} when one variable makes no sense without, or with, another */
-function readS3(e: z.infer<typeof environment>): S3Config | undefined {
+function readS3(e: Environment): S3Config | undefined {
   if (!e.S3_BUCKET) {
     const stray = S3_NEEDS_BUCKET.find((name) => e[name] !== undefined);
     if (stray)
@@ -371,7 +227,7 @@ function readS3(e: z.infer<typeof environment>): S3Config | undefined {
 }
 
 /** @throws {ConfigError} when the key cannot be read, or one variable makes no sense without, or with, another */
-function readIdentityProvider(e: z.infer<typeof environment>): IdentityProvider | undefined {
+function readIdentityProvider(e: Environment): IdentityProvider | undefined {
   if (e.JWT_JWKS_URL && e.JWT_PUBLIC_KEY) {
     throw new ConfigError('JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: set one of them');
   }
@@ -402,25 +258,6 @@ function readPublicKey(pem: string): KeyObject {
   throw new ConfigError(
     'JWT_PUBLIC_KEY: must be a public key in PEM: RSA of at least 2048 bits (for RS256) or P-256 (for ES256)',
   );
-}
-
-function isTrustProxy(text: string): boolean {
-  return /^(true|false|\d+)$/.test(text) || text.split(',').every((part) => isSubnet(part.trim()));
-}
-
-function isSubnet(text: string): boolean {
-  if (['loopback', 'linklocal', 'uniquelocal'].includes(text)) return true;
-  const [address = '', bits, ...more] = text.split('/');
-  const version = isIP(address);
-  if (version === 0 || more.length > 0) return false;
-  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
-}
-
-/** `true`, `false`, a number of hops, or addresses and subnets separated by commas, as Express takes them. */
-function parseTrustProxy(text: string | undefined): boolean | number | string {
-  if (text === undefined || text === 'false') return false;
-  if (text === 'true') return true;
-  return /^\d+$/.test(text) ? Number(text) : text;
 }
 
 /** What server and worker need and only the supervisor may leave out. @throws {ConfigError} */

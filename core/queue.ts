@@ -142,7 +142,7 @@ function openPostgresQueue(
 }
 
 function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobOptions): ProcessingQueue {
-  const { client, reportError, onBack } = connectRedis(url, log);
+  const { client, reportError, onBack } = connectRedis(url, log, { use: 'queue' });
   const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
   bull.on('error', reportError);
   const { add, getState, ...rest } = operations(bull);
@@ -243,7 +243,7 @@ function startPostgresWorker(
 }
 
 function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, run: Run): ProcessingWorker {
-  const { client, reportError } = connectRedis(url, log);
+  const { client, reportError } = connectRedis(url, log, { use: 'queue' });
   const running = new Set<Promise<void>>();
   const worker = new Worker<ProcessingJob>(
     QUEUE,

@@ -25,7 +25,7 @@ export interface RedisConnection {
 export function connectRedis(
   url: string,
   log: Logger,
-  { use = 'queue', waits = true }: { use?: string; waits?: boolean } = {},
+  { use, waits = true }: { use: string; waits?: boolean },
 ): RedisConnection {
   const client = new Redis(url, {
     // Addresses of both kinds.

@@ -59,9 +59,9 @@ export function buildApp(deps: AppDeps): Express {
     next();
   };
   /** What was begun may be gone on with, however much else its user or address does. */
-  const isGoingOn: RequestHandler = (req, res, next) =>
+  const limitGlobally: RequestHandler = (req, res, next) =>
     ['PATCH', 'HEAD', 'OPTIONS'].includes(req.method) ? next() : limits.global(req, res, next);
-  const limitOthers: RequestHandler = (req, res, next) => {
+  const limitByKind: RequestHandler = (req, res, next) => {
     const bucket = LIMITED[req.method];
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
@@ -72,9 +72,9 @@ export function buildApp(deps: AppDeps): Express {
     '/uploads{/*path}',
     tusPreflight,
     drain.refuse,
-    isGoingOn,
+    limitGlobally,
     asUploader,
-    limitOthers,
+    limitByKind,
     drain.track(createTusHandler(deps)),
   );
   app.use('/api', preflight, drain.refuse, limits.global);

@@ -5,15 +5,10 @@ import type { File } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { withinQuota } from '../core/quota.js';
+import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
-import {
-  appendToUpload,
-  completeUpload,
-  createUpload,
-  declareLength,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
+import { appendToUpload, completeUpload, declareLength, terminateUpload } from '../core/uploads/ledger.js';
 import type { Principal } from './auth/principal.js';
 import { checkMetadata } from './upload-metadata.js';
 
@@ -110,11 +105,8 @@ async function storeBytes(
   const upload = await appendToUpload(deps, row, epoch, source, stopped);
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
   if (!isWhole) throw shutsDown();
-  if (length === null) {
-    await declareLength(deps, upload, epoch, upload.offset);
-    upload.length = upload.offset;
-  }
-  await completeUpload(deps, upload, epoch);
+  const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
+  await completeUpload(deps, declared, epoch);
   return hash.digest('hex');
 }
 

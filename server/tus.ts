@@ -1,27 +1,19 @@
-import { DataStore, Server, Upload as TusUpload } from '@tus/server';
+import { Server } from '@tus/server';
 import type { Request as ExpressRequest, Response as ExpressResponse, RequestHandler } from 'express';
 import { validate as isUuid, v7 as uuidv7 } from 'uuid';
-import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
-import { reserve, withinQuota } from '../core/quota.js';
-import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
-import type { Lease, Leases } from '../core/uploads/lease.js';
-import {
-  appendToUpload,
-  completeUpload,
-  createUpload,
-  declareLength,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
-import { getUpload, isOverdue } from '../core/uploads/queries.js';
+import { finishAndQueue } from '../core/uploads/finish.js';
+import type { Leases } from '../core/uploads/lease.js';
+import { getUpload } from '../core/uploads/queries.js';
 import { can, uploadAccessOf } from './auth/can.js';
-import { actorOf, type Principal } from './auth/principal.js';
+import { actorOf } from './auth/principal.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
 import { originOf } from './origin.js';
 import { setErrorHeaders, toAppError } from './problem.js';
-import { readBody } from './request-body.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
+import { principalOf, requestOf, type TusRequest } from './tus-request.js';
+import { LedgerStore, type StoreDeps } from './tus-store.js';
 import { checkMetadata } from './upload-metadata.js';
 
 /*
@@ -32,38 +24,14 @@ import { checkMetadata } from './upload-metadata.js';
  * request only: bodies go from the socket to the ledger without its streams in between.
  */
 
-export interface TusDeps extends FinishDeps {
-  leases: Leases;
-  /** Bytes. */
-  maxUploadSize: number;
+export interface TusDeps extends StoreDeps {
   publicUrl: string | undefined;
   corsOrigins: '*' | string[];
   refusals: Refusals;
 }
 
-/** What one request carries with it. */
-interface TusRequest {
-  method: string;
-  req: ExpressRequest;
-  res: ExpressResponse;
-  /** Absent for OPTIONS. */
-  principal: Principal | undefined;
-  /** Of the uploads that it asks for or makes, without a trailing slash. */
-  origin: string;
-  lease?: Lease;
-  /** Asks the request to stop soon. */
-  letGo: () => void;
-  /** Aborts when it was asked to and its time is over. */
-  asked: AbortSignal;
-  /** Aborts when the client has gone. */
-  gone: AbortSignal;
-}
-
 /** How long a request that was asked to let go may still write, in milliseconds. */
 const DRAIN_MS = 500;
-
-/** How long HEAD waits for an object that is still to be made; then it answers 423. */
-const COMPLETE_ON_HEAD_MS = 10_000;
 
 /** The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS. */
 export function createTusHandler(deps: TusDeps): RequestHandler {
@@ -75,21 +43,21 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
   const server = new Server({
     path: '/uploads',
     datastore: new LedgerStore(deps, holders),
-    locker: (head) => ({ newLock: (id) => createLock(deps.leases, id, of(requests, head), holders) }),
+    locker: (head) => ({ newLock: (id) => createLock(deps.leases, id, requestOf(requests, head), holders) }),
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
     exposedHeaders: EXPOSED_HEADERS,
     allowedHeaders: ['X-Request-Id'],
-    generateUrl: (head, { path, id }) => `${of(requests, head).origin}${path}/${id}`,
+    generateUrl: (head, { path, id }) => `${requestOf(requests, head).origin}${path}/${id}`,
     getFileIdFromRequest: (req) => idIn(new URL(req.url).pathname),
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
     onUploadFinish: async (head, upload) => {
-      await finishAndQueue(deps, upload.id, actorOf(of(requests, head).req));
+      await finishAndQueue(deps, upload.id, actorOf(requestOf(requests, head).req));
       return {};
     },
     onResponseError: (head, error) => {
-      const request = of(requests, head);
+      const request = requestOf(requests, head);
       const quiet = request.gone.aborted;
       noteIfRefused(deps.refusals, request.req, error);
       return translateError(error, request, quiet ? undefined : deps.log);
@@ -138,17 +106,6 @@ async function noteForeign({ database, refusals, log }: TusDeps, req: ExpressReq
   } catch (error) {
     if (!(error instanceof AppError)) log.warn({ err: error, requestId: req.id }, 'refusal not written down');
   }
-}
-
-function of<K>(requests: { get(key: K): TusRequest | undefined }, key: K): TusRequest {
-  const request = requests.get(key);
-  if (!request) throw new Error('no tus request is known by this');
-  return request;
-}
-
-function principalOf({ principal }: TusRequest): Principal {
-  if (!principal) throw new AppError('unauthenticated');
-  return principal;
 }
 
 /** The request without its body. What a proxy says of itself is Express' business, which knows the proxies to trust. */
@@ -211,131 +168,4 @@ function createLock(leases: Leases, id: string, request: TusRequest, holders: Ma
       else await lease?.release();
     },
   };
-}
-
-/** What @tus/server calls a data store, over the ledger. */
-class LedgerStore extends DataStore {
-  override extensions = [
-    'creation',
-    'creation-with-upload',
-    'creation-defer-length',
-    'expiration',
-    'termination',
-  ];
-
-  constructor(
-    private readonly deps: TusDeps,
-    private readonly holders: Map<string, TusRequest>,
-  ) {
-    super();
-  }
-
-  override async create(upload: TusUpload): Promise<TusUpload> {
-    const request = of(this.holders, upload.id);
-    const { holder, adopt } = this.deps.leases;
-    const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
-    const { userId, uploadToken } = principalOf(request);
-    const row = await createUpload(this.deps, {
-      id: upload.id,
-      ownerId: userId,
-      length: upload.size ?? null,
-      metadata: upload.metadata ?? {},
-      leaseHolder: goesOn ? holder : null,
-      actor: actorOf(request.req),
-      token: uploadToken,
-    });
-    if (goesOn) request.lease = adopt(row, request.letGo);
-    if (request.lease && row.length === 0) {
-      request.lease.upload = await completeUpload(this.deps, row, row.leaseEpoch);
-    }
-    tellExpiry(request.res, row);
-    return upload;
-  }
-
-  override async getUpload(id: string): Promise<TusUpload> {
-    const { upload, epoch } = this.lease(id);
-    if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
-      throw new AppError('gone');
-    }
-    const { method, req } = of(this.holders, id);
-    // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
-    // all is there before it is.
-    if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
-      await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
-      await finishAndQueue(this.deps, upload.id, actorOf(req));
-    }
-    return new TusUpload({
-      id: upload.id,
-      offset: upload.offset,
-      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
-      ...(upload.length === null ? {} : { size: upload.length }),
-    });
-  }
-
-  override async declareUploadLength(id: string, length: number): Promise<void> {
-    const lease = this.lease(id);
-    await declareLength(this.deps, lease.upload, lease.epoch, length);
-    lease.upload.length = length;
-    lease.upload.reservedBytes = length;
-  }
-
-  override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
-    // Of the request that it was given, which has no body.
-    for await (const _ of none);
-    const lease = this.lease(id);
-    const { req, res, asked } = of(this.holders, id);
-    const { length, offset, maxSize } = lease.upload;
-    const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
-    const body = readBody(req, most - offset);
-    if (asked.aborted) body.end();
-    asked.addEventListener('abort', () => body.end());
-    if (length === null) await this.appendWithinQuota(lease, body, asked);
-    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
-    // The rest of the body, if there is any, is not wanted.
-    if (asked.aborted) res.setHeader('Connection', 'close');
-    tellExpiry(res, lease.upload);
-    return lease.upload.offset;
-  }
-
-  /** Of an upload that has reserved nothing, because nobody knows how long it becomes. */
-  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, asked: AbortSignal) {
-    const { database, quota } = this.deps;
-    const { id } = lease.upload;
-    const source = withinQuota(this.deps, lease.upload, lease.epoch, body);
-    try {
-      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, asked);
-    } finally {
-      // What was reserved and did not come. If that fails, it is given back when the upload goes on or ends.
-      await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});
-    }
-  }
-
-  override async remove(id: string): Promise<void> {
-    const request = of(this.holders, id);
-    const { upload } = this.lease(id);
-    // Then it is a file.
-    if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
-      this.deps.refusals.note(request.req, { action: 'manage', code: 'forbidden', subjectId: id });
-      throw new AppError('forbidden', {
-        detail: 'The upload is finished: only who may manage files can delete what came of it',
-      });
-    }
-    await terminateUpload(this.deps, id, actorOf(request.req));
-  }
-
-  private lease(id: string): Lease {
-    const { lease } = of(this.holders, id);
-    if (!lease) throw new Error('no lease is held');
-    return lease;
-  }
-}
-
-/**
- * "If the expiration is known at the creation, the Upload-Expires header MUST be included in the response", and in
- * that to "every PATCH request if the upload is going to expire". @tus/server would count from the creation; we count
- * from the last append, so the data store names it no expiry and this does it.
- */
-function tellExpiry(res: ExpressResponse, upload: Upload): void {
-  if (upload.offset === upload.length) res.removeHeader('Upload-Expires');
-  else res.setHeader('Upload-Expires', upload.expiresAt.toUTCString());
 }

@@ -327,6 +327,21 @@ describe('roles', () => {
   });
 });
 
+test('a change that changes nothing is none, and says what could be', async () => {
+  const user = await register();
+  const answer = await changeUser(user.id, {});
+  expect(answer.status).toBe(400);
+  expect(await answer.json()).toMatchObject({
+    code: 'invalid_request',
+    detail: 'body: name at least one of role, disabled, maxBytes, maxFiles',
+  });
+  const { rows } = await processes.database.query(
+    `SELECT FROM events WHERE type = 'user.changed' AND subject_id = $1`,
+    [user.id],
+  );
+  expect(rows).toEqual([]);
+});
+
 test('signing in many at once clears away what has expired and ends in no error', async () => {
   const users = await Promise.all([register(), register(), register(), register()]);
   for (const { email } of users) await logIn(processes.url, email);

@@ -590,6 +590,10 @@ describe('the account dialog', () => {
     const users = await openAccount(admin, 'Users');
     const row = users.locator('.item', { hasText: email });
     await row.getByRole('button', { name: `Change ${email}` }).click();
+    // Nothing has been changed yet.
+    await row.getByRole('button', { name: 'Save' }).click();
+    await row.locator('form').waitFor({ state: 'detached' });
+    await row.getByRole('button', { name: `Change ${email}` }).click();
     await row.getByLabel('Locked out').check();
     await row.getByRole('button', { name: 'Save' }).click();
     await row.locator('.badge', { hasText: 'Locked out' }).waitFor();

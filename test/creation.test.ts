@@ -1,5 +1,5 @@
 import { v7 as uuidv7 } from 'uuid';
-import { createUpload } from '../core/uploads/ledger.js';
+import { createUpload } from '../core/uploads/creation.js';
 import { expectBooksRight, usageOf } from './books.js';
 import { registerUser } from './client.js';
 import { openLedger, type TestLedger } from './ledger.js';

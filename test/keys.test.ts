@@ -100,6 +100,14 @@ test('it does not delete for good what it has uploaded, unless it may manage', a
   const id = await by(uploader).upload(Buffer.from('abc'));
   const refused = await by(uploader).tus('DELETE', `/uploads/${id}`);
   expect([refused.status, await refused.text()]).toEqual([403, expect.stringContaining('manage')]);
+  const { rows } = await until('the refusal to be written down', async () => {
+    const found = await processes.database.query(
+      `SELECT data FROM events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'keyId' = $2`,
+      [id, uploader.id],
+    );
+    return found.rows.length > 0 && found;
+  });
+  expect(rows).toEqual([{ data: { action: 'manage', code: 'forbidden', method: 'DELETE' } }]);
   expect((await user.get(`/api/files/${id}`)).id).toBe(id);
   expect((await by(keeper).tus('DELETE', `/uploads/${id}`)).status).toBe(204);
   expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);

@@ -106,7 +106,8 @@ describe('appending', () => {
 
   test('a length is declared once', async () => {
     const upload = await ledger.create(null);
-    await declareLength(ledger, upload, EPOCH, 6);
+    const declared = await declareLength(ledger, upload, EPOCH, 6);
+    expect(declared).toMatchObject({ id: upload.id, length: 6, reservedBytes: 6 });
     await expect(declareLength(ledger, upload, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
     expect(Number((await ledger.row(upload.id)).length)).toBe(6);
   });

@@ -8,7 +8,8 @@ import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { openFileStorage } from '../core/storage/file.js';
 import type { Storage } from '../core/storage/storage.js';
-import { createUpload, type LedgerDeps } from '../core/uploads/ledger.js';
+import { createUpload } from '../core/uploads/creation.js';
+import type { LedgerDeps } from '../core/uploads/ledger.js';
 import { createDatabase } from './database.js';
 
 export interface TestLedger extends LedgerDeps {

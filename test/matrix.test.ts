@@ -160,6 +160,20 @@ const OTHERS: Record<string, Row> = {
   'GET /api/nothing': { access: 'public', ok: 404 },
 };
 
+/** Declared without a rate limit of their kind: only the one for everything holds. Why stands beside each. */
+const WITHOUT_LIMIT = [
+  // Nobody is signed in yet: what many do behind one address would be counted together.
+  'GET /api/auth',
+  // Who is signed in stays so, and who wants to leave can. Both cost one look into an index.
+  'POST /api/auth/refresh',
+  'POST /api/auth/logout',
+  // It ends what was let in and counted when it began.
+  'POST /api/uploads/complete',
+  // Load balancers ask as often as they like.
+  'GET /health/live',
+  'GET /health/ready',
+];
+
 let bucket: TestBucket;
 let processes: Processes;
 let callers: Callers;
@@ -250,6 +264,13 @@ describe('the table', () => {
       { access, ...(link ? { link } : {}) },
     ]);
     expect(Object.fromEntries(described)).toEqual(Object.fromEntries(expected));
+  });
+
+  test('names each route that has no rate limit of its kind', () => {
+    const without = declared
+      .filter(({ limit }) => limit === undefined)
+      .map(({ method, path }) => `${method.toUpperCase()} ${path}`);
+    expect(without).toEqual(WITHOUT_LIMIT);
   });
 
   test('leaves out no handler that the application has besides', () => {

@@ -5,10 +5,10 @@ import { AppError } from '../core/errors.js';
 import { trashFile } from '../core/files.js';
 import { listTrashBeyondQuota, reserve } from '../core/quota.js';
 import { expireUploads } from '../core/uploads/cleanup.js';
+import { createUpload } from '../core/uploads/creation.js';
 import {
   appendToUpload,
   commitProgress,
-  createUpload,
   declareLength,
   finishUpload,
   type LedgerDeps,

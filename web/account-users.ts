@@ -68,8 +68,10 @@ export function prepareUsers(api: Api): void {
       element.querySelector('button')?.focus();
     });
     onSubmit(form, async () => {
-      const changed = await api.patch<Account>(`/api/admin/users/${account.id}`, changeIn(form, account));
-      section.replace(toItem(changed));
+      const change = changeIn(form, account);
+      const isChanged = Object.keys(change).length > 0;
+      const path = `/api/admin/users/${account.id}`;
+      section.replace(toItem(isChanged ? await api.patch<Account>(path, change) : account));
       return undefined;
     });
     element.append(form);

@@ -4,9 +4,10 @@ import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
-import { queryEntities } from '../database/rows.js';
+import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF } from '../events.js';
+import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { hasRoom, quotaExceeded } from '../quota.js';
 import { LEASE_MS } from './lease.js';
 
@@ -59,10 +60,47 @@ const PATIENCE_MS = 500;
 const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
 
 /**
+ * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
+ * it.
+ * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
+ * quota_exceeded; too_large, type_not_allowed by the limits of the token
+ */
+export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+  const { token } = upload;
+  if (!token) return insertUpload(deps, upload);
+  checkLimits(token, upload);
+  return deps.database.transaction(async (manager) => {
+    const claimed = await countChanged(
+      manager,
+      `UPDATE upload_tokens SET used_at = now()
+       WHERE id = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()`,
+      [token.id],
+    );
+    if (claimed === 0) {
+      throw new AppError('unauthenticated', {
+        detail: 'The upload token was used before, or is not valid any more',
+      });
+    }
+    return insertAlone(deps, manager, upload);
+  });
+}
+
+function checkLimits(
+  { maxSize, types }: NonNullable<NewUpload['token']>,
+  { length, metadata }: NewUpload,
+): void {
+  if (maxSize !== null && length !== null && length > maxSize) {
+    throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
+  }
+  const declared = metadata.filetype || metadata.type;
+  if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
+}
+
+/**
  * Writes the row of a new upload, with its event, together with others of its owner that come at the same time.
  * @throws {AppError} unauthenticated, quota_exceeded
  */
-export function insertUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+function insertUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const byOwner = lists.get(deps.database) ?? new Map<string, Waiting[]>();
   lists.set(deps.database, byOwner);
   return new Promise((resolve, reject) => {
@@ -117,11 +155,7 @@ async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<voi
  * Writes the row of one new upload, in the caller's transaction if it has one.
  * @throws {AppError} unauthenticated, quota_exceeded
  */
-export async function insertAlone(
-  deps: CreationDeps,
-  manager: EntityManager,
-  upload: NewUpload,
-): Promise<Upload> {
+async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
   const [row] = await insertRows(deps, manager, [upload]);
   if (row) return row;
   const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });

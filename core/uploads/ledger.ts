@@ -3,20 +3,19 @@ import { deleteUnreferencedBlobs } from '../blobs.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile, purgeFile } from '../files.js';
-import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import { discardUploads } from './cleanup.js';
-import { type CreationDeps, insertAlone, insertUpload, type NewUpload } from './creation.js';
+import type { CreationDeps } from './creation.js';
 import { LEASE_MS } from './lease.js';
 
 /*
- * The ledger of uploads: create, append, finish, terminate. Every protocol (tus now; a plain POST, direct upload
- * and others later) only calls these.
+ * The ledger of uploads: create (creation.ts), append, finish, terminate. Every protocol (tus, a plain POST, direct
+ * upload) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
  * of the lease, and only ever grows. Once the offset has reached the length, the object is made of what the ledger
@@ -24,49 +23,16 @@ import { LEASE_MS } from './lease.js';
  * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
+// Until direct.ts asks creation.ts for it.
+export { createUpload } from './creation.js';
+
 export interface LedgerDeps extends CreationDeps {
   storage: Storage;
 }
 
 /**
- * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
- * it.
- * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; too_large, type_not_allowed by the limits of the token
- */
-export async function createUpload(deps: LedgerDeps, upload: NewUpload): Promise<Upload> {
-  const { token } = upload;
-  if (!token) return insertUpload(deps, upload);
-  checkLimits(token, upload);
-  return deps.database.transaction(async (manager) => {
-    const claimed = await countChanged(
-      manager,
-      `UPDATE upload_tokens SET used_at = now()
-       WHERE id = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()`,
-      [token.id],
-    );
-    if (claimed === 0) {
-      throw new AppError('unauthenticated', {
-        detail: 'The upload token was used before, or is not valid any more',
-      });
-    }
-    return insertAlone(deps, manager, upload);
-  });
-}
-
-function checkLimits(
-  { maxSize, types }: NonNullable<NewUpload['token']>,
-  { length, metadata }: NewUpload,
-): void {
-  if (maxSize !== null && length !== null && length > maxSize) {
-    throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
-  }
-  const declared = metadata.filetype || metadata.type;
-  if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
-}
-
-/**
  * Sets the length of an upload that was created without one, and reserves room for all of it.
+ * @returns the upload with its length
  * @throws {AppError} locked, quota_exceeded, too_large
  */
 export async function declareLength(
@@ -74,27 +40,29 @@ export async function declareLength(
   upload: Upload,
   epoch: number,
   length: number,
-): Promise<void> {
+): Promise<Upload> {
   const { id, ownerId, maxSize } = upload;
   if (maxSize !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
   }
-  const fits = await deps.database.transaction(async (manager) => {
+  const declared = await deps.database.transaction(async (manager) => {
     if ((await reserve(manager, deps.quota, id, epoch, { target: length })) < length) {
       // All or nothing.
       await reserve(manager, deps.quota, id, epoch, { target: null });
-      return false;
+      return undefined;
     }
-    const changed = await countChanged(
+    const [row] = await queryEntities(
       manager,
+      Upload,
       `UPDATE uploads SET length = $3
-       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL`,
+       WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND length IS NULL RETURNING *`,
       [id, epoch, length],
     );
-    if (changed === 0) throw leaseLost();
-    return true;
+    if (!row) throw leaseLost();
+    return row;
   });
-  if (!fits) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
+  if (!declared) throw await quotaExceededBy(deps.database, deps.quota, ownerId, length);
+  return declared;
 }
 
 /**

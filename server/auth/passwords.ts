@@ -14,6 +14,7 @@ const AT_ONCE = 2;
 /** Some seconds of work. */
 const MAX_WAITING = 100;
 
+/** Of the module, not of a server: libuv's threads are the process's, and so is the queue before them. */
 const waiting: (() => void)[] = [];
 let running = 0;
 

@@ -2,6 +2,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
 import { queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { hashSecret } from './secrets.js';
 
@@ -36,6 +37,22 @@ export async function closeSession(database: DataSource, token: string, actor: A
   });
 }
 
+interface Which {
+  only?: string | undefined;
+  except?: string | undefined;
+}
+
+/** As revokeSessions(), in a transaction of its own. @throws {AppError} not_found when there is no such one */
+export async function endSessions(
+  database: DataSource,
+  userId: string,
+  actor: Actor,
+  which: Which,
+): Promise<void> {
+  const ended = await database.transaction((manager) => revokeSessions(manager, userId, actor, which));
+  if (which.only !== undefined && ended === 0) throw new AppError('not_found');
+}
+
 /**
  * Ends sessions of one user: their refresh tokens are dead at once; their access tokens cannot change anything of the
  * account any more (see authenticate.ts) and are dead after their minutes.
@@ -46,7 +63,7 @@ export async function revokeSessions(
   manager: EntityManager,
   userId: string,
   actor: Actor,
-  which: { only?: string | undefined; except?: string | undefined } = {},
+  which: Which = {},
 ): Promise<number> {
   const revoked = await queryEntities(
     manager,

@@ -6,16 +6,13 @@ import { type AuditFilter, listAudit, readAudit } from '../../core/audit-queries
 import type { Event } from '../../core/database/entities/event.js';
 import { appendEvents, readHead, sequenceEvents } from '../../core/events.js';
 import type { Logger } from '../../core/log.js';
-import { type AnyRoute, pageLimit, route, signedInActor } from './route.js';
+import { pageLimit, time } from './fields.js';
+import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
 
 interface AuditDeps {
   database: DataSource;
   log: Logger;
 }
-
-const time = z.iso
-  .datetime({ offset: true, error: 'must be a time such as 2027-01-31T12:00:00Z' })
-  .transform((text) => new Date(text));
 
 const filters = {
   type: z
@@ -47,6 +44,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/audit',
       access: 'admin',
+      limit: 'status',
       summary: 'Who did what, and who was refused what; newest first',
       query: z.object({
         ...filters,
@@ -61,16 +59,16 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
         const { cursor, limit } = query;
         if (cursor === undefined) await numberEvents();
         const found = await listAudit(database, toFilter(query), cursor, limit + 1);
-        const events = found.slice(0, limit);
-        const last = found.length > limit ? events.at(-1) : undefined;
+        const { items, nextCursor } = pageOf(found, limit, ({ seq }) => String(seq));
         res.setHeader('Cache-Control', 'no-store');
-        return { items: events.map(toJson), nextCursor: last ? String(last.seq) : null };
+        return { items: items.map(toJson), nextCursor };
       },
     }),
     route({
       method: 'get',
       path: '/api/admin/audit/export',
       access: 'admin',
+      limit: 'downloads',
       summary: 'The same as NDJSON, oldest first, up to the export itself',
       query: z.object(filters),
       async handle(call) {

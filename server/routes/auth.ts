@@ -14,6 +14,7 @@ import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
 import { requireKnownOrigin } from '../cors.js';
 import { originOf } from '../origin.js';
+import { password } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 
 interface AuthDeps {
@@ -26,12 +27,6 @@ interface AuthDeps {
 
 const REFRESH_COOKIE = 'landfall_refresh';
 const REFRESH_PATH = '/api/auth';
-
-/** What a new password must be like. */
-export const password = z
-  .string()
-  .min(8, 'must have at least 8 characters')
-  .max(200, 'must have at most 200 characters');
 
 const credentials = z.object({ email: z.email('must be an e-mail address').max(254), password });
 

@@ -8,7 +8,7 @@ import { AppError } from '../../core/errors.js';
 import { getBlob, getFile, listDerivatives } from '../../core/file-queries.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { allowEmbedding } from '../security-headers.js';
-import { fileParams } from './files.js';
+import { byId } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 
 interface ContentDeps {
@@ -45,7 +45,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
       link: true,
       limit: 'downloads',
       summary: 'The bytes of a file',
-      params: fileParams,
+      params: byId,
       query: z.object({
         download: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
         token: z.string().optional(),
@@ -79,7 +79,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
       link: true,
       limit: 'downloads',
       summary: 'A preview image (WebP)',
-      params: fileParams.extend({ size: z.enum(['small', 'medium', 'large']) }),
+      params: byId.extend({ size: z.enum(['small', 'medium', 'large']) }),
       async handle({ params, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);

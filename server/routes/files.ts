@@ -6,14 +6,13 @@ import { getFile, listFiles } from '../../core/file-queries.js';
 import { trashFile } from '../../core/files.js';
 import { type LedgerDeps, terminateUpload } from '../../core/uploads/ledger.js';
 import type { Keys } from '../auth/keys.js';
+import { byId, pageLimit } from './fields.js';
 import { filesToJson, fileToJson } from './file-json.js';
-import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
+import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
   keys: Keys;
 }
-
-export const fileParams = z.object({ id: z.uuid() });
 
 const CURSOR = /^(\d{1,15})\.(.{36})$/;
 
@@ -25,6 +24,10 @@ const cursor = z
     const [, ms, id = ''] = CURSOR.exec(text) ?? [];
     return { createdAt: new Date(Number(ms)), id };
   });
+
+function cursorOf({ createdAt, id }: File): string {
+  return `${createdAt.getTime()}.${id}`;
+}
 
 const page = z.object({
   cursor: cursor.optional(),
@@ -46,10 +49,8 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
-        const files = found.slice(0, limit);
-        const last = found.length > limit ? files.at(-1) : undefined;
-        const nextCursor = last ? `${last.createdAt.getTime()}.${last.id}` : null;
-        return { items: await filesToJson(deps, files), nextCursor };
+        const { items, nextCursor } = pageOf(found, limit, cursorOf);
+        return { items: await filesToJson(deps, items), nextCursor };
       },
     }),
     route({
@@ -58,7 +59,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       access: 'read',
       limit: 'status',
       summary: 'One of my files',
-      params: fileParams,
+      params: byId,
       async handle(call) {
         return fileToJson(deps, call.own(await getFile(database, call.params.id)));
       },
@@ -69,7 +70,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       access: 'manage',
       limit: 'processing',
       summary: 'Put a file into the trash, or with permanent=1 delete it for good',
-      params: fileParams,
+      params: byId,
       query: z.object({ permanent: z.enum(['0', '1'], 'must be 0 or 1').default('0') }),
       async handle(call) {
         const permanent = call.query.permanent === '1';
@@ -86,7 +87,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       access: 'read',
       limit: 'status',
       summary: 'Where the processing is',
-      params: fileParams,
+      params: byId,
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
         const { status, step, progress, attempts, error } = file;
@@ -99,7 +100,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       access: 'read',
       limit: 'status',
       summary: 'What has happened to a file, oldest first',
-      params: fileParams,
+      params: byId,
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
         const events = await listEvents(database, file.id);

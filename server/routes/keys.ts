@@ -2,21 +2,8 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { type ApiKey, SCOPES } from '../../core/database/entities/api-key.js';
 import { createApiKey, listApiKeys, revokeApiKey } from '../auth/api-keys.js';
+import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
-
-/** A time to come, as ISO 8601. */
-export const futureTime = z.iso
-  .datetime({ offset: true, error: 'must be a time such as 2027-01-31T12:00:00Z' })
-  .transform((text) => new Date(text))
-  .refine((time) => time > new Date(), 'must be in the future');
-
-/** A name that people give to something. */
-export const label = z
-  .string()
-  .trim()
-  .min(1, 'must not be empty')
-  .max(100, 'must have at most 100 characters')
-  .regex(/^\P{C}*$/u, 'must not hold control characters');
 
 /** Keys with which programs act for their owner. A key cannot make keys. */
 export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
@@ -56,7 +43,7 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       access: 'account',
       limit: 'processing',
       summary: 'Revoke an API key',
-      params: z.object({ id: z.uuid() }),
+      params: byId,
       async handle(call) {
         await revokeApiKey(database, call.params.id, signedInActor(call));
         call.res.status(204).end();

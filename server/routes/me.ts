@@ -1,12 +1,11 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Quota } from '../../core/config.js';
-import { AppError } from '../../core/errors.js';
 import { changePassword, getUser } from '../auth/accounts.js';
-import { listSessions, revokeSessions } from '../auth/sessions.js';
-import { password } from './auth.js';
+import { endSessions, listSessions } from '../auth/sessions.js';
+import { byId, password } from './fields.js';
+import { quotaJson } from './quota-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
-import { quotaJson } from './users.js';
 
 interface MeDeps {
   database: DataSource;
@@ -68,12 +67,11 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/me/sessions',
       access: 'account',
+      limit: 'processing',
       summary: 'End all my other sessions',
       async handle(call) {
         const actor = signedInActor(call);
-        await database.transaction((manager) =>
-          revokeSessions(manager, actor.userId, actor, { except: actor.sessionId }),
-        );
+        await endSessions(database, actor.userId, actor, { except: actor.sessionId });
         call.res.status(204).end();
       },
     }),
@@ -81,15 +79,12 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/me/sessions/:id',
       access: 'account',
+      limit: 'processing',
       summary: 'End one of my sessions',
-      params: z.object({ id: z.uuid() }),
+      params: byId,
       async handle(call) {
         const actor = signedInActor(call);
-        const { id: only } = call.params;
-        const revoked = await database.transaction((manager) =>
-          revokeSessions(manager, actor.userId, actor, { only }),
-        );
-        if (revoked === 0) throw new AppError('not_found');
+        await endSessions(database, actor.userId, actor, { only: call.params.id });
         call.res.status(204).end();
       },
     }),

@@ -1,5 +1,5 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
@@ -50,9 +50,6 @@ interface Call<P, Q, B> {
 // biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
 export type AnyRoute = Route<any, any, any>;
 
-/** How many items a page of a list has. */
-export const pageLimit = z.coerce.number().int().min(1).max(200).default(50);
-
 /** Gives a route its types. */
 export function route<P, Q, B>(declaration: Route<P, Q, B>): Route<P, Q, B> {
   return declaration;
@@ -70,6 +67,20 @@ export function signedInActor(call: {
   req: Request;
 }): Actor & { userId: string } {
   return { ...actorOf(call.req), userId: userOf(call).userId };
+}
+
+/**
+ * One page of a list, and where the next one begins; null: there is none.
+ * @param found what comes next in the list: one more than `limit` where it goes on
+ */
+export function pageOf<T>(
+  found: T[],
+  limit: number,
+  cursorOf: (last: T) => string,
+): { items: T[]; nextCursor: string | null } {
+  const items = found.slice(0, limit);
+  const last = found.length > limit ? items.at(-1) : undefined;
+  return { items, nextCursor: last === undefined ? null : cursorOf(last) };
 }
 
 /** What all routes need. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { UploadToken } from '../../core/database/entities/upload-token.js';
 import type { Keys } from '../auth/keys.js';
 import { createUploadToken, listUploadTokens, revokeUploadToken } from '../auth/upload-tokens.js';
-import { futureTime, label } from './keys.js';
+import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
 interface UploadTokenDeps {
@@ -68,7 +68,7 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       access: 'manage',
       limit: 'processing',
       summary: 'Revoke an upload token',
-      params: z.object({ id: z.uuid() }),
+      params: byId,
       async handle(call) {
         await revokeUploadToken(database, call.params.id, signedInActor(call));
         call.res.status(204).end();

@@ -15,8 +15,9 @@ import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js'
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { checkMetadata } from '../upload-metadata.js';
+import { byId, idCursor, pageLimit } from './fields.js';
 import { sentFileToJson } from './file-json.js';
-import { type AnyRoute, pageLimit, route, signedInActor, userOf } from './route.js';
+import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
 interface UploadDeps extends DirectDeps {
   keys: Keys;
@@ -25,7 +26,7 @@ interface UploadDeps extends DirectDeps {
 }
 
 const page = z.object({
-  cursor: z.uuid('must be the nextCursor of a page before').optional(),
+  cursor: idCursor,
   limit: pageLimit,
 });
 
@@ -64,8 +65,8 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listUnfinishedUploads(database, uploadAccessOf(userOf(call)), cursor, limit + 1);
-        const items = found.slice(0, limit);
-        return { items: items.map(toJson), nextCursor: found.length > limit ? items.at(-1)?.id : null };
+        const { items, nextCursor } = pageOf(found, limit, ({ id }) => id);
+        return { items: items.map(toJson), nextCursor };
       },
     }),
     route({
@@ -74,7 +75,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       access: 'upload',
       limit: 'status',
       summary: 'One of my uploads',
-      params: z.object({ id: z.uuid() }),
+      params: byId,
       async handle(call) {
         return toJson(call.own(await getUpload(database, call.params.id)));
       },
@@ -108,7 +109,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       path: '/api/uploads/complete',
       access: 'upload',
       summary: 'Make a file of an upload whose parts are all in S3',
-      body: z.object({ id: z.uuid() }),
+      body: byId,
       status: 201,
       async handle(call) {
         await requireOwn(call, call.body.id);

@@ -3,17 +3,16 @@ import { z } from 'zod';
 import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { Invitation } from '../../core/database/entities/invitation.js';
 import type { User } from '../../core/database/entities/user.js';
-import { quotaOf } from '../../core/quota.js';
 import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
 import { changeUser, listUsers } from '../auth/users.js';
-import { type AnyRoute, pageLimit, route, signedInActor } from './route.js';
+import { byId, idCursor, pageLimit } from './fields.js';
+import { quotaJson } from './quota-json.js';
+import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
 
 interface UserDeps {
   database: DataSource;
   quota: Quota;
 }
-
-const byId = z.object({ id: z.uuid() });
 
 const LIMITS = 'must be a whole number from 0 on (0 lets nothing in), null for no limit, or "default"';
 
@@ -24,6 +23,18 @@ const limit = z
     LIMITS,
   )
   .transform((value) => (value === null ? UNLIMITED : value === 'default' ? null : value));
+
+const userChange = z
+  .strictObject({
+    role: z.enum(['user', 'admin'], 'must be user or admin').optional(),
+    disabled: z.boolean().optional(),
+    maxBytes: limit.optional(),
+    maxFiles: limit.optional(),
+  })
+  .refine(
+    (change) => Object.keys(change).length > 0,
+    'name at least one of role, disabled, maxBytes, maxFiles',
+  );
 
 /** Accounts and invitations, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
@@ -42,30 +53,26 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/users',
       access: 'admin',
+      limit: 'status',
       summary: 'All accounts, oldest first',
       query: z.object({
-        cursor: z.uuid('must be the nextCursor of a page before').optional(),
+        cursor: idCursor,
         limit: pageLimit,
       }),
       async handle({ query }) {
         const found = await listUsers(database, query.cursor, query.limit + 1);
-        const users = found.slice(0, query.limit);
-        const nextCursor = found.length > query.limit ? (users.at(-1)?.id ?? null) : null;
-        return { items: users.map(toJson), nextCursor };
+        const { items, nextCursor } = pageOf(found, query.limit, ({ id }) => id);
+        return { items: items.map(toJson), nextCursor };
       },
     }),
     route({
       method: 'patch',
       path: '/api/admin/users/:id',
       access: 'admin',
+      limit: 'processing',
       summary: 'Change the role or quota of an account, or lock it out',
       params: byId,
-      body: z.strictObject({
-        role: z.enum(['user', 'admin'], 'must be user or admin').optional(),
-        disabled: z.boolean().optional(),
-        maxBytes: limit.optional(),
-        maxFiles: limit.optional(),
-      }),
+      body: userChange,
       async handle(call) {
         return toJson(await changeUser(database, call.params.id, call.body, signedInActor(call)));
       },
@@ -74,6 +81,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'get',
       path: '/api/admin/invitations',
       access: 'admin',
+      limit: 'status',
       summary: 'Invitations that can still be used, newest first',
       async handle() {
         const invitations = await listInvitations(database);
@@ -84,6 +92,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'post',
       path: '/api/admin/invitations',
       access: 'admin',
+      limit: 'processing',
       summary: 'Invite somebody to register; the token is shown here and never again',
       body: z.object({
         email: z.email('must be an e-mail address').max(254).optional(),
@@ -100,6 +109,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       method: 'delete',
       path: '/api/admin/invitations/:id',
       access: 'admin',
+      limit: 'processing',
       summary: 'Take an invitation back',
       params: byId,
       async handle(call) {
@@ -108,16 +118,6 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       },
     }),
   ];
-}
-
-/** What a user holds and may hold; null is without limit. */
-export function quotaJson(user: User, defaults: Quota) {
-  const { bytes, files } = quotaOf(user, defaults);
-  const orNull = (value: number) => (value === UNLIMITED ? null : value);
-  return {
-    quota: { bytes: orNull(bytes), files: orNull(files) },
-    usage: { bytes: user.usedBytes, files: user.usedFiles },
-  };
 }
 
 function invitationJson({ id, email, createdAt, expiresAt }: Invitation) {
