@@ -4,6 +4,7 @@ import express, { type Express, type RequestHandler, Router } from 'express';
 import type { Config } from '../core/config.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
+import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import { cors, preflight } from './cors.js';
 import type { Drain } from './drain.js';
@@ -40,6 +41,9 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
 /** What counts against which limit at /uploads: the same as at /api. */
 const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
 
+/** Methods of tus that no limit holds up: an upload that was let in is gone on with. */
+const UNLIMITED = ['PATCH', 'HEAD', 'OPTIONS'];
+
 /** Puts the HTTP application together. Does not listen. */
 export function buildApp(deps: AppDeps): Express {
   const app = express();
@@ -50,17 +54,23 @@ export function buildApp(deps: AppDeps): Express {
 
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
-  const asUploader: RequestHandler = async (req, _res, next) => {
+  const asUploader: RequestHandler = async (req, res, next) => {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
-    await authenticate(req, access, { stillTrue: method === 'DELETE' }).catch((error: unknown) => {
-      throw method === 'HEAD' ? lockedIfAway(error) : error;
-    });
+    try {
+      await authenticate(req, access, { stillTrue: method === 'DELETE' });
+    } catch (error) {
+      const told = method === 'HEAD' ? lockedIfAway(error) : error;
+      // Who guesses goes on with nothing.
+      const isGuess = UNLIMITED.includes(method) && isWrongToken(error);
+      if (!isGuess) throw told;
+      return limits.global(req, res, (limited) => next(limited ?? told));
+    }
     next();
   };
   /** What was begun may be gone on with, however much else its user or address does. */
   const limitGlobally: RequestHandler = (req, res, next) =>
-    ['PATCH', 'HEAD', 'OPTIONS'].includes(req.method) ? next() : limits.global(req, res, next);
+    UNLIMITED.includes(req.method) ? next() : limits.global(req, res, next);
   const limitByKind: RequestHandler = (req, res, next) => {
     const bucket = LIMITED[req.method];
     return bucket ? limits.bucket(bucket)(req, res, next) : next();

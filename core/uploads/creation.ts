@@ -5,7 +5,7 @@ import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { countChanged, queryEntities } from '../database/rows.js';
-import { AppError } from '../errors.js';
+import { AppError, hasCode } from '../errors.js';
 import { APPEND_EVENT_OF } from '../events.js';
 import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { hasRoom, quotaExceeded } from '../quota.js';
@@ -49,6 +49,9 @@ interface Waiting {
   resolve(row: Upload): void;
   reject(error: unknown): void;
 }
+
+/** SQLSTATE. */
+const UNIQUE_VIOLATION = '23505';
 
 /** Uploads in one statement. */
 const MAX_TOGETHER = 100;
@@ -156,7 +159,11 @@ async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<voi
  * @throws {AppError} unauthenticated, quota_exceeded
  */
 async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
-  const [row] = await insertRows(deps, manager, [upload]);
+  const [row] = await insertRows(deps, manager, [upload]).catch((error: unknown) => {
+    // It went with others, and only the answer was lost.
+    if (!hasCode(error, UNIQUE_VIOLATION) || upload.token) throw error;
+    return manager.getRepository(Upload).findBy({ id: upload.id, ownerId: upload.ownerId });
+  });
   if (row) return row;
   const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
   if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });

@@ -1,5 +1,5 @@
 import { randomBytes, timingSafeEqual } from 'node:crypto';
-import type { DataSource } from 'typeorm';
+import { type DataSource, IsNull } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { ApiKey, type Scope } from '../../core/database/entities/api-key.js';
 import type { Actor } from '../../core/database/entities/event.js';
@@ -20,6 +20,9 @@ const KEY = /^(lfk_[0-9a-f]{12})_[\w-]{43}$/;
 /** The last use is written down no more often than this. */
 const LAST_USED_EVERY_SECONDS = 60;
 
+/** More of one user could not be kept in view. */
+const MAX_KEYS = 100;
+
 export interface NewApiKey {
   name: string;
   scopes: Scope[];
@@ -31,7 +34,7 @@ export function isApiKey(bearer: string): boolean {
   return bearer.startsWith('lfk_');
 }
 
-/** Makes a key. It is told here and kept nowhere. */
+/** Makes a key. It is told here and kept nowhere. @throws {AppError} wrong_state when there are too many */
 export async function createApiKey(
   database: DataSource,
   { name, scopes, expiresAt }: NewApiKey,
@@ -41,6 +44,10 @@ export async function createApiKey(
   const key = `${prefix}_${newSecret()}`;
   const { userId } = actor;
   const apiKey = await database.transaction(async (manager) => {
+    const keys = await manager.countBy(ApiKey, { userId, revokedAt: IsNull() });
+    if (keys >= MAX_KEYS) {
+      throw new AppError('wrong_state', { detail: `There are ${keys} API keys: revoke one first` });
+    }
     const id = uuidv7();
     await manager.insert(ApiKey, {
       id,

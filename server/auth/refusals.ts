@@ -60,6 +60,7 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
   const writing = new Set<Promise<void>>();
   const refused = new WeakSet<Request>();
   let minute = 0;
+  let warned = 0;
   let noted = 0;
   let ofAddress = new Map<string, number>();
 
@@ -86,7 +87,8 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
       const actor = actorOf(req);
       const left = countDown(networkOf(req.ip));
       if (left < 0) {
-        log.warn({ action, code, requestId: req.id }, 'refused; too many for the event log');
+        if (minute !== warned) log.warn('too many refusals for the event log in this minute');
+        warned = minute;
         return;
       }
       const event = {

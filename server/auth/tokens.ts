@@ -35,6 +35,11 @@ export function notValid(cause: unknown, expired: boolean): AppError {
   return new AppError('unauthenticated', { detail: 'The access token is not valid', cause });
 }
 
+/** Whether somebody was refused for want of a token that is, or was, good. */
+export function isWrongToken(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'unauthenticated' && !(error instanceof TokenExpired);
+}
+
 /** It was good once, and nobody has done anything wrong. */
 export class TokenExpired extends AppError {
   constructor(cause: unknown) {

@@ -20,6 +20,12 @@ import type { Principal } from './principal.js';
 
 const PREFIX = 'lfu_';
 
+/** Of a token that may begin an upload. */
+const LIVE = 'used_at IS NULL AND revoked_at IS NULL AND expires_at > now()';
+
+/** Of one user; as many are listed, so that none is out of sight. */
+const MAX_LIVE = 1000;
+
 const claims = z.object({ jti: z.uuid() });
 
 export interface NewUploadToken {
@@ -35,7 +41,7 @@ export function isUploadToken(bearer: string): boolean {
   return bearer.startsWith(PREFIX);
 }
 
-/** Makes an upload token. It is told here and kept nowhere. */
+/** Makes an upload token. It is told here and kept nowhere. @throws {AppError} wrong_state when there are too many */
 export async function createUploadToken(
   database: DataSource,
   key: KeyObject,
@@ -44,6 +50,15 @@ export async function createUploadToken(
 ): Promise<{ uploadToken: UploadToken; token: string }> {
   const { userId } = actor;
   const uploadToken = await database.transaction(async (manager) => {
+    const [{ live }]: [{ live: number }] = await manager.query(
+      `SELECT count(*)::integer AS live FROM upload_tokens WHERE owner_id = $1 AND ${LIVE}`,
+      [userId],
+    );
+    if (live >= MAX_LIVE) {
+      throw new AppError('wrong_state', {
+        detail: `${live} upload tokens wait to be used: revoke some first`,
+      });
+    }
     const id = uuidv7();
     await manager.insert(UploadToken, {
       id,
@@ -61,7 +76,10 @@ export async function createUploadToken(
   return { uploadToken, token };
 }
 
-/** Upload tokens of one user that are not revoked, newest first, with the id of the upload that each was used for. */
+/**
+ * Upload tokens of one user that are not revoked, first those that wait to be used, newest first, at most 1000; with the
+ * id of the upload that each was used for.
+ */
 export async function listUploadTokens(
   database: DataSource,
   ownerId: string,
@@ -69,8 +87,9 @@ export async function listUploadTokens(
   const tokens = await queryEntities(
     database.manager,
     UploadToken,
-    'SELECT * FROM upload_tokens WHERE owner_id = $1 AND revoked_at IS NULL ORDER BY id DESC LIMIT 1000',
-    [ownerId],
+    `SELECT * FROM upload_tokens WHERE owner_id = $1 AND revoked_at IS NULL
+     ORDER BY (${LIVE}) DESC, id DESC LIMIT $2`,
+    [ownerId, MAX_LIVE],
   );
   const uploads: { id: string; upload_token_id: string }[] = await database.query(
     'SELECT id, upload_token_id FROM uploads WHERE upload_token_id = ANY ($1)',

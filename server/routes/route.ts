@@ -141,7 +141,9 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     const bucket = typeof limit === 'function' ? limit(req) : limit;
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
-  return [signIn, readBody, count, handle];
+  // What was true when the head of the request came may be over when its body is there.
+  const signInAgain = declared.body ? [signIn] : [];
+  return [signIn, readBody, ...signInAgain, count, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {

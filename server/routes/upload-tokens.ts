@@ -13,6 +13,8 @@ interface UploadTokenDeps {
 
 const DEFAULT_HOURS = 24;
 
+const MAX_DAYS = 366;
+
 /** Such as `image/*` or `application/pdf`. */
 const mediaType = z
   .string()
@@ -46,7 +48,12 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
         label: label.optional(),
         maxSize: z.int().min(0, 'must be a number of bytes').optional(),
         types: z.array(mediaType).min(1, 'must name at least one type').max(50).optional(),
-        expiresAt: futureTime.optional(),
+        expiresAt: futureTime
+          .refine(
+            (time) => time.getTime() <= Date.now() + MAX_DAYS * 86_400_000,
+            `must be within ${MAX_DAYS} days`,
+          )
+          .optional(),
       }),
       status: 201,
       async handle(call) {

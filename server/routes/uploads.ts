@@ -85,7 +85,8 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       path: '/api/uploads/presign',
       access: 'upload',
       // Who asks for further addresses goes on with an upload that was let in.
-      limit: (req) => (req.body?.id === undefined ? 'uploads' : undefined),
+      // Each signs up to 100 addresses: nobody sends parts as fast as this lets them be asked for.
+      limit: (req) => (req.body?.id === undefined ? 'uploads' : 'processing'),
       summary: 'Begin an upload straight to S3, or ask for further addresses of one',
       body: presignBody,
       async handle(call) {
