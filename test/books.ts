@@ -1,5 +1,6 @@
-import type { TestUser } from './client.js';
+import { registerUser, type TestUser } from './client.js';
 import type { TestDatabase } from './database.js';
+import { send } from './sign-in.js';
 
 /** Rows of users, with what they really hold, where that is not what their row says. */
 const WRONG_USERS = `
@@ -31,17 +32,30 @@ export async function usageOf(user: TestUser): Promise<{ bytes: number; files: n
   return (await user.get('/api/me')).usage;
 }
 
-/** Gives a user a quota: numbers, null for no limit, or 'default'. */
-export async function setQuota(
-  admin: TestUser,
-  user: TestUser,
-  quota: { maxBytes?: number | null | 'default'; maxFiles?: number | null | 'default' },
-): Promise<Response> {
-  const answer = await admin.fetch(`/api/admin/users/${user.id}`, {
-    method: 'PATCH',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify(quota),
-  });
+/** Numbers, null for no limit, or 'default'. */
+export interface WantedQuota {
+  maxBytes?: number | null | 'default';
+  maxFiles?: number | null | 'default';
+}
+
+/** Of which what is left out stays as it is. */
+export async function setQuota(admin: TestUser, user: TestUser, quota: WantedQuota): Promise<Response> {
+  const answer = await send(admin, 'PATCH', `/api/admin/users/${user.id}`, quota);
   expect(answer.status).toBe(200);
   return answer;
 }
+
+/** A new account on the server at `url()`; without a quota it has that of the configuration. */
+export async function userWithQuota(
+  url: () => string,
+  admin: TestUser,
+  quota?: WantedQuota,
+): Promise<TestUser> {
+  const user = await registerUser(url);
+  if (quota) await setQuota(admin, user, quota);
+  return user;
+}
+
+/** Asks for an upload of `length` bytes, which may be refused. */
+export const askFor = (user: TestUser, length: number): Promise<Response> =>
+  user.tus('POST', '/uploads', { 'Upload-Length': String(length) });

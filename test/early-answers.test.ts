@@ -210,7 +210,7 @@ test('fetch() sees the refusal of a body that it is still sending', async () => 
   }
 });
 
-test('an upload whose token expires in the middle goes on with a fresh one and loses nothing', async () => {
+test('an upload whose body is still under way when its token is refused goes on with a fresh one', async () => {
   const content = randomBytes(64 * MiB);
   const statuses: number[] = [];
   const offsets: number[] = [];

@@ -66,7 +66,7 @@ test('no upload is begun, and nothing is reserved for one', async () => {
   expect(await user.get('/api/me')).toEqual(before);
 });
 
-test('tus-js-client refreshes in the middle of a file and sends each byte once', async () => {
+test('tus-js-client refreshes between two parts of a file and sends each byte once', async () => {
   const session = await newSession(() => processes.url, user.email);
   let { refreshToken } = session;
   let token = session.accessToken;
@@ -98,7 +98,14 @@ test('tus-js-client refreshes in the middle of a file and sends each byte once',
 });
 
 test('that it has expired is no attempt to break in: the log does not tell of it', async () => {
-  await expired.fetch('/api/files');
-  const { rows } = await processes.database.query(`SELECT FROM events WHERE type = 'access'`);
-  expect(rows).toEqual([]);
+  const forged = useAccount(user, `${user.token}x`, () => processes.url);
+  const refused = [await expired.fetch('/api/files'), await forged.fetch('/api/files')];
+  expect(refused.map(({ status }) => status)).toEqual([401, 401]);
+  // A server that stops writes down what it still has to.
+  await processes.stop('server');
+  const { rows } = await processes.database.query(
+    `SELECT actor ->> 'requestId' AS request FROM events WHERE type = 'access'`,
+  );
+  await processes.start('server');
+  expect(rows).toEqual([{ request: refused[1]?.headers.get('X-Request-Id') }]);
 });

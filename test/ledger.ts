@@ -31,11 +31,16 @@ export interface TestLedger extends LedgerDeps {
   close(): Promise<void>;
 }
 
-/** The ledger of this process, without any server, on a database and a folder of its own. */
-export async function openLedger(): Promise<TestLedger> {
+/**
+ * The ledger of this process, without any server, on a database and a folder of its own.
+ * @param reach the address at which it finds the database
+ */
+export async function openLedger(
+  reach: (databaseUrl: string) => Promise<string> = async (url) => url,
+): Promise<TestLedger> {
   const test = await createDatabase();
   const folder = await mkdtemp(join(tmpdir(), 'landfall-ledger-'));
-  const database = await openDatabase(test.url, 'ledger test');
+  const database = await openDatabase(await reach(test.url), 'ledger test');
   const storage = await openFileStorage(folder);
   const ownerId = uuidv7();
   const query = async (sql: string, parameters?: unknown[]) => (await test.query(sql, parameters)).rows;

@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { type ClientRequest, request } from 'node:http';
 import { Readable } from 'node:stream';
 import type { FileJson, TestUser } from './client.js';
-import type { Processes } from './processes.js';
 
 /* What a client does that knows POST /api/files and no tus. */
 
@@ -67,12 +66,4 @@ export function begin(url: string, user: TestUser, headers: Record<string, strin
   });
   outgoing.on('error', () => {});
   return outgoing;
-}
-
-export async function usageOf({ database }: Processes, user: TestUser) {
-  const { rows } = await database.query(
-    'SELECT used_bytes::integer AS bytes, used_files::integer AS files FROM users WHERE id = $1',
-    [user.id],
-  );
-  return rows[0];
 }

@@ -5,6 +5,7 @@ import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { expectCompletedOnce, findUpload } from './aftermath.js';
 import { closeBarrier } from './barrier.js';
+import { usageOf } from './books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
 import {
   BOUNDARY,
@@ -21,7 +22,6 @@ import {
   post,
   sha256,
   streamOf,
-  usageOf,
 } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
@@ -237,13 +237,13 @@ describe('POST /api/files', () => {
     ['a filename given twice', {}, 'x', 400, /filename/, '?filename=a&filename=b'],
     ['a checksum that is none', {}, 'x', 400, /sha256/, '?sha256=abc'],
   ])('is refused clearly: %s', async (_name, headers, body, status, why, query = '') => {
-    const before = await usageOf(processes, user);
+    const before = await usageOf(user);
     const answer = await post(user, body, headers, query);
     const detail = await expectProblem(answer, status, 'invalid_request');
     expect(detail).toMatch(why);
     expect(detail).not.toMatch(/is stored/);
     const stored = detail.match(/[0-9a-f-]{36}/g)?.length ?? 0;
-    expect((await usageOf(processes, user)).files).toBe(before.files + stored);
+    expect((await usageOf(user)).files).toBe(before.files + stored);
   });
 
   test('a form is the same however it is cut into pieces', async () => {
@@ -340,7 +340,7 @@ describe('POST /api/files', () => {
   test.each(['raw', 'form'])(
     'a server that stops gives it the usual time, then refuses and takes nothing (%s)',
     async (kind) => {
-      const before = await usageOf(processes, user);
+      const before = await usageOf(user);
       const outgoing = begin(processes.url, user, kind === 'form' ? { 'Content-Type': FORM_TYPE } : {});
       const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;
       if (kind === 'form') outgoing.write(filePart('half').subarray(0, -2));
@@ -359,7 +359,8 @@ describe('POST /api/files', () => {
       });
       expect(await stopped).toBe(0);
       expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated' });
-      expect(await usageOf(processes, user)).toEqual(before);
+      await processes.start('server');
+      expect(await usageOf(user)).toEqual(before);
     },
   );
 });

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { expectCompletedOnce, findUpload, timeline } from './aftermath.js';
+import { usageOf } from './books.js';
 import { registerUser, type TestUser } from './client.js';
 import { makeJpeg, makePhotograph } from './fixtures.js';
 import { FORMS, type Form } from './forms.js';
@@ -14,7 +15,6 @@ import {
   post,
   sha256,
   streamOf,
-  usageOf,
 } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
@@ -104,7 +104,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
   });
 
   test('of a form that cannot be finished the files before stay, and the error names them', async () => {
-    const before = await usageOf(processes, user);
+    const before = await usageOf(user);
     const body = form(
       filePart('a.txt', 'first'),
       filePart('b.txt', 'second'),
@@ -123,13 +123,13 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
       ['a.txt', sha256('first')],
       ['b.txt', sha256('second')],
     ]);
-    expect(await usageOf(processes, user)).toEqual({ bytes: before.bytes + 11, files: before.files + 2 });
+    expect(await usageOf(user)).toEqual({ bytes: before.bytes + 11, files: before.files + 2 });
   });
 
   test.each(['known', 'chunked', 'form'])(
     'a connection that breaks (%s) leaves nothing behind',
     async (kind) => {
-      const before = await usageOf(processes, user);
+      const before = await usageOf(user);
       const headers: Record<string, string> =
         kind === 'known' ? { 'Content-Length': String(10 * MIB) } : { 'Content-Type': FORM_TYPE };
       if (kind === 'chunked') headers['Content-Type'] = 'image/png';
@@ -146,14 +146,14 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
       outgoing.destroy();
       await until('the upload to be ended', async () => (await findUpload(processes, id)).discarded_at);
       expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
-      expect(await usageOf(processes, user)).toEqual(before);
+      expect(await usageOf(user)).toEqual(before);
       const { storage_key: key } = await findUpload(processes, id);
       expect((await storage.listStored(processes)).filter((stored) => stored.startsWith(key))).toEqual([]);
     },
   );
 
   test('what is not what was announced is refused at once and not kept', async () => {
-    const before = await usageOf(processes, user);
+    const before = await usageOf(user);
     const content = randomBytes(1000);
     for (const body of [content, streamOf(content)]) {
       const detail = await expectProblem(
@@ -167,7 +167,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
         'upload.terminated',
       ]);
     }
-    expect(await usageOf(processes, user)).toEqual(before);
+    expect(await usageOf(user)).toEqual(before);
     const [file] = await filesOf(await post(user, content, {}, `?sha256=${sha256(content).toUpperCase()}`));
     await expectCompletedOnce(processes, user, file?.id ?? '', content);
   });
@@ -183,8 +183,8 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
     ]) {
       await expectProblem(answer, 413, 'quota_exceeded');
     }
-    expect(await usageOf(processes, small)).toEqual({ bytes: 0, files: 0 });
+    expect(await usageOf(small)).toEqual({ bytes: 0, files: 0 });
     await filesOf(await post(small, streamOf(content.subarray(1))));
-    expect(await usageOf(processes, small)).toEqual({ bytes: 3_000_000, files: 1 });
+    expect(await usageOf(small)).toEqual({ bytes: 3_000_000, files: 1 });
   });
 });

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { request } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import { findUpload } from './aftermath.js';
-import { expectBooksRight, setQuota, usageOf } from './books.js';
+import { expectBooksRight, setQuota, usageOf, userWithQuota } from './books.js';
 import { idOf, registerUser, type TestUser } from './client.js';
 import { FORMS, type Form } from './forms.js';
 import { sendHalf } from './half-open.js';
@@ -23,11 +23,7 @@ let postgres: PostgresProxy;
 let processes: Processes;
 let admin: TestUser;
 
-async function newUser(maxBytes: number | null): Promise<TestUser> {
-  const user = await registerUser(() => processes.url);
-  await setQuota(admin, user, { maxBytes });
-  return user;
-}
+const newUser = (maxBytes: number | null) => userWithQuota(() => processes.url, admin, { maxBytes });
 
 const elsewhere = (user: TestUser) => user.at(() => processes.urlOf('server-2'));
 
@@ -63,12 +59,13 @@ function stream(
     sent.on('error', (error) => {
       if (!answered) reject(error);
     });
+    const over = closed(sent);
     void (async () => {
       for await (const chunk of body) {
         if (answered || sent.destroyed) return;
         // As a real client, which takes no more than the connection does.
         if (!sent.write(chunk)) {
-          await Promise.race([new Promise((drained) => sent.once('drain', drained)), closed(sent)]);
+          await Promise.race([new Promise((drained) => sent.once('drain', drained)), over]);
         }
       }
       sent.end();

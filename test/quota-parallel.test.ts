@@ -1,8 +1,9 @@
-import { expectBooksRight, setQuota, usageOf } from './books.js';
+import { askFor, expectBooksRight, usageOf, userWithQuota, type WantedQuota } from './books.js';
 import { idOf, registerUser, type TestUser } from './client.js';
 import { purge, terminate, trash } from './deletions.js';
 import { FORMS, type Form } from './forms.js';
 import { type Processes, startProcesses } from './processes.js';
+import { send } from './sign-in.js';
 
 /* One user, at the edge of the quota, doing everything at once over two servers. */
 
@@ -11,23 +12,12 @@ let processes: Processes;
 let admin: TestUser;
 
 /** With this quota, and on the first server. */
-async function newUser(quota?: Parameters<typeof setQuota>[2]): Promise<TestUser> {
-  const user = await registerUser(() => processes.url);
-  if (quota) await setQuota(admin, user, quota);
-  return user;
-}
+const newUser = (quota?: WantedQuota) => userWithQuota(() => processes.url, admin, quota);
 
 const elsewhere = (user: TestUser) => user.at(() => processes.urlOf('server-2'));
 
-const create = (user: TestUser, length: number) =>
-  user.tus('POST', '/uploads', { 'Upload-Length': String(length) });
-
 const presign = (user: TestUser, size: number) =>
-  user.fetch('/api/uploads/presign', {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ filename: 'direct.bin', size }),
-  });
+  send(user, 'POST', '/api/uploads/presign', { filename: 'direct.bin', size });
 
 /** How often each status occurs. */
 function count(statuses: number[]): Record<string, number> {
@@ -70,7 +60,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     ] as const)('let in as many as fit, by %s', async (_what, quota, reason) => {
       const user = await newUser(quota);
       const answers = await Promise.all(
-        Array.from({ length: 50 }, (_, index) => create(index % 2 ? user : elsewhere(user), 1000)),
+        Array.from({ length: 50 }, (_, index) => askFor(index % 2 ? user : elsewhere(user), 1000)),
       );
       expect(count(answers.map((answer) => answer.status))).toEqual({ 201: 17, 413: 33 });
       const refused = answers.filter((answer) => answer.status === 413);
@@ -93,7 +83,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       const user = await newUser({ maxBytes: 10_000 });
       const lengths = Array.from({ length: 50 }, (_, index) => (index % 5 === 0 ? 9000 : 100));
       const answers = await Promise.all(
-        lengths.map((length, index) => create(index % 2 ? user : elsewhere(user), length)),
+        lengths.map((length, index) => askFor(index % 2 ? user : elsewhere(user), length)),
       );
       const taken = lengths.filter((_, index) => answers[index]?.status === 201);
       expect(await usageOf(user)).toEqual({ bytes: taken.reduce((a, b) => a + b, 0), files: taken.length });
@@ -106,7 +96,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       const user = await newUser({ maxBytes: 20_000 });
       const files = await Promise.all(Array.from({ length: 10 }, () => user.upload(Buffer.alloc(1000))));
       const uploads = await Promise.all(Array.from({ length: 10 }, () => user.create(1000)));
-      expect((await create(user, 1)).status).toBe(413);
+      expect((await askFor(user, 1)).status).toBe(413);
       let done = false;
       const watch = (async () => {
         while (!done) {
@@ -116,7 +106,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       })();
       const statuses = await Promise.all([
         ...Array.from({ length: 50 }, async (_, index) => {
-          const answer = await create(index % 2 ? user : elsewhere(user), 1000);
+          const answer = await askFor(index % 2 ? user : elsewhere(user), 1000);
           return answer.status;
         }),
         ...uploads.flatMap((path) => [terminate(user, idOf(path)), terminate(elsewhere(user), idOf(path))]),
@@ -133,8 +123,8 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       const created = statuses.slice(0, 50).filter((status) => status === 201).length;
       expect(await usageOf(user)).toEqual({ bytes: created * 1000, files: created });
       // All else has gone, so that the rest of them fits now.
-      for (let n = created; n < 20; n++) expect((await create(user, 1000)).status).toBe(201);
-      expect((await create(user, 1)).status).toBe(413);
+      for (let n = created; n < 20; n++) expect((await askFor(user, 1000)).status).toBe(201);
+      expect((await askFor(user, 1)).status).toBe(413);
     });
 
     it('straight to S3: as many are begun as fit', async () => {

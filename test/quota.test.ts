@@ -1,7 +1,8 @@
-import { expectBooksRight, setQuota, usageOf } from './books.js';
+import { askFor, expectBooksRight, setQuota, usageOf, userWithQuota, type WantedQuota } from './books.js';
 import { idOf, registerUser, type TestUser } from './client.js';
 import { purge, terminate, trash } from './deletions.js';
 import { type Part, type Processes, startProcesses } from './processes.js';
+import { send } from './sign-in.js';
 import { until } from './until.js';
 
 const DEFAULT = { bytes: 100_000, files: 1000 };
@@ -19,14 +20,7 @@ beforeAll(async () => {
 afterEach(() => expectBooksRight(processes.database));
 afterAll(() => processes?.close());
 
-async function newUser(quota?: Parameters<typeof setQuota>[2]): Promise<TestUser> {
-  const user = await registerUser(() => processes.url);
-  if (quota) await setQuota(admin, user, quota);
-  return user;
-}
-
-const create = (user: TestUser, length: number) =>
-  user.tus('POST', '/uploads', { 'Upload-Length': String(length) });
+const newUser = (quota?: WantedQuota) => userWithQuota(() => processes.url, admin, quota);
 
 /** Lets a worker pass that has just been started. */
 async function reconcile(part: Part = 'worker'): Promise<void> {
@@ -37,18 +31,18 @@ async function reconcile(part: Part = 'worker'): Promise<void> {
 describe('the limit', () => {
   it('can be reached exactly, and then only empty files fit', async () => {
     const user = await newUser({ maxBytes: 1000 });
-    expect((await create(user, 1001)).status).toBe(413);
+    expect((await askFor(user, 1001)).status).toBe(413);
     await user.upload(Buffer.alloc(1000));
-    expect((await create(user, 1)).status).toBe(413);
-    expect((await create(user, 0)).status).toBe(201);
+    expect((await askFor(user, 1)).status).toBe(413);
+    expect((await askFor(user, 0)).status).toBe(201);
     expect(await usageOf(user)).toEqual({ bytes: 1000, files: 2 });
   });
 
   it('of files counts empty ones', async () => {
     const user = await newUser({ maxFiles: 2 });
-    expect((await create(user, 0)).status).toBe(201);
-    expect((await create(user, 0)).status).toBe(201);
-    expect((await create(user, 0)).status).toBe(413);
+    expect((await askFor(user, 0)).status).toBe(201);
+    expect((await askFor(user, 0)).status).toBe(201);
+    expect((await askFor(user, 0)).status).toBe(413);
     const deferred = await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' });
     expect([deferred.status, await deferred.text()]).toEqual([
       413,
@@ -63,28 +57,27 @@ describe('the limit', () => {
     const path = await user.create(4000);
     await setQuota(admin, user, { maxBytes: 1000 });
     expect((await user.get('/api/me')).usage).toEqual({ bytes: 8000, files: 2 });
-    expect((await create(user, 0)).status).toBe(413);
+    expect((await askFor(user, 0)).status).toBe(413);
     // What was promised is kept.
     expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content)).status).toBe(204);
     expect((await user.settled(idOf(path))).status).toBe('completed');
     expect(await trash(user, file)).toBe(204);
-    expect((await create(user, 1)).status).toBe(413);
+    expect((await askFor(user, 1)).status).toBe(413);
     expect(await trash(user, idOf(path))).toBe(204);
-    expect((await create(user, 1000)).status).toBe(201);
+    expect((await askFor(user, 1000)).status).toBe(201);
     expect(await usageOf(user)).toEqual({ bytes: 1000, files: 1 });
   });
 
   it('is that of the configuration unless an admin has set another', async () => {
     const user = await newUser();
     expect((await user.get('/api/me')).quota).toEqual(DEFAULT);
-    expect((await create(user, DEFAULT.bytes + 1)).status).toBe(413);
+    expect((await askFor(user, DEFAULT.bytes + 1)).status).toBe(413);
 
-    const set = async (quota: Parameters<typeof setQuota>[2]) =>
-      (await (await setQuota(admin, user, quota)).json()).quota;
+    const set = async (quota: WantedQuota) => (await (await setQuota(admin, user, quota)).json()).quota;
     expect(await set({ maxBytes: null })).toEqual({ ...DEFAULT, bytes: null });
-    expect((await create(user, 5 * 1024 ** 4)).status).toBe(201);
+    expect((await askFor(user, 5 * 1024 ** 4)).status).toBe(201);
     expect(await set({ maxFiles: 1 })).toEqual({ bytes: null, files: 1 });
-    expect((await create(user, 1)).status).toBe(413);
+    expect((await askFor(user, 1)).status).toBe(413);
     expect(await set({ maxBytes: 'default', maxFiles: 'default' })).toEqual(DEFAULT);
     expect(await user.get('/api/me')).toMatchObject({ quota: DEFAULT, usage: { bytes: 5 * 1024 ** 4 } });
   });
@@ -92,8 +85,8 @@ describe('the limit', () => {
   it.each([{ maxBytes: 0 }, { maxFiles: 0 }])('of %j lets nothing in at all', async (quota) => {
     const user = await newUser(quota);
     const answers = [
-      await create(user, 1),
-      await create(user, 0),
+      await askFor(user, 1),
+      await askFor(user, 0),
       await user.tus('POST', '/uploads', { 'Upload-Defer-Length': '1' }),
     ];
     for (const answer of answers) {
@@ -106,11 +99,7 @@ describe('the limit', () => {
 
   it.each([-1, 1.5, '5', 2 ** 53, true])('cannot be set to %p', async (maxBytes) => {
     const user = await newUser();
-    const answer = await admin.fetch(`/api/admin/users/${user.id}`, {
-      method: 'PATCH',
-      headers: { 'Content-Type': 'application/json' },
-      body: JSON.stringify({ maxBytes }),
-    });
+    const answer = await send(admin, 'PATCH', `/api/admin/users/${user.id}`, { maxBytes });
     expect(answer.status).toBe(400);
     expect((await answer.json()).detail).toMatch(
       /must be a whole number from 0 on .* null for no limit, or "default"/,
@@ -215,7 +204,7 @@ test('a default of 0 is no limit', async () => {
       quota: { bytes: null, files: null },
       usage: { bytes: 0, files: 0 },
     });
-    expect((await create(user, 5 * 1024 ** 4)).status).toBe(201);
+    expect((await askFor(user, 5 * 1024 ** 4)).status).toBe(201);
     expect(await usageOf(user)).toEqual({ bytes: 5 * 1024 ** 4, files: 1 });
   } finally {
     await open.close();

@@ -6,11 +6,14 @@ import * as tus from 'tus-js-client';
 import { v7 as uuidv7 } from 'uuid';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
+import { usageOf } from './books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './client.js';
 import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
 import { openS3AndRedis } from './forms.js';
 import { sendHalf } from './half-open.js';
+import { filesOf, post, streamOf } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
+import { send } from './sign-in.js';
 import { until } from './until.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
@@ -44,21 +47,11 @@ interface Guest extends TestUser {
 }
 
 async function invite(limits: Limits = {}, of = owner): Promise<Guest> {
-  const made = await sendJson(of, '/api/upload-tokens', limits);
+  const made = await send(of, 'POST', '/api/upload-tokens', limits);
   if (made.status !== 201) throw new Error(`token: ${made.status} ${await made.text()}`);
   const { id, token } = await made.json();
   return { ...useAccount(of, token, () => processes.url), tokenId: id };
 }
-
-const sendJson = (user: TestUser, path: string, body: object) =>
-  user.fetch(path, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify(body),
-  });
-
-const post = (user: TestUser, body: BodyInit, headers: Record<string, string> = {}, query = '') =>
-  user.fetch(`/api/files${query}`, { method: 'POST', headers, body });
 
 const revoke = async ({ tokenId }: Guest) => {
   const answer = await owner.fetch(`/api/upload-tokens/${tokenId}`, { method: 'DELETE' });
@@ -71,22 +64,9 @@ const expire = ({ tokenId }: Guest) =>
     [tokenId],
   );
 
-async function usage(): Promise<{ bytes: number; files: number }> {
-  const { rows } = await processes.database.query(
-    'SELECT used_bytes::integer AS bytes, used_files::integer AS files FROM users WHERE id = $1',
-    [owner.id],
-  );
-  return rows[0];
-}
-
 async function tokenOf({ tokenId }: Guest) {
   const { items } = await owner.get('/api/upload-tokens');
   return items.find(({ id }: { id: string }) => id === tokenId);
-}
-
-async function filesOf(answer: Response) {
-  if (answer.status !== 201) throw new Error(`${answer.status} ${await answer.text()}`);
-  return (await answer.json()).files;
 }
 
 const create = (guest: TestUser, length: number, metadata: Record<string, string> = {}) =>
@@ -140,10 +120,8 @@ describe('a token sends one file into the account of its maker', () => {
   test('by a plain POST', async () => {
     const guest = await invite();
     const content = await makeJpeg({ width: 60, height: 40 });
-    const [file] = await filesOf(
-      await post(guest, new Blob([new Uint8Array(content)]), {}, '?filename=a.jpg'),
-    );
-    await expectCompletedOnce(processes, owner, file.id, content);
+    const [file] = await filesOf(await post(guest, content, {}, '?filename=a.jpg'));
+    await expectCompletedOnce(processes, owner, file?.id ?? '', content);
     expect((await post(guest, 'again')).status).toBe(401);
   });
 
@@ -152,36 +130,38 @@ describe('a token sends one file into the account of its maker', () => {
     const data = new FormData();
     data.append('a', new Blob(['first']), 'a.txt');
     data.append('b', new Blob(['second']), 'b.txt');
-    const before = await usage();
+    const before = await usageOf(owner);
     const answer = await post(guest, data);
     const problem = await answer.json();
     expect([answer.status, problem.code]).toEqual([403, 'forbidden']);
     expect(problem.detail).toMatch(/one file/);
     const [id = ''] = problem.detail.match(/[0-9a-f-]{36}/) ?? [];
     expect(await owner.settled(id)).toMatchObject({ filename: 'a.txt', status: 'completed', size: 5 });
-    expect(await usage()).toEqual({ bytes: before.bytes + 5, files: before.files + 1 });
+    expect(await usageOf(owner)).toEqual({ bytes: before.bytes + 5, files: before.files + 1 });
   });
 
   test('straight to S3, and does not get to read it afterwards', async () => {
     const guest = await invite({ maxSize: 100_000, types: ['image/png'] });
     const content = await makePng({ width: 90, height: 60 });
     const wanted = { size: content.length, filename: 'direct.png', type: 'image/png' };
-    expect((await sendJson(guest, '/api/uploads/presign', { ...wanted, size: 100_001 })).status).toBe(413);
-    expect((await sendJson(guest, '/api/uploads/presign', { ...wanted, type: 'text/html' })).status).toBe(
+    expect((await send(guest, 'POST', '/api/uploads/presign', { ...wanted, size: 100_001 })).status).toBe(
+      413,
+    );
+    expect((await send(guest, 'POST', '/api/uploads/presign', { ...wanted, type: 'text/html' })).status).toBe(
       422,
     );
-    const signed = await (await sendJson(guest, '/api/uploads/presign', wanted)).json();
-    expect((await sendJson(guest, '/api/uploads/presign', wanted)).status).toBe(401);
-    expect((await sendJson(guest, '/api/uploads/presign', { id: signed.id })).status).toBe(200);
+    const signed = await (await send(guest, 'POST', '/api/uploads/presign', wanted)).json();
+    expect((await send(guest, 'POST', '/api/uploads/presign', wanted)).status).toBe(401);
+    expect((await send(guest, 'POST', '/api/uploads/presign', { id: signed.id })).status).toBe(200);
     const sent = await fetch(signed.parts[0].url, { method: 'PUT', body: new Uint8Array(content) });
     expect(sent.status).toBe(200);
     const stranger = await invite();
-    expect((await sendJson(stranger, '/api/uploads/complete', { id: signed.id })).status).toBe(404);
-    expect((await sendJson(guest, '/api/uploads/complete', { id: signed.id })).status).toBe(201);
+    expect((await send(stranger, 'POST', '/api/uploads/complete', { id: signed.id })).status).toBe(404);
+    expect((await send(guest, 'POST', '/api/uploads/complete', { id: signed.id })).status).toBe(201);
     await expectCompletedOnce(processes, owner, signed.id, content);
-    const again = await sendJson(guest, '/api/uploads/complete', { id: signed.id });
+    const again = await send(guest, 'POST', '/api/uploads/complete', { id: signed.id });
     expect([again.status, (await again.json()).links]).toEqual([201, undefined]);
-    const mine = await sendJson(owner, '/api/uploads/complete', { id: signed.id });
+    const mine = await send(owner, 'POST', '/api/uploads/complete', { id: signed.id });
     expect((await mine.json()).links.content).toMatch(/\?token=/);
   });
 });
@@ -190,14 +170,14 @@ describe('once', () => {
   test('also when twenty come at the same time, to two servers and in three ways', async () => {
     const guest = await invite();
     const there = guest.at(() => processes.urlOf('server-2'));
-    const before = await usage();
+    const before = await usageOf(owner);
     const content = randomBytes(1000);
     const answers = await Promise.all(
       Array.from({ length: 20 }, (_, i) => {
         const at = i % 2 === 0 ? guest : there;
         if (i % 3 === 0) return create(at, content.length);
         if (i % 3 === 1) return post(at, content);
-        return sendJson(at, '/api/uploads/presign', { size: content.length });
+        return send(at, 'POST', '/api/uploads/presign', { size: content.length });
       }),
     );
     const statuses = answers.map(({ status }) => status).sort();
@@ -207,34 +187,30 @@ describe('once', () => {
       guest.tokenId,
     ]);
     expect(rows).toHaveLength(1);
-    expect(await usage()).toEqual({ bytes: before.bytes + 1000, files: before.files + 1 });
+    expect(await usageOf(owner)).toEqual({ bytes: before.bytes + 1000, files: before.files + 1 });
   });
 
   test('a plain upload that could not be finished may be tried again', async () => {
     const guest = await invite({ maxSize: 1000 });
-    const before = await usage();
-    const tooLarge = await guest.fetch('/api/files', {
-      method: 'POST',
-      body: new Blob([randomBytes(1001)]).stream(),
-      duplex: 'half',
-    } as RequestInit);
+    const before = await usageOf(owner);
+    const tooLarge = await post(guest, streamOf(randomBytes(1001)));
     expect(tooLarge.status).toBe(413);
     const wrong = await post(guest, 'words', {}, `?sha256=${'0'.repeat(64)}`);
     expect(wrong.status).toBe(422);
     expect(await tokenOf(guest)).toMatchObject({ usedAt: null, uploadId: null });
-    expect(await usage()).toEqual(before);
+    expect(await usageOf(owner)).toEqual(before);
     const [file] = await filesOf(await post(guest, 'words'));
-    expect(await tokenOf(guest)).toMatchObject({ usedAt: expect.any(String), uploadId: file.id });
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: expect.any(String), uploadId: file?.id });
     expect((await post(guest, 'words')).status).toBe(401);
   });
 
   test('an upload that was ended by its own client was the one', async () => {
     const guest = await invite();
-    const before = await usage();
+    const before = await usageOf(owner);
     const path = `/uploads/${idOf((await create(guest, 10)).headers.get('Location') ?? '')}`;
     expect((await guest.tus('DELETE', path)).status).toBe(204);
     expect((await create(guest, 10)).status).toBe(401);
-    expect(await usage()).toEqual(before);
+    expect(await usageOf(owner)).toEqual(before);
   });
 
   test('what has arrived belongs to the maker: the token cannot delete it', async () => {
@@ -242,7 +218,7 @@ describe('once', () => {
     const id = await guest.upload(Buffer.from('kept'));
     await owner.settled(id);
     expect((await guest.tus('DELETE', `/uploads/${id}`)).status).toBe(403);
-    const made = await sendJson(owner, '/api/keys', { name: 'sender', scopes: ['upload'] });
+    const made = await send(owner, 'POST', '/api/keys', { name: 'sender', scopes: ['upload'] });
     const sender = useAccount(owner, (await made.json()).key, () => processes.url);
     expect((await sender.tus('DELETE', `/uploads/${id}`)).status).toBe(403);
     expect((await owner.get(`/api/files/${id}`)).size).toBe(4);
@@ -412,8 +388,8 @@ describe('a token sees nothing else', () => {
       expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, 'x')).status).toBe(404);
       expect((await guest.tus('DELETE', path)).status).toBe(404);
       expect((await guest.fetch(`/api/uploads/${idOf(path)}`)).status).toBe(404);
-      expect((await sendJson(guest, '/api/uploads/presign', { id: idOf(path) })).status).toBe(404);
-      expect((await sendJson(guest, '/api/uploads/complete', { id: idOf(path) })).status).toBe(404);
+      expect((await send(guest, 'POST', '/api/uploads/presign', { id: idOf(path) })).status).toBe(404);
+      expect((await send(guest, 'POST', '/api/uploads/complete', { id: idOf(path) })).status).toBe(404);
       const events = await timeline(processes, idOf(path));
       expect(events.filter((type) => type !== 'access')).toEqual(['upload.created']);
     }
