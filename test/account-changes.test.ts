@@ -1,4 +1,5 @@
-import { registerUser, type TestUser } from './client.js';
+import { request } from 'node:http';
+import { PASSWORD, registerUser, type TestUser } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import {
   eventsOf,
@@ -229,6 +230,62 @@ describe('an account that is disabled', () => {
     await waitForLock();
     await blocker.query('COMMIT');
     expect(await problemOf(await late)).toEqual(WRONG);
+  });
+});
+
+describe('a request whose body comes late', () => {
+  /** Lets the server look at the head, then calls `meanwhile`, then sends the body. */
+  function sendLate(
+    as: TestUser,
+    method: string,
+    path: string,
+    body: object,
+    meanwhile: () => Promise<unknown>,
+  ): Promise<number | undefined> {
+    const text = JSON.stringify(body);
+    return new Promise((resolve, reject) => {
+      const outgoing = request(`${processes.url}${path}`, {
+        method,
+        headers: {
+          Authorization: `Bearer ${as.token}`,
+          'Content-Type': 'application/json',
+          'Content-Length': Buffer.byteLength(text),
+          // The server says that when it wants the body, and so when it has found the head in order.
+          Expect: '100-continue',
+        },
+      });
+      outgoing.on('error', reject);
+      outgoing.on('response', (answer) => resolve(answer.resume().statusCode));
+      outgoing.on('continue', () => meanwhile().then(() => outgoing.end(text), reject));
+      outgoing.flushHeaders();
+    });
+  }
+
+  test('does nothing any more when its sender was locked out meanwhile', async () => {
+    for (const [method, path, body] of [
+      ['POST', '/api/keys', { name: 'a', scopes: ['manage'] }],
+      ['POST', '/api/upload-tokens', {}],
+      ['POST', '/api/me/password', { currentPassword: PASSWORD, newPassword: NEXT }],
+    ] as const) {
+      const { as } = await signIn(await register());
+      const status = await sendLate(as, method, path, body, () => changeUser(as.id, { disabled: true }));
+      expect([path, status]).toEqual([path, 401]);
+    }
+  });
+
+  test('gives nobody a role back', async () => {
+    const other = await registerAdmin(() => processes.url, processes.database);
+    const path = `/api/admin/users/${other.id}`;
+    const demote = () => changeUser(other.id, { role: 'user' });
+    expect(await sendLate(other, 'PATCH', path, { role: 'admin' }, demote)).toBe(401);
+    const { rows } = await processes.database.query('SELECT role FROM users WHERE id = $1', [other.id]);
+    expect(rows).toEqual([{ role: 'user' }]);
+  });
+
+  test('is answered as ever otherwise', async () => {
+    const { as } = await signIn(await register());
+    const nothing = async () => {};
+    expect(await sendLate(as, 'POST', '/api/keys', { name: 'a', scopes: ['read'] }, nothing)).toBe(201);
   });
 });
 

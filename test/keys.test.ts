@@ -245,3 +245,13 @@ test('one that cannot be a key costs no query', async () => {
   // Whereas one that could be one is looked for.
   await expect(verifyApiKey(database, key)).rejects.not.toMatchObject({ code: 'unauthenticated' });
 });
+
+test('there are at most a hundred of one user', async () => {
+  const other = await registerUser(() => processes.url);
+  const keys: KeyJson[] = [];
+  while (keys.length < 100) keys.push(await createKey({}, other));
+  const refused = await send(other, 'POST', '/api/keys', { name: 'one more', scopes: ['read'] });
+  expect(await problemOf(refused)).toEqual([409, 'wrong_state']);
+  expect((await revoke(keys[0]?.id ?? '', other)).status).toBe(204);
+  await createKey({}, other);
+});

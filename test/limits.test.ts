@@ -280,6 +280,17 @@ describe('while everything else is at its limit', () => {
     expect(await statusOf(patch(4, 'ef'))).toBe(204);
   });
 
+  test('but who guesses is counted', async () => {
+    const head = (token: string) =>
+      fetch(`${processes.url}${path}`, {
+        method: 'HEAD',
+        headers: { 'Tus-Resumable': '1.0.0', Authorization: `Bearer ${token}`, ...from(address) },
+      });
+    expect((await head(`lfk_${'0'.repeat(12)}_${'a'.repeat(43)}`)).status).toBe(429);
+    expect((await head('nonsense')).status).toBe(429);
+    expect((await head(user.token)).status).toBe(200);
+  });
+
   test('an upload of many parts that was begun before is finished by tus-js-client', async () => {
     const uploader = await newUser();
     const place = newAddress();

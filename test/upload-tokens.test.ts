@@ -13,7 +13,7 @@ import { openS3AndRedis } from './forms.js';
 import { sendHalf } from './half-open.js';
 import { filesOf, post, streamOf } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
-import { send } from './sign-in.js';
+import { problemOf, send } from './sign-in.js';
 import { until } from './until.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
@@ -483,4 +483,27 @@ test('the answer to a plain upload says what was stored, and no more', async () 
     createdAt: expect.any(String),
     sha256: createHash('sha256').update('words').digest('hex'),
   });
+});
+
+test('those that wait to be used are all listed, and are at most a thousand', async () => {
+  const maker = await registerUser(() => processes.url);
+  const first = await (await send(maker, 'POST', '/api/upload-tokens', { label: 'the first' })).json();
+  await processes.database.query(
+    `INSERT INTO upload_tokens (id, owner_id, expires_at, used_at)
+     SELECT gen_random_uuid(), $1, now() + interval '1 hour', CASE WHEN n > 998 THEN now() END
+     FROM generate_series(1, 1500) AS n`,
+    [maker.id],
+  );
+  const ids = async () =>
+    (await maker.get('/api/upload-tokens')).items.map(({ id }: { id: string }) => id) as string[];
+  expect(await ids()).toContain(first.id);
+  expect((await send(maker, 'POST', '/api/upload-tokens', {})).status).toBe(201);
+  expect(await problemOf(await send(maker, 'POST', '/api/upload-tokens', {}))).toEqual([409, 'wrong_state']);
+  expect((await maker.fetch(`/api/upload-tokens/${first.id}`, { method: 'DELETE' })).status).toBe(204);
+  expect((await send(maker, 'POST', '/api/upload-tokens', {})).status).toBe(201);
+  const late = { expiresAt: new Date(Date.now() + 400 * 86_400_000).toISOString() };
+  expect(await problemOf(await send(maker, 'POST', '/api/upload-tokens', late))).toEqual([
+    400,
+    'invalid_request',
+  ]);
 });
