@@ -164,7 +164,7 @@ const OTHERS: Record<string, Row> = {
 const WITHOUT_LIMIT = [
   // Nobody is signed in yet: what many do behind one address would be counted together.
   'GET /api/auth',
-  // Who is signed in stays so, and who wants to leave can. Both cost one look into an index.
+  // Who is signed in stays so, and who wants to leave can. Neither costs the hash of a password.
   'POST /api/auth/refresh',
   'POST /api/auth/logout',
   // It ends what was let in and counted when it began.
