@@ -3,10 +3,10 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { DirectUploads, Part } from '../storage/storage.js';
-import type { NewUpload } from './creation.js';
+import { createUpload, type NewUpload } from './creation.js';
 import { type FinishDeps, finishAndQueue } from './finish.js';
 import type { Leases } from './lease.js';
-import { commitProgress, completeUpload, createUpload, terminateUpload } from './ledger.js';
+import { commitProgress, completeUpload, terminateUpload } from './ledger.js';
 import { getUpload, isOverdue, type UploadAccess } from './queries.js';
 
 /*

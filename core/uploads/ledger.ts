@@ -23,9 +23,6 @@ import { LEASE_MS } from './lease.js';
  * event. If the process dies before, the next HEAD or the reconciler goes on.
  */
 
-// Until direct.ts asks creation.ts for it.
-export { createUpload } from './creation.js';
-
 export interface LedgerDeps extends CreationDeps {
   storage: Storage;
 }
