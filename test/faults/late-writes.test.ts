@@ -75,14 +75,8 @@ async function beginStalled({ length, before, patch, operation }: Case) {
 
 type Stalled = Awaited<ReturnType<typeof beginStalled>>;
 
-/** The client goes on at the other server, with other bytes from there on. @returns the whole content */
-async function goOnAt(
-  other: TestUser,
-  { upload, content, offset }: Stalled,
-  sizes: number[],
-): Promise<Buffer> {
-  const all = Buffer.concat([content.subarray(0, offset), randomBytes(content.length - offset)]);
-  // Its first requests wait until the lease has run out.
+/** The client asks the other server, which has to wait until the lease has run out. */
+async function takeOver(other: TestUser, { upload, offset }: Stalled): Promise<void> {
   const head = await until(
     'the other server to have the upload',
     async () => {
@@ -92,6 +86,15 @@ async function goOnAt(
     40,
   );
   expect(Number(head.headers.get('Upload-Offset'))).toBe(offset);
+}
+
+/** The client goes on there, with other bytes from there on. @returns the whole content */
+async function goOnAt(
+  other: TestUser,
+  { upload, content, offset }: Stalled,
+  sizes: number[],
+): Promise<Buffer> {
+  const all = Buffer.concat([content.subarray(0, offset), randomBytes(content.length - offset)]);
   let at = offset;
   for (const size of [...sizes, all.length]) {
     const end = Math.min(at + size, all.length);
@@ -120,6 +123,8 @@ test.each([
       const statuses = await Promise.all(stalled.map((each) => each.stalled));
       for (const status of statuses) expect(status).not.toBe(204);
     };
+    // All of them: of one that nobody has taken, who wakes up is still the holder by rights.
+    await Promise.all(stalled.map((each) => takeOver(other, each)));
     const late = finished ? undefined : s3.pauseAt('CompleteMultipartUpload', 'before');
     const going = Promise.all(stalled.map((each) => goOnAt(other, each, [3 * MIB, 6 * MIB])));
     if (late) {
