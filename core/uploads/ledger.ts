@@ -89,7 +89,10 @@ export async function appendToUpload(
     };
     await deps.storage.uploads
       .append(toStored(upload), source, commit, signal)
-      .catch((error: unknown) => endIfLost(deps, upload, epoch, error));
+      .catch(async (error: unknown) => {
+        if (error instanceof AppError && error.code === 'locked') await tidyAgain(deps, upload.id);
+        return endIfLost(deps, upload, epoch, error);
+      });
   }
   return present.offset === present.length ? completeUpload(deps, present, epoch, signal) : present;
 }
@@ -165,6 +168,20 @@ export async function completeUpload(
       return endIfLost(deps, upload, epoch, error);
     });
   return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+}
+
+/**
+ * Somebody else has taken over, perhaps finished, and perhaps put the store in order, and what this process has sent may
+ * arrive after that. The failure is what is told, whatever comes of this.
+ */
+async function tidyAgain({ database }: LedgerDeps, id: string): Promise<void> {
+  await database
+    .query(
+      `UPDATE uploads SET untidy = true, discarded_at = CASE WHEN status = 'finished' THEN discarded_at END
+       WHERE id = $1 AND status <> 'uploading'`,
+      [id],
+    )
+    .catch(() => {});
 }
 
 /** After a failure the store may hold what the ledger does not name. The failure is what is told, whatever comes of this. */
