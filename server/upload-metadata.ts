@@ -77,6 +77,20 @@ function decode(key: string, value: string): string {
   }
 }
 
+/** What other clients tell of a file, under the names that tus clients use. */
+export function toMetadata(described: {
+  filename?: string | undefined;
+  type?: string | undefined;
+  sha256?: string | undefined;
+}): Record<string, string> {
+  const { filename, type, sha256 } = described;
+  return {
+    ...(filename ? { filename } : {}),
+    ...(type ? { filetype: type } : {}),
+    ...(sha256 ? { sha256 } : {}),
+  };
+}
+
 /**
  * Checks the metadata of a new upload, however it came. The name of the file is reduced to a bare name; a type that is
  * none, as browsers send it at times, is forgotten.

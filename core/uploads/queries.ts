@@ -39,3 +39,15 @@ export async function getUpload(database: DataSource, id: string): Promise<Uploa
   if (!upload) throw new AppError('not_found');
   return upload;
 }
+
+/** Ids of the uploads that were begun with upload tokens, by the ids of those. */
+export async function mapTokensToUploads(
+  database: DataSource,
+  tokenIds: string[],
+): Promise<Map<string, string>> {
+  const uploads: { id: string; upload_token_id: string }[] = await database.query(
+    'SELECT id, upload_token_id FROM uploads WHERE upload_token_id = ANY ($1)',
+    [tokenIds],
+  );
+  return new Map(uploads.map(({ id, upload_token_id }) => [upload_token_id, id]));
+}

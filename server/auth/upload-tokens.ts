@@ -10,6 +10,7 @@ import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { cutOff } from '../../core/uploads/lease.js';
+import { mapTokensToUploads } from '../../core/uploads/queries.js';
 import type { Principal } from './principal.js';
 
 /*
@@ -91,11 +92,10 @@ export async function listUploadTokens(
      ORDER BY (${LIVE}) DESC, id DESC LIMIT $2`,
     [ownerId, MAX_LIVE],
   );
-  const uploads: { id: string; upload_token_id: string }[] = await database.query(
-    'SELECT id, upload_token_id FROM uploads WHERE upload_token_id = ANY ($1)',
-    [tokens.map((token) => token.id)],
+  const uploadOf = await mapTokensToUploads(
+    database,
+    tokens.map((token) => token.id),
   );
-  const uploadOf = new Map(uploads.map(({ id, upload_token_id }) => [upload_token_id, id]));
   return tokens.map((token) => Object.assign(token, { uploadId: uploadOf.get(token.id) ?? null }));
 }
 

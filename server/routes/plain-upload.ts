@@ -13,6 +13,7 @@ import {
   shutsDown,
 } from '../plain-upload.js';
 import { type RequestBody, readBody } from '../request-body.js';
+import { toMetadata } from '../upload-metadata.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -138,14 +139,9 @@ async function* upTo(limit: number, content: AsyncIterable<Uint8Array>): AsyncGe
   }
 }
 
-/** Under the names that tus clients use. */
 function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {
   const isTold = type && !UNTOLD.includes(type.split(';')[0]?.trim().toLowerCase() ?? '');
-  return {
-    ...(filename ? { filename } : {}),
-    ...(isTold ? { filetype: type } : {}),
-    ...(sha256 ? { sha256 } : {}),
-  };
+  return toMetadata({ filename, type: isTold ? type : undefined, sha256 });
 }
 
 function addStored(error: unknown, received: ReceivedFile[]): unknown {

@@ -14,7 +14,7 @@ import {
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
-import { checkMetadata } from '../upload-metadata.js';
+import { checkMetadata, toMetadata } from '../upload-metadata.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
@@ -121,20 +121,6 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       },
     }),
   ];
-}
-
-/** Under the names that tus clients use. */
-function toMetadata(described: {
-  filename?: string | undefined;
-  type?: string | undefined;
-  sha256?: string | undefined;
-}): Record<string, string> {
-  const { filename, type, sha256 } = described;
-  return {
-    ...(filename ? { filename } : {}),
-    ...(type ? { filetype: type } : {}),
-    ...(sha256 ? { sha256 } : {}),
-  };
 }
 
 function signedJson({ upload, partSize, partCount, parts }: SignedParts) {
