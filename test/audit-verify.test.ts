@@ -1,6 +1,5 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -419,11 +418,8 @@ describe('npm run audit:verify', () => {
       });
       const noted = beside.stdout.trim().split('\n').at(-1) ?? '';
 
-      process.kill(system.pid, 'SIGTERM');
-      const alone = await until('it to have stopped', async () => {
-        const ended = await run(env, '--expect', noted);
-        return existsSync(join(system.dataDir, 'postgres/postmaster.pid')) ? undefined : ended;
-      });
+      await system.end();
+      const alone = await run(env, '--expect', noted);
       expect(alone).toMatchObject({ code: 0, stderr: '' });
       expect(alone.stdout).toMatch(/^1 events checked/);
     } finally {

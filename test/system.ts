@@ -9,7 +9,9 @@ export interface System {
   /** Of the page, without a trailing slash. */
   url: string;
   dataDir: string;
-  pid: number;
+  /** Ends it as Ctrl-C does; its folder stays. */
+  end(): Promise<void>;
+  /** Ends it, and removes its folder. */
   stop(): Promise<void>;
 }
 
@@ -32,16 +34,18 @@ export async function startSystem(env: Record<string, string> = {}): Promise<Sys
     if (child.exitCode !== null) throw new Error(`npm start ended with ${child.exitCode}`);
     return /Page +(\S+)/.exec(output)?.[1];
   });
+  const end = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill('SIGTERM');
+    await ended;
+  };
   return {
     url,
     dataDir,
-    pid: child.pid ?? 0,
+    end,
     async stop() {
-      if (child.exitCode === null && child.signalCode === null) {
-        const ended = once(child, 'exit');
-        child.kill('SIGTERM');
-        await ended;
-      }
+      await end();
       await rm(folder, { recursive: true, force: true });
     },
   };
