@@ -230,6 +230,8 @@ describe('the log tells', () => {
     const upload = await send('POST', '/uploads', { headers: { ...withKey, ...creation(0) } });
     const id = idOf(upload.headers.get('Location') ?? '');
     expect((await send('GET', `/api/files/${id}`, { headers: withKey })).status).toBe(403);
+    // Refusals are written beside the answer: what comes next could come before.
+    await linesOf(address, 4);
     expect((await send('DELETE', `/api/keys/${made.id}`, { headers: mine })).status).toBe(204);
     expect((await send('GET', '/api/uploads', { headers: withKey })).status).toBe(401);
 
@@ -347,6 +349,30 @@ describe('the log tells', () => {
     for (const item of items) expect(Object.keys(item).sort()).toEqual(['createdAt', 'data', 'id', 'type']);
     expect(items.map(({ type }: Item) => type)).not.toContain('access');
     expect(JSON.stringify(items)).not.toContain(address);
+  });
+
+  it('of somebody who wants to end another’s key, upload token or session', async () => {
+    const mine = bearer(user.token);
+    const key = await post('/api/keys', { name: 'a name', scopes: ['read'] }, mine);
+    const token = await post('/api/upload-tokens', {}, mine);
+    secrets.push(key.key, token.token);
+    const { sid } = jwt.decode(user.token) as { sid: string };
+    const { address, from } = newAddress();
+    const attempts = [
+      [key.id, `/api/keys/${key.id}`],
+      [token.id, `/api/upload-tokens/${token.id}`],
+      [sid, `/api/me/sessions/${sid}`],
+    ] as const;
+    for (const [, path] of attempts) {
+      const answer = await send('DELETE', path, { headers: { ...from, ...bearer(other.token) } });
+      expect([path, answer.status]).toEqual([path, 404]);
+    }
+    const lines = await linesOf(address, attempts.length);
+    expect(lines.map(({ subjectId }) => subjectId).sort()).toEqual(attempts.map(([id]) => id).sort());
+    for (const line of lines) {
+      const actor = { userId: other.id, address };
+      expect(line).toMatchObject({ type: 'access', result: 'refused', actor, data: { code: 'not_found' } });
+    }
   });
 
   it('of tokens that are wrong, and not of those that have only expired', async () => {

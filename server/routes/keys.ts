@@ -1,7 +1,8 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { type ApiKey, SCOPES } from '../../core/database/entities/api-key.js';
+import { ApiKey, SCOPES } from '../../core/database/entities/api-key.js';
 import { createApiKey, listApiKeys, revokeApiKey } from '../auth/api-keys.js';
+import { getOwned } from '../auth/owned.js';
 import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -45,7 +46,8 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       summary: 'Revoke an API key',
       params: byId,
       async handle(call) {
-        await revokeApiKey(database, call.params.id, signedInActor(call));
+        const { id } = call.own(await getOwned(database, ApiKey, call.params.id));
+        await revokeApiKey(database, id, signedInActor(call));
         call.res.status(204).end();
       },
     }),

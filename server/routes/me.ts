@@ -1,7 +1,9 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Quota } from '../../core/config.js';
+import { Session } from '../../core/database/entities/session.js';
 import { changePassword, getUser } from '../auth/accounts.js';
+import { getOwned } from '../auth/owned.js';
 import { endSessions, listSessions } from '../auth/sessions.js';
 import { byId, password } from './fields.js';
 import { quotaJson } from './quota-json.js';
@@ -84,7 +86,8 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       params: byId,
       async handle(call) {
         const actor = signedInActor(call);
-        await endSessions(database, actor.userId, actor, { only: call.params.id });
+        const { id: only } = call.own(await getOwned(database, Session, call.params.id));
+        await endSessions(database, actor.userId, actor, { only });
         call.res.status(204).end();
       },
     }),

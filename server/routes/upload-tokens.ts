@@ -1,7 +1,8 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { UploadToken } from '../../core/database/entities/upload-token.js';
+import { UploadToken } from '../../core/database/entities/upload-token.js';
 import type { Keys } from '../auth/keys.js';
+import { getOwned } from '../auth/owned.js';
 import { createUploadToken, listUploadTokens, revokeUploadToken } from '../auth/upload-tokens.js';
 import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
@@ -77,7 +78,8 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       summary: 'Revoke an upload token',
       params: byId,
       async handle(call) {
-        await revokeUploadToken(database, call.params.id, signedInActor(call));
+        const { id } = call.own(await getOwned(database, UploadToken, call.params.id));
+        await revokeUploadToken(database, id, signedInActor(call));
         call.res.status(204).end();
       },
     }),
