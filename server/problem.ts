@@ -14,10 +14,11 @@ const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disp
 
 /** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
 export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHandler {
-  return (thrown, req, res, _next) => {
+  return async (thrown, req, res, _next) => {
     const error = toAppError(thrown);
     noteIfRefused(refusals, req, error);
     if (error.status >= 500) log.error({ err: thrown, requestId: req.id }, 'request failed');
+    await refusals.whenWritten(req);
     if (res.headersSent || res.destroyed) {
       // Part of an answer is out: only breaking the connection tells the client that the rest will not come.
       res.destroy();

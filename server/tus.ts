@@ -83,7 +83,8 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     const head = headOf(req);
     requests.set(head, request);
     const response = await server.handleWeb(head);
-    if (response.status === 404) void noteForeign(deps, req);
+    if (response.status === 404) await noteForeign(deps, req);
+    await deps.refusals.whenWritten(req);
     await answer(res, response);
   };
 }

@@ -1,62 +1,22 @@
-import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { registerUser, type TestUser } from './client.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
 import { type Processes, startProcesses } from './processes.js';
+import { eventsOf } from './sign-in.js';
 import { until } from './until.js';
 
-/** A way to the database that can be cut. */
-async function layWire(databaseUrl: string) {
-  const { hostname, port: databasePort } = new URL(databaseUrl);
-  const sockets = new Set<Socket>();
-  const server: Server = createServer((inward) => {
-    const outward = connect(Number(databasePort), hostname);
-    for (const [from, to] of [
-      [inward, outward],
-      [outward, inward],
-    ] as const) {
-      sockets.add(from);
-      from.pipe(to);
-      from
-        .on('error', () => {})
-        .on('close', () => {
-          sockets.delete(from);
-          to.destroy();
-        });
-    }
-  });
-  const listen = async (port: number) => {
-    server.listen(port, '127.0.0.1');
-    await once(server, 'listening');
-    return (server.address() as AddressInfo).port;
-  };
-  const port = await listen(0);
-  const url = new URL(databaseUrl);
-  url.port = String(port);
-  return {
-    url: url.href,
-    cut() {
-      server.close();
-      for (const socket of sockets) socket.destroy();
-    },
-    mend: () => listen(port),
-  };
-}
-
-let wire: Awaited<ReturnType<typeof layWire>>;
+let wire: PostgresProxy;
 let processes: Processes;
 let user: TestUser;
 
 beforeAll(async () => {
-  processes = await startProcesses({}, ['server', 'worker'], async (url) => {
-    wire = await layWire(url);
-    return wire.url;
-  });
+  wire = await startPostgresProxy();
+  processes = await startProcesses({}, ['server', 'worker'], wire.reach);
   user = await registerUser(() => processes.url);
 });
 
 afterAll(async () => {
   await processes?.close();
-  wire?.cut();
+  await wire?.close();
 });
 
 const tusHeaders = { 'Tus-Resumable': '1.0.0' };
@@ -75,7 +35,7 @@ test('while the database is away clients are told to come again, and all goes on
     });
   expect((await patch(0, 'abc')).status).toBe(204);
 
-  wire.cut();
+  await wire.away();
   const list = await user.fetch('/api/files');
   expect([list.status, (await list.json()).code]).toEqual([503, 'unavailable']);
   expect((await patch(3, 'def')).status).toBe(503);
@@ -84,11 +44,31 @@ test('while the database is away clients are told to come again, and all goes on
   expect((await user.fetch('/health/ready')).status).toBe(503);
   expect((await user.fetch('/health/live')).status).toBe(200);
 
-  await wire.mend();
+  await wire.back();
   await until('the server to be ready', async () => (await user.fetch('/health/ready')).ok);
   const head = await user.fetch(upload, { method: 'HEAD', headers: tusHeaders });
   expect(head.headers.get('Upload-Offset')).toBe('3');
   expect((await patch(3, 'def')).status).toBe(204);
   const id = upload.split('/').at(-1) ?? '';
   expect(await user.settled(id)).toMatchObject({ status: 'completed', size: 6, attempts: 1 });
+});
+
+test('a refusal is in the log when its answer comes, and no answer waits for a log that hangs', async () => {
+  const other = await registerUser(() => processes.url);
+  const id = await user.upload(Buffer.from('mine'));
+  await user.settled(id);
+  const countRefusals = async () =>
+    (await eventsOf(processes.database, id)).filter((type) => type === 'access!').length;
+  expect((await other.fetch(`/api/files/${id}`)).status).toBe(404);
+  expect(await countRefusals()).toBe(1);
+
+  const isRefusal = ({ text, parameters }: Statement) =>
+    text.startsWith('INSERT INTO events') && parameters.some((value) => value?.includes('refused'));
+  const pause = wire.pauseAt(isRefusal, 'before');
+  const answer = await other.fetch(`/api/files/${id}`);
+  await pause.reached;
+  expect(answer.status).toBe(404);
+  expect(await countRefusals()).toBe(1);
+  pause.open();
+  await until('the second line', async () => (await countRefusals()) === 2);
 });

@@ -22,6 +22,7 @@ const bearer = `Bearer ${signToken(user, keys.access, 1)}`;
 const refused: Refusal[] = [];
 const refusals: Refusals = {
   note: (_req, refusal) => refused.push(refusal),
+  whenWritten: async () => {},
   whenIdle: async () => {},
 };
 const limits = createLimits({

@@ -1,7 +1,6 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
 import type { TestDatabase } from './database.js';
-import { until } from './until.js';
 
 /** What register, login and refresh answer. */
 export interface SignedIn {
@@ -79,12 +78,4 @@ export async function eventsOf(database: TestDatabase, subjectId: string): Promi
     subjectId,
   ]);
   return rows.map(({ type, result }) => (result === 'refused' ? `${type}!` : type));
-}
-
-/** The same, sorted, once there are so many: refusals are written beside the answer. */
-export function sortedEventsOf(database: TestDatabase, subjectId: string, count: number): Promise<string[]> {
-  return until(`${count} events of ${subjectId}`, async () => {
-    const events = await eventsOf(database, subjectId);
-    return events.length >= count && events.sort();
-  });
 }

@@ -17,7 +17,7 @@ import { until } from './until.js';
  * earnest stands in server/http-server.ts and server/json-body.ts.
  */
 
-const refusals: Refusals = { note: () => {}, whenIdle: async () => {} };
+const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, whenIdle: async () => {} };
 const JSON_LIMITS = { maxBytes: 1000, maxMs: 300 };
 const TIMES = { headers: 300, checkHeadersEvery: 50, idle: 600, keepAlive: 300 };
 const DRIP_MS = 50;

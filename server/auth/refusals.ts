@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { AppError, type ErrorCode } from '../../core/errors.js';
@@ -28,9 +29,11 @@ export class RefusedError extends AppError {
 }
 
 export interface Refusals {
-  /** Writes it into the event log, without holding the answer up. A request is refused once, for its first reason. */
+  /** Writes it into the event log. A request is refused once, for its first reason. */
   note(req: Request, refusal: Refusal): void;
-  /** Waits for what is being written. */
+  /** Waits for what was noted of a request, so that who has the answer finds it in the log; at most a second. */
+  whenWritten(req: Request): Promise<void>;
+  /** Waits for all that is being written. */
   whenIdle(): Promise<void>;
 }
 
@@ -56,9 +59,12 @@ export function noteIfRefused(refusals: Refusals, req: Request, error: unknown):
 const MAX_A_MINUTE = 600;
 const MAX_OF_ADDRESS = 60;
 
+/** No answer waits for longer than this for a database that hangs. */
+const WRITE_WITHIN_MS = 1000;
+
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();
-  const refused = new WeakSet<Request>();
+  const lines = new WeakMap<Request, Promise<void>>();
   let minute = 0;
   let warned = 0;
   let noted = 0;
@@ -82,8 +88,8 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
 
   return {
     note(req, { type = 'access', action, code, subjectId }) {
-      if (refused.has(req)) return;
-      refused.add(req);
+      if (lines.has(req)) return;
+      lines.set(req, Promise.resolve());
       const actor = actorOf(req);
       const left = countDown(networkOf(req.ip));
       if (left < 0) {
@@ -104,6 +110,15 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
         .catch((error: unknown) => log.warn({ err: error, requestId: req.id }, 'refusal not written down'))
         .finally(() => writing.delete(written));
       writing.add(written);
+      lines.set(req, written);
+    },
+    async whenWritten(req) {
+      const line = lines.get(req);
+      if (!line) return;
+      const inTime = new AbortController();
+      const tooLate = pause(WRITE_WITHIN_MS, undefined, { signal: inTime.signal }).catch(() => {});
+      await Promise.race([line, tooLate]);
+      inTime.abort();
     },
     async whenIdle() {
       await Promise.all(writing);
