@@ -72,3 +72,17 @@ test('a refusal is in the log when its answer comes, and no answer waits for a l
   pause.open();
   await until('the second line', async () => (await countRefusals()) === 2);
 });
+
+test('however many ask whether a server is ready, one question goes to the database', async () => {
+  const asked = ({ text }: Statement) => text === 'SELECT 1';
+  const pause = wire.pauseAt(asked, 'before');
+  const first = user.fetch('/health/ready');
+  await pause.reached;
+  const before = wire.statements.filter(asked).length;
+  const others = Array.from({ length: 20 }, () => user.fetch('/health/ready'));
+  // They have come by when this many later requests were answered, one after the other.
+  for (let i = 0; i < 20; i++) await user.get('/api/files');
+  pause.open();
+  for (const answer of await Promise.all([first, ...others])) expect(answer.status).toBe(200);
+  expect(wire.statements.filter(asked).length - before).toBeLessThan(5);
+});

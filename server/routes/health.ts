@@ -12,6 +12,19 @@ interface HealthDeps {
 
 /** For load balancers and orchestrators. */
 export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute[] {
+  let checking: Promise<void> | undefined;
+  /** No limit stands before it: however many ask at once, database and storage are asked by one of them. */
+  function checkOnce(): Promise<void> {
+    checking ??= checkParts().finally(() => {
+      checking = undefined;
+    });
+    return checking;
+  }
+  async function checkParts(): Promise<void> {
+    await check('database', () => database.query('SELECT 1'));
+    await check('storage', () => storage.check());
+  }
+
   return [
     route({
       method: 'get',
@@ -27,8 +40,7 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       summary: 'Whether requests should be sent here: database and storage work',
       async handle() {
         if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
-        await check('database', () => database.query('SELECT 1'));
-        await check('storage', () => storage.check());
+        await checkOnce();
         return { status: 'ok' };
       },
     }),
