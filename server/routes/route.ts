@@ -117,7 +117,11 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
   };
   /** Before the limits, which may look into it. */
   const readBody: RequestHandler = async (req, _res, next) => {
-    if (declared.body) req.body = await readJson(req);
+    // Whether it had been received, though nobody had read it, when the caller was believed.
+    const wasThere = req.complete;
+    req.body = await readJson(req);
+    // What was true when the head of the request came may be over when its body is there.
+    if (!wasThere) await authenticate(req, access, { link });
     next();
   };
   const handle: RequestHandler = async (req, res) => {
@@ -141,9 +145,7 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     const bucket = typeof limit === 'function' ? limit(req) : limit;
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
-  // What was true when the head of the request came may be over when its body is there.
-  const signInAgain = declared.body ? [signIn] : [];
-  return [signIn, readBody, ...signInAgain, count, handle];
+  return [signIn, ...(declared.body ? [readBody] : []), count, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {
