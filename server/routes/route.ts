@@ -1,10 +1,9 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { z } from 'zod';
-import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
-import { actorOf, type Principal } from '../auth/principal.js';
+import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readJson } from '../json-body.js';
 import type { Bucket, Limits } from '../limits.js';
@@ -62,10 +61,7 @@ export function userOf(call: { principal: Principal | undefined }): Principal {
 }
 
 /** The principal of a route that is not public, for the event log. */
-export function signedInActor(call: {
-  principal: Principal | undefined;
-  req: Request;
-}): Actor & { userId: string } {
+export function signedInActor(call: { principal: Principal | undefined; req: Request }): SignedInActor {
   return { ...actorOf(call.req), userId: userOf(call).userId };
 }
 
