@@ -134,27 +134,7 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  * @throws {ConfigError} naming the first variable that is wrong
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
-  // `FOO=` in a .env file means "not set".
-  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
-  const parsed = environment.safeParse(set);
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0];
-    const name = String(issue?.path[0]);
-    throw new ConfigError(`${name}=${SECRETS.has(name) ? '…' : set[name]}: ${issue?.message}`);
-  }
-  for (const name of NOT_YET) {
-    if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
-  }
-  const e = parsed.data;
-  if (e.DATABASE_URL && !e.S3_BUCKET && !e.DATA_DIR_SHARED) {
-    throw new ConfigError(
-      'DATABASE_URL is set, but files are kept in a folder of this machine: set S3_BUCKET, or DATA_DIR_SHARED=true ' +
-        'if every server and worker sees the same DATA_DIR',
-    );
-  }
-  if (e.DATABASE_URL && !e.JWT_SECRET) {
-    throw new ConfigError('JWT_SECRET is required with DATABASE_URL: use at least 32 random characters');
-  }
+  const e = readVariables(env);
   return Object.freeze({
     host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
     port: e.PORT,
@@ -191,6 +171,32 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
   });
+}
+
+/** The variables, with their defaults. @throws {ConfigError} when one cannot be used, or not without another */
+function readVariables(env: NodeJS.ProcessEnv): Environment {
+  // `FOO=` in a .env file means "not set".
+  const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
+  const parsed = environment.safeParse(set);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    const name = String(issue?.path[0]);
+    throw new ConfigError(`${name}=${SECRETS.has(name) ? '…' : set[name]}: ${issue?.message}`);
+  }
+  for (const name of NOT_YET) {
+    if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
+  }
+  const e = parsed.data;
+  if (e.DATABASE_URL && !e.S3_BUCKET && !e.DATA_DIR_SHARED) {
+    throw new ConfigError(
+      'DATABASE_URL is set, but files are kept in a folder of this machine: set S3_BUCKET, or DATA_DIR_SHARED=true ' +
+        'if every server and worker sees the same DATA_DIR',
+    );
+  }
+  if (e.DATABASE_URL && !e.JWT_SECRET) {
+    throw new ConfigError('JWT_SECRET is required with DATABASE_URL: use at least 32 random characters');
+  }
+  return e;
 }
 
 /** @throws {ConfigError} when one variable makes no sense without, or with, another */

@@ -17,6 +17,7 @@ import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
+import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
@@ -110,6 +111,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
+    ...invitationRoutes(deps),
     ...auditRoutes(deps),
     ...healthRoutes(deps),
   ];

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { MemoryStore, type Store } from 'express-rate-limit';
+import type { Redis } from 'ioredis';
 import { RedisStore } from 'rate-limit-redis';
 import type { Logger } from '../core/log.js';
 import { connectRedis } from '../core/redis.js';
@@ -62,7 +63,7 @@ export function createMemoryStore(maxKeys = MAX_KEYS): Store {
 /** Connects to Redis. Waits for that, but not long: Redis may come later. */
 export async function openSharedCounts(url: string, log: Logger): Promise<SharedCounts> {
   const { client, reportError, onBack } = connectRedis(url, log, { use: 'rate limits', waits: false });
-  const scripts = new Map<string, string>();
+  const { load, run, send } = prepareScripts(client);
   let pausedUntil = 0;
   onBack(() => {
     pausedUntil = 0;
@@ -81,32 +82,6 @@ export async function openSharedCounts(url: string, log: Logger): Promise<Shared
       }
       return undefined;
     }
-  }
-
-  async function run(sha: string, key: string, ...args: string[]) {
-    try {
-      return await client.evalsha(sha, 1, key, ...args);
-    } catch (error) {
-      const script = scripts.get(sha);
-      if (!script || !(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error;
-      // Redis was started anew. This loads the script, too.
-      return client.eval(script, 1, key, ...args);
-    }
-  }
-
-  /** Only remembers it: rate-limit-redis keeps what comes of loading a script, also when that is an error. */
-  function load(script: string): string {
-    const sha = createHash('sha1').update(script).digest('hex');
-    scripts.set(sha, script);
-    return sha;
-  }
-
-  /** For rate-limit-redis, which sends nothing else as long as nobody resets a key. */
-  async function send(...[command, first = '', ...more]: string[]) {
-    if (command === 'SCRIPT') return load(more[0] ?? '');
-    if (command !== 'EVALSHA') throw new Error(`${command} was not expected`);
-    const [, key = '', ...args] = more;
-    return (await run(first, key, ...args)) as number[];
   }
 
   await new Promise<void>((resolve) => {
@@ -135,6 +110,39 @@ export async function openSharedCounts(url: string, log: Logger): Promise<Shared
     },
     close: () => client.disconnect(),
   };
+}
+
+/** Scripts that Redis keeps, and that it gets once more when it has lost them. */
+function prepareScripts(client: Redis) {
+  const scripts = new Map<string, string>();
+
+  async function run(sha: string, key: string, ...args: string[]) {
+    try {
+      return await client.evalsha(sha, 1, key, ...args);
+    } catch (error) {
+      const script = scripts.get(sha);
+      if (!script || !(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error;
+      // Redis was started anew. This loads the script, too.
+      return client.eval(script, 1, key, ...args);
+    }
+  }
+
+  /** Only remembers it: rate-limit-redis keeps what comes of loading a script, also when that is an error. */
+  function load(script: string): string {
+    const sha = createHash('sha1').update(script).digest('hex');
+    scripts.set(sha, script);
+    return sha;
+  }
+
+  /** For rate-limit-redis, which sends nothing else as long as nobody resets a key. */
+  async function send(...[command, first = '', ...more]: string[]) {
+    if (command === 'SCRIPT') return load(more[0] ?? '');
+    if (command !== 'EVALSHA') throw new Error(`${command} was not expected`);
+    const [, key = '', ...args] = more;
+    return (await run(first, key, ...args)) as number[];
+  }
+
+  return { load, run, send };
 }
 
 async function within<T>(ms: number, work: Promise<T>): Promise<T> {

@@ -45,6 +45,7 @@ interface LimitDeps {
 }
 
 interface Counting {
+  /** Undefined: nothing is limited. */
   rate: Rate | undefined;
   /** Who is counted; undefined: this request is not. */
   keyOf(req: Request): string | undefined;
@@ -53,6 +54,9 @@ interface Counting {
   /** Called for the first request in a window that is refused. */
   onFirstRefusal?(req: Request): void;
 }
+
+/** Makes the limit that is called `name`. */
+type Limit = (name: string, counting: Counting) => RequestHandler;
 
 /** For the detail of a refusal: "10 … in 60 s". */
 const COUNTED: Record<string, string> = {
@@ -70,76 +74,16 @@ const pass: RequestHandler = (_req, _res, next) => next();
 /** Makes what counts the requests that come to this server. A rate that is undefined limits nothing. */
 export function createLimits({ rateLimits, shared, accountKey, refusals, log }: LimitDeps): Limits {
   const stores: Store[] = [];
-  let warned = false;
+  const warnOfProxy = createProxyWarning(log);
 
-  /** Else all who come through it wait for each other, and nobody finds out why. */
-  function warnOfProxy(req: Request): void {
-    if (warned || req.app.get('trust proxy') !== false || !req.get('X-Forwarded-For')) return;
-    warned = true;
-    log.warn(
-      'refused by address, of a request with X-Forwarded-For: if it came through a proxy, set TRUST_PROXY',
-    );
-  }
-
-  function limit(name: string, { rate, keyOf, isFree, onFirstRefusal }: Counting): RequestHandler {
+  const limit: Limit = (name, counting) => {
+    const { rate } = counting;
     if (!rate) return pass;
     // With the window in the name nobody waits for the end of one that has been made shorter.
     const store = shared?.createStore(`${name}:${rate.windowMs / 1000}`) ?? createMemoryStore();
     stores.push(store);
-    return rateLimit({
-      identifier: name,
-      limit: rate.limit,
-      windowMs: rate.windowMs,
-      store,
-      keyGenerator: (req) => keyOf(req) ?? '',
-      skip: (req) => keyOf(req) === undefined,
-      skipSuccessfulRequests: isFree !== undefined,
-      requestWasSuccessful: (_req, res) => isFree?.(res.statusCode) ?? false,
-      standardHeaders: 'draft-8',
-      legacyHeaders: false,
-      handler(req, res, next) {
-        const { used, resetTime, key } = (req as Request & { rateLimit: RateLimitInfo }).rateLimit;
-        // Each further one raises the count, also in Redis: of all servers one sees this number, and once.
-        if (used === rate.limit + 1) onFirstRefusal?.(req);
-        if (key.startsWith('address:')) warnOfProxy(req);
-        next(tooMany(name, rate, resetTime, res));
-      },
-      // They write to stdout what they find in the first request. What they look for is settled here and in the tests.
-      validate: false,
-      passOnStoreError: true,
-      logger: {
-        warn: (error) => log.warn({ err: error }, 'rate limits'),
-        error: (error) => log.error({ err: error }, 'rate limits'),
-      },
-    });
-  }
-
-  function hash(email: string): string {
-    return createHmac('sha256', accountKey).update(email.toLowerCase()).digest('base64url');
-  }
-
-  /** Whose password is tried or changed. Runs before the body is checked. */
-  function accountOf(req: Request): string | undefined {
-    if (req.principal) return `user:${req.principal.userId}`;
-    const email: unknown = req.body?.email;
-    return typeof email === 'string' ? `account:${hash(email)}` : undefined;
-  }
-
-  const note = (req: Request) => refusals.note(req, { action: 'auth', code: 'rate_limited' });
-  const byAddress = limit('auth', {
-    rate: rateLimits.auth,
-    keyOf: addressOf,
-    // Our own trouble is not the client's.
-    isFree: (status) => status >= 500,
-    onFirstRefusal: note,
-  });
-  const byAccount = limit('auth-account', {
-    rate: rateLimits.auth,
-    keyOf: accountOf,
-    // A guess was made, or an address was found to have an account. What is refused here stays counted: see `used`.
-    isFree: (status) => ![401, 409, 429].includes(status),
-    onFirstRefusal: note,
-  });
+    return createLimit(name, { ...counting, rate }, { store, warnOfProxy, log });
+  };
   const byCaller = (name: Bucket) => limit(name, { rate: rateLimits[name], keyOf: callerOf });
 
   const buckets: Record<Bucket, RequestHandler> = {
@@ -147,9 +91,7 @@ export function createLimits({ rateLimits, shared, accountKey, refusals, log }: 
     status: byCaller('status'),
     downloads: byCaller('downloads'),
     processing: byCaller('processing'),
-    // In this order: an address that is refused can do no more harm to accounts.
-    auth: (req, res, next) =>
-      byAddress(req, res, (error) => (error ? next(error) : byAccount(req, res, next))),
+    auth: limitAttempts(limit, rateLimits.auth, accountKey, refusals),
   };
   return {
     global: limit('global', { rate: rateLimits.global, keyOf: addressOf }),
@@ -159,6 +101,88 @@ export function createLimits({ rateLimits, shared, accountKey, refusals, log }: 
       shared?.close();
     },
   };
+}
+
+/** Attempts to sign in, to register and to change a password: by address, and those that fail by account. */
+function limitAttempts(
+  limit: Limit,
+  rate: Rate | undefined,
+  accountKey: KeyObject,
+  refusals: Refusals,
+): RequestHandler {
+  const onFirstRefusal = (req: Request) => refusals.note(req, { action: 'auth', code: 'rate_limited' });
+  const byAddress = limit('auth', {
+    rate,
+    keyOf: addressOf,
+    // Our own trouble is not the client's.
+    isFree: (status) => status >= 500,
+    onFirstRefusal,
+  });
+  const byAccount = limit('auth-account', {
+    rate,
+    keyOf: (req) => accountOf(req, accountKey),
+    // A guess was made, or an address was found to have an account. What is refused here stays counted: see `used`.
+    isFree: (status) => ![401, 409, 429].includes(status),
+    onFirstRefusal,
+  });
+  // In this order: an address that is refused can do no more harm to accounts.
+  return (req, res, next) =>
+    byAddress(req, res, (error) => (error ? next(error) : byAccount(req, res, next)));
+}
+
+/** What counts one kind of request in `store`, and refuses those that are too many. */
+function createLimit(
+  name: string,
+  { rate, keyOf, isFree, onFirstRefusal }: Counting & { rate: Rate },
+  { store, warnOfProxy, log }: { store: Store; warnOfProxy(req: Request): void; log: Logger },
+): RequestHandler {
+  return rateLimit({
+    identifier: name,
+    limit: rate.limit,
+    windowMs: rate.windowMs,
+    store,
+    keyGenerator: (req) => keyOf(req) ?? '',
+    skip: (req) => keyOf(req) === undefined,
+    skipSuccessfulRequests: isFree !== undefined,
+    requestWasSuccessful: (_req, res) => isFree?.(res.statusCode) ?? false,
+    standardHeaders: 'draft-8',
+    legacyHeaders: false,
+    handler(req, res, next) {
+      const { used, resetTime, key } = (req as Request & { rateLimit: RateLimitInfo }).rateLimit;
+      // Each further one raises the count, also in Redis: of all servers one sees this number, and once.
+      if (used === rate.limit + 1) onFirstRefusal?.(req);
+      if (key.startsWith('address:')) warnOfProxy(req);
+      next(tooMany(name, rate, resetTime, res));
+    },
+    // They write to stdout what they find in the first request. What they look for is settled here and in the tests.
+    validate: false,
+    passOnStoreError: true,
+    logger: {
+      warn: (error) => log.warn({ err: error }, 'rate limits'),
+      error: (error) => log.error({ err: error }, 'rate limits'),
+    },
+  });
+}
+
+/** Warns once. Else all who come through a proxy wait for each other, and nobody finds out why. */
+function createProxyWarning(log: Logger): (req: Request) => void {
+  let warned = false;
+  return (req) => {
+    if (warned || req.app.get('trust proxy') !== false || !req.get('X-Forwarded-For')) return;
+    warned = true;
+    log.warn(
+      'refused by address, of a request with X-Forwarded-For: if it came through a proxy, set TRUST_PROXY',
+    );
+  };
+}
+
+/** Whose password is tried or changed. Runs before the body is checked. */
+function accountOf(req: Request, accountKey: KeyObject): string | undefined {
+  if (req.principal) return `user:${req.principal.userId}`;
+  const email: unknown = req.body?.email;
+  if (typeof email !== 'string') return undefined;
+  const hash = createHmac('sha256', accountKey).update(email.toLowerCase()).digest('base64url');
+  return `account:${hash}`;
 }
 
 /** The user; of those who come with an upload token each for itself; the address where nobody is signed in. */

@@ -10,7 +10,7 @@ import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
-import { createLogger } from '../core/log.js';
+import { createLogger, type Logger } from '../core/log.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
@@ -38,6 +38,7 @@ const HANG_UP_EVERY_MS = 20;
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const log = createLogger(config.logLevel, 'server');
+  warnOfOpenDoors(config, log);
   await migrate(databaseUrl);
   const database = await openDatabase(databaseUrl, 'landfall server', (error) =>
     log.warn({ err: error }, 'database connection'),
@@ -64,15 +65,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
-  if (config.trustProxy === true) {
-    log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
-  }
   const { identityProvider } = config;
-  if (identityProvider && !identityProvider.audience) {
-    log.warn(
-      'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
-    );
-  }
   const app = buildApp({
     ...config,
     database,
@@ -106,6 +99,18 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** What may be meant, and is dangerous where it is not. */
+function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
+  if (trustProxy === true) {
+    log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
+  }
+  if (identityProvider && !identityProvider.audience) {
+    log.warn(
+      'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
+    );
+  }
 }
 
 function listen(http: Server, config: Readonly<Config>): Promise<string> {

@@ -1,10 +1,12 @@
+import { createServer, request as openRequest } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import express from 'express';
 import request from 'supertest';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
-import { createAuthenticate } from '../server/auth/authenticate.js';
+import { type Authenticate, createAuthenticate } from '../server/auth/authenticate.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
 import type { Refusal, Refusals } from '../server/auth/refusals.js';
@@ -13,6 +15,8 @@ import { createLimits } from '../server/limits.js';
 import { notFound, problemHandler } from '../server/problem.js';
 import { requestLog } from '../server/requests.js';
 import { type AnyRoute, route, serve } from '../server/routes/route.js';
+import { exchange, formRequest } from './raw-http.js';
+import { until } from './until.js';
 
 const keys = deriveKeys('only-for-tests-only-for-tests-only');
 const log = createLogger('silent', 'test');
@@ -39,14 +43,19 @@ const limits = createLimits({
   log,
 });
 
-function serveOnly(...routes: AnyRoute[]) {
+// Nothing here asks the database: see matrix.test.ts for what does.
+const database = undefined as unknown as DataSource;
+const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
+
+function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();
   app.use(requestLog(log));
-  // Nothing here asks the database: see matrix.test.ts for what does.
-  const database = undefined as unknown as DataSource;
-  const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
-  app.use(serve(routes, { authenticate, limits, refusals }), notFound, problemHandler(log, refusals));
-  return request(app);
+  app.use(serve(routes, { authenticate: signIn, limits, refusals }), notFound, problemHandler(log, refusals));
+  return app;
+}
+
+function serveOnly(...routes: AnyRoute[]) {
+  return request(appOf(routes));
 }
 
 const declared = route({
@@ -185,5 +194,52 @@ describe('access', () => {
       expect((await get('', `/guarded?${query}`, linked)).status).toBe(401);
     }
     expect((await get('', signLink('/guarded', keys.link))).status).toBe(401);
+  });
+});
+
+describe('a caller who sends a body', () => {
+  let asked = 0;
+  const signIn: Authenticate = async (...request) => {
+    asked++;
+    // As if the database were asked, which is what a second time would be dear for.
+    await new Promise((resolve) => setImmediate(resolve));
+    await authenticate(...request);
+  };
+  const http = createServer(appOf([{ ...declared, access: 'upload' }], signIn));
+  const headers = { Authorization: bearer, 'Content-Type': 'application/json' };
+  const body = JSON.stringify({ name: 'a' });
+  let url: string;
+
+  beforeAll(async () => {
+    await new Promise<void>((resolve) => http.listen(0, '127.0.0.1', resolve));
+    url = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
+  });
+  afterAll(() => {
+    http.closeAllConnections();
+    http.close();
+  });
+  beforeEach(() => {
+    asked = 0;
+  });
+
+  test('is looked at once where it has come with the head', async () => {
+    expect((await exchange(url, formRequest('POST', path, headers, body)))?.status).toBe(201);
+    expect(asked).toBe(1);
+  });
+
+  test('is looked at again when all of it is there, if it was not when he was believed', async () => {
+    const length = Buffer.byteLength(body);
+    const outgoing = openRequest(`${url}${path}`, {
+      method: 'POST',
+      headers: { ...headers, 'Content-Length': length },
+    });
+    const answered = new Promise<number | undefined>((resolve, reject) => {
+      outgoing.on('response', (answer) => resolve(answer.resume().statusCode)).on('error', reject);
+    });
+    outgoing.write(body.slice(0, 5));
+    await until('the caller to be looked at', () => asked === 1);
+    outgoing.end(body.slice(5));
+    expect(await answered).toBe(201);
+    expect(asked).toBe(2);
   });
 });

@@ -1,4 +1,4 @@
-import { AccountSection, type Item } from './account-section.js';
+import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
 import { choiceOf, onSubmit, textOf } from './form.js';
@@ -42,15 +42,11 @@ function toItem(api: Api, { id, email, createdAt, expiresAt }: Invitation): Item
     name,
     facts: [`made ${timeText(createdAt)}`, `expires ${timeText(expiresAt)}`],
     actions: [
-      {
+      deletion(api, `/api/admin/invitations/${id}`, {
         text: 'Take back',
         label: `Take back the invitation made ${timeText(createdAt)}, ${name}`,
         question: 'Take this invitation back? Its link stops working.',
-        async run() {
-          await api.delete(`/api/admin/invitations/${id}`);
-          return true;
-        },
-      },
+      }),
     ],
   };
 }

@@ -1,4 +1,4 @@
-import { AccountSection, type Item } from './account-section.js';
+import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
 import { choiceOf, onSubmit, textOf, timeInHours } from './form.js';
@@ -55,15 +55,11 @@ function toItem(api: Api, { id, name, prefix, scopes, lastUsedAt, expiresAt }: A
       expiresAt ? `${isOver ? 'expired' : 'expires'} ${timeText(expiresAt)}` : 'does not expire',
     ],
     actions: [
-      {
+      deletion(api, `/api/keys/${id}`, {
         text: 'Revoke',
         label: `Revoke the key ${name}`,
         question: `Revoke the key “${name}”? What uses it stops working at once.`,
-        async run() {
-          await api.delete(`/api/keys/${id}`);
-          return true;
-        },
-      },
+      }),
     ],
   };
 }

@@ -1,3 +1,4 @@
+import type { Api } from './api.js';
 import { explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 
@@ -19,6 +20,17 @@ interface Action {
   question?: string;
   /** Whether the items are to be asked for again afterwards. */
   run(item: HTMLElement): Promise<boolean>;
+}
+
+/** An action that deletes what is at `path` of the API; then the items are asked for again. */
+export function deletion(api: Api, path: string, words: Omit<Action, 'run'>): Action {
+  return {
+    ...words,
+    async run() {
+      await api.delete(path);
+      return true;
+    },
+  };
 }
 
 export interface ItemPage {

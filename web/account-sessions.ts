@@ -1,4 +1,4 @@
-import { AccountSection, type Item } from './account-section.js';
+import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
@@ -47,14 +47,10 @@ function toItem(api: Api, { id, current, createdAt, lastUsedAt, address, userAge
     actions: current
       ? []
       : [
-          {
+          deletion(api, `/api/me/sessions/${id}`, {
             text: 'Sign out',
             label: `Sign out ${program}, last used ${timeText(lastUsedAt)}`,
-            async run() {
-              await api.delete(`/api/me/sessions/${id}`);
-              return true;
-            },
-          },
+          }),
         ],
   };
 }

@@ -1,4 +1,4 @@
-import { AccountSection, type Item } from './account-section.js';
+import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
 import { choiceOf, onSubmit, textOf, timeInHours } from './form.js';
@@ -54,17 +54,13 @@ function toItem(api: Api, { id, label, maxSize, types, expiresAt, usedAt }: Uplo
       usedAt ? `used ${timeText(usedAt)}` : `${isOver ? 'expired' : 'expires'} ${timeText(expiresAt)}`,
     ],
     actions: [
-      {
+      deletion(api, `/api/upload-tokens/${id}`, {
         text: 'Revoke',
         label: `Revoke the upload token ${name}`,
         question: usedAt
           ? `Revoke “${name}”? An upload that it has begun and not ended cannot go on.`
           : `Revoke “${name}”? Nobody can send a file with it any more.`,
-        async run() {
-          await api.delete(`/api/upload-tokens/${id}`);
-          return true;
-        },
-      },
+      }),
     ],
   };
 }

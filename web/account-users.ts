@@ -53,16 +53,7 @@ export function prepareUsers(api: Api): void {
   /** Shows the form below the account, in place of one that is open elsewhere. */
   function edit(account: Account, element: HTMLElement): void {
     byId('account-users', HTMLElement).querySelector('.items form')?.remove();
-    const template = byId('user-form', HTMLTemplateElement).content.cloneNode(true) as DocumentFragment;
-    const form = template.firstElementChild as HTMLFormElement;
-    form.setAttribute('aria-label', `Change ${account.email}`);
-    field(form, 'role', HTMLSelectElement).value = account.role;
-    field(form, 'disabled', HTMLInputElement).checked = account.disabled;
-    setText(form.querySelector('.limits') as HTMLElement, limitsText(account));
-    if (account.quota.bytes !== null) writeSize(form, 'bytes', account.quota.bytes);
-    if (account.quota.files !== null)
-      field(form, 'files', HTMLInputElement).value = String(account.quota.files);
-    for (const name of ['bytes', 'files']) prepareLimit(form, name);
+    const form = formOf(account);
     form.querySelector('.cancel')?.addEventListener('click', () => {
       form.remove();
       element.querySelector('button')?.focus();
@@ -79,6 +70,20 @@ export function prepareUsers(api: Api): void {
   }
 }
 
+/** The form with what is true of the account now. */
+function formOf({ email, role, disabled, quota }: Account): HTMLFormElement {
+  const template = byId('user-form', HTMLTemplateElement).content.cloneNode(true) as DocumentFragment;
+  const form = template.firstElementChild as HTMLFormElement;
+  form.setAttribute('aria-label', `Change ${email}`);
+  field(form, 'role', HTMLSelectElement).value = role;
+  field(form, 'disabled', HTMLInputElement).checked = disabled;
+  setText(form.querySelector('.limits') as HTMLElement, limitsText(quota));
+  if (quota.bytes !== null) writeSize(form, 'bytes', quota.bytes);
+  if (quota.files !== null) field(form, 'files', HTMLInputElement).value = String(quota.files);
+  for (const name of ['bytes', 'files']) prepareLimit(form, name);
+  return form;
+}
+
 /** The number matters only where a number was chosen. */
 function prepareLimit(form: HTMLFormElement, name: string): void {
   const choice = field(form, `${name}-limit`, HTMLSelectElement);
@@ -91,7 +96,7 @@ function prepareLimit(form: HTMLFormElement, name: string): void {
   show();
 }
 
-function limitsText({ quota }: Account): string {
+function limitsText(quota: Account['quota']): string {
   const none = { bytes: 0, files: 0 };
   const { bytes, files } = usageTexts({ quota, usage: none });
   const limits = [quota.bytes === null ? '' : bytes, quota.files === null ? '' : files]

@@ -34,11 +34,26 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
     proudlyDisplayPoweredByUppy: false,
     note: 'Uploads go on after a lost connection or a reload.',
   });
+  uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
+  sendByTus(uppy, api, onNews);
+  tellOutcomes(uppy, onNews);
+  if (restores) restoreAfterReload(uppy);
 
-  const tokens = new WeakMap<object, string>();
+  return {
+    /** Whether a file is on its way. */
+    isUploading: () => uppy.getObjectOfFilesPerState().isUploadInProgress,
+  };
+}
+
+/** Sends the files, each request with a token that is good, new uploads only while the server takes them. */
+function sendByTus(uppy: Uppy, api: Api, onNews: () => void): void {
   const gate = new CreationGate();
+  const tokens = new WeakMap<object, string>();
   /** The request of each file that counts. */
   const latest = new Map<string, object>();
+  uppy.on('upload-success', (file) => {
+    if (file) latest.delete(file.id);
+  });
 
   /** Whether a request that has had to wait is still to be sent. */
   function isWanted(id: string, request: object): boolean {
@@ -69,26 +84,26 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
       tokens.set(request, token);
     },
     onAfterResponse(request, response) {
+      const method = request.getMethod();
       const status = response.getStatus();
       const token = tokens.get(request);
       if (status === 401 && token !== undefined) api.tokenRefused(token);
-      if (request.getMethod() === 'POST' && (status === 429 || status === 503)) {
+      if (method === 'POST' && (status === 429 || status === 503)) {
         const asked = readRetryAfter(response.getHeader('Retry-After'));
         if (status === 429 || asked !== undefined) holdNewUploads(asked ?? LIMITED_MS);
       }
-      if (isPassing(request.getMethod(), status)) throw new Error(`The server answered ${status}`);
+      if (isPassing(method, status)) throw new Error(`The server answered ${status}`);
     },
     onShouldRetry(error, _attempt, _options, next) {
       onNews();
       return next(error);
     },
   });
+}
 
-  uppy.on('file-added', (file) => uppy.setFileMeta(file.id, { filename: file.name, filetype: file.type }));
-  uppy.on('upload-success', (file) => {
-    if (file) latest.delete(file.id);
-    onNews();
-  });
+/** Says how an upload has ended, and why. */
+function tellOutcomes(uppy: Uppy, onNews: () => void): void {
+  uppy.on('upload-success', onNews);
   uppy.on('upload-error', (file, _error, response) => {
     onNews();
     const reason = refusal(response?.body?.xhr);
@@ -98,24 +113,20 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
     const shown = uppy.getState().info?.filter(({ type }) => type === 'error') ?? [];
     if (shown.length < REFUSALS_SHOWN) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);
   });
+}
 
-  if (restores) {
-    // Going on is what a reload is expected to do. Files that have to be selected again (they are too large
-    // to be kept), that were paused or not started yet wait for the user, whom the Dashboard asks.
-    uppy.on('restored', () => {
-      const waits = uppy.getFiles().some((file) => file.isGhost || ('isPaused' in file && file.isPaused));
-      const started = Object.keys(uppy.getState().currentUploads).length > 0;
-      if (started && !waits) uppy.emit('restore-confirmed');
-    });
-    // Its types do not know the limits, which are 10 and 300 MiB otherwise.
-    const indexedDB: object = { maxFileSize: 1024 * MiB, maxTotalSize: 4096 * MiB };
-    uppy.use(GoldenRetriever, { indexedDB });
-  }
-
-  return {
-    /** Whether a file is on its way. */
-    isUploading: () => uppy.getObjectOfFilesPerState().isUploadInProgress,
-  };
+/** Keeps unfinished uploads for the time after a reload, and goes on with them. */
+function restoreAfterReload(uppy: Uppy): void {
+  // Going on is what a reload is expected to do. Files that have to be selected again (they are too large
+  // to be kept), that were paused or not started yet wait for the user, whom the Dashboard asks.
+  uppy.on('restored', () => {
+    const waits = uppy.getFiles().some((file) => file.isGhost || ('isPaused' in file && file.isPaused));
+    const started = Object.keys(uppy.getState().currentUploads).length > 0;
+    if (started && !waits) uppy.emit('restore-confirmed');
+  });
+  // Its types do not know the limits, which are 10 and 300 MiB otherwise.
+  const indexedDB: object = { maxFileSize: 1024 * MiB, maxTotalSize: 4096 * MiB };
+  uppy.use(GoldenRetriever, { indexedDB });
 }
 
 /** An access token; waits while it cannot be renewed because the browser is offline, or has asked too much. */

@@ -42,17 +42,7 @@ export function startParsers(options: ParserOptions): Parsers {
   let closed = false;
 
   function spawn(): void {
-    const { maxImagePixels, memory, timeoutSeconds } = options;
-    const limits: ParserLimits = { maxImagePixels, memory, timeoutSeconds };
-    const child = fork(
-      fileURLToPath(new URL('./parser-process.js', import.meta.url)),
-      [JSON.stringify(limits)],
-      {
-        serialization: 'advanced',
-        stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-        execArgv: [`--max-old-space-size=${HEAP_MIB}`],
-      },
-    );
+    const child = forkParser(options);
     all.add(child);
     const replace = (reason: object) => {
       // A process that could not even be started says so with `error` only, one that ends with `exit`.
@@ -100,6 +90,15 @@ export function startParsers(options: ParserOptions): Parsers {
       for (const child of all) child.kill('SIGKILL');
     },
   };
+}
+
+function forkParser({ maxImagePixels, memory, timeoutSeconds }: ParserLimits): ChildProcess {
+  const limits: ParserLimits = { maxImagePixels, memory, timeoutSeconds };
+  return fork(fileURLToPath(new URL('./parser-process.js', import.meta.url)), [JSON.stringify(limits)], {
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+    execArgv: [`--max-old-space-size=${HEAP_MIB}`],
+  });
 }
 
 /** Sends one task and waits for its answer, for the end of the process, for the time limit or for the signal. */

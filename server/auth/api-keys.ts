@@ -2,12 +2,11 @@ import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { type DataSource, IsNull } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { ApiKey, type Scope } from '../../core/database/entities/api-key.js';
-import type { Actor } from '../../core/database/entities/event.js';
 import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
-import type { Principal } from './principal.js';
+import type { Principal, SignedInActor } from './principal.js';
 import { hashSecret, newSecret } from './secrets.js';
 
 /*
@@ -38,7 +37,7 @@ export function isApiKey(bearer: string): boolean {
 export async function createApiKey(
   database: DataSource,
   { name, scopes, expiresAt }: NewApiKey,
-  actor: Actor & { userId: string },
+  actor: SignedInActor,
 ): Promise<{ apiKey: ApiKey; key: string }> {
   const prefix = `lfk_${randomBytes(6).toString('hex')}`;
   const key = `${prefix}_${newSecret()}`;
@@ -76,11 +75,7 @@ export async function listApiKeys(database: DataSource, userId: string): Promise
 }
 
 /** From now on nobody can use it. @throws {AppError} not_found when this user has no such key */
-export async function revokeApiKey(
-  database: DataSource,
-  id: string,
-  actor: Actor & { userId: string },
-): Promise<void> {
+export async function revokeApiKey(database: DataSource, id: string, actor: SignedInActor): Promise<void> {
   const { userId } = actor;
   await database.transaction(async (manager) => {
     const revoked = await countChanged(

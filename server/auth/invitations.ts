@@ -1,10 +1,10 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import type { Actor } from '../../core/database/entities/event.js';
 import { Invitation } from '../../core/database/entities/invitation.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
+import type { SignedInActor } from './principal.js';
 import { hashSecret, newSecret } from './secrets.js';
 
 export interface NewInvitation {
@@ -17,7 +17,7 @@ export interface NewInvitation {
 export async function createInvitation(
   database: DataSource,
   { email, expiresInHours }: NewInvitation,
-  actor: Actor & { userId: string },
+  actor: SignedInActor,
 ): Promise<{ invitation: Invitation; token: string }> {
   const token = newSecret();
   const invitation = await database.transaction(async (manager) => {
@@ -50,7 +50,7 @@ export async function listInvitations(database: DataSource): Promise<Invitation[
 export async function revokeInvitation(
   database: DataSource,
   id: string,
-  actor: Actor & { userId: string },
+  actor: SignedInActor,
 ): Promise<void> {
   await database.transaction(async (manager) => {
     const deleted = await countChanged(manager, 'DELETE FROM invitations WHERE id = $1 AND used_at IS NULL', [

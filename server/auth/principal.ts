@@ -25,6 +25,9 @@ declare global {
   }
 }
 
+/** Who makes a request, where it is known for whom it acts. */
+export type SignedInActor = Actor & { userId: string };
+
 /** More of a User-Agent says nothing. */
 const MAX_USER_AGENT = 200;
 

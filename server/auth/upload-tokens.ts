@@ -3,7 +3,6 @@ import jwt from 'jsonwebtoken';
 import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
-import type { Actor } from '../../core/database/entities/event.js';
 import { UploadToken } from '../../core/database/entities/upload-token.js';
 import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
@@ -11,7 +10,7 @@ import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { cutOff } from '../../core/uploads/lease.js';
 import { mapTokensToUploads } from '../../core/uploads/queries.js';
-import type { Principal } from './principal.js';
+import type { Principal, SignedInActor } from './principal.js';
 
 /*
  * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
@@ -47,7 +46,7 @@ export async function createUploadToken(
   database: DataSource,
   key: KeyObject,
   { label, maxSize, types, expiresAt }: NewUploadToken,
-  actor: Actor & { userId: string },
+  actor: SignedInActor,
 ): Promise<{ uploadToken: UploadToken; token: string }> {
   const { userId } = actor;
   const uploadToken = await database.transaction(async (manager) => {
@@ -106,7 +105,7 @@ export async function listUploadTokens(
 export async function revokeUploadToken(
   database: DataSource,
   id: string,
-  actor: Actor & { userId: string },
+  actor: SignedInActor,
 ): Promise<void> {
   const { userId } = actor;
   await database.transaction(async (manager) => {

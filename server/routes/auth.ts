@@ -36,40 +36,6 @@ const refresh = z.object({ refreshToken: z.string().max(2000).optional() });
 /** Registration, sign-in, and the session that survives a reload of the page. */
 export function authRoutes(deps: AuthDeps): AnyRoute[] {
   const { database, keys, registration } = deps;
-
-  function answer(req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
-    const principal = { userId: user.id, role: user.role, sessionId: id };
-    const minutes = deps.accessTokenMinutes;
-    const secure = originOf(req, deps.publicUrl).startsWith('https:');
-    const cookie = { httpOnly: true, sameSite: 'strict', secure } as const;
-    res.cookie(REFRESH_COOKIE, refreshToken, {
-      ...cookie,
-      path: REFRESH_PATH,
-      maxAge: SESSION_DAYS * 86_400_000,
-    });
-    if (user.role === 'admin') {
-      const board = signToken(principal, keys.board, minutes);
-      res.cookie(BOARD_COOKIE, board, { ...cookie, path: BOARD_PATH, maxAge: minutes * 60_000 });
-    } else {
-      // An admin may have used this browser before.
-      res.clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
-    }
-    res.setHeader('Cache-Control', 'no-store');
-    return {
-      user: { id: user.id, email: user.email, role: user.role },
-      accessToken: signToken(principal, keys.access, minutes),
-      refreshToken,
-      expiresIn: minutes * 60,
-    };
-  }
-
-  function givenToken(req: Request, body: z.infer<typeof refresh>): string | undefined {
-    if (body.refreshToken !== undefined) return body.refreshToken;
-    const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
-    if (token !== undefined) requireKnownOrigin(req, deps.publicUrl);
-    return token;
-  }
-
   return [
     route({
       method: 'get',
@@ -91,7 +57,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await register(database, registration, body, actor);
-        return answer(req, res, user, await openSession(database, user, actor, 'auth.register'));
+        return answer(deps, req, res, user, await openSession(database, user, actor, 'auth.register'));
       },
     }),
     route({
@@ -104,7 +70,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await logIn(database, body.email, body.password);
-        return answer(req, res, user, await openSession(database, user, actor, 'auth.login'));
+        return answer(deps, req, res, user, await openSession(database, user, actor, 'auth.login'));
       },
     }),
     route({
@@ -114,10 +80,10 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'Get a new access token, and the next refresh token: each works once',
       body: refresh,
       async handle({ body, req, res }) {
-        const token = givenToken(req, body);
+        const token = givenToken(deps, req, body);
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
         const { user, session } = await rotateSession(database, keys.refresh, token, actorOf(req));
-        const { refreshToken, ...tokens } = answer(req, res, user, session);
+        const { refreshToken, ...tokens } = answer(deps, req, res, user, session);
         // What came in a cookie that no script can read is not shown to one now.
         return body.refreshToken ? { ...tokens, refreshToken } : tokens;
       },
@@ -129,7 +95,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'End the session',
       body: refresh,
       async handle({ body, req, res }) {
-        const token = givenToken(req, body);
+        const token = givenToken(deps, req, body);
         if (token) await closeSession(database, token, actorOf(req));
         res
           .clearCookie(REFRESH_COOKIE, { path: REFRESH_PATH })
@@ -138,4 +104,43 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       },
     }),
   ];
+}
+
+/** What is told of a session that was opened or went on; the cookies of the page go with it. */
+function answer(deps: AuthDeps, req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
+  const { keys, accessTokenMinutes: minutes } = deps;
+  const principal = { userId: user.id, role: user.role, sessionId: id };
+  const secure = originOf(req, deps.publicUrl).startsWith('https:');
+  const cookie = { httpOnly: true, sameSite: 'strict', secure } as const;
+  res.cookie(REFRESH_COOKIE, refreshToken, {
+    ...cookie,
+    path: REFRESH_PATH,
+    maxAge: SESSION_DAYS * 86_400_000,
+  });
+  if (user.role === 'admin') {
+    const board = signToken(principal, keys.board, minutes);
+    res.cookie(BOARD_COOKIE, board, { ...cookie, path: BOARD_PATH, maxAge: minutes * 60_000 });
+  } else {
+    // An admin may have used this browser before.
+    res.clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
+  }
+  res.setHeader('Cache-Control', 'no-store');
+  return {
+    user: { id: user.id, email: user.email, role: user.role },
+    accessToken: signToken(principal, keys.access, minutes),
+    refreshToken,
+    expiresIn: minutes * 60,
+  };
+}
+
+/** The refresh token that came; that of the cookie is taken from pages of this server only. */
+function givenToken(
+  { publicUrl }: AuthDeps,
+  req: Request,
+  body: z.infer<typeof refresh>,
+): string | undefined {
+  if (body.refreshToken !== undefined) return body.refreshToken;
+  const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
+  if (token !== undefined) requireKnownOrigin(req, publicUrl);
+  return token;
 }

@@ -1,10 +1,9 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { z } from 'zod';
-import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
-import { actorOf, type Principal } from '../auth/principal.js';
+import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readJson } from '../json-body.js';
 import type { Bucket, Limits } from '../limits.js';
@@ -62,10 +61,7 @@ export function userOf(call: { principal: Principal | undefined }): Principal {
 }
 
 /** The principal of a route that is not public, for the event log. */
-export function signedInActor(call: {
-  principal: Principal | undefined;
-  req: Request;
-}): Actor & { userId: string } {
+export function signedInActor(call: { principal: Principal | undefined; req: Request }): SignedInActor {
   return { ...actorOf(call.req), userId: userOf(call).userId };
 }
 
@@ -117,7 +113,11 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
   };
   /** Before the limits, which may look into it. */
   const readBody: RequestHandler = async (req, _res, next) => {
-    if (declared.body) req.body = await readJson(req);
+    // Whether it had been received, though nobody had read it, when the caller was believed.
+    const wasThere = req.complete;
+    req.body = await readJson(req);
+    // What was true when the head of the request came may be over when its body is there.
+    if (!wasThere) await authenticate(req, access, { link });
     next();
   };
   const handle: RequestHandler = async (req, res) => {
@@ -141,9 +141,7 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     const bucket = typeof limit === 'function' ? limit(req) : limit;
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
-  // What was true when the head of the request came may be over when its body is there.
-  const signInAgain = declared.body ? [signIn] : [];
-  return [signIn, readBody, ...signInAgain, count, handle];
+  return [signIn, ...(declared.body ? [readBody] : []), count, handle];
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {

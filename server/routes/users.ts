@@ -1,9 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { type Quota, UNLIMITED } from '../../core/config.js';
-import type { Invitation } from '../../core/database/entities/invitation.js';
 import type { User } from '../../core/database/entities/user.js';
-import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
 import { changeUser, listUsers } from '../auth/users.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { quotaJson } from './quota-json.js';
@@ -36,7 +34,7 @@ const userChange = z
     'name at least one of role, disabled, maxBytes, maxFiles',
   );
 
-/** Accounts and invitations, for admins. */
+/** Accounts, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
   const toJson = (user: User) => ({
     id: user.id,
@@ -77,49 +75,5 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
         return toJson(await changeUser(database, call.params.id, call.body, signedInActor(call)));
       },
     }),
-    route({
-      method: 'get',
-      path: '/api/admin/invitations',
-      access: 'admin',
-      limit: 'status',
-      summary: 'Invitations that can still be used, newest first',
-      async handle() {
-        const invitations = await listInvitations(database);
-        return { items: invitations.map(invitationJson), nextCursor: null };
-      },
-    }),
-    route({
-      method: 'post',
-      path: '/api/admin/invitations',
-      access: 'admin',
-      limit: 'processing',
-      summary: 'Invite somebody to register; the token is shown here and never again',
-      body: z.object({
-        email: z.email('must be an e-mail address').max(254).optional(),
-        expiresInHours: z.int().min(1).max(8760).default(168),
-      }),
-      status: 201,
-      async handle(call) {
-        const { invitation, token } = await createInvitation(database, call.body, signedInActor(call));
-        call.res.setHeader('Cache-Control', 'no-store');
-        return { ...invitationJson(invitation), token };
-      },
-    }),
-    route({
-      method: 'delete',
-      path: '/api/admin/invitations/:id',
-      access: 'admin',
-      limit: 'processing',
-      summary: 'Take an invitation back',
-      params: byId,
-      async handle(call) {
-        await revokeInvitation(database, call.params.id, signedInActor(call));
-        call.res.status(204).end();
-      },
-    }),
   ];
-}
-
-function invitationJson({ id, email, createdAt, expiresAt }: Invitation) {
-  return { id, email, createdAt, expiresAt };
 }

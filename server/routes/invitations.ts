@@ -1,0 +1,56 @@
+import type { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { Invitation } from '../../core/database/entities/invitation.js';
+import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
+import { byId } from './fields.js';
+import { type AnyRoute, route, signedInActor } from './route.js';
+
+/** Invitations to register, for admins. */
+export function invitationRoutes({ database }: { database: DataSource }): AnyRoute[] {
+  return [
+    route({
+      method: 'get',
+      path: '/api/admin/invitations',
+      access: 'admin',
+      limit: 'status',
+      summary: 'Invitations that can still be used, newest first',
+      async handle() {
+        const invitations = await listInvitations(database);
+        return { items: invitations.map(toJson), nextCursor: null };
+      },
+    }),
+    route({
+      method: 'post',
+      path: '/api/admin/invitations',
+      access: 'admin',
+      limit: 'processing',
+      summary: 'Invite somebody to register; the token is shown here and never again',
+      body: z.object({
+        email: z.email('must be an e-mail address').max(254).optional(),
+        expiresInHours: z.int().min(1).max(8760).default(168),
+      }),
+      status: 201,
+      async handle(call) {
+        const { invitation, token } = await createInvitation(database, call.body, signedInActor(call));
+        call.res.setHeader('Cache-Control', 'no-store');
+        return { ...toJson(invitation), token };
+      },
+    }),
+    route({
+      method: 'delete',
+      path: '/api/admin/invitations/:id',
+      access: 'admin',
+      limit: 'processing',
+      summary: 'Take an invitation back',
+      params: byId,
+      async handle(call) {
+        await revokeInvitation(database, call.params.id, signedInActor(call));
+        call.res.status(204).end();
+      },
+    }),
+  ];
+}
+
+function toJson({ id, email, createdAt, expiresAt }: Invitation) {
+  return { id, email, createdAt, expiresAt };
+}
