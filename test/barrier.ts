@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import type { TestDatabase } from './database.js';
 import { until } from './until.js';
 
@@ -63,4 +64,16 @@ export async function closeBarrier(
       await holder.query('SELECT pg_advisory_unlock($1)', [key]);
     },
   };
+}
+
+/** Waits until a statement of another connection waits for what `holder` has locked. */
+export async function whenSomebodyWaitsFor(database: TestDatabase, holder: pg.Client): Promise<void> {
+  const { rows } = await holder.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+  await until('somebody to wait for a lock', async () => {
+    const { rowCount } = await database.query(
+      'SELECT FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid))',
+      [rows[0]?.pid],
+    );
+    return rowCount;
+  });
 }
