@@ -8,8 +8,8 @@ import { until } from './until.js';
  */
 
 export interface Barrier {
-  /** Waits until `count` connections stand at it. */
-  reached(count?: number): Promise<void>;
+  /** Waits until `count` connections stand at it, for at most `seconds`. */
+  reached(count?: number, seconds?: number): Promise<void>;
   /** Breaks the connections that stand at it, so that their statement never happened, and lets later ones pass. */
   cut(): Promise<void>;
   /** Lets everyone pass, now and later. */
@@ -50,10 +50,9 @@ export async function closeBarrier(
     return rows.map((row) => row.pid);
   };
   return {
-    reached: async (count = 1) => {
-      await until(`${count} to stand before ${statement} when ${when}`, async () => {
-        return (await waiting()).length >= count;
-      });
+    reached: async (count = 1, seconds = 30) => {
+      const what = `${count} to stand before ${statement} when ${when}`;
+      await until(what, async () => (await waiting()).length >= count, seconds);
     },
     async cut() {
       const pids = await waiting();
