@@ -8,7 +8,7 @@ import { until } from './until.js';
  */
 
 export interface Barrier {
-  /** Waits until `count` connections stand at it, for at most `seconds`. */
+  /** Waits until `count` connections stand at it, as until() does. */
   reached(count?: number, seconds?: number): Promise<void>;
   /** Breaks the connections that stand at it, so that their statement never happened, and lets later ones pass. */
   cut(): Promise<void>;
@@ -50,7 +50,7 @@ export async function closeBarrier(
     return rows.map((row) => row.pid);
   };
   return {
-    reached: async (count = 1, seconds = 30) => {
+    reached: async (count = 1, seconds) => {
       const what = `${count} to stand before ${statement} when ${when}`;
       await until(what, async () => (await waiting()).length >= count, seconds);
     },
