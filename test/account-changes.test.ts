@@ -1,4 +1,5 @@
 import { request } from 'node:http';
+import { whenSomebodyWaitsFor } from './barrier.js';
 import { PASSWORD, registerUser, type TestUser } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import {
@@ -12,7 +13,6 @@ import {
   registerAdmin,
   send,
 } from './sign-in.js';
-import { until } from './until.js';
 
 /*
  * What becomes of sessions, keys and tokens when a password, a role or an account changes.
@@ -101,20 +101,11 @@ describe('changing the password', () => {
     await blocker.query('BEGIN');
     await blocker.query(`UPDATE users SET password_hash = 'changed' WHERE id = $1`, [user.id]);
     const late = tryLogIn(user.email, OLD);
-    await waitForLock();
+    await whenSomebodyWaitsFor(processes.database, blocker);
     await blocker.query('COMMIT');
     expect(await problemOf(await late)).toEqual(WRONG);
   });
 });
-
-async function waitForLock(): Promise<void> {
-  await until('somebody to wait for a row', async () => {
-    const { rows } = await processes.database.query(
-      `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
-    );
-    return rows.length > 0;
-  });
-}
 
 describe('sessions', () => {
   const list = async (as: TestUser) => (await as.get('/api/me/sessions')).items;
@@ -228,7 +219,7 @@ describe('an account that is disabled', () => {
     await blocker.query('BEGIN');
     await blocker.query('UPDATE users SET disabled_at = now() WHERE id = $1', [user.id]);
     const late = tryLogIn(user.email, 'correct horse battery');
-    await waitForLock();
+    await whenSomebodyWaitsFor(processes.database, blocker);
     await blocker.query('COMMIT');
     expect(await problemOf(await late)).toEqual(WRONG);
   });

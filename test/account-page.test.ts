@@ -306,7 +306,8 @@ describe('the session', () => {
       if (request.method !== 'POST' || request.url !== '/uploads') return false;
       creations++;
       if (creations > 1) return false;
-      response.writeHead(429, { 'Content-Type': 'text/plain', 'Retry-After': '3' }).end('Later');
+      // Long enough for two clicks.
+      response.writeHead(429, { 'Content-Type': 'text/plain', 'Retry-After': '10' }).end('Later');
       return true;
     };
     await choose(page, folder, 'patience.txt', Buffer.from('no hurry'));
@@ -361,7 +362,8 @@ describe('an access token that expires', () => {
           downloadThroughput: -1,
           uploadThroughput: bytesPerSecond,
         });
-      await limitUploads(4 * MiB);
+      // Some seconds are left to it when it is cut.
+      await limitUploads(2 * MiB);
       const content = randomBytes(12 * MiB);
       await choose(page, folder, 'long-way.bin', content);
       await startUpload(page);

@@ -121,13 +121,15 @@ async function expectOrder({ database }: Processes, store: Store): Promise<void>
 
 function folderStore(dataDir: string): Store {
   return {
-    listObjects: async () =>
-      Promise.all(
-        (await listKeys(dataDir)).map(async (key) => ({
-          key,
-          size: (await stat(pathOf(dataDir, key))).size,
-        })),
-      ),
+    async listObjects() {
+      const keys = await listKeys(dataDir);
+      const objects = keys.map(async (key) => {
+        // One may go between the list and the look at it: it is not stored any more.
+        const found = await stat(pathOf(dataDir, key)).catch(() => undefined);
+        return found ? [{ key, size: found.size }] : [];
+      });
+      return (await Promise.all(objects)).flat();
+    },
     listMultipartUploads: async () => [],
   };
 }

@@ -437,6 +437,7 @@ it('the worker tells its log the head', async () => {
     LOG_LEVEL: 'info',
   };
   const worker = spawn(process.execPath, [resolve('dist/worker/main.js')], { cwd: env.DATA_DIR, env });
+  const ended = once(worker, 'exit');
   try {
     let output = '';
     worker.stdout.on('data', (chunk) => {
@@ -446,7 +447,7 @@ it('the worker tells its log the head', async () => {
     expect(told).toBe(formatHead(head));
   } finally {
     worker.kill('SIGTERM');
-    await once(worker, 'exit');
+    await ended;
     await rm(env.DATA_DIR, { recursive: true });
   }
 });

@@ -1,3 +1,4 @@
+import type pg from 'pg';
 import type { TestDatabase } from './database.js';
 import { until } from './until.js';
 
@@ -7,8 +8,8 @@ import { until } from './until.js';
  */
 
 export interface Barrier {
-  /** Waits until `count` connections stand at it. */
-  reached(count?: number): Promise<void>;
+  /** Waits until `count` connections stand at it, as until() does. */
+  reached(count?: number, seconds?: number): Promise<void>;
   /** Breaks the connections that stand at it, so that their statement never happened, and lets later ones pass. */
   cut(): Promise<void>;
   /** Lets everyone pass, now and later. */
@@ -49,10 +50,9 @@ export async function closeBarrier(
     return rows.map((row) => row.pid);
   };
   return {
-    reached: async (count = 1) => {
-      await until(`${count} to stand before ${statement} when ${when}`, async () => {
-        return (await waiting()).length >= count;
-      });
+    reached: async (count = 1, seconds) => {
+      const what = `${count} to stand before ${statement} when ${when}`;
+      await until(what, async () => (await waiting()).length >= count, seconds);
     },
     async cut() {
       const pids = await waiting();
@@ -63,4 +63,16 @@ export async function closeBarrier(
       await holder.query('SELECT pg_advisory_unlock($1)', [key]);
     },
   };
+}
+
+/** Waits until a statement of another connection waits for what `holder` has locked. */
+export async function whenSomebodyWaitsFor(database: TestDatabase, holder: pg.Client): Promise<void> {
+  const { rows } = await holder.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+  await until('somebody to wait for a lock', async () => {
+    const { rowCount } = await database.query(
+      'SELECT FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid))',
+      [rows[0]?.pid],
+    );
+    return rowCount;
+  });
 }

@@ -140,7 +140,7 @@ export function useAccount(
         });
         upload.start();
       }),
-    settled: (id, seconds = 30) =>
+    settled: (id, seconds) =>
       until(
         `file ${id} to settle`,
         async () => {

@@ -188,10 +188,12 @@ describe('terminating', () => {
     const worker = ledger.database.createQueryRunner();
     await worker.startTransaction();
     await worker.query('UPDATE files SET attempts = attempts + 1 WHERE id = $1', [id]);
+    const [{ pid }] = await worker.query('SELECT pg_backend_pid() AS pid');
     const terminated = terminateUpload(ledger, id);
     await until('the termination to wait', async () => {
       const waiting = await ledger.query(
-        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid))`,
+        [pid],
       );
       return waiting.length > 0;
     });

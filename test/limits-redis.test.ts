@@ -19,6 +19,8 @@ const ENV = {
   RATE_LIMIT_UPLOADS: `${LIMIT}/1h`,
   RATE_LIMIT_STATUS: `${LIMIT}/1h`,
   RATE_LIMIT_AUTH: `${LIMIT}/1h`,
+  // Some ask without a pause, all from one address.
+  RATE_LIMIT_GLOBAL: '1000000/1m',
 };
 
 const SERVERS: Part[] = ['server', 'server-2'];
@@ -41,13 +43,43 @@ afterAll(async () => {
 
 let addresses = 0;
 const newAddress = () => `198.51.100.${++addresses}`;
-const newUser = () => registerUser(() => processes.url, { 'X-Forwarded-For': newAddress() });
 
 /** The same user on each server. */
 const everywhere = (user: TestUser) => SERVERS.map((part) => user.at(() => processes.urlOf(part)));
 
+/** Milliseconds of the answer that has taken longest since a scene began. */
+let slowest = 0;
+
+async function timed<T>(answer: Promise<T>): Promise<T> {
+  const began = performance.now();
+  const given = await answer;
+  slowest = Math.max(slowest, performance.now() - began);
+  return given;
+}
+
+const newUser = () => timed(registerUser(() => processes.url, { 'X-Forwarded-For': newAddress() }));
+
+/** So long a server waits for Redis. Then it counts for itself for a second, as it is meant to. */
+const ANSWER_MS = 250;
+
+/**
+ * Plays a scene in which the servers must count together. If it goes wrong and one of its answers took so long that a
+ * server may have counted for itself, it says nothing, and others play it anew; if all were quick it is wrong.
+ */
+async function together(scene: () => Promise<void>): Promise<void> {
+  for (let again = 4; ; again--) {
+    slowest = 0;
+    try {
+      return await scene();
+    } catch (error) {
+      if (slowest < ANSWER_MS || again === 0) throw error;
+      await whenShared();
+    }
+  }
+}
+
 const create = async (user: TestUser) =>
-  (await user.tus('POST', '/uploads', { 'Upload-Length': '3' })).status;
+  (await timed(user.tus('POST', '/uploads', { 'Upload-Length': '3' }))).status;
 
 /** How many uploads can be created there one after the other. Anything but 201 and then 429 is an error. */
 async function countAllowed(user: TestUser): Promise<number> {
@@ -61,7 +93,7 @@ async function countAllowed(user: TestUser): Promise<number> {
 
 /** What is left of the limit for states after one more request. */
 async function leftAfterOne(user: TestUser): Promise<number> {
-  const answer = await user.fetch('/api/files');
+  const answer = await timed(user.fetch('/api/files'));
   expect([200, 429]).toContain(answer.status);
   return Number(/"status"; r=(\d+)/.exec(answer.headers.get('RateLimit') ?? '')?.[1]);
 }
@@ -105,39 +137,48 @@ const keysOf = (user: TestUser) => ask((client) => client.keys(`landfall:limit:*
 beforeEach(whenShared);
 
 test('with Redis servers share one count, also of what comes at once', async () => {
-  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
-  const statuses: number[] = [];
-  for (const user of [first, second, first, second, first, first, second, first])
-    statuses.push(await create(user));
-  expect(statuses).toEqual([201, 201, 201, 201, 201, 201, 429, 429]);
+  await together(async () => {
+    const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+    const statuses: number[] = [];
+    for (const user of [first, second, first, second, first, first, second, first])
+      statuses.push(await create(user));
+    expect(statuses).toEqual([201, 201, 201, 201, 201, 201, 429, 429]);
 
-  const others = everywhere(await newUser());
-  const atOnce = await Promise.all(Array.from({ length: 10 }, () => others.map(create)).flat());
-  expect(atOnce.filter((status) => status === 201)).toHaveLength(LIMIT);
-  expect(atOnce.filter((status) => status === 429)).toHaveLength(20 - LIMIT);
+    const others = everywhere(await newUser());
+    const atOnce = await Promise.all(Array.from({ length: 10 }, () => others.map(create)).flat());
+    expect(atOnce.filter((status) => status === 201)).toHaveLength(LIMIT);
+    expect(atOnce.filter((status) => status === 429)).toHaveLength(20 - LIMIT);
+  });
 });
 
 test('in Redis no key is for ever, none is anything else’s, and none tells an e-mail address', async () => {
-  const user = await newUser();
-  const logIn = (part: Part, password: string) =>
-    fetch(`${processes.urlOf(part)}/api/auth/login`, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
-      body: JSON.stringify({ email: user.email, password }),
-    }).then(({ status }) => status);
-  const wrong: number[] = [];
-  for (const part of [...SERVERS, ...SERVERS, ...SERVERS]) wrong.push(await logIn(part, 'a wrong password'));
-  expect(wrong).toEqual([401, 401, 401, 401, 401, 401]);
-  expect([await logIn('server', 'x'.repeat(8)), await logIn('server-2', 'x'.repeat(8))]).toEqual([429, 429]);
-  await create(user);
-  await leftAfterOne(user);
-  await ask(async (client) => {
-    const keys = (await client.keys('*')).filter((key) => !key.startsWith('landfall:processing:'));
-    const names = keys.map((key) => /^landfall:limit:([\w-]+):\d+:(address|user|account):/.exec(key)?.[1]);
-    expect(new Set(names)).toEqual(new Set(['global', 'auth', 'auth-account', 'uploads', 'status']));
-    for (const key of keys) expect(await client.pttl(key)).toBeGreaterThan(0);
-    expect(keys.join().toLowerCase()).not.toContain(user.email.split('@')[0]);
-    expect(keys.join().toLowerCase()).not.toContain('example');
+  await together(async () => {
+    const user = await newUser();
+    const logIn = (part: Part, password: string) =>
+      timed(
+        fetch(`${processes.urlOf(part)}/api/auth/login`, {
+          method: 'POST',
+          headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
+          body: JSON.stringify({ email: user.email, password }),
+        }),
+      ).then(({ status }) => status);
+    const wrong: number[] = [];
+    for (const part of [...SERVERS, ...SERVERS, ...SERVERS])
+      wrong.push(await logIn(part, 'a wrong password'));
+    expect(wrong).toEqual([401, 401, 401, 401, 401, 401]);
+    expect([await logIn('server', 'x'.repeat(8)), await logIn('server-2', 'x'.repeat(8))]).toEqual([
+      429, 429,
+    ]);
+    await create(user);
+    await leftAfterOne(user);
+    await ask(async (client) => {
+      const keys = (await client.keys('*')).filter((key) => !key.startsWith('landfall:processing:'));
+      const names = keys.map((key) => /^landfall:limit:([\w-]+):\d+:(address|user|account):/.exec(key)?.[1]);
+      expect(new Set(names)).toEqual(new Set(['global', 'auth', 'auth-account', 'uploads', 'status']));
+      for (const key of keys) expect(await client.pttl(key)).toBeGreaterThan(0);
+      expect(keys.join().toLowerCase()).not.toContain(user.email.split('@')[0]);
+      expect(keys.join().toLowerCase()).not.toContain('example');
+    });
   });
 });
 
@@ -162,12 +203,14 @@ test('what is taken off a count that has ended makes no key that is for ever', a
 });
 
 test('a key that has lost its expiry shuts nobody out for ever', async () => {
-  const user = await newUser();
-  expect(await countAllowed(user)).toBe(LIMIT);
-  const [key = ''] = await keysOf(user);
-  await ask((client) => client.persist(key));
-  expect(await create(user)).toBe(201);
-  expect(await ask((client) => client.pttl(key))).toBeGreaterThan(0);
+  await together(async () => {
+    const user = await newUser();
+    expect(await countAllowed(user)).toBe(LIMIT);
+    const [key = ''] = await keysOf(user);
+    await ask((client) => client.persist(key));
+    expect(await create(user)).toBe(201);
+    expect(await ask((client) => client.pttl(key))).toBeGreaterThan(0);
+  });
 });
 
 test('without Redis each server counts for itself', async () => {
@@ -185,9 +228,11 @@ test('while Redis is away each server counts for itself, and together again when
   expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
   await redis.start();
   await whenShared();
-  const after = everywhere(await newUser()) as [TestUser, TestUser];
-  expect(await countAllowed(after[0])).toBe(LIMIT);
-  expect(await countAllowed(after[1])).toBe(0);
+  await together(async () => {
+    const after = everywhere(await newUser()) as [TestUser, TestUser];
+    expect(await countAllowed(after[0])).toBe(LIMIT);
+    expect(await countAllowed(after[1])).toBe(0);
+  });
 });
 
 test('requests go on while Redis dies and comes back under them', async () => {
@@ -197,21 +242,26 @@ test('requests go on while Redis dies and comes back under them', async () => {
   const asking = users.map(async (user) => {
     while (!over) statuses.add((await user.fetch('/api/files')).status);
   });
-  for (let times = 0; times < 3; times++) {
-    await redis.stop();
-    await redis.start();
-    await whenShared();
+  try {
+    for (let times = 0; times < 3; times++) {
+      await redis.stop();
+      await redis.start();
+      await whenShared();
+    }
+  } finally {
+    over = true;
   }
-  over = true;
   await Promise.all(asking);
   expect([...statuses].sort()).toEqual([200, 429]);
 });
 
 test('a Redis that forgets its scripts is told them again', async () => {
-  const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
-  expect(await create(first)).toBe(201);
-  await ask((client) => client.script('FLUSH'));
-  expect([await countAllowed(second), await countAllowed(first)]).toEqual([LIMIT - 1, 0]);
+  await together(async () => {
+    const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+    expect(await create(first)).toBe(201);
+    await ask((client) => client.script('FLUSH'));
+    expect([await countAllowed(second), await countAllowed(first)]).toEqual([LIMIT - 1, 0]);
+  });
 });
 
 test('servers that start while Redis is away count in it when it comes', async () => {
@@ -228,8 +278,10 @@ test('a Redis that stands still holds nobody up', async () => {
   const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
   line.freeze();
   // Long before anybody finds out that the connection is dead.
-  const inTime = { signal: AbortSignal.timeout(4000) };
-  for (const user of [first, second]) expect((await user.fetch('/api/files', inTime)).status).toBe(200);
+  for (const user of [first, second]) {
+    const answer = await user.fetch('/api/files', { signal: AbortSignal.timeout(4000) });
+    expect(answer.status).toBe(200);
+  }
   expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
   line.thaw();
   await whenShared();

@@ -506,8 +506,9 @@ describe('of a server that trusts no proxy', () => {
   test('when its window has ended, what was refused is possible again', async () => {
     const ask = () => user.fetch('/api/files');
     const refused = await until('a refusal', async () => {
-      const answer = await ask();
-      return answer.status === 429 && answer;
+      // So many fit into no window, however slowly they are answered one after the other.
+      const answers = await Promise.all([ask(), ask(), ask()]);
+      return answers.find(({ status }) => status === 429);
     });
     expect(Number(refused.headers.get('Retry-After'))).toBe(1);
     await until('the next window', async () => (await ask()).status === 200);

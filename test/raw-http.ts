@@ -27,6 +27,9 @@ export function formRequest(
   ]);
 }
 
+/** Less than what the server gives a head that does not come: that is to be told from an answer. */
+const ANSWER_WITHIN_MS = 15_000;
+
 /**
  * Sends `request` on a connection of its own.
  * @returns the first answer that is not provisional; undefined if the connection is closed without any
@@ -40,7 +43,7 @@ export function exchange(url: string, request: string | Buffer): Promise<Answer 
       socket.destroy();
       resolve(parse(Buffer.concat(chunks).toString('latin1')));
     };
-    socket.setTimeout(5_000, () => {
+    socket.setTimeout(ANSWER_WITHIN_MS, () => {
       socket.destroy();
       reject(new Error('the connection stays open'));
     });

@@ -30,23 +30,22 @@ export async function startSystem(env: Record<string, string> = {}): Promise<Sys
   child.stdout.on('data', (chunk) => {
     output += chunk;
   });
-  const url = await until('the system to start', () => {
-    if (child.exitCode !== null) throw new Error(`npm start ended with ${child.exitCode}`);
-    return /Page +(\S+)/.exec(output)?.[1];
-  });
   const end = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');
     child.kill('SIGTERM');
     await ended;
   };
-  return {
-    url,
-    dataDir,
-    end,
-    async stop() {
-      await end();
-      await rm(folder, { recursive: true, force: true });
-    },
+  const stop = async () => {
+    await end();
+    await rm(folder, { recursive: true, force: true });
   };
+  const url = await until('the system to start', () => {
+    if (child.exitCode !== null) throw new Error(`npm start ended with ${child.exitCode}`);
+    return /Page +(\S+)/.exec(output)?.[1];
+  }).catch(async (error) => {
+    await stop();
+    throw error;
+  });
+  return { url, dataDir, end, stop };
 }

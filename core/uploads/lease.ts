@@ -31,7 +31,7 @@ const RENEW_EVERY_MS = LEASE_MS / 3;
 const WAIT_MS = LEASE_MS + 5_000;
 
 /** How often a lease that somebody holds is asked for, and tried, again. */
-const RETRY_MS = 200;
+export const RETRY_MS = 200;
 
 /** Channels of PostgreSQL; the payload is the id of the upload. */
 const WANTED = 'lease_wanted';

@@ -31,7 +31,7 @@ export class RefusedError extends AppError {
 export interface Refusals {
   /** Writes it into the event log. A request is refused once, for its first reason. */
   note(req: Request, refusal: Refusal): void;
-  /** Waits for what was noted of a request, so that who has the answer finds it in the log; at most a second. */
+  /** Waits for what was noted of a request, so that who has the answer finds it in the log; at most three seconds. */
   whenWritten(req: Request): Promise<void>;
   /** Waits for all that is being written. */
   whenIdle(): Promise<void>;
@@ -60,7 +60,7 @@ const MAX_A_MINUTE = 600;
 const MAX_OF_ADDRESS = 60;
 
 /** No answer waits for longer than this for a database that hangs. */
-const WRITE_WITHIN_MS = 1000;
+const WRITE_WITHIN_MS = 3000;
 
 export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
   const writing = new Set<Promise<void>>();

@@ -17,7 +17,15 @@ export async function startCeph() {
   });
   const ended = once(script, 'exit');
   const failed = ended.then(([code]) => Promise.reject(new Error(`Ceph did not start (exit code ${code}).`)));
-  await Promise.race([once(script.stdout, 'data'), failed]);
+  // The programs that it calls may have something to say before.
+  const ready = new Promise((resolve) => {
+    let output = '';
+    script.stdout.on('data', (chunk) => {
+      output += chunk;
+      if (/^ready$/m.test(output)) resolve(undefined);
+    });
+  });
+  await Promise.race([ready, failed]);
   failed.catch(() => {});
   return {
     env: {
