@@ -3,6 +3,7 @@ import {
   type DefaultJobOptions,
   DelayedError,
   type Job,
+  type PgPool,
   Queue,
   runMigrations,
   UnrecoverableError,
@@ -10,6 +11,8 @@ import {
   type WorkerOptions,
   withBackend,
 } from 'bullmq';
+import pg from 'pg';
+import { refuseStillborn } from './database/connect.js';
 import { AppError } from './errors.js';
 import type { Logger } from './log.js';
 import { connectRedis } from './redis.js';
@@ -89,8 +92,8 @@ const AFTER_OUTAGE_MS = 1_000;
 
 const KEEP_COMPLETED_SECONDS = 24 * 3600;
 
-/** Connections to PostgreSQL for one queue or worker; one more listens for wake-ups. */
-const POOL_SIZE = 4;
+/** Connections to PostgreSQL for one queue or worker; one of a worker's listens for wake-ups. */
+const POOL_SIZE = 5;
 
 /** How long Redis may take to answer before the job is left to the relay: a client's upload waits for it. */
 const ANSWER_MS = 1_500;
@@ -125,19 +128,36 @@ export function openQueue(
     : openPostgresQueue(options, defaultJobOptions);
 }
 
+/** Of our own, because BullMQ opens one to listen on without looking whether it was stillborn. */
+function openPool(connectionString: string): PgPool {
+  const pool: pg.Pool = new pg.Pool({
+    connectionString,
+    max: POOL_SIZE,
+    keepAlive: true,
+    options: '-c search_path=bullmq',
+    onConnect: refuseStillborn,
+  });
+  // BullMQ describes what it needs of a pool in types of its own, which fit those of pg but for overloads.
+  return pool as unknown as PgPool;
+}
+
 function openPostgresQueue(
   options: QueuePlace & { log: Logger },
   defaultJobOptions: DefaultJobOptions,
 ): ProcessingQueue {
+  const pool = openPool(options.databaseUrl);
   const bull = new postgres.Queue<ProcessingJob>(QUEUE, {
-    connection: { connectionString: options.databaseUrl, max: POOL_SIZE },
+    connection: pool,
     defaultJobOptions,
   });
   bull.on('error', (error) => options.log.warn({ err: error }, 'queue connection'));
   return {
     ...operations(bull as unknown as Queue),
     reachable: true,
-    close: () => bull.close(),
+    async close() {
+      await bull.close();
+      await pool.end();
+    },
   };
 }
 
@@ -217,10 +237,12 @@ export function startWorker(
   const worker = options.redisUrl
     ? startRedisWorker(options.redisUrl, options.log, settings, run)
     : startPostgresWorker(options.databaseUrl, options.log, settings, run);
+  let closed: Promise<void> | undefined;
   return {
     close() {
       closing = true;
-      return worker.close();
+      closed ??= worker.close();
+      return closed;
     },
   };
 }
@@ -234,12 +256,18 @@ function startPostgresWorker(
   settings: WorkerSettings,
   run: Run,
 ): ProcessingWorker {
+  const pool = openPool(databaseUrl);
   const worker = new postgres.Worker<ProcessingJob>(QUEUE, run, {
-    connection: { connectionString: databaseUrl, max: POOL_SIZE },
+    connection: pool,
     ...settings,
   });
   worker.on('error', (error) => log.warn({ err: error }, 'worker connection'));
-  return { close: () => worker.close() };
+  return {
+    async close() {
+      await worker.close();
+      await pool.end();
+    },
+  };
 }
 
 function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, run: Run): ProcessingWorker {

@@ -53,6 +53,36 @@ test('while the database is away clients are told to come again, and all goes on
   expect(await user.settled(id)).toMatchObject({ status: 'completed', size: 6, attempts: 1 });
 });
 
+test('a database that shuts down as connections come up ends no process', async () => {
+  await wire.away();
+  wire.endAsTheyCome(20);
+  await wire.back();
+  const statuses = new Set<number>();
+  while (!statuses.has(200)) {
+    const answers = await Promise.all(Array.from({ length: 5 }, () => user.fetch('/api/files')));
+    for (const { status } of answers) statuses.add(status);
+  }
+  expect([...statuses].sort()).toEqual([200, 503]);
+  const id = await user.upload(Buffer.from('after it'));
+  expect(await user.settled(id)).toMatchObject({ status: 'completed' });
+});
+
+test.each([
+  ['after it has begun', ({ text }: Statement) => text === 'START TRANSACTION'],
+  ['in its middle', ({ text }: Statement) => text.startsWith('INSERT INTO "api_keys"')],
+])('who loses the database in a transaction, %s, is told to come again', async (_when, isThere) => {
+  const pause = wire.pauseAt(isThere, 'after');
+  const answer = user.fetch('/api/keys', {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ name: 'a key', scopes: ['read'] }),
+  });
+  await pause.reached;
+  pause.cut();
+  expect((await answer).status).toBe(503);
+  expect((await user.get('/api/keys')).items).toEqual([]);
+});
+
 test('a refusal is in the log when its answer comes, and no answer waits for a log that hangs', async () => {
   const other = await registerUser(() => processes.url);
   const id = await user.upload(Buffer.from('mine'));

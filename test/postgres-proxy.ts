@@ -36,6 +36,8 @@ export interface PostgresProxy {
    * connection, `open` lets it go on.
    */
   pauseAt(when: When, place: 'before' | 'after'): { reached: Promise<Statement>; open(): void; cut(): void };
+  /** PostgreSQL says that it shuts down with the same packet in which the next so many connections come up. */
+  endAsTheyCome(count: number): void;
   /** Open connections are cut, new ones refused. */
   away(): Promise<void>;
   /** It is there again, at the same address. */
@@ -57,6 +59,7 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
   let target = { hostname: '', port: 0 };
   let port = 0;
   let connections = 0;
+  let toEnd = 0;
 
   const server = createServer((inward) => {
     const outward = connect(target.port, target.hostname);
@@ -72,6 +75,11 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
       });
     }
     connections++;
+    if (toEnd > 0) {
+      toEnd--;
+      endAsItComes(inward, outward);
+      return;
+    }
     relay(inward, outward, connections, async (statement, place) => {
       if (place === 'before') statements.push(statement);
       // Each sees all of them, so that it can count.
@@ -123,11 +131,35 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
       });
       return { reached, open, cut };
     },
+    endAsTheyCome(count) {
+      toEnd = count;
+    },
     away,
     back,
     close: away,
   };
 }
+
+/** A connection that PostgreSQL ends as soon as it is ready. */
+function endAsItComes(inward: Socket, outward: Socket): void {
+  inward.pipe(outward);
+  const read = createReader(true);
+  outward.on('data', (data) => {
+    for (const { type, bytes } of read(data)) {
+      if (type !== 'Z') inward.write(bytes);
+      else inward.end(Buffer.concat([bytes, SHUTS_DOWN]));
+    }
+  });
+}
+
+/** ErrorResponse: severity, code and message, each ended by a zero. */
+const SHUTS_DOWN = (() => {
+  const fields = ['SFATAL', 'VFATAL', 'C57P01', 'Mterminating connection due to administrator command', ''];
+  const body = Buffer.from(fields.map((field) => `${field}\0`).join(''));
+  const head = Buffer.from('E\0\0\0\0');
+  head.writeUInt32BE(body.length + 4, 1);
+  return Buffer.concat([head, body]);
+})();
 
 /**
  * Passes messages on in both directions, one statement at a time.

@@ -1,5 +1,22 @@
+import { setImmediate } from 'node:timers/promises';
 import pg from 'pg';
 import { ConfigError } from '../config.js';
+
+/**
+ * For `onConnect` of a pool. PostgreSQL may say that it shuts down in the same packet in which it says that a connection
+ * is ready. Nobody listens to it then: the pool does not any more, and who asked for it does not yet. Such a connection is
+ * not handed out.
+ */
+export async function refuseStillborn(client: pg.ClientBase): Promise<void> {
+  let error: Error | undefined;
+  const note = (thrown: Error) => {
+    error = thrown;
+  };
+  client.once('error', note);
+  await setImmediate();
+  client.off('error', note);
+  if (error) throw error;
+}
 
 /**
  * Opens one connection of its own.

@@ -1,14 +1,17 @@
 import { hasCode } from '../errors.js';
 
-/** Of sockets, and SQLSTATEs of a server that shuts down, has crashed or is starting. */
+/**
+ * Of sockets, and SQLSTATEs of a server that shuts down, has crashed or is starting, has ended a transaction that stood
+ * still, has no connection left, or is a standby that only reads.
+ */
 const CODES = [
   ...['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND'],
-  ...['08000', '08001', '08003', '08006', '57P01', '57P02', '57P03'],
+  ...['08000', '08001', '08003', '08006', '57P01', '57P02', '57P03', '25P03', '53300', '25006'],
 ];
 
-/** What pg and its pool say without a code. */
+/** What pg, its pool and TypeORM say without a code; the last where a connection was lost between two statements. */
 const MESSAGES =
-  /Connection terminated|timeout exceeded when trying to connect|not queryable|connection error/;
+  /Connection terminated|timeout exceeded when trying to connect|not queryable|connection error|query runner (was )?already released/i;
 
 /** Whether an error only says that PostgreSQL is away: the same call may work when it is back. */
 export function isDatabaseAway(error: unknown): boolean {
