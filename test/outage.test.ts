@@ -1,7 +1,8 @@
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { registerUser, type TestUser } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
+import { freePort } from './services/port.js';
 import { until } from './until.js';
 
 /** A way to the database that can be cut. */
@@ -27,9 +28,9 @@ async function layWire(databaseUrl: string) {
   const listen = async (port: number) => {
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
-    return (server.address() as AddressInfo).port;
+    return port;
   };
-  const port = await listen(0);
+  const port = await listen(await freePort());
   const url = new URL(databaseUrl);
   url.port = String(port);
   return {
