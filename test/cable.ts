@@ -7,6 +7,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 export async function layCable(port: number) {
   const sockets = new Set<Socket>();
   let whole = true;
+  let most = Number.POSITIVE_INFINITY;
   const server = createServer((near) => {
     if (!whole) {
       near.destroy();
@@ -25,6 +26,11 @@ export async function layCable(port: number) {
       });
       socket.pipe(other);
     }
+    let carried = 0;
+    near.on('data', (chunk) => {
+      carried += chunk.length;
+      if (carried > most) near.unpipe(far).pause();
+    });
   });
   await new Promise<void>((resolve) => server.listen(0, 'localhost', resolve));
   const cut = () => {
@@ -34,6 +40,10 @@ export async function layCable(port: number) {
   return {
     url: `http://localhost:${(server.address() as AddressInfo).port}`,
     cut,
+    /** Each connection that has carried more than so many bytes to the server carries no others from then on. */
+    carryAtMost: (bytes: number) => {
+      most = bytes;
+    },
     mend: () => {
       whole = true;
     },

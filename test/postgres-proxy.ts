@@ -6,7 +6,8 @@
  * protocol up to Sync. (PostgreSQL manual, "Frontend/Backend Protocol".)
  */
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
+import { freePort } from './services/port.js';
 
 export interface Statement {
   /** application_name of its connection. */
@@ -57,7 +58,7 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
   const pauses = new Set<Pause>();
   const sockets = new Set<Socket>();
   let target = { hostname: '', port: 0 };
-  let port = 0;
+  const port = await freePort();
   let connections = 0;
   let toEnd = 0;
 
@@ -90,7 +91,6 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
   const back = async () => {
     server.listen(port, '127.0.0.1');
     await once(server, 'listening');
-    port = (server.address() as AddressInfo).port;
   };
   const away = async () => {
     if (!server.listening) return;

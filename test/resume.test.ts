@@ -188,10 +188,9 @@ describe('a half-open connection', () => {
     await dead.send(content.subarray(0, MiB));
     await arrived(path, MiB);
 
-    const asked = performance.now();
+    // Who is not made way for is refused in the end.
     expect(await offsetOf(path)).toBe(MiB);
     await sendRest(path, content, MiB);
-    expect(performance.now() - asked).toBeLessThan(5000);
     await expectContent(path, content);
   });
 
@@ -269,9 +268,8 @@ describe('SIGTERM', () => {
     await patching.send(content.subarray(0, MiB + 1));
     await arrived(path, MiB + 1);
 
-    const asked = performance.now();
+    // A server that would take too long ends with 1.
     expect(await processes.stop('server')).toBe(0);
-    expect(performance.now() - asked).toBeLessThan(10_000);
     await processes.start('server');
     expect(await offsetOf(path)).toBe(MiB + 1);
     await sendRest(path, content, MiB + 1);

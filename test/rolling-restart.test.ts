@@ -101,7 +101,7 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
 
   for (const part of order) {
     const enough = (restarts + 0.3) * (total / order.length);
-    await until(`${enough} bytes to be here`, () => received() > enough, 60);
+    await until(`${enough} bytes to be here`, () => received() > enough, 120);
     expect([part, await processes.stop(part)]).toEqual([part, 0]);
     await processes.start(part);
     restarts++;
@@ -120,4 +120,4 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
   const { items } = await user.get('/api/files?limit=200');
   expect(items).toHaveLength(contents.length);
   await expectBlobsInOrder(processes, form.bucket);
-});
+}, 300_000);

@@ -127,7 +127,7 @@ describe('through the server', () => {
     await once(answer, 'data');
     // Nothing more is taken: what is on the way fills the buffers between, and then the store has to wait.
     answer.pause();
-    expect(wire.openWith(64 * 1024)).toBe(1);
+    await until('the connection to the store to be seen', () => wire.openWith(64 * 1024) === 1);
     request.destroy();
     await until('the connection to the store to close', () => wire.openWith(64 * 1024) === 0);
     expect(wire.received() - before).toBeLessThan(48 * MIB);

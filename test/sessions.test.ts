@@ -229,15 +229,16 @@ describe('a server that is killed', () => {
 });
 
 test('another JWT_SECRET ends access tokens at once, and sessions go on', async () => {
-  const { refreshToken, as } = await signIn();
-  const replaced = await signIn();
-  const successor = await next(replaced.refreshToken);
   const renewed = await startProcesses(
     { JWT_SECRET: randomBytes(32).toString('hex') },
     ['server'],
     async () => processes.database.url,
   );
   try {
+    // The grace of the one that is replaced is to go on until it comes to the new server.
+    const { refreshToken, as } = await signIn();
+    const replaced = await signIn();
+    const successor = await next(replaced.refreshToken);
     expect(await problemOf(await as.at(() => renewed.url).fetch('/api/me'))).toEqual(ENDED);
     const { accessToken } = await refreshed(renewed.url, refreshToken);
     const me = await fetch(`${renewed.url}/api/me`, { headers: { Authorization: `Bearer ${accessToken}` } });

@@ -105,13 +105,11 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       const half = sendHalf(path, content.length, content.subarray(0, 150_000));
       await whenHeld(idOf(path));
 
-      const started = performance.now();
       if (method === 'PATCH') {
         // The client knows nothing of the offset: it is told, and what has arrived is kept.
         expect((await patch(second, path, 0, content)).status).toBe(409);
       }
       const offset = await offsetAt(second, path);
-      expect(performance.now() - started).toBeLessThan(3000);
       expect(offset).toBe(150_000);
       expect((await patch(second, path, offset, content.subarray(offset))).status).toBe(204);
       half.destroy();

@@ -55,14 +55,14 @@ test('it fails until the store is healed: then the reconciler makes the object, 
 
   const before = s3.count('CompleteMultipartUpload');
   await processes.start('worker');
-  await until('the reconciler to try it, too', () => s3.count('CompleteMultipartUpload') > before);
+  await until('the reconciler to try it, too', () => s3.count('CompleteMultipartUpload') > before, 60);
   expect(await isLocked(upload.path)).toBe(true);
   expect(await findFile(processes, upload.id)).toBeUndefined();
   await processes.stop('worker');
 
   heal();
   await processes.start('worker');
-  await until('the file', () => findFile(processes, upload.id));
+  await until('the file', () => findFile(processes, upload.id), 60);
   await expectAllGood(upload.id, content);
 });
 
@@ -107,7 +107,7 @@ test('its answer never comes: that it was done is recognised by the next request
       const answer = await user.tus('HEAD', path);
       return answer.status === 200 ? answer : undefined;
     },
-    20,
+    60,
   );
   expect(head.headers.get('Upload-Offset')).toBe(String(LENGTH));
   expect(await findUpload(processes, rows[0].id)).toMatchObject({ status: 'finished' });

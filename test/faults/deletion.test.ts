@@ -137,7 +137,7 @@ test('an upload that expires leaves nothing, also when S3 fails at the first try
   await processes.stop('worker');
   heal();
   await processes.start('worker');
-  await until('all to be gone', async () => (await bucket.listKeys()).length === 0);
+  await until('all to be gone', async () => (await bucket.listKeys()).length === 0, 60);
   expect(await bucket.listMultipartUploads()).toEqual([]);
   await expectGone(upload.path);
 });
