@@ -1,7 +1,9 @@
 import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
+import type { Upload } from '../core/database/entities/upload.js';
 import { appendEvents, sequenceEvents } from '../core/events.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
+import type { Storage } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import {
   appendToUpload,
@@ -226,6 +228,25 @@ describe('terminating', () => {
     expect(await discardUploads(ledger)).toBe(1);
     expect(await discardUploads(ledger)).toBe(0);
     expect(await ledger.stored()).not.toContain('doomed');
+  });
+
+  test('goes on in the store though some of them cannot be deleted there', async () => {
+    const all: Upload[] = [];
+    for (let i = 0; i < 8; i++) all.push(await ledger.create(6));
+    const stuck = all.slice(0, 4).map(({ storageKey }) => storageKey);
+    const discard: Storage['uploads']['discard'] = async (upload, keep) => {
+      if (stuck.includes(upload.key)) throw new Error('locked');
+      await ledger.storage.uploads.discard(upload, keep);
+    };
+    const uploads = { ...ledger.storage.uploads, discard };
+    const deps = { ...ledger, storage: { ...ledger.storage, uploads } };
+    for (const { id } of all) await terminateUpload(deps, id).catch(() => {});
+    await ledger.query('UPDATE uploads SET discarded_at = NULL');
+    const left = async () => (await ledger.query('SELECT FROM uploads WHERE discarded_at IS NULL')).length;
+    await until('the others to be discarded', async () => {
+      await expect(discardUploads(deps)).rejects.toThrow('locked');
+      return (await left()) === stuck.length;
+    });
   });
 });
 

@@ -4,9 +4,12 @@ import { queryEntities } from '../database/rows.js';
 import { appendEvents } from '../events.js';
 import type { Storage } from '../storage/storage.js';
 
-/* What the reconciler asks of the ledger: which uploads were left half done, and which are to go. */
+/*
+ * What the reconciler asks of the ledger: which uploads were left half done, and which are to go. It asks in random
+ * order and gives up after some failures in a row: three that fail for good must not stand before all others for ever.
+ */
 
-/** A store that has failed so often is asked again later. */
+/** A store that has failed so often in a row is asked again later. */
 const MAX_FAILURES = 3;
 
 /** Uploads that expire in one transaction: meanwhile their owners cannot begin others. */
@@ -17,7 +20,7 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
   const rows: { id: string }[] = await database.query(
     `SELECT id FROM uploads
      WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
-     ORDER BY id LIMIT 1000`,
+     ORDER BY random() LIMIT 1000`,
   );
   return rows.map((row) => row.id);
 }
@@ -79,7 +82,7 @@ async function expireBatch(database: DataSource): Promise<number> {
  * object.
  * @param ids only these; undefined: all, at most 1000
  * @returns how many were put in order
- * @throws what the storage threw first, after all others were done, or after some have failed
+ * @throws what the storage threw first, after all others were done, or after some in a row have failed
  */
 export async function discardUploads(
   deps: { database: DataSource; storage: Storage },
@@ -91,13 +94,19 @@ export async function discardUploads(
     `SELECT * FROM uploads
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
        AND ($1::uuid[] IS NULL OR id = ANY ($1))
-     ORDER BY id LIMIT 1000`,
+     ORDER BY random() LIMIT 1000`,
     [ids ?? null],
   );
   const failures: unknown[] = [];
+  let inARow = 0;
   for (const upload of uploads) {
-    if (failures.length === MAX_FAILURES) break;
-    await discardUpload(deps, upload).catch((error: unknown) => failures.push(error));
+    try {
+      await discardUpload(deps, upload);
+      inARow = 0;
+    } catch (error) {
+      failures.push(error);
+      if (++inARow === MAX_FAILURES) break;
+    }
   }
   if (failures.length > 0) throw failures[0];
   return uploads.length;
