@@ -13,6 +13,7 @@ import {
   registerAdmin,
   send,
 } from './sign-in.js';
+import { until } from './until.js';
 
 /*
  * What becomes of sessions, keys and tokens when a password, a role or an account changes.
@@ -158,6 +159,39 @@ describe('sessions', () => {
     expect(await list(here.as)).toEqual([expect.objectContaining({ current: true })]);
     for (const { refreshToken } of [one, two]) expect(await refreshStatus(refreshToken)).toBe(401);
     expect(await refreshStatus(here.refreshToken)).toBe(200);
+  });
+
+  test('can be ended from two places at once while they are refreshed', async () => {
+    const user = await register();
+    const opened: Awaited<ReturnType<typeof signIn>>[] = [];
+    for (let i = 0; i < 6; i++) opened.push(await signIn(user));
+    const [a, b] = opened.slice(-2).map(({ as }) => as) as [TestUser, TestUser];
+    const [first] = (await list(opened[0]?.as as TestUser)).filter(
+      ({ current }: { current: boolean }) => current,
+    );
+    const waiting = (count: number) =>
+      until(`${count} to wait`, async () => {
+        const { rows } = await processes.database.query(
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+        );
+        return rows.length >= count;
+      });
+
+    // One has just refreshed it, which moves its row, and another waits to.
+    const [one, two] = [await processes.database.connect(), await processes.database.connect()];
+    await one.query('BEGIN');
+    await one.query('UPDATE sessions SET last_used_at = now() WHERE id = $1', [first.id]);
+    await two.query('BEGIN');
+    const locked = two.query('SELECT FROM sessions WHERE id = $1 FOR UPDATE', [first.id]);
+    await waiting(1);
+    const endings = [a.fetch('/api/me/sessions', { method: 'DELETE' })];
+    await waiting(2);
+    await one.query('COMMIT');
+    await locked;
+    endings.push(b.fetch('/api/me/sessions', { method: 'DELETE' }));
+    await waiting(2);
+    await two.query('COMMIT');
+    for (const answer of await Promise.all(endings)) expect(answer.status).toBe(204);
   });
 
   test('end with a sign-out by a token that was replaced already', async () => {
