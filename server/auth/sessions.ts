@@ -62,8 +62,9 @@ export async function getRoleNow(
 }
 
 /**
- * As getRoleNow(), and it stays so until the end of the transaction: another password, an admin or the end of the session
- * wait for that. For what would outlast a session that is ended at this very moment. Locks the row of the user.
+ * As getRoleNow(), and it stays so until the end of the transaction: who sets another password, ends sessions or changes the
+ * account waits for that; only a sign-out does not. For what would outlast a session that is ended at this very moment.
+ * Locks the row of the user.
  * @throws {AppError} unauthenticated
  */
 export async function lockAccount(manager: EntityManager, actor: SignedInActor): Promise<Role> {
