@@ -17,8 +17,9 @@ import { AppError } from './errors.js';
  * bytes and counts until it is deleted. Whatever changes one side changes the other in the same transaction.
  *
  * Who locks rows of several tables takes them in this order, so that nobody waits in a circle: upload_tokens, uploads,
- * files, derivatives, blobs, users; after users only events are written, which nobody waits for. Several rows of users
- * are locked in the order of their ids; of uploads, with SKIP LOCKED or where nothing else is locked after them.
+ * files, derivatives, blobs, users, sessions. Rows that are new (events, keys, upload tokens) can be written at any time:
+ * nobody waits for them. Several rows of users are locked in the order of their ids; of uploads, with SKIP LOCKED or where
+ * nothing else is locked after them.
  */
 
 /** Bytes that an upload without a length reserves at a time where there is plenty of room. */

@@ -24,7 +24,7 @@ export class People1763700000000 implements MigrationInterface {
         session_id uuid NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
         replaced_at timestamptz
       );
-      CREATE INDEX refresh_tokens_session_id_idx ON refresh_tokens (session_id);
+      CREATE INDEX refresh_tokens_session_id_idx ON refresh_tokens (session_id, replaced_at);
       INSERT INTO refresh_tokens (token_hash, session_id) SELECT token_hash, id FROM sessions;
       ALTER TABLE sessions
         DROP token_hash,

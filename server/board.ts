@@ -45,7 +45,9 @@ export function createBoard({ database, queue, publicUrl }: BoardDeps, authentic
 
   const adminOnly: RequestHandler = async (req, res, next) => {
     const boardCookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
-    if (boardCookie && !req.get('Authorization')) requireKnownOrigin(req, publicUrl);
+    if (boardCookie && !req.get('Authorization')) {
+      requireKnownOrigin(req, { publicUrl }, { action: 'admin' });
+    }
     await authenticate(req, 'admin', { boardCookie });
     // It would wait for the queue as long as that is away, and may be the first to notice that.
     if (!queue.reachable) throw queueAway();

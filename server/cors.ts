@@ -1,5 +1,6 @@
 import type { Request, RequestHandler } from 'express';
-import { AppError } from '../core/errors.js';
+import type { Config } from '../core/config.js';
+import { type Refusal, RefusedError } from './auth/refusals.js';
 import { originOf } from './origin.js';
 
 /** Headers of all answers, tus or not, that pages of other origins may read. */
@@ -15,7 +16,7 @@ const EXPOSED_HEADERS = [
  * Lets pages of other origins read the answers. They bring a token in a header, never cookies. The preflight of
  * /uploads is answered by @tus/server.
  */
-export function cors(origins: '*' | string[]): RequestHandler {
+export function cors(origins: Config['corsOrigins']): RequestHandler {
   return (req, res, next) => {
     const origin = req.get('Origin');
     const allowed = origins === '*' ? '*' : origins.find((candidate) => candidate === origin);
@@ -38,21 +39,60 @@ export const preflight: RequestHandler = (req, res, next) => {
   res.status(204).end();
 };
 
+/** Pages of which origins may do something that not every page may. */
+interface KnownPages {
+  /** What clients reach this server at; undefined: each request tells. */
+  publicUrl: string | undefined;
+  /** Those of which others, besides our own: `*` names none. Undefined: no others. */
+  corsOrigins?: Config['corsOrigins'];
+}
+
 /**
- * For requests that a cookie lets in. `SameSite=Strict` keeps other sites out, but `evil.example.org` is of the same site as
- * `files.example.org`. Requests without an Origin do not come from a page: browsers send it with all but GET and HEAD.
- * @param publicUrl what clients reach this server at; undefined: each request tells
- * @throws {AppError} forbidden when the page that sends it is not ours
+ * For what a page must not do only because somebody has opened it: to come in by a cookie, or to make an account, of which
+ * the first one is the admin's. `SameSite=Strict` keeps other sites from the cookie, but `evil.example.org` is of the same
+ * site as `files.example.org`. Requests without an Origin do not come from a page: browsers send it with all but GET and HEAD.
+ * @param refusal what it wanted to do, for the event log
+ * @throws {AppError} forbidden when the page that sends it is not known
  */
-export function requireKnownOrigin(req: Request, publicUrl: string | undefined): void {
+export function requireKnownOrigin(
+  req: Request,
+  { publicUrl, corsOrigins }: KnownPages,
+  refusal: Omit<Refusal, 'code'>,
+): void {
   const origin = req.get('Origin');
   if (origin === undefined || ['GET', 'HEAD'].includes(req.method)) return;
+  if (isOwnPage(req, origin, publicUrl) || isNamed(origin, corsOrigins)) return;
+  const others = corsOrigins ? '; if it is another one of yours, name its origin in CORS_ORIGINS' : '';
+  throw new RefusedError(
+    'forbidden',
+    refusal,
+    `Only pages of this server may do this. If this is one, set PUBLIC_URL or TRUST_PROXY${others}`,
+  );
+}
+
+/** `null` names nobody: every page can send it, from a frame. */
+function isNamed(origin: string, origins: KnownPages['corsOrigins']): boolean {
+  return Array.isArray(origins) && origin !== 'null' && origins.includes(origin);
+}
+
+/** Hosts that are this machine, whatever the DNS says. As URL writes them. */
+const THIS_MACHINE = /^(localhost|.+\.localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
+
+function isOwnPage(req: Request, origin: string, publicUrl: string | undefined): boolean {
   // No script can set it. Over plain HTTP, where browsers leave it out, the address tells.
-  if (req.get('Sec-Fetch-Site') === 'same-origin') return;
-  const own = [originOf(req, publicUrl), originOf(req, undefined)];
-  if (own.some((url) => URL.canParse(url) && new URL(url).origin === origin)) return;
-  throw new AppError('forbidden', {
-    detail:
-      'The cookie of this server is taken from its own pages only. If this is one, set PUBLIC_URL or TRUST_PROXY',
-  });
+  if (req.get('Sec-Fetch-Site') === 'same-origin') return true;
+  if (publicUrl && new URL(publicUrl).origin === origin) return true;
+  const asked = originOf(req, undefined);
+  if (!URL.canParse(asked)) return false;
+  const own = new URL(asked);
+  // Somebody may let the name of a page of theirs mean this machine (DNS rebinding): to the browser it is one of ours then.
+  return own.origin === origin && (THIS_MACHINE.test(own.hostname) || !isLocal(req));
+}
+
+/** Whether only this machine itself can have asked; not even a proxy on it, as far as we are told. */
+function isLocal(req: Request): boolean {
+  if (req.app.get('trust proxy')) return false;
+  const { localAddress } = req.socket;
+  // Of a connection that is gone nobody knows.
+  return localAddress === undefined || /^(::1$|(::ffff:)?127\.)/.test(localAddress);
 }

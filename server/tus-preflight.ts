@@ -22,13 +22,14 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
 
   // "The X-HTTP-Method-Override request header MUST be a string which MUST be interpreted as the request's
   // method by the Server, if the header is presented. The actual method of the request MUST be ignored."
-  const override = req.get('X-HTTP-Method-Override');
-  if (override) req.method = override.toUpperCase();
-  // The others mean nothing here, and some of them not even a web Request can have.
-  if (!METHODS.includes(req.method)) {
+  const method = req.get('X-HTTP-Method-Override')?.toUpperCase() || req.method;
+  // The others mean nothing here, and some of them not even a web Request can have. Node closes the connection of a request
+  // whose method has become PRI.
+  if (!METHODS.includes(method)) {
     res.setHeader('Allow', METHODS.join(', '));
     throw new AppError('method_not_allowed', { detail: `Allowed: ${METHODS.join(', ')}` });
   }
+  req.method = method;
 
   // Uploads are created at the endpoint itself; any other address is that of an upload.
   if (req.method === 'POST' && !/^\/uploads\/?$/.test(req.path)) throw new AppError('not_found');

@@ -76,3 +76,20 @@ export async function whenSomebodyWaitsFor(database: TestDatabase, holder: pg.Cl
     return rowCount;
   });
 }
+
+/**
+ * Waits until `count` connections wait for what others have locked; those that stand at a barrier do.
+ * @param isOver says that no more will come
+ */
+export async function waitingForLocks(
+  database: TestDatabase,
+  count: number,
+  isOver = () => false,
+): Promise<void> {
+  await until(`${count} to wait for a lock`, async () => {
+    const { rows } = await database.query(
+      `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+    );
+    return rows.length >= count || isOver();
+  });
+}

@@ -1,7 +1,7 @@
 import { type Browser, chromium } from 'playwright-core';
 
-/** A headless Chromium, the one that the launcher has found. */
-export async function launchBrowser(): Promise<Browser> {
+/** A headless Chromium, the one that the launcher has found. @param more arguments of its command line */
+export async function launchBrowser(more: string[] = []): Promise<Browser> {
   return chromium.launch({
     executablePath: process.env.CHROMIUM_PATH ?? '',
     // Its default is short where other suites start theirs at the same time.
@@ -15,6 +15,7 @@ export async function launchBrowser(): Promise<Browser> {
       '--disable-background-networking',
       '--disable-component-update',
       '--disable-sync',
+      ...more,
     ],
   });
 }

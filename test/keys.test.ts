@@ -1,5 +1,6 @@
 import { openDatabase } from '../core/database/data-source.js';
 import { verifyApiKey } from '../server/auth/api-keys.js';
+import { closeBarrier, waitingForLocks } from './barrier.js';
 import { registerUser, type TestUser, useAccount } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { eventsOf, logIn, problemOf, send, sha256 } from './sign-in.js';
@@ -255,4 +256,24 @@ test('there are at most a hundred of one user', async () => {
   expect(await problemOf(refused)).toEqual([409, 'wrong_state']);
   expect((await revoke(keys[0]?.id ?? '', other)).status).toBe(204);
   await createKey({}, other);
+});
+
+test('of those that are made at the same moment, too, no more than the hundred', async () => {
+  const other = await registerUser(() => processes.url);
+  await processes.database.query(
+    `INSERT INTO api_keys (id, user_id, name, prefix, secret_hash, scopes)
+     SELECT gen_random_uuid(), $1, 'old', 'lfk_' || n || $2, '', '{read}' FROM generate_series(1, 99) AS n`,
+    [other.id, other.id],
+  );
+  const barrier = await closeBarrier(processes.database, 'INSERT ON api_keys', `NEW.user_id = '${other.id}'`);
+  const attempts = Promise.all(
+    (['server', 'server-2', 'server'] as const).map((part) => {
+      const as = other.at(() => processes.urlOf(part));
+      return send(as, 'POST', '/api/keys', { name: 'new', scopes: ['read'] });
+    }),
+  );
+  await waitingForLocks(processes.database, 3);
+  await barrier.open();
+  expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
+  expect(await list(other)).toHaveLength(100);
 });

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { registerUser, type TestUser } from './client.js';
+import { startPostgresProxy } from './postgres-proxy.js';
 import { type Processes, startProcesses } from './processes.js';
 import { eventsOf, newSession, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
 import { until } from './until.js';
@@ -258,3 +259,53 @@ test('tokens that belong to no session are refused, whatever they look like', as
   }
   expect(await eventsOf(processes.database, user.id)).not.toContain('auth.token_reused');
 });
+
+test('a refresh reads no more of the tokens, however many its session has had', async () => {
+  const proxy = await startPostgresProxy();
+  const own = await startProcesses({}, ['server'], proxy.reach);
+  try {
+    const { email } = await registerUser(() => own.url);
+    const { refreshToken } = await newSession(() => own.url, email);
+    await own.database.query(
+      `INSERT INTO refresh_tokens
+       SELECT sha256(n::text::bytea), session_id, now() FROM refresh_tokens, generate_series(1, 50000) AS n
+       WHERE token_hash = $1`,
+      [sha256(refreshToken)],
+    );
+    await own.database.query('ANALYZE refresh_tokens');
+    const before = proxy.statements.length;
+    await refreshed(own.url, refreshToken);
+    const statements = proxy.statements.slice(before).filter(({ text }) => text.includes('refresh_tokens'));
+    expect(statements.map(({ text }) => /^\w+/.exec(text)?.[0])).toEqual(
+      expect.arrayContaining(['SELECT', 'UPDATE', 'DELETE', 'INSERT']),
+    );
+    for (const { text, parameters } of statements) {
+      if (text.startsWith('INSERT')) continue;
+      // Hashes are no text.
+      const values = text.includes('token_hash = $1')
+        ? [sha256(refreshToken), ...parameters.slice(1)]
+        : parameters;
+      await own.database.query('BEGIN');
+      const { rows } = await own.database.query(`EXPLAIN (ANALYZE, FORMAT JSON) ${text}`, values);
+      await own.database.query('ROLLBACK');
+      const read = countRead(rows[0]['QUERY PLAN'][0].Plan);
+      expect([text, read < 10 ? 'few' : read]).toEqual([text, 'few']);
+    }
+  } finally {
+    await own.close();
+    await proxy.close();
+  }
+});
+
+interface Plan {
+  'Actual Rows': number;
+  'Rows Removed by Filter'?: number;
+  'Rows Removed by Index Recheck'?: number;
+  Plans?: Plan[];
+}
+
+/** Rows that a statement has read, also those that it had no use for. */
+function countRead(plan: Plan): number {
+  const removed = (plan['Rows Removed by Filter'] ?? 0) + (plan['Rows Removed by Index Recheck'] ?? 0);
+  return (plan.Plans ?? []).reduce((sum, part) => sum + countRead(part), plan['Actual Rows'] + removed);
+}

@@ -6,6 +6,7 @@ import * as tus from 'tus-js-client';
 import { v7 as uuidv7 } from 'uuid';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
+import { closeBarrier, waitingForLocks } from './barrier.js';
 import { usageOf } from './books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './client.js';
 import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
@@ -506,4 +507,27 @@ test('those that wait to be used are all listed, and are at most a thousand', as
     400,
     'invalid_request',
   ]);
+});
+
+test('of those that are made at the same moment, too, no more than the thousand wait', async () => {
+  const maker = await registerUser(() => processes.url);
+  await processes.database.query(
+    `INSERT INTO upload_tokens (id, owner_id, expires_at)
+     SELECT gen_random_uuid(), $1, now() + interval '1 hour' FROM generate_series(1, 999)`,
+    [maker.id],
+  );
+  const barrier = await closeBarrier(
+    processes.database,
+    'INSERT ON upload_tokens',
+    `NEW.owner_id = '${maker.id}'`,
+  );
+  const attempts = Promise.all(
+    (['server', 'server-2', 'server'] as const).map((part) => {
+      const as = maker.at(() => processes.urlOf(part));
+      return send(as, 'POST', '/api/upload-tokens', {});
+    }),
+  );
+  await waitingForLocks(processes.database, 3);
+  await barrier.open();
+  expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
 });

@@ -7,8 +7,9 @@ import { AppError, hasCode } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { checkInvitation, useInvitation } from './invitations.js';
 import { hashPassword, isPassword } from './passwords.js';
+import type { SignedInActor } from './principal.js';
 import { RefusedError } from './refusals.js';
-import { revokeSessions } from './sessions.js';
+import { lockAccount, revokeSessions } from './sessions.js';
 
 /** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
 const FIRST_ACCOUNT_LOCK = 0x66727374;
@@ -103,29 +104,37 @@ export async function getUser(database: DataSource, id: string): Promise<User> {
 
 /**
  * Sets another password and ends all other sessions of the account.
- * @throws {AppError} wrong_credentials; wrong_state for an account of the identity provider
+ * @param user as it was when they came
+ * @throws {AppError} wrong_credentials; unauthenticated when the right to it is over by now; wrong_state for an account of
+ * the identity provider
  */
 export async function changePassword(
   database: DataSource,
   user: User,
   passwords: { current: string; next: string },
-  actor: Actor,
+  actor: SignedInActor,
 ): Promise<void> {
-  if (user.passwordHash === null) {
+  const { id, passwordHash: before } = user;
+  if (before === null) {
     throw new AppError('wrong_state', {
       detail: 'The password of this account is kept by its identity provider',
     });
   }
-  if (!(await isPassword(passwords.current, user.passwordHash))) {
-    const refusal = { type: 'auth.password', action: 'account', subjectId: user.id } as const;
-    throw new RefusedError('wrong_credentials', refusal, 'The current password is wrong');
-  }
+  if (!(await isPassword(passwords.current, before))) throw currentIsWrong(id);
   const passwordHash = await hashPassword(passwords.next);
   await database.transaction(async (manager) => {
-    await manager.update(User, { id: user.id }, { passwordHash });
-    await appendEvents(manager, [{ type: 'auth.password', subjectId: user.id, ownerId: user.id, actor }]);
-    await revokeSessions(manager, user.id, actor, { except: actor.sessionId });
+    // While that was hashed somebody else may have set another one, and ended this session.
+    await lockAccount(manager, actor);
+    const { affected } = await manager.update(User, { id, passwordHash: before }, { passwordHash });
+    if (affected === 0) throw currentIsWrong(id);
+    await appendEvents(manager, [{ type: 'auth.password', subjectId: id, ownerId: id, actor }]);
+    await revokeSessions(manager, id, actor, { except: actor.sessionId });
   });
+}
+
+function currentIsWrong(subjectId: string): RefusedError {
+  const refusal = { type: 'auth.password', action: 'account', subjectId } as const;
+  return new RefusedError('wrong_credentials', refusal, 'The current password is wrong');
 }
 
 /** The account that stands for somebody whom the identity provider knows. */

@@ -8,6 +8,7 @@ import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import type { Principal, SignedInActor } from './principal.js';
 import { hashSecret, newSecret } from './secrets.js';
+import { lockAccount } from './sessions.js';
 
 /*
  * API keys: `lfk_<prefix>_<secret>`. The key is found by its prefix, which is shown, and compared by its hash; the
@@ -33,7 +34,10 @@ export function isApiKey(bearer: string): boolean {
   return bearer.startsWith('lfk_');
 }
 
-/** Makes a key. It is told here and kept nowhere. @throws {AppError} wrong_state when there are too many */
+/**
+ * Makes a key. It is told here and kept nowhere.
+ * @throws {AppError} wrong_state when there are too many; unauthenticated
+ */
 export async function createApiKey(
   database: DataSource,
   { name, scopes, expiresAt }: NewApiKey,
@@ -43,6 +47,8 @@ export async function createApiKey(
   const key = `${prefix}_${newSecret()}`;
   const { userId } = actor;
   const apiKey = await database.transaction(async (manager) => {
+    // Which also holds others back until this one counts.
+    await lockAccount(manager, actor);
     const keys = await manager.countBy(ApiKey, { userId, revokedAt: IsNull() });
     if (keys >= MAX_KEYS) {
       throw new AppError('wrong_state', { detail: `There are ${keys} API keys: revoke one first` });

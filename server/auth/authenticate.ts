@@ -1,7 +1,6 @@
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { validate as isUuid } from 'uuid';
-import type { Role } from '../../core/database/entities/user.js';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
@@ -10,6 +9,7 @@ import type { Keys } from './keys.js';
 import { isLinkOver, isLinkValid } from './links.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
+import { getRoleNow } from './sessions.js';
 import { TokenExpired, verifyToken } from './tokens.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
@@ -62,7 +62,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   /** Of keys and upload tokens the database was asked already. */
   async function check(principal: Principal): Promise<Principal> {
     if (principal.key || principal.uploadToken) return principal;
-    return { ...principal, role: await roleNow(database, principal) };
+    return { ...principal, role: await getRoleNow(database.manager, principal) };
   }
 
   function note(req: Request, action: Action, code: ErrorCode): void {
@@ -103,22 +103,6 @@ class NoToken extends AppError {
   constructor() {
     super('unauthenticated', { detail: HOW });
   }
-}
-
-/** @throws {AppError} unauthenticated when the account is gone or locked out, or its session has ended */
-async function roleNow(database: DataSource, { userId, sessionId }: Principal): Promise<Role> {
-  const [user]: { role: Role; disabled: boolean; ended: boolean }[] = await database.query(
-    `SELECT role, disabled_at IS NOT NULL AS disabled,
-       $2::uuid IS NOT NULL AND NOT EXISTS (
-         SELECT FROM sessions WHERE id = $2 AND user_id = users.id AND expires_at > now()
-       ) AS ended
-     FROM users WHERE id = $1`,
-    [userId, sessionId ?? null],
-  );
-  if (!user) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
-  if (user.disabled) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
-  if (user.ended) throw new AppError('unauthenticated', { detail: 'This session has ended: sign in again' });
-  return user.role;
 }
 
 function whyForbidden({ key, uploadToken }: Principal, access: Access): { detail?: string } {

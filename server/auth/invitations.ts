@@ -5,7 +5,9 @@ import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import type { SignedInActor } from './principal.js';
+import { RefusedError } from './refusals.js';
 import { hashSecret, newSecret } from './secrets.js';
+import { lockAccount } from './sessions.js';
 
 export interface NewInvitation {
   /** Undefined: good for any address. */
@@ -13,7 +15,10 @@ export interface NewInvitation {
   expiresInHours: number;
 }
 
-/** Makes an invitation to register. Its token is told here and kept nowhere. */
+/**
+ * Makes an invitation to register. Its token is told here and kept nowhere.
+ * @throws {AppError} unauthenticated, forbidden when who makes it is no admin any more
+ */
 export async function createInvitation(
   database: DataSource,
   { email, expiresInHours }: NewInvitation,
@@ -21,6 +26,9 @@ export async function createInvitation(
 ): Promise<{ invitation: Invitation; token: string }> {
   const token = newSecret();
   const invitation = await database.transaction(async (manager) => {
+    if ((await lockAccount(manager, actor)) !== 'admin') {
+      throw new RefusedError('forbidden', { action: 'admin' });
+    }
     const id = uuidv7();
     await manager.insert(Invitation, {
       id,

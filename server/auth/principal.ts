@@ -31,17 +31,25 @@ export type SignedInActor = Actor & { userId: string };
 /** More of a User-Agent says nothing. */
 const MAX_USER_AGENT = 200;
 
+/** An address with a port has 47 characters at most; a proxy that is trusted may hand on what is none. */
+const MAX_ADDRESS = 64;
+
 /** Who makes this request, for the event log. */
 export function actorOf(req: Request): Actor {
-  const { principal } = req;
-  const userAgent = req.get('User-Agent')?.slice(0, MAX_USER_AGENT);
+  const { principal, ip } = req;
+  const userAgent = req.get('User-Agent');
   return {
     ...(principal ? { userId: principal.userId } : {}),
     ...(principal?.sessionId ? { sessionId: principal.sessionId } : {}),
     ...(principal?.key ? { keyId: principal.key.id } : {}),
     ...(principal?.uploadToken ? { uploadTokenId: principal.uploadToken.id } : {}),
-    ...(req.ip ? { address: req.ip } : {}),
-    ...(userAgent ? { userAgent } : {}),
+    ...(ip ? { address: toPrintable(ip, MAX_ADDRESS) } : {}),
+    ...(userAgent ? { userAgent: toPrintable(userAgent, MAX_USER_AGENT) } : {}),
     requestId: req.id,
   };
+}
+
+/** Control characters, which a terminal would obey, and others that nobody sees are replaced. */
+function toPrintable(text: string, maxLength: number): string {
+  return text.slice(0, maxLength).replace(/\p{C}/gu, '\uFFFD');
 }

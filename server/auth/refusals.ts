@@ -38,19 +38,20 @@ export interface Refusals {
 }
 
 /** Errors that are refusals wherever they come from, and what was wanted. */
-const REFUSING: Partial<Record<ErrorCode, string>> = {
-  quota_exceeded: 'upload',
-  type_not_allowed: 'upload',
-  registration_closed: 'register',
+const REFUSING: Partial<Record<ErrorCode, Omit<Refusal, 'code'>>> = {
+  quota_exceeded: { action: 'upload' },
+  type_not_allowed: { action: 'upload' },
+  registration_closed: { type: 'auth.register', action: 'register' },
+  email_taken: { type: 'auth.register', action: 'register' },
 };
 
 /** Notes an error that an answer is made of, if it is a refusal that nobody has noted where it was thrown. */
 export function noteIfRefused(refusals: Refusals, req: Request, error: unknown): void {
   if (!(error instanceof AppError)) return;
   const { code } = error;
-  const action = REFUSING[code];
+  const refusal = REFUSING[code];
   if (error instanceof RefusedError) refusals.note(req, error.refusal);
-  else if (action) refusals.note(req, { action, code });
+  else if (refusal) refusals.note(req, { ...refusal, code });
   // It came with a token that was good, and was found to be worth nothing later: one that was used up, say.
   else if (code === 'unauthenticated' && req.principal) refusals.note(req, { action: 'authenticate', code });
 }

@@ -1,9 +1,11 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
+import type { Role } from '../../core/database/entities/user.js';
 import { queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
+import type { SignedInActor } from './principal.js';
 import { hashSecret } from './secrets.js';
 
 /*
@@ -37,25 +39,60 @@ export async function closeSession(database: DataSource, token: string, actor: A
   });
 }
 
+/**
+ * What role somebody has at this moment, if what let them in still holds.
+ * @throws {AppError} unauthenticated when the account is gone or locked out, or its session has ended
+ */
+export async function getRoleNow(
+  manager: EntityManager,
+  { userId, sessionId }: Pick<SignedInActor, 'userId' | 'sessionId'>,
+): Promise<Role> {
+  const [user]: { role: Role; disabled: boolean; ended: boolean }[] = await manager.query(
+    `SELECT role, disabled_at IS NOT NULL AS disabled,
+       $2::uuid IS NOT NULL AND NOT EXISTS (
+         SELECT FROM sessions WHERE id = $2 AND user_id = users.id AND expires_at > now()
+       ) AS ended
+     FROM users WHERE id = $1`,
+    [userId, sessionId ?? null],
+  );
+  if (!user) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  if (user.disabled) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
+  if (user.ended) throw new AppError('unauthenticated', { detail: 'This session has ended: sign in again' });
+  return user.role;
+}
+
+/**
+ * As getRoleNow(), and it stays so until the end of the transaction: who sets another password, ends sessions or changes the
+ * account waits for that; only a sign-out does not. For what would outlast a session that is ended at this very moment.
+ * Locks the row of the user.
+ * @throws {AppError} unauthenticated
+ */
+export async function lockAccount(manager: EntityManager, actor: SignedInActor): Promise<Role> {
+  // A statement of its own: the next one sees all that those have done for whom this one has waited.
+  await manager.query('SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE', [actor.userId]);
+  return getRoleNow(manager, actor);
+}
+
 interface Which {
   only?: string | undefined;
   except?: string | undefined;
 }
 
-/** As revokeSessions(), in a transaction of its own. @throws {AppError} not_found when there is no such one */
-export async function endSessions(
-  database: DataSource,
-  userId: string,
-  actor: Actor,
-  which: Which,
-): Promise<void> {
-  const ended = await database.transaction((manager) => revokeSessions(manager, userId, actor, which));
+/**
+ * As revokeSessions(), of one's own and in a transaction of its own.
+ * @throws {AppError} not_found when there is no such one; unauthenticated
+ */
+export async function endSessions(database: DataSource, actor: SignedInActor, which: Which): Promise<void> {
+  const ended = await database.transaction(async (manager) => {
+    await lockAccount(manager, actor);
+    return revokeSessions(manager, actor.userId, actor, which);
+  });
   if (which.only !== undefined && ended === 0) throw new AppError('not_found');
 }
 
 /**
  * Ends sessions of one user: their refresh tokens are dead at once; their access tokens cannot change anything of the
- * account any more (see authenticate.ts) and are dead after their minutes.
+ * account any more (see authenticate.ts) and are dead after their minutes. The row of the user must be locked.
  * @param which the one, or all but one; neither: all
  * @returns how many
  */

@@ -11,6 +11,7 @@ import { appendEvents } from '../../core/events.js';
 import { cutOff } from '../../core/uploads/lease.js';
 import { mapTokensToUploads } from '../../core/uploads/queries.js';
 import type { Principal, SignedInActor } from './principal.js';
+import { lockAccount } from './sessions.js';
 
 /*
  * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
@@ -41,7 +42,10 @@ export function isUploadToken(bearer: string): boolean {
   return bearer.startsWith(PREFIX);
 }
 
-/** Makes an upload token. It is told here and kept nowhere. @throws {AppError} wrong_state when there are too many */
+/**
+ * Makes an upload token. It is told here and kept nowhere.
+ * @throws {AppError} wrong_state when there are too many; unauthenticated
+ */
 export async function createUploadToken(
   database: DataSource,
   key: KeyObject,
@@ -50,6 +54,8 @@ export async function createUploadToken(
 ): Promise<{ uploadToken: UploadToken; token: string }> {
   const { userId } = actor;
   const uploadToken = await database.transaction(async (manager) => {
+    // Which also holds others back until this one counts.
+    await lockAccount(manager, actor);
     const [{ live }]: [{ live: number }] = await manager.query(
       `SELECT count(*)::integer AS live FROM upload_tokens WHERE owner_id = $1 AND ${LIVE}`,
       [userId],

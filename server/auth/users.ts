@@ -1,10 +1,11 @@
 import type { DataSource } from 'typeorm';
-import type { Actor } from '../../core/database/entities/event.js';
 import { type Role, User } from '../../core/database/entities/user.js';
 import { queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
-import { revokeSessions } from './sessions.js';
+import type { SignedInActor } from './principal.js';
+import { RefusedError } from './refusals.js';
+import { getRoleNow, revokeSessions } from './sessions.js';
 
 /** What an admin changes of an account; undefined stays as it is. */
 export interface UserChange {
@@ -31,13 +32,14 @@ export async function listUsers(
 
 /**
  * Changes an account. Who is disabled or gets another role is signed out everywhere.
- * @throws {AppError} not_found; wrong_state when no admin would be left
+ * @throws {AppError} not_found; wrong_state when no admin would be left; unauthenticated, forbidden when who does it is none
+ * any more
  */
 export async function changeUser(
   database: DataSource,
   id: string,
   change: UserChange,
-  actor: Actor,
+  actor: SignedInActor,
 ): Promise<User> {
   return database.transaction(async (manager) => {
     // All admins are locked, so that the last two cannot remove each other at the same moment.
@@ -47,6 +49,10 @@ export async function changeUser(
       `SELECT * FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
       [id],
     );
+    // Others may have locked out, meanwhile, who is doing this.
+    if ((await getRoleNow(manager, actor)) !== 'admin') {
+      throw new RefusedError('forbidden', { action: 'admin', subjectId: id });
+    }
     const user = locked.find((one) => one.id === id);
     if (!user) throw new AppError('not_found');
     const role = change.role ?? user.role;

@@ -23,6 +23,7 @@ interface AuthDeps {
   accessTokenMinutes: number;
   registration: Config['registration'];
   publicUrl: string | undefined;
+  corsOrigins: Config['corsOrigins'];
 }
 
 const REFRESH_COOKIE = 'landfall_refresh';
@@ -55,6 +56,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       body: credentials.extend({ invitation: z.string().max(200).optional() }),
       status: 201,
       async handle({ body, req, res }) {
+        requireKnownOrigin(req, deps, { type: 'auth.register', action: 'register' });
         const actor = actorOf(req);
         const user = await register(database, registration, body, actor);
         return answer(deps, req, res, user, await openSession(database, user, actor, 'auth.register'));
@@ -80,7 +82,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'Get a new access token, and the next refresh token: each works once',
       body: refresh,
       async handle({ body, req, res }) {
-        const token = givenToken(deps, req, body);
+        const token = givenToken(deps, req, body, 'refresh');
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
         const { user, session } = await rotateSession(database, keys.refresh, token, actorOf(req));
         const { refreshToken, ...tokens } = answer(deps, req, res, user, session);
@@ -95,7 +97,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'End the session',
       body: refresh,
       async handle({ body, req, res }) {
-        const token = givenToken(deps, req, body);
+        const token = givenToken(deps, req, body, 'logout');
         if (token) await closeSession(database, token, actorOf(req));
         res
           .clearCookie(REFRESH_COOKIE, { path: REFRESH_PATH })
@@ -138,9 +140,10 @@ function givenToken(
   { publicUrl }: AuthDeps,
   req: Request,
   body: z.infer<typeof refresh>,
+  action: string,
 ): string | undefined {
   if (body.refreshToken !== undefined) return body.refreshToken;
   const token = parseCookies(req.get('Cookie') ?? '')[REFRESH_COOKIE];
-  if (token !== undefined) requireKnownOrigin(req, publicUrl);
+  if (token !== undefined) requireKnownOrigin(req, { publicUrl }, { action });
   return token;
 }

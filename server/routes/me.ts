@@ -73,7 +73,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       summary: 'End all my other sessions',
       async handle(call) {
         const actor = signedInActor(call);
-        await endSessions(database, actor.userId, actor, { except: actor.sessionId });
+        await endSessions(database, actor, { except: actor.sessionId });
         call.res.status(204).end();
       },
     }),
@@ -87,7 +87,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       async handle(call) {
         const actor = signedInActor(call);
         const { id: only } = call.own(await getOwned(database, Session, call.params.id));
-        await endSessions(database, actor.userId, actor, { only });
+        await endSessions(database, actor, { only });
         call.res.status(204).end();
       },
     }),
