@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { whenSomebodyWaitsFor } from './barrier.js';
 import { registerUser, type TestUser } from './client.js';
 import { startPostgresProxy } from './postgres-proxy.js';
 import { type Processes, startProcesses } from './processes.js';
@@ -130,6 +131,23 @@ describe('within its grace a token that was replaced', () => {
     await age(10);
     expect(await problemOf(await here(refreshToken))).toEqual(ENDED);
   });
+});
+
+test('the grace begins when the next token is there, however long that had to be waited for', async () => {
+  const { refreshToken } = await signIn();
+  const blocker = await processes.database.connect();
+  await blocker.query('BEGIN');
+  await blocker.query('SELECT FROM sessions WHERE id = $1 FOR UPDATE', [await sessionOf(refreshToken)]);
+  const answer = here(refreshToken);
+  await whenSomebodyWaitsFor(processes.database, blocker);
+  const { rows } = await blocker.query('SELECT clock_timestamp() AS released');
+  await blocker.query('COMMIT');
+  expect((await answer).status).toBe(200);
+  const { rowCount } = await processes.database.query(
+    'SELECT FROM refresh_tokens WHERE token_hash = $1 AND replaced_at > $2',
+    [sha256(refreshToken), rows[0].released],
+  );
+  expect(rowCount).toBe(1);
 });
 
 describe('a token that comes again after its grace ends the session', () => {
