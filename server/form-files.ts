@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import { setImmediate as turn } from 'node:timers/promises';
 import { Busboy, type BusboyFileStream, type BusboyInstance } from '@fastify/busboy';
 import { AppError } from '../core/errors.js';
 
@@ -7,7 +8,7 @@ import { AppError } from '../core/errors.js';
  *
  * A part is a file if it has a file name; all others are read past. One chunk of the body may hold the ends and
  * beginnings of many parts, so the next one is given to the parser only when every file of the last one was taken.
- * What is not content of a file (headers, fields, what stands before and behind the parts) is limited, in number and in
+ * What is broken in certain ways, the parser answers with silence; silence is an error here, see `through`. What is not content of a file (headers, fields, what stands before and behind the parts) is limited, in number and in
  * bytes: a form cannot keep the server busy without bringing a file.
  */
 
@@ -19,6 +20,8 @@ const MAX_PART_HEADERS = 16 * 1024;
 
 /** Bytes of a form besides the content of its files. */
 const MAX_OVERHEAD = 1024 ** 2;
+
+const BROKEN = 'The form ends too early, or its parts are not divided by its boundary';
 
 /** RFC 2046, 5.1.1: "Boundary delimiters must not be longer than 70 characters". */
 const BOUNDARY = /;\s*boundary=("[^"]{1,70}"|[^\s;"]{1,70})\s*(;|$)/i;
@@ -54,8 +57,11 @@ export async function* readForm(
   let received = 0;
   let failure: unknown;
   let ended = false;
+  /** How often the reader has asked, for a file or for content of one, and whether it waits for the answer. */
+  let asked = 0;
+  let asking = false;
   let wake = () => {};
-  /** Until something has changed. Never do both sides wait: one does while nothing is found, the other while something is. */
+  /** Until something has changed. Never do both sides wait: feed() does while nobody asks, the reader while it asks. */
   const changed = () =>
     new Promise<void>((resolve) => {
       wake = resolve;
@@ -69,7 +75,7 @@ export async function* readForm(
     wake();
   };
   const refuse = (detail: string) => () => fail(invalid(detail));
-  parser.on('error', refuse('The form ends too early, or its parts are not divided by its boundary'));
+  parser.on('error', refuse(BROKEN));
   parser.on('filesLimit', refuse(`A form may hold at most ${MAX_FILES} files`));
   parser.on('fieldsLimit', refuse(`A form may hold at most ${MAX_FIELDS} fields`));
   parser.on('partsLimit', refuse(`A form may hold at most ${MAX_FILES + MAX_FIELDS} parts`));
@@ -82,39 +88,85 @@ export async function* readForm(
     wake();
   });
 
-  async function* contentOf(stream: BusboyFileStream): AsyncGenerator<Uint8Array> {
+  async function ask<T>(question: () => Promise<T>): Promise<T> {
+    asked++;
+    asking = true;
+    wake();
     try {
-      yield* stream;
+      return await question();
+    } finally {
+      asking = false;
+    }
+  }
+
+  async function* contentOf(stream: BusboyFileStream): AsyncGenerator<Uint8Array> {
+    const chunks = stream[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        const next = await ask(() => chunks.next());
+        if (next.done) break;
+        yield next.value;
+      }
     } catch (error) {
       throw failure ?? error;
+    } finally {
+      stream.destroy();
     }
     // A part that breaks off ends like one that is whole.
     if (failure) throw failure;
   }
 
+  /**
+   * Until the parser is through with what it was given. It works in ticks, and all of those come before the next turn
+   * of the event loop: longer it takes only while content is not read. Whoever asks and has no answer by then will
+   * never get one.
+   */
+  async function through(isThrough: () => boolean): Promise<void> {
+    while (!isThrough() && !ended) {
+      const question = asked;
+      await (asking ? turn() : changed());
+      if (asking && asked === question && !isThrough()) throw invalid(BROKEN);
+    }
+  }
+
   async function feed(): Promise<void> {
+    // After an end within the form it comes before all bytes were given.
+    let finished = false;
+    parser.once('finish', () => {
+      finished = true;
+      wake();
+    });
     for await (const chunk of body) {
       received += chunk.byteLength;
-      // Called back when the files in it have room for more.
-      await new Promise<void>((resolve) => parser.write(chunk, () => resolve()));
+      let taken = false;
+      parser.write(chunk, () => {
+        taken = true;
+        wake();
+      });
+      await through(() => taken);
       while (found.length > 0 && !ended) await changed();
       if (ended) return;
       if (received - before - (last?.bytesRead ?? 0) > MAX_OVERHEAD) {
         throw invalid(`A form may hold at most ${MAX_OVERHEAD} bytes besides its files`);
       }
     }
-    await new Promise<void>((resolve) => {
-      parser.once('finish', resolve).once('error', () => resolve());
-      parser.end();
-    });
+    parser.end();
+    await through(() => finished);
     ended = true;
     wake();
   }
 
+  // All that had come was given: who still asks then asks in vain.
+  const onGone = () => {
+    if (asking) fail(invalid('The connection broke'));
+  };
+  req.socket.once('close', onGone);
   feed().catch(fail);
   try {
     for (;;) {
-      while (found.length === 0 && !ended) await changed();
+      await ask(async () => {
+        while (found.length === 0 && !ended) await changed();
+      });
       if (failure) throw failure;
       const file = found.shift();
       if (!file) return;
@@ -122,6 +174,7 @@ export async function* readForm(
       yield file;
     }
   } finally {
+    req.socket.off('close', onGone);
     fail(undefined);
     await body.return?.();
   }
@@ -133,6 +186,8 @@ function createParser(req: IncomingMessage): BusboyInstance {
   try {
     return new Busboy({
       headers: { 'content-type': contentType },
+      // It waits for room that nobody tells it of, if the end of the form comes in a chunk that is larger than this.
+      highWaterMark: Number.MAX_SAFE_INTEGER,
       isPartAFile: (_field, _type, filename) => Boolean(filename),
       limits: {
         files: MAX_FILES,
