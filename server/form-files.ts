@@ -8,7 +8,7 @@ import { AppError } from '../core/errors.js';
  *
  * A part is a file if it has a file name; all others are read past. One chunk of the body may hold the ends and
  * beginnings of many parts, so the next one is given to the parser only when every file of the last one was taken.
- * What is broken in certain ways, the parser answers with silence; silence is an error here, see `through`. What is not content of a file (headers, fields, what stands before and behind the parts) is limited, in number and in
+ * To forms that are broken in certain ways the parser says nothing at all: see createDialogue(). What is not content of a file (headers, fields, what stands before and behind the parts) is limited, in number and in
  * bytes: a form cannot keep the server busy without bringing a file.
  */
 
@@ -57,22 +57,14 @@ export async function* readForm(
   let received = 0;
   let failure: unknown;
   let ended = false;
-  /** How often the reader has asked, for a file or for content of one, and whether it waits for the answer. */
-  let asked = 0;
-  let asking = false;
-  let wake = () => {};
-  /** Until something has changed. Never do both sides wait: feed() does while nobody asks, the reader while it asks. */
-  const changed = () =>
-    new Promise<void>((resolve) => {
-      wake = resolve;
-    });
+  const { ask, notify, changed, settled, isAsking } = createDialogue();
 
   const fail = (error: unknown) => {
     if (ended) return;
     failure = error;
     ended = true;
     last?.destroy(error as Error);
-    wake();
+    notify();
   };
   const refuse = (detail: string) => () => fail(invalid(detail));
   parser.on('error', refuse(BROKEN));
@@ -85,19 +77,8 @@ export async function* readForm(
     // Its reader is told; without one nobody needs to be.
     stream.on('error', () => {});
     found.push({ filename, type, content: contentOf(stream) });
-    wake();
+    notify();
   });
-
-  async function ask<T>(question: () => Promise<T>): Promise<T> {
-    asked++;
-    asking = true;
-    wake();
-    try {
-      return await question();
-    } finally {
-      asking = false;
-    }
-  }
 
   async function* contentOf(stream: BusboyFileStream): AsyncGenerator<Uint8Array> {
     const chunks = stream[Symbol.asyncIterator]();
@@ -116,34 +97,21 @@ export async function* readForm(
     if (failure) throw failure;
   }
 
-  /**
-   * Until the parser is through with what it was given. It works in ticks, and all of those come before the next turn
-   * of the event loop: longer it takes only while content is not read. Whoever asks and has no answer by then will
-   * never get one.
-   */
-  async function through(isThrough: () => boolean): Promise<void> {
-    while (!isThrough() && !ended) {
-      const question = asked;
-      await (asking ? turn() : changed());
-      if (asking && asked === question && !isThrough()) throw invalid(BROKEN);
-    }
-  }
-
   async function feed(): Promise<void> {
     // After an end within the form it comes before all bytes were given.
     let finished = false;
     parser.once('finish', () => {
       finished = true;
-      wake();
+      notify();
     });
     for await (const chunk of body) {
       received += chunk.byteLength;
       let taken = false;
       parser.write(chunk, () => {
         taken = true;
-        wake();
+        notify();
       });
-      await through(() => taken);
+      await settled(() => taken || ended);
       while (found.length > 0 && !ended) await changed();
       if (ended) return;
       if (received - before - (last?.bytesRead ?? 0) > MAX_OVERHEAD) {
@@ -151,14 +119,14 @@ export async function* readForm(
       }
     }
     parser.end();
-    await through(() => finished);
+    await settled(() => finished || ended);
     ended = true;
-    wake();
+    notify();
   }
 
   // All that had come was given: who still asks then asks in vain.
   const onGone = () => {
-    if (asking) fail(invalid('The connection broke'));
+    if (isAsking()) fail(invalid('The connection broke'));
   };
   req.socket.once('close', onGone);
   feed().catch(fail);
@@ -170,7 +138,7 @@ export async function* readForm(
       if (failure) throw failure;
       const file = found.shift();
       if (!file) return;
-      wake();
+      notify();
       yield file;
     }
   } finally {
@@ -180,13 +148,57 @@ export async function* readForm(
   }
 }
 
+/**
+ * Between the parser, which is fed, and the reader, who asks for files and for their content. Never do both sides wait
+ * for `changed`: the reader only while it asks, feed() only while it does not, or has not taken what was found.
+ */
+function createDialogue() {
+  let asked = 0;
+  let asking = false;
+  let wake = () => {};
+  const changed = () =>
+    new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+  return {
+    changed,
+    /** Tells who waits that something has changed. */
+    notify: () => wake(),
+    isAsking: () => asking,
+    /** Waits for what the reader wants. */
+    async ask<T>(wanted: () => Promise<T>): Promise<T> {
+      asked++;
+      asking = true;
+      wake();
+      try {
+        return await wanted();
+      } finally {
+        asking = false;
+      }
+    },
+    /**
+     * Waits until the parser is through with what it was given. It works in ticks, which all come before the next turn
+     * of the event loop; only content that nobody reads can keep it longer. So if the reader asks, and has no answer
+     * in the next turn, there will never be one.
+     * @throws {AppError} invalid_request
+     */
+    async settled(isThrough: () => boolean): Promise<void> {
+      while (!isThrough()) {
+        const question = asked;
+        await (asking ? turn() : changed());
+        if (asking && asked === question && !isThrough()) throw invalid(BROKEN);
+      }
+    },
+  };
+}
+
 function createParser(req: IncomingMessage): BusboyInstance {
   const contentType = req.headers['content-type'] ?? '';
   if (!BOUNDARY.test(contentType)) throw noBoundary();
   try {
     return new Busboy({
       headers: { 'content-type': contentType },
-      // It waits for room that nobody tells it of, if the end of the form comes in a chunk that is larger than this.
+      // Else it waits for ever if a part that is read past is larger than this, and the end of the form comes with it.
       highWaterMark: Number.MAX_SAFE_INTEGER,
       isPartAFile: (_field, _type, filename) => Boolean(filename),
       limits: {
