@@ -29,7 +29,10 @@ export type Bucket = Exclude<keyof RateLimits, 'global'>;
 export interface Limits {
   /** For everything, by address. Runs before anything is known of the caller. */
   global: RequestHandler;
-  /** For one kind of request, by user, or by address where nobody is signed in. Runs after authentication. */
+  /**
+   * For one kind of request, by user, or by address where nobody is signed in. Runs after authentication; for a request
+   * that does several such things, once for each.
+   */
   bucket(name: Bucket): RequestHandler;
   close(): Promise<void>;
 }
@@ -136,7 +139,7 @@ function createLimit(
   { rate, keyOf, isFree, onFirstRefusal }: Counting & { rate: Rate },
   { store, warnOfProxy, log }: { store: Store; warnOfProxy(req: Request): void; log: Logger },
 ): RequestHandler {
-  return rateLimit({
+  const count = rateLimit({
     identifier: name,
     limit: rate.limit,
     windowMs: rate.windowMs,
@@ -162,6 +165,19 @@ function createLimit(
       error: (error) => log.error({ err: error }, 'rate limits'),
     },
   });
+  return (req, res, next) => {
+    forgetLeft(name, res);
+    return count(req, res, next);
+  };
+}
+
+/** A request may be counted several times: what its answer tells of a limit is how it is after the last time. */
+function forgetLeft(name: string, res: Response): void {
+  for (const header of ['RateLimit', 'RateLimit-Policy']) {
+    const items = [res.getHeader(header) ?? []].flat().map(String);
+    const others = items.filter((item) => !item.startsWith(`"${name}";`));
+    if (others.length < items.length) res.setHeader(header, others);
+  }
 }
 
 /** Warns once. Else all who come through a proxy wait for each other, and nobody finds out why. */

@@ -368,3 +368,90 @@ export const QUERIES = [
     'cursor=-1.018f0000-0000-7000-8000-000000000000',
   ],
 ];
+
+/** The boundary of all the forms below. */
+export const FORM_BOUNDARY = 'B';
+
+const FILE = '--B\r\nContent-Disposition: form-data; name="f"; filename="a.txt"\r\n\r\ncontent\r\n';
+const FIELD = '--B\r\nContent-Disposition: form-data; name="f"\r\n\r\nvalue\r\n';
+const FORM_END = '--B--\r\n';
+
+/** Forms that are refused with 400, whatever else is in them. */
+export const BAD_FORMS: [what: string, body: string][] = [
+  ['nothing', ''],
+  ['only its end', FORM_END],
+  ['two ends', FORM_END + FORM_END],
+  ['three ends with lines between', `\r\n${FORM_END}\r\n\r\n${FORM_END}\n${FORM_END}`],
+  ['an end within the headers of a part', FILE.replace('\r\n\r\n', `\r\n${FORM_END}\r\n`) + FORM_END],
+  ['fields only', FIELD + FIELD + FORM_END],
+  ['a file without an end', FILE.slice(0, -2)],
+  ['a file without an end of the form', FILE],
+  ['half an end', `${FILE}--B-`],
+  ['another boundary', (FILE + FORM_END).replaceAll('--B', '--C')],
+  ['boundaries and nothing between', '--B\r\n'.repeat(10_000) + FORM_END],
+  ['10,000 files', FILE.repeat(10_000) + FORM_END],
+  ['10,000 fields', FIELD.repeat(10_000) + FORM_END],
+  ['10,000 parts that are nothing', '--B\r\nX: y\r\n\r\n\r\n'.repeat(10_000) + FORM_END],
+  ['only a part that is nothing, of 20 kB', `--B\r\nX: y\r\n\r\n${'x'.repeat(20_000)}\r\n${FORM_END}`],
+  ['CR for CRLF', (FILE + FORM_END).replaceAll('\r\n', '\r')],
+  ['LF for CRLF', (FILE + FORM_END).replaceAll('\r\n', '\n')],
+  ['CR alone behind the headers', FILE.replace('\r\n\r\n', '\r\r\n') + FORM_END],
+  ['headers without an end, of 100 kB', `--B\r\nX: ${'x'.repeat(100_000)}`],
+  ['a preamble of 3 MB', 'x'.repeat(3e6) + FILE + FORM_END],
+  ['an epilogue of 3 MB', FILE + FORM_END + 'x'.repeat(3e6)],
+  ['an epilogue of 400,000 ends', FILE + FORM_END.repeat(400_000)],
+  [
+    'a form within a form',
+    `--B\r\nContent-Disposition: form-data; name="f"\r\nContent-Type: multipart/mixed; boundary=C\r\n\r\n${(FILE + FORM_END).replaceAll('--B', '--C')}\r\n${FORM_END}`,
+  ],
+];
+
+/** Odd ones that hold one file, which must be taken. */
+export const ODD_FORMS: [what: string, body: string][] = [
+  ['a preamble of 20 kB', `${'x'.repeat(20_000)}\r\n${FILE}${FORM_END}`],
+  ['an epilogue of 200 kB', FILE + FORM_END + 'x'.repeat(200_000)],
+  ['a second form behind its end', FILE + FORM_END + FILE + FORM_END],
+  ['a boundary twice', `--B\r\n--B\r\n${FILE}${FORM_END}`],
+  ['a part that is nothing, of 20 kB', `${FILE}--B\r\nX: y\r\n\r\n${'x'.repeat(20_000)}\r\n${FORM_END}`],
+  ['a field of 200 kB', FILE + FIELD.replace('value', 'x'.repeat(200_000)) + FORM_END],
+  ['100 kB of headers', FILE.replace('\r\n\r\n', `\r\nX: ${'x'.repeat(100_000)}\r\n\r\n`) + FORM_END],
+];
+
+/** What mutated forms are made of. */
+export const FORM_PIECES = [
+  ...[
+    FILE,
+    FIELD,
+    '--B\r\n',
+    '--B',
+    '--B--',
+    FORM_END,
+    '\r\n--B--\r\n--B\r\n',
+    '\r\n--B-',
+    '--B \r\n',
+    '--Bx',
+  ],
+  ...[
+    '\r\n',
+    '\r\n\r\n',
+    '\n',
+    '\r',
+    '\0',
+    '-',
+    ': ',
+    'X: y',
+    'words',
+    'x'.repeat(20_000),
+    'x'.repeat(70_000),
+  ],
+  ...[
+    'Content-Disposition: form-data; name="f"; filename="a.txt"',
+    'Content-Disposition: form-data; name="f"',
+  ],
+  ...[
+    'Content-Disposition: form-data; name="f"; filename=""',
+    'Content-Disposition: attachment',
+    'Content-Type: ',
+  ],
+  ...[`Content-Disposition: form-data; name="f"; filename*=UTF-8''%e2%82%zz`, 'Content-Type: x; charset=y'],
+];

@@ -1,10 +1,11 @@
-import type { Request } from 'express';
+import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import type { Drain } from '../drain.js';
 import { isForm, readForm } from '../form-files.js';
+import type { Limits } from '../limits.js';
 import {
   type PlainUploadDeps,
   type ReceivedFile,
@@ -20,6 +21,7 @@ import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 interface PlainRouteDeps extends PlainUploadDeps {
   keys: Keys;
   drain: Drain;
+  limits: Limits;
 }
 
 /** What clients send that do not know, or were not told, what it is. */
@@ -53,7 +55,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
         };
         try {
           const received = isForm(req)
-            ? await receiveForm(deps, sender, req, call.query)
+            ? await receiveForm(deps, sender, call)
             : [await receiveRaw(deps, sender, req, call.query)];
           return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
@@ -89,8 +91,7 @@ function receiveRaw(
 async function receiveForm(
   deps: PlainRouteDeps,
   sender: Sender,
-  req: Request,
-  query: z.infer<typeof rawQuery>,
+  { req, res, query }: { req: Request; res: Response; query: z.infer<typeof rawQuery> },
 ): Promise<ReceivedFile[]> {
   if (Object.keys(query).length > 0) {
     throw new AppError('invalid_request', {
@@ -103,6 +104,7 @@ async function receiveForm(
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
       }
+      if (received.length > 0) await countUpload(deps.limits, req, res);
       const file = await receiveFile(deps, sender, {
         metadata: describe(filename, type),
         length: null,
@@ -121,6 +123,16 @@ async function receiveForm(
     });
   }
   return received;
+}
+
+/**
+ * Counts one more upload of this request, which was counted once when it came.
+ * @throws {AppError} rate_limited
+ */
+function countUpload(limits: Limits, req: Request, res: Response): Promise<void> {
+  return new Promise((resolve, reject) => {
+    limits.bucket('uploads')(req, res, (error?: unknown) => (error ? reject(error) : resolve()));
+  });
 }
 
 function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
