@@ -4,6 +4,7 @@ import type { IncomingMessage } from 'node:http';
 import jwt from 'jsonwebtoken';
 import * as tus from 'tus-js-client';
 import { v7 as uuidv7 } from 'uuid';
+import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
 import { closeBarrier, waitingForLocks } from './barrier.js';
@@ -12,7 +13,7 @@ import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from '.
 import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
 import { openS3AndRedis } from './forms.js';
 import { sendHalf } from './half-open.js';
-import { filesOf, post, streamOf } from './plain-client.js';
+import { begin, filesOf, post, streamOf } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { problemOf, send } from './sign-in.js';
 import { until } from './until.js';
@@ -530,4 +531,29 @@ test('of those that are made at the same moment, too, no more than the thousand 
   await waitingForLocks(processes.database, 3);
   await barrier.open();
   expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
+});
+
+test('however many ask for what is just being sent in one go, few wait, and those until it has come', async () => {
+  const guest = await invite();
+  const sending = begin(processes.url, guest, { 'Content-Length': '6' });
+  const sent = once(sending, 'response') as Promise<[IncomingMessage]>;
+  sending.write('abc');
+  const id = await until('the upload', async () => (await guest.get('/api/uploads')).items[0]?.id);
+
+  const many = 2 * MAX_WAITING;
+  const there = guest.at(() => processes.urlOf('server-2'));
+  const statuses: number[] = [];
+  const asked = [guest, there].flatMap((at) =>
+    Array.from({ length: many }, async () => {
+      const { status } = await at.tus('HEAD', `/uploads/${id}`);
+      statuses.push(status);
+    }),
+  );
+  await until('those that are too many are told', () => statuses.length === 2 * (many - MAX_WAITING));
+  expect(new Set(statuses)).toEqual(new Set([423]));
+  sending.end('def');
+  expect((await sent)[0].statusCode).toBe(201);
+  await Promise.all(asked);
+  expect(statuses.filter((status) => status === 200)).toHaveLength(2 * MAX_WAITING);
+  await expectCompletedOnce(processes, owner, id, Buffer.from('abcdef'));
 });
