@@ -5,13 +5,8 @@ import { appendEvents, sequenceEvents } from '../core/events.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Storage } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
-import {
-  appendToUpload,
-  completeUpload,
-  declareLength,
-  finishUpload,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
+import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
+import { terminateUpload } from '../core/uploads/termination.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 import { until } from './until.js';
 

@@ -79,7 +79,7 @@ async function expireBatch(database: DataSource): Promise<number> {
 
 /**
  * Deletes what is left in the store of expired and terminated uploads, and what finished ones have left besides their
- * object.
+ * object. What clients have called those that are gone is forgotten, too.
  * @param ids only these; undefined: all, at most 1000
  * @returns how many were put in order
  * @throws what the storage threw first, after all others were done, or after some in a row have failed
@@ -121,7 +121,10 @@ async function discardUpload(
   await storage.uploads.discard({ key: storageKey, state: storageState, offset, length }, keep);
   await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
   await database.query(
-    `UPDATE uploads SET untidy = false, discarded_at = CASE WHEN status <> 'finished' THEN now() END WHERE id = $1`,
+    `UPDATE uploads SET untidy = false,
+       discarded_at = CASE WHEN status <> 'finished' THEN now() END,
+       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
+     WHERE id = $1`,
     [id],
   );
 }
