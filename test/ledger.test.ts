@@ -208,6 +208,40 @@ describe('terminating', () => {
     expect(await eventsOf(id)).toEqual(['upload.created', 'upload.terminated']);
   });
 
+  test.each([
+    [
+      'before its object is made',
+      (end: () => Promise<void>, make: () => Promise<unknown>) => end().then(make),
+    ],
+    [
+      'when its object was just made',
+      async (end: () => Promise<void>, make: () => Promise<unknown>) => {
+        const made = await make();
+        await end();
+        return made;
+      },
+    ],
+  ])(
+    'of one that another process completes at this moment, %s, is followed by a second look at the store',
+    async (_when, inOrder) => {
+      const created = await ledger.create(null);
+      await appendToUpload(ledger, created, EPOCH, parts('doomed'));
+      const upload = await declareLength(ledger, created, EPOCH, 6);
+      const { uploads } = ledger.storage;
+      const complete = ((...made) =>
+        inOrder(
+          () => terminateUpload(ledger, upload.id),
+          () => uploads.complete(...made),
+        )) as typeof uploads.complete;
+      const late = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, complete } } };
+      await expect(completeUpload(late, upload, EPOCH)).rejects.toThrow();
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
+      expect(await discardUploads(ledger)).toBe(1);
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });
+      expect(await ledger.stored()).not.toContain('doomed');
+    },
+  );
+
   test('is completed later if the process dies before the bytes are gone', async () => {
     const upload = await ledger.create(6);
     await appendToUpload(ledger, upload, EPOCH, parts('doomed'));

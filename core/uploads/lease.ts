@@ -1,4 +1,4 @@
-import type { DataSource, EntityManager } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
 import type { Listener } from '../database/listen.js';
 import { queryEntities } from '../database/rows.js';
@@ -224,13 +224,4 @@ export async function openLeases(
     },
     close: () => clearInterval(timer),
   };
-}
-
-/** Takes the lease from whoever sends with this upload token at this moment. Part of the caller's transaction. */
-export async function cutOff(manager: EntityManager, uploadTokenId: string): Promise<void> {
-  await manager.query(
-    `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
-     WHERE upload_token_id = $1 AND status = 'uploading'`,
-    [uploadTokenId],
-  );
 }

@@ -158,13 +158,19 @@ export async function completeUpload(
     'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
     [upload.id],
   );
-  const made = await deps.storage.uploads
-    .complete(toStored(upload), parts, signal)
-    .catch(async (error: unknown) => {
-      await markUntidy(deps, upload.id, epoch);
-      return endIfLost(deps, upload, epoch, error);
-    });
-  return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+  try {
+    const made = await deps.storage.uploads
+      .complete(toStored(upload), parts, signal)
+      .catch(async (error: unknown) => {
+        await markUntidy(deps, upload.id, epoch);
+        return endIfLost(deps, upload, epoch, error);
+      });
+    return await commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+  } catch (error) {
+    // Who has ended the upload meanwhile, or finished it, may have put the store in order before this came there.
+    await tidyAgain(deps, upload.id);
+    throw error;
+  }
 }
 
 /**
