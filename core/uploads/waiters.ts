@@ -11,7 +11,7 @@ import { AppError } from '../errors.js';
 /** Requests that may wait for one upload in one process. */
 export const MAX_WAITING = 10;
 
-export interface Waiter {
+interface Waiter {
   /** Whether nobody has come after it. */
   isNewest(): boolean;
   /**
