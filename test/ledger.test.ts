@@ -242,6 +242,26 @@ describe('terminating', () => {
     },
   );
 
+  test('what arrives while the store is put in order is found by the next look', async () => {
+    const upload = await ledger.create(null);
+    await appendToUpload(ledger, upload, EPOCH, parts('doomed'));
+    const { uploads } = ledger.storage;
+    const discard: typeof uploads.discard = async (...all) => {
+      await uploads.discard(...all);
+      await expect(appendToUpload(ledger, upload, EPOCH, parts('late'))).rejects.toMatchObject({
+        code: 'locked',
+      });
+    };
+    const slow = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, discard } } };
+    for (const _time of ['nobody knew of it', 'somebody did']) {
+      await terminateUpload(slow, upload.id).catch(() => discardUploads(slow, [upload.id]));
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
+    }
+    expect(await discardUploads(ledger)).toBe(1);
+    expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });
+    expect((await ledger.stored()).filter((text) => /doomed|late/.test(text))).toEqual([]);
+  });
+
   test('is completed later if the process dies before the bytes are gone', async () => {
     const upload = await ledger.create(6);
     await appendToUpload(ledger, upload, EPOCH, parts('doomed'));

@@ -114,8 +114,12 @@ export async function discardUploads(
 
 async function discardUpload(
   { database, storage }: { database: DataSource; storage: Storage },
-  { id, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
+  { id, status, untidy, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
 ): Promise<void> {
+  // Whoever finds meanwhile that something of his may arrive yet says it anew: then this was not the last look.
+  if (untidy && status !== 'finished') {
+    await database.query('UPDATE uploads SET untidy = false WHERE id = $1', [id]);
+  }
   // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
   const keep = finishedAt ? objectKey : null;
   await storage.uploads.discard({ key: storageKey, state: storageState, offset, length }, keep);
@@ -124,7 +128,7 @@ async function discardUpload(
     `UPDATE uploads SET untidy = false,
        discarded_at = CASE WHEN status <> 'finished' THEN now() END,
        metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
-     WHERE id = $1`,
+     WHERE id = $1 AND (status = 'finished' OR NOT untidy)`,
     [id],
   );
 }
