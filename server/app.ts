@@ -8,9 +8,9 @@ import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import { cors, preflight } from './cors.js';
 import type { Drain } from './drain.js';
-import type { Bucket, Limits } from './limits.js';
+import type { Limits } from './limits.js';
 import { lingeringClose } from './lingering-close.js';
-import { lockedIfAway, notFound, problemHandler } from './problem.js';
+import { lockedIfAway, notFound, problemHandler, toAppError } from './problem.js';
 import { refuseOddities, requestLog } from './requests.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
@@ -27,6 +27,7 @@ import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
 import { pagePolicy, securityHeaders } from './security-headers.js';
 import { createTusHandler, type TusDeps } from './tus.js';
+import { createTusLimits } from './tus-limits.js';
 import { tusPreflight } from './tus-preflight.js';
 
 export interface AppDeps extends TusDeps, AuthenticateDeps {
@@ -39,12 +40,6 @@ export interface AppDeps extends TusDeps, AuthenticateDeps {
   drain: Drain;
 }
 
-/** What counts against which limit at /uploads: the same as at /api. */
-const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
-
-/** Methods of tus that no limit holds up: an upload that was let in is gone on with. */
-const UNLIMITED = ['PATCH', 'HEAD', 'OPTIONS'];
-
 /** Puts the HTTP application together. Does not listen. */
 export function buildApp(deps: AppDeps): Express {
   const app = express();
@@ -55,6 +50,7 @@ export function buildApp(deps: AppDeps): Express {
 
   const { drain, limits, refusals } = deps;
   const authenticate = createAuthenticate(deps);
+  const tusLimits = createTusLimits(limits);
   const asUploader: RequestHandler = async (req, res, next) => {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
@@ -62,19 +58,11 @@ export function buildApp(deps: AppDeps): Express {
       await authenticate(req, access, { stillTrue: method === 'DELETE' });
     } catch (error) {
       const told = method === 'HEAD' ? lockedIfAway(error) : error;
-      // Who guesses goes on with nothing.
-      const isGuess = UNLIMITED.includes(method) && isWrongToken(error);
-      if (!isGuess) throw told;
-      return limits.global(req, res, (limited) => next(limited ?? told));
+      // Who guesses, or may not upload at all, goes on with nothing.
+      if (isWrongToken(error) || toAppError(error).code === 'forbidden') await tusLimits.countMiss(req, res);
+      throw told;
     }
     next();
-  };
-  /** What was begun may be gone on with, however much else its user or address does. */
-  const limitGlobally: RequestHandler = (req, res, next) =>
-    UNLIMITED.includes(req.method) ? next() : limits.global(req, res, next);
-  const limitByKind: RequestHandler = (req, res, next) => {
-    const bucket = LIMITED[req.method];
-    return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
 
   app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
@@ -83,10 +71,10 @@ export function buildApp(deps: AppDeps): Express {
     '/uploads{/*path}',
     tusPreflight,
     drain.refuse,
-    limitGlobally,
+    tusLimits.globally,
     asUploader,
-    limitByKind,
-    drain.track(createTusHandler(deps)),
+    tusLimits.byKind,
+    drain.track(createTusHandler(deps, tusLimits)),
   );
   app.use('/api', preflight, drain.refuse, limits.global);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));

@@ -8,7 +8,8 @@ import { withinQuota } from '../core/quota.js';
 import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
-import { appendToUpload, completeUpload, declareLength, terminateUpload } from '../core/uploads/ledger.js';
+import { appendToUpload, completeUpload, declareLength } from '../core/uploads/ledger.js';
+import { terminateUpload } from '../core/uploads/termination.js';
 import type { Principal } from './auth/principal.js';
 import { checkMetadata } from './upload-metadata.js';
 

@@ -11,6 +11,7 @@ import { actorOf } from './auth/principal.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
 import { originOf } from './origin.js';
 import { setErrorHeaders, toAppError } from './problem.js';
+import type { TusLimits } from './tus-limits.js';
 import { EXPOSED_HEADERS } from './tus-preflight.js';
 import { principalOf, requestOf, type TusRequest } from './tus-request.js';
 import { LedgerStore, type StoreDeps } from './tus-store.js';
@@ -33,8 +34,11 @@ export interface TusDeps extends StoreDeps {
 /** How long a request that was asked to let go may still write, in milliseconds. */
 const DRAIN_MS = 500;
 
-/** The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS. */
-export function createTusHandler(deps: TusDeps): RequestHandler {
+/**
+ * The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS.
+ * @throws {AppError} rate_limited (from what it returns) instead of saying too often that there is no such upload
+ */
+export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMiss'>): RequestHandler {
   /** By what @tus/server gets to see of them. */
   const requests = new WeakMap<Request, TusRequest>();
   /** By upload, while they have its lock. */
@@ -84,6 +88,7 @@ export function createTusHandler(deps: TusDeps): RequestHandler {
     requests.set(head, request);
     const response = await server.handleWeb(head);
     if (response.status === 404) await noteForeign(deps, req);
+    if (response.status === 404 || response.status === 410) await limits.countMiss(req, res);
     await deps.refusals.whenWritten(req);
     await answer(res, response);
   };

@@ -4,6 +4,7 @@ import { createLogger } from '../core/log.js';
 import { expireUploads } from '../core/uploads/cleanup.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
 import { appendToUpload, declareLength } from '../core/uploads/ledger.js';
+import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 import { until } from './until.js';
 
@@ -374,4 +375,117 @@ describe('over time', () => {
     expect(asked.sort()).toEqual(ids.sort());
     await Promise.all(leases.map((lease) => lease.release()));
   });
+});
+
+describe('many that wait', () => {
+  const MANY = MAX_WAITING + 15;
+
+  /** Requests that wait for the same lease in one process, and what became of them. */
+  function waitAs(leases: Leases, id: string) {
+    const taken: string[] = [];
+    const refused: string[] = [];
+    const all: Promise<void>[] = [];
+    const join = async (name: string) => {
+      try {
+        const lease = await acquire(leases, id);
+        taken.push(name);
+        await lease.release();
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'locked', retryable: true });
+        refused.push(name);
+      }
+    };
+    return {
+      taken,
+      refused,
+      join: (...names: string[]) => void all.push(...names.map(join)),
+      over: () => Promise.all(all),
+    };
+  }
+
+  const names = Array.from({ length: MANY - 2 }, (_, index) => `between ${index}`);
+
+  test.each([
+    ['in the process of the holder', () => first],
+    ['in another process', () => second],
+  ])('who has waited longest gives way, the newest is first, %s', async (_where, leases) => {
+    const id = await createFree();
+    let asked = false;
+    const lease = await acquire(first, id, () => {
+      asked = true;
+    });
+    const { taken, refused, join, over } = waitAs(leases(), id);
+    join('oldest');
+    await until('it waits', () => asked);
+    join(...names);
+    await until('all of them wait, or have', () => refused.length === MANY - 1 - MAX_WAITING);
+    expect(refused).toContain('oldest');
+    join('newest');
+    // Long before their time is over: else all would be told the same.
+    await until('it waits, too', () => refused.length === MANY - MAX_WAITING);
+    expect(refused).not.toContain('newest');
+    expect(taken).toEqual([]);
+    await lease.release();
+    await over();
+    expect(taken[0]).toBe('newest');
+    expect([taken.length, refused.length]).toEqual([MAX_WAITING, MANY - MAX_WAITING]);
+    expect((await ledger.row(id)).lease_holder).toBeNull();
+  });
+
+  test('ask no more often than one alone', async () => {
+    const [wantedByOne, wantedByMany] = [await createFree(), await createFree()];
+    const asked = { byOne: 0, byMany: 0 };
+    const leases = [
+      await acquire(first, wantedByOne, () => asked.byOne++),
+      await acquire(first, wantedByMany, () => asked.byMany++),
+    ];
+    const { refused, join, over } = waitAs(second, wantedByMany);
+    join(...names);
+    await until('they wait', () => refused.length === names.length - MAX_WAITING);
+    const alone = acquire(second, wantedByOne);
+    await until('it waits', () => asked.byOne > 0);
+    const before = { ...asked };
+    await until('it has asked ten times', () => asked.byOne >= before.byOne + 10);
+    expect(asked.byMany - before.byMany).toBeGreaterThan(3);
+    expect(asked.byMany - before.byMany).toBeLessThan(3 * 10);
+    await Promise.all(leases.map((lease) => lease.release()));
+    await over();
+    await (await alone).release();
+  });
+
+  test('of somebody else push nobody out', async () => {
+    const id = await createFree();
+    const lease = await acquire(first, id);
+    const waiting = acquire(second, id);
+    const strangers = Array.from({ length: MANY }, () =>
+      second.acquire(id, { ownerId: uuidv7() }, never, ignore),
+    );
+    const outcomes = await Promise.allSettled(strangers);
+    expect(outcomes.map((outcome) => outcome.status === 'rejected' && outcome.reason.code)).toEqual(
+      Array(MANY).fill('not_found'),
+    );
+    expect(await isPending(waiting)).toBe(true);
+    await lease.release();
+    await (await waiting).release();
+  });
+});
+
+test('a lease that is just being given back is neither renewed nor called lost', async () => {
+  const [givenBack, held] = [await createFree(), await createFree()];
+  const lost: string[] = [];
+  const leases = [
+    await acquire(first, givenBack, () => lost.push(givenBack)),
+    await acquire(first, held, () => lost.push(held)),
+  ];
+  // As it is between the statement of release() and its answer.
+  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [givenBack]);
+  const before = await ledger.row(givenBack);
+  const expiry = async () => (await ledger.row(held)).lease_expires_at.getTime();
+  for (const _renewal of ['one', 'another, when what came of the first is known']) {
+    const last = await expiry();
+    await until('a renewal', async () => (await expiry()) > last);
+  }
+  expect(await ledger.row(givenBack)).toEqual(before);
+  expect(lost).toEqual([]);
+  await Promise.all(leases.map((lease) => lease.release()));
 });

@@ -5,13 +5,8 @@ import { appendEvents, sequenceEvents } from '../core/events.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Storage } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
-import {
-  appendToUpload,
-  completeUpload,
-  declareLength,
-  finishUpload,
-  terminateUpload,
-} from '../core/uploads/ledger.js';
+import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
+import { terminateUpload } from '../core/uploads/termination.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 import { until } from './until.js';
 
@@ -211,6 +206,60 @@ describe('terminating', () => {
     const outcomes = await Promise.allSettled([terminateUpload(ledger, id), terminateUpload(ledger, id)]);
     expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
     expect(await eventsOf(id)).toEqual(['upload.created', 'upload.terminated']);
+  });
+
+  test.each([
+    [
+      'before its object is made',
+      (end: () => Promise<void>, make: () => Promise<unknown>) => end().then(make),
+    ],
+    [
+      'when its object was just made',
+      async (end: () => Promise<void>, make: () => Promise<unknown>) => {
+        const made = await make();
+        await end();
+        return made;
+      },
+    ],
+  ])(
+    'of one that another process completes at this moment, %s, is followed by a second look at the store',
+    async (_when, inOrder) => {
+      const created = await ledger.create(null);
+      await appendToUpload(ledger, created, EPOCH, parts('doomed'));
+      const upload = await declareLength(ledger, created, EPOCH, 6);
+      const { uploads } = ledger.storage;
+      const complete = ((...made) =>
+        inOrder(
+          () => terminateUpload(ledger, upload.id),
+          () => uploads.complete(...made),
+        )) as typeof uploads.complete;
+      const late = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, complete } } };
+      await expect(completeUpload(late, upload, EPOCH)).rejects.toThrow();
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
+      expect(await discardUploads(ledger)).toBe(1);
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });
+      expect(await ledger.stored()).not.toContain('doomed');
+    },
+  );
+
+  test('what arrives while the store is put in order is found by the next look', async () => {
+    const upload = await ledger.create(null);
+    await appendToUpload(ledger, upload, EPOCH, parts('doomed'));
+    const { uploads } = ledger.storage;
+    const discard: typeof uploads.discard = async (...all) => {
+      await uploads.discard(...all);
+      await expect(appendToUpload(ledger, upload, EPOCH, parts('late'))).rejects.toMatchObject({
+        code: 'locked',
+      });
+    };
+    const slow = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, discard } } };
+    for (const _time of ['nobody knew of it', 'somebody did']) {
+      await terminateUpload(slow, upload.id).catch(() => discardUploads(slow, [upload.id]));
+      expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
+    }
+    expect(await discardUploads(ledger)).toBe(1);
+    expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });
+    expect((await ledger.stored()).filter((text) => /doomed|late/.test(text))).toEqual([]);
   });
 
   test('is completed later if the process dies before the bytes are gone', async () => {

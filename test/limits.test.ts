@@ -4,7 +4,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
 import { createMemoryStore } from '../server/limit-counts.js';
-import { encodeMetadata, PASSWORD, registerUser, type TestUser } from './client.js';
+import { encodeMetadata, PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
 
@@ -291,6 +291,51 @@ describe('while everything else is at its limit', () => {
     expect((await head(user.token)).status).toBe(200);
   });
 
+  test('and who asks for what there is not, or not for him', async () => {
+    const stranger = await newUser();
+    const theirs = await stranger.create(6, from(newAddress()));
+    const ended = await stranger.create(6, from(newAddress()));
+    expect((await stranger.tus('DELETE', ended, from(newAddress()))).status).toBe(204);
+    const head = (who: TestUser, at: string, where: string) => who.tus('HEAD', at, from(where));
+    const patch = (who: TestUser, at: string, where: string) =>
+      who.tus('PATCH', at, { 'Upload-Offset': '0', ...from(where) }, 'abc');
+    const missing: [who: TestUser, at: string, status: number][] = [
+      [user, `/uploads/${uuidv7()}`, 404],
+      [user, '/uploads/no-id', 404],
+      [user, theirs, 404],
+      [stranger, ended, 410],
+    ];
+    for (const [who, at, status] of missing) {
+      for (const ask of [head, patch]) {
+        const place = newAddress();
+        const answer = await ask(who, at, place);
+        expect([at, answer.status, leftIn(answer).global?.left]).toEqual([at, status, 29]);
+        expect((await head(who, at, address)).status).toBe(429);
+        await expectRefused(await patch(who, at, address), /^At most 30 requests from this address /);
+      }
+    }
+    expect((await head(user, path, address)).status).toBe(200);
+
+    const place = newAddress();
+    const statuses = await exhaust(() => patch(stranger, ended, place));
+    expect(statuses).toEqual(times(30, 410));
+    expect(await isRefused(call('/api/auth', place))).toBe(true);
+    expect((await head(stranger, theirs, place)).status).toBe(200);
+    expect((await patch(stranger, theirs, place)).status).toBe(204);
+    expect((await patch(stranger, theirs, place)).status).toBe(409);
+  });
+
+  test('and whose key may not upload', async () => {
+    const made = await user.fetch('/api/keys', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', ...from(newAddress()) },
+      body: JSON.stringify({ name: 'reader', scopes: ['read'] }),
+    });
+    const reader = useAccount(user, (await made.json()).key, () => processes.url);
+    expect((await reader.tus('HEAD', path, from(newAddress()))).status).toBe(403);
+    expect((await reader.tus('HEAD', path, from(address))).status).toBe(429);
+  });
+
   test('an upload of many parts that was begun before is finished by tus-js-client', async () => {
     const uploader = await newUser();
     const place = newAddress();
@@ -326,7 +371,7 @@ describe('while everything else is at its limit', () => {
       const headers = { 'X-HTTP-Method-Override': override, ...body, ...type };
       statuses.push(await statusOf(user.tus(method, to, headers, 'abc')));
     }
-    expect(statuses).toEqual([404, 404, 404, 404, 204, 429, 429]);
+    expect(statuses).toEqual([429, 429, 429, 429, 204, 429, 429]);
     const both = { 'X-HTTP-Method-Override': 'PATCH, POST', ...body, ...type };
     expect([405, 429]).toContain(await statusOf(user.tus('POST', '/uploads', both, 'abc')));
     expect(await count()).toEqual(before);

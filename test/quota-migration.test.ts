@@ -6,7 +6,10 @@ import { S31763650000000 } from '../migrations/1763650000000-s3.js';
 import { expectBooksRight } from './books.js';
 import { createDatabase, type TestDatabase } from './database.js';
 
-/* What an installation of before quotas has counts from the moment on that it is migrated. */
+/*
+ * What an installation of before quotas has counts from the moment on that it is migrated, and what has ended loses its
+ * name.
+ */
 
 let database: TestDatabase;
 
@@ -41,9 +44,9 @@ interface OldUpload {
 async function insertUpload(ownerId: string, { status, offset, length }: OldUpload): Promise<string> {
   const id = uuidv7();
   await database.query(
-    `INSERT INTO uploads (id, owner_id, status, "offset", length, storage_key, expires_at)
-     VALUES ($1, $2, $3, $4, $5, $6, now() + interval '1 day')`,
-    [id, ownerId, status, offset, length, id],
+    `INSERT INTO uploads (id, owner_id, status, "offset", length, metadata, storage_key, expires_at)
+     VALUES ($1, $2, $3, $4, $5, '{"filename": "old.bin"}', $1::uuid::text, now() + interval '1 day')`,
+    [id, ownerId, status, offset, length],
   );
   return id;
 }
@@ -99,4 +102,13 @@ test('files, uploads under way and those of unknown length count; the trash and 
     { id: untouched, reserved_bytes: '0' },
   ]);
   await expectBooksRight(database);
+  const { rows: named } = await database.query(
+    `SELECT DISTINCT status, metadata ->> 'filename' AS name FROM uploads ORDER BY status`,
+  );
+  expect(named).toEqual([
+    { status: 'expired', name: null },
+    { status: 'finished', name: 'old.bin' },
+    { status: 'terminated', name: null },
+    { status: 'uploading', name: 'old.bin' },
+  ]);
 });

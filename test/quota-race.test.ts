@@ -12,8 +12,8 @@ import {
   declareLength,
   finishUpload,
   type LedgerDeps,
-  terminateUpload,
 } from '../core/uploads/ledger.js';
+import { terminateUpload } from '../core/uploads/termination.js';
 import { expectBooksRight } from './books.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 

@@ -4,15 +4,16 @@ import type { IncomingMessage } from 'node:http';
 import jwt from 'jsonwebtoken';
 import * as tus from 'tus-js-client';
 import { v7 as uuidv7 } from 'uuid';
+import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
 import { closeBarrier, waitingForLocks } from './barrier.js';
-import { usageOf } from './books.js';
+import { expectBooksRight, usageOf } from './books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './client.js';
 import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
 import { openS3AndRedis } from './forms.js';
 import { sendHalf } from './half-open.js';
-import { filesOf, post, streamOf } from './plain-client.js';
+import { begin, filesOf, post, streamOf } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { problemOf, send } from './sign-in.js';
 import { until } from './until.js';
@@ -54,8 +55,8 @@ async function invite(limits: Limits = {}, of = owner): Promise<Guest> {
   return { ...useAccount(of, token, () => processes.url), tokenId: id };
 }
 
-const revoke = async ({ tokenId }: Guest) => {
-  const answer = await owner.fetch(`/api/upload-tokens/${tokenId}`, { method: 'DELETE' });
+const revoke = async ({ tokenId }: Guest, of = owner) => {
+  const answer = await of.fetch(`/api/upload-tokens/${tokenId}`, { method: 'DELETE' });
   expect(answer.status).toBe(204);
 };
 
@@ -356,9 +357,89 @@ describe('time', () => {
       await guest.fetch('/api/uploads'),
     ];
     expect(answers.map(({ status }) => status)).toEqual(Array(7).fill(401));
-    // Its maker may still go on with it, or end it.
-    expect((await owner.tus('HEAD', path)).headers.get('Upload-Offset')).toBe('3');
-    expect((await owner.tus('DELETE', path)).status).toBe(204);
+    expect((await owner.tus('HEAD', path)).status).toBe(410);
+  });
+
+  test('with it goes what it has begun and not finished: room, bytes and name', async () => {
+    const maker = await registerUser(() => processes.url);
+    await processes.database.query('UPDATE users SET max_bytes = 5000000 WHERE id = $1', [maker.id]);
+    const guest = await invite({}, maker);
+    const metadata = { 'Upload-Metadata': encodeMetadata({ filename: 'all-of-it.bin' }) };
+    const path = await guest.create(5_000_000, metadata);
+    const id = idOf(path);
+    expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(100_000))).status).toBe(204);
+    const { storage_key } = await findUpload(processes, id);
+    const isStored = async () =>
+      (await form.listStored(processes)).some((key) => key.startsWith(storage_key));
+    expect([(await create(maker, 1)).status, await isStored()]).toEqual([413, true]);
+
+    await revoke(guest, maker);
+    expect(await usageOf(maker)).toEqual({ bytes: 0, files: 0 });
+    expect((await create(maker, 5_000_000)).status).toBe(201);
+    expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', metadata: {} });
+    expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
+    const { rows } = await processes.database.query(
+      `SELECT type, actor FROM events WHERE subject_id = ANY ($1) AND actor ->> 'userId' = $2 ORDER BY id DESC LIMIT 2`,
+      [[id, guest.tokenId], maker.id],
+    );
+    expect(rows.map(({ type, actor }) => [type, actor.uploadTokenId])).toEqual([
+      ['upload_token.revoked', undefined],
+      ['upload.terminated', undefined],
+    ]);
+    // It passes at its start.
+    await processes.stop('worker');
+    await processes.start('worker');
+    await until('the bytes are deleted', async () => !(await isStored()));
+    await expectBooksRight(processes.database);
+  });
+
+  test('what was finished with it stays', async () => {
+    const guest = await invite();
+    const id = await guest.upload(Buffer.from('kept'));
+    await revoke(guest);
+    await expectCompletedOnce(processes, owner, id, Buffer.from('kept'));
+  });
+
+  test('revoked in whatever moment of an upload, it has brought a file or nothing', async () => {
+    const ways: ((guest: Guest, path: string) => Promise<Response>)[] = [
+      (guest, path) => guest.tus('PATCH', path, { 'Upload-Offset': '3' }, 'def'),
+      (guest, path) => guest.tus('HEAD', path),
+      (guest, path) => guest.tus('DELETE', path),
+      (_guest, path) => owner.tus('DELETE', path),
+    ];
+    const before = await usageOf(owner);
+    const ids = await Promise.all(
+      Array.from({ length: 24 }, async (_, index) => {
+        const guest = await invite();
+        const path = await guest.create(6);
+        expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
+        const way = ways[index % ways.length] as (typeof ways)[number];
+        const [answer] = await Promise.all([way(guest, path), revoke(guest)]);
+        expect(answer.status).toBeLessThan(500);
+        return idOf(path);
+      }),
+    );
+    const plain = await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        const guest = await invite();
+        const [answer] = await Promise.all([post(guest, 'words'), revoke(guest)]);
+        expect(answer.status).toBeLessThan(500);
+        return guest.tokenId;
+      }),
+    );
+    const { rows } = await processes.database.query(
+      `SELECT uploads.id, uploads.status, files.size::integer FROM uploads LEFT JOIN files USING (id)
+       WHERE uploads.id = ANY ($1) OR upload_token_id = ANY ($2)`,
+      [ids, plain],
+    );
+    const files = rows.filter(({ status, size }) => status === 'finished' && size !== null);
+    const ended = rows.filter(({ status, size }) => status === 'terminated' && size === null);
+    expect(files.length + ended.length).toBe(rows.length);
+    await expectBooksRight(processes.database);
+    expect(await usageOf(owner)).toEqual({
+      bytes: before.bytes + files.reduce((sum, { size }) => sum + size, 0),
+      files: before.files + files.length,
+    });
   });
 
   test('a request that is just sending when its token is revoked brings no file', async () => {
@@ -369,12 +450,41 @@ describe('time', () => {
     const half = sendHalf(processes.url, guest, path, body);
     const answered = once(half, 'response') as Promise<[IncomingMessage]>;
     await until('the lease to be held', async () => (await findUpload(processes, idOf(path))).lease_holder);
+    const before = await usageOf(owner);
     await revoke(guest);
+    expect(await usageOf(owner)).toEqual({ bytes: before.bytes - content.length, files: before.files - 1 });
     half.end(content.subarray(50_000));
     const [answer] = await answered;
     expect(answer.statusCode).toBeGreaterThanOrEqual(400);
     expect(answer.statusCode).toBeLessThan(500);
     expect(await findFile(processes, idOf(path))).toBeUndefined();
+    // What came after that is deleted too, by one pass or the next.
+    const { storage_key } = await findUpload(processes, idOf(path));
+    await until(
+      'nothing is stored',
+      async () => {
+        const { untidy, discarded_at } = await findUpload(processes, idOf(path));
+        const stored = await form.listStored(processes);
+        return discarded_at && !untidy && !stored.some((key) => key.startsWith(storage_key));
+      },
+      75,
+    );
+  });
+
+  test('a plain request that is just sending then brings no file either', async () => {
+    const guest = await invite();
+    const sending = begin(processes.url, guest, { 'Content-Length': '6' });
+    const answered = once(sending, 'response') as Promise<[IncomingMessage]>;
+    sending.write('abc');
+    const id = await until('the upload', async () => (await guest.get('/api/uploads')).items[0]?.id);
+    await revoke(guest);
+    sending.end('def');
+    const [answer] = await answered;
+    expect(answer.statusCode).toBeGreaterThanOrEqual(400);
+    expect(answer.statusCode).toBeLessThan(500);
+    expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
+    expect(await findFile(processes, id)).toBeUndefined();
+    expect((await post(guest, 'again')).status).toBe(401);
   });
 });
 
@@ -530,4 +640,29 @@ test('of those that are made at the same moment, too, no more than the thousand 
   await waitingForLocks(processes.database, 3);
   await barrier.open();
   expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
+});
+
+test('however many ask for what is just being sent in one go, few wait, and those until it has come', async () => {
+  const guest = await invite();
+  const sending = begin(processes.url, guest, { 'Content-Length': '6' });
+  const sent = once(sending, 'response') as Promise<[IncomingMessage]>;
+  sending.write('abc');
+  const id = await until('the upload', async () => (await guest.get('/api/uploads')).items[0]?.id);
+
+  const many = 2 * MAX_WAITING;
+  const there = guest.at(() => processes.urlOf('server-2'));
+  const statuses: number[] = [];
+  const asked = [guest, there].flatMap((at) =>
+    Array.from({ length: many }, async () => {
+      const { status } = await at.tus('HEAD', `/uploads/${id}`);
+      statuses.push(status);
+    }),
+  );
+  await until('those that are too many are told', () => statuses.length === 2 * (many - MAX_WAITING));
+  expect(new Set(statuses)).toEqual(new Set([423]));
+  sending.end('def');
+  expect((await sent)[0].statusCode).toBe(201);
+  await Promise.all(asked);
+  expect(statuses.filter((status) => status === 200)).toHaveLength(2 * MAX_WAITING);
+  await expectCompletedOnce(processes, owner, id, Buffer.from('abcdef'));
 });

@@ -58,7 +58,7 @@ function toItem(api: Api, { id, label, maxSize, types, expiresAt, usedAt }: Uplo
         text: 'Revoke',
         label: `Revoke the upload token ${name}`,
         question: usedAt
-          ? `Revoke “${name}”? An upload that it has begun and not ended cannot go on.`
+          ? `Revoke “${name}”? An upload that it has begun and not finished is deleted.`
           : `Revoke “${name}”? Nobody can send a file with it any more.`,
       }),
     ],

@@ -6,7 +6,8 @@ import { listTrashBeyondQuota } from '../core/quota.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
-import { completeUpload, terminateUpload } from '../core/uploads/ledger.js';
+import { completeUpload } from '../core/uploads/ledger.js';
+import { terminateUpload } from '../core/uploads/termination.js';
 import { relayJobs } from './relay.js';
 
 const EVERY_MS = 30_000;

@@ -79,7 +79,7 @@ async function expireBatch(database: DataSource): Promise<number> {
 
 /**
  * Deletes what is left in the store of expired and terminated uploads, and what finished ones have left besides their
- * object.
+ * object. What clients have called those that are gone is forgotten, too.
  * @param ids only these; undefined: all, at most 1000
  * @returns how many were put in order
  * @throws what the storage threw first, after all others were done, or after some in a row have failed
@@ -114,14 +114,21 @@ export async function discardUploads(
 
 async function discardUpload(
   { database, storage }: { database: DataSource; storage: Storage },
-  { id, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
+  { id, status, untidy, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
 ): Promise<void> {
+  // Whoever finds meanwhile that something of his may arrive yet says it anew: then this was not the last look.
+  if (untidy && status !== 'finished') {
+    await database.query('UPDATE uploads SET untidy = false WHERE id = $1', [id]);
+  }
   // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
   const keep = finishedAt ? objectKey : null;
   await storage.uploads.discard({ key: storageKey, state: storageState, offset, length }, keep);
   await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
   await database.query(
-    `UPDATE uploads SET untidy = false, discarded_at = CASE WHEN status <> 'finished' THEN now() END WHERE id = $1`,
+    `UPDATE uploads SET untidy = false,
+       discarded_at = CASE WHEN status <> 'finished' THEN now() END,
+       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
+     WHERE id = $1 AND (status = 'finished' OR NOT untidy)`,
     [id],
   );
 }

@@ -6,8 +6,9 @@ import type { DirectUploads, Part } from '../storage/storage.js';
 import { createUpload, type NewUpload } from './creation.js';
 import { type FinishDeps, finishAndQueue } from './finish.js';
 import type { Leases } from './lease.js';
-import { commitProgress, completeUpload, terminateUpload } from './ledger.js';
+import { commitProgress, completeUpload } from './ledger.js';
 import { getUpload, isOverdue, type UploadAccess } from './queries.js';
+import { terminateUpload } from './termination.js';
 
 /*
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,

@@ -1,11 +1,11 @@
-import { EventEmitter } from 'node:events';
-import type { DataSource, EntityManager } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
 import type { Listener } from '../database/listen.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { UploadAccess } from './queries.js';
+import { createWaiters, inUse } from './waiters.js';
 
 /*
  * Who may write to an upload: the holder of its lease.
@@ -19,7 +19,8 @@ import type { UploadAccess } from './queries.js';
  * connection may be half open), so it asks the holder to let go and waits for that. (tus 1.0, "Core Protocol",
  * PATCH: servers should not let two requests write at a time, and should free a lock that a dead connection
  * holds.) A holder in another process is asked by NOTIFY, and says by NOTIFY that it has let go. Notifications can
- * be lost, so who waits asks and tries again every 200 ms.
+ * be lost, so who waits asks and tries again every 200 ms. Of many that wait for one upload, only the newest does that,
+ * and not more than a few may wait: see waiters.ts.
  */
 
 /** Milliseconds that a lease lasts without being renewed. */
@@ -90,8 +91,7 @@ export async function openLeases(
 ): Promise<Leases> {
   const { database, listener, log } = deps;
   const held = new Map<string, Held>();
-  /** Emits the id of each upload whose lease was released, by this process or, if it was wanted here, by another. */
-  const releases = new EventEmitter().setMaxListeners(0);
+  const waiters = createWaiters();
 
   await database.query(
     `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
@@ -104,7 +104,7 @@ export async function openLeases(
     entry.wanted = true;
     entry.onRequested();
   });
-  await listener.subscribe(RELEASED, (uploadId) => releases.emit(uploadId));
+  await listener.subscribe(RELEASED, (uploadId) => waiters.wake(uploadId));
 
   /** @param access whose it must be; undefined: anybody's */
   async function take(uploadId: string, access?: UploadAccess): Promise<Upload | undefined> {
@@ -126,21 +126,25 @@ export async function openLeases(
     return upload;
   }
 
-  /** Asks the holder, wherever it is, to let go. @throws {AppError} not_found when there is no such upload */
-  async function askFor(uploadId: string, { ownerId, uploadTokenId }: UploadAccess): Promise<void> {
-    const here = held.get(uploadId);
+  /** @throws {AppError} not_found when there is no such upload, or not for them */
+  async function check(uploadId: string, { ownerId, uploadTokenId }: UploadAccess): Promise<void> {
     const found: unknown[] = await database.query(
-      `SELECT CASE WHEN $3 THEN pg_notify('${WANTED}', id::text) END FROM uploads
-       WHERE id = $1 AND owner_id = $2 AND ($4::uuid IS NULL OR upload_token_id = $4)`,
-      [uploadId, ownerId, !here, uploadTokenId ?? null],
+      'SELECT FROM uploads WHERE id = $1 AND owner_id = $2 AND ($3::uuid IS NULL OR upload_token_id = $3)',
+      [uploadId, ownerId, uploadTokenId ?? null],
     );
     if (found.length === 0) throw new AppError('not_found');
-    here?.onRequested();
+  }
+
+  /** Asks the holder, wherever it is, to let go. */
+  async function askFor(uploadId: string): Promise<void> {
+    const here = held.get(uploadId);
+    if (here) here.onRequested();
+    else await database.query('SELECT pg_notify($1, $2)', [WANTED, uploadId]);
   }
 
   function leave(entry: Held): void {
     if (held.get(entry.uploadId) === entry) held.delete(entry.uploadId);
-    releases.emit(entry.uploadId);
+    waiters.wake(entry.uploadId);
   }
 
   async function release(entry: Held): Promise<void> {
@@ -165,16 +169,20 @@ export async function openLeases(
   async function renew(): Promise<void> {
     const entries = [...held.values()];
     if (entries.length === 0) return;
-    const [rows] = (await database.query(
-      `UPDATE uploads SET lease_expires_at = now() + $3 * interval '1 millisecond'
-       FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
-       WHERE uploads.id = mine.id AND lease_epoch = mine.epoch
-       RETURNING uploads.id`,
-      [entries.map((entry) => entry.uploadId), entries.map((entry) => entry.epoch), LEASE_MS],
-    )) as [{ id: string }[], number];
-    const renewed = new Set(rows.map((row) => row.id));
+    // A lease that is just being given back is nobody's any more, but not lost: who loses one finds its epoch raised.
+    const mine: { id: string }[] = await database.query(
+      `WITH mine AS (
+         SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
+       ), renewed AS (
+         UPDATE uploads SET lease_expires_at = now() + $3 * interval '1 millisecond'
+         FROM mine WHERE uploads.id = mine.id AND lease_epoch = epoch AND lease_holder = $4
+       )
+       SELECT uploads.id FROM uploads JOIN mine ON uploads.id = mine.id AND lease_epoch = epoch`,
+      [entries.map((entry) => entry.uploadId), entries.map((entry) => entry.epoch), LEASE_MS, holder],
+    );
+    const kept = new Set(mine.map((row) => row.id));
     for (const entry of entries) {
-      if (!renewed.has(entry.uploadId) && held.get(entry.uploadId) === entry) entry.onRequested();
+      if (!kept.has(entry.uploadId) && held.get(entry.uploadId) === entry) entry.onRequested();
     }
   }
 
@@ -188,16 +196,23 @@ export async function openLeases(
     adopt,
     async acquire(uploadId, access, signal, onRequested) {
       const deadline = Date.now() + WAIT_MS;
-      for (;;) {
-        signal.throwIfAborted();
-        const upload = await take(uploadId, access);
-        if (upload) return adopt(upload, onRequested);
-        if (Date.now() > deadline) {
-          throw new AppError('locked', { detail: 'Another request writes to this upload', retryable: true });
+      signal.throwIfAborted();
+      const free = await take(uploadId, access);
+      if (free) return adopt(free, onRequested);
+      // Before anybody is disturbed.
+      await check(uploadId, access);
+      const waiter = waiters.join(uploadId);
+      try {
+        for (;;) {
+          signal.throwIfAborted();
+          const newest = waiter.isNewest();
+          const upload = newest && (await take(uploadId, access));
+          if (upload) return adopt(upload, onRequested);
+          if (Date.now() > deadline) throw inUse();
+          await Promise.all([waiter.pause(RETRY_MS), newest && askFor(uploadId)]);
         }
-        const released = nextRelease(releases, uploadId);
-        await askFor(uploadId, access);
-        await released;
+      } finally {
+        waiter.leave();
       }
     },
     async tryAcquire(uploadId) {
@@ -209,26 +224,4 @@ export async function openLeases(
     },
     close: () => clearInterval(timer),
   };
-}
-
-/** Takes the lease from whoever sends with this upload token at this moment. Part of the caller's transaction. */
-export async function cutOff(manager: EntityManager, uploadTokenId: string): Promise<void> {
-  await manager.query(
-    `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
-     WHERE upload_token_id = $1 AND status = 'uploading'`,
-    [uploadTokenId],
-  );
-}
-
-/** Waits until somebody lets go of this upload, but not for long. */
-function nextRelease(releases: EventEmitter, uploadId: string): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      releases.off(uploadId, done);
-      resolve();
-    };
-    const timer = setTimeout(done, RETRY_MS);
-    releases.once(uploadId, done);
-  });
 }

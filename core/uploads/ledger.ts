@@ -1,21 +1,18 @@
-import type { EntityManager } from 'typeorm';
-import { deleteUnreferencedBlobs } from '../blobs.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events.js';
-import { insertFile, purgeFile } from '../files.js';
+import { insertFile } from '../files.js';
 import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
-import { discardUploads } from './cleanup.js';
 import type { CreationDeps } from './creation.js';
 import { LEASE_MS } from './lease.js';
 
 /*
- * The ledger of uploads: create (creation.ts), append, finish, terminate. Every protocol (tus, a plain POST, direct
- * upload) only calls these.
+ * The ledger of uploads: create (creation.ts), append, finish, terminate (termination.ts). Every protocol (tus, a plain
+ * POST, direct upload) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
  * of the lease, and only ever grows. Once the offset has reached the length, the object is made of what the ledger
@@ -161,13 +158,19 @@ export async function completeUpload(
     'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
     [upload.id],
   );
-  const made = await deps.storage.uploads
-    .complete(toStored(upload), parts, signal)
-    .catch(async (error: unknown) => {
-      await markUntidy(deps, upload.id, epoch);
-      return endIfLost(deps, upload, epoch, error);
-    });
-  return commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+  try {
+    const made = await deps.storage.uploads
+      .complete(toStored(upload), parts, signal)
+      .catch(async (error: unknown) => {
+        await markUntidy(deps, upload.id, epoch);
+        return endIfLost(deps, upload, epoch, error);
+      });
+    return await commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
+  } catch (error) {
+    // Who has ended the upload meanwhile, or finished it, may have put the store in order before this came there.
+    await tidyAgain(deps, upload.id);
+    throw error;
+  }
 }
 
 /**
@@ -241,56 +244,6 @@ export async function finishUpload(deps: LedgerDeps, id: string, actor?: Actor):
   if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
   if (upload.status !== 'uploading') throw new AppError('gone');
   throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
-}
-
-/**
- * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
- * returned, or even begun to delete, the upload never comes back.
- * @param actor undefined: the system itself
- * @param returnToken id of the upload token that it was begun with, if that may begin another one
- * @throws {AppError} not_found, gone
- */
-export async function terminateUpload(
-  deps: Pick<LedgerDeps, 'database' | 'storage'>,
-  id: string,
-  actor?: Actor,
-  { returnToken }: { returnToken?: string | undefined } = {},
-): Promise<void> {
-  const blobIds = await deps.database.transaction(async (manager) => {
-    if (returnToken) {
-      await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [returnToken]);
-    }
-    const upload = await lockUpload(manager, id);
-    if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
-    const finished = upload.status === 'finished';
-    await manager.query(
-      `UPDATE uploads SET status = 'terminated', lease_holder = NULL, lease_epoch = lease_epoch + 1,
-         discarded_at = CASE WHEN $2 AND NOT untidy THEN now() END,
-         upload_token_id = CASE WHEN $3 THEN NULL ELSE upload_token_id END
-       WHERE id = $1`,
-      [id, finished, returnToken !== undefined],
-    );
-    if (finished) return purgeFile(manager, id, actor);
-    const { ownerId, reservedBytes } = upload;
-    await releaseQuota(manager, ownerId, reservedBytes);
-    await appendEvents(manager, [{ type: 'upload.terminated', subjectId: id, ownerId, actor }]);
-    return undefined;
-  });
-  // The rows say what is to be deleted, so the reconciler goes on where this stops.
-  if (blobIds) await deleteUnreferencedBlobs(deps, blobIds);
-  else await discardUploads(deps, [id]);
-}
-
-/** Not FOR UPDATE: a worker that is in the middle of this upload's file looks at the upload as its foreign key. */
-async function lockUpload(manager: EntityManager, id: string): Promise<Upload> {
-  const [upload] = await queryEntities(
-    manager,
-    Upload,
-    'SELECT * FROM uploads WHERE id = $1 FOR NO KEY UPDATE',
-    [id],
-  );
-  if (!upload) throw new AppError('not_found');
-  return upload;
 }
 
 function leaseLost(): AppError {

@@ -8,15 +8,16 @@ import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
-import { cutOff } from '../../core/uploads/lease.js';
 import { mapTokensToUploads } from '../../core/uploads/queries.js';
+import { terminateUploadOf } from '../../core/uploads/termination.js';
 import type { Principal, SignedInActor } from './principal.js';
 import { lockAccount } from './sessions.js';
 
 /*
  * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
  * it may be used for stands in the database; the signature keeps guesses away from there. It can begin one upload, until
- * it expires, and then go on with that one, also afterwards: an upload that was let in is not cut off.
+ * it expires, and then go on with that one, also afterwards: an upload that was let in is not cut off, until the token is
+ * revoked.
  */
 
 const PREFIX = 'lfu_';
@@ -105,7 +106,8 @@ export async function listUploadTokens(
 }
 
 /**
- * From now on it opens nothing, not even the upload that it has begun; a request that is just sending that gets no further.
+ * From now on it opens nothing. The upload that it has begun and not finished is ended: a request that is just sending it
+ * gets no further, its room is given back, and the reconciler deletes its bytes.
  * @throws {AppError} not_found
  */
 export async function revokeUploadToken(
@@ -121,7 +123,7 @@ export async function revokeUploadToken(
       [id, userId],
     );
     if (revoked === 0) throw new AppError('not_found');
-    await cutOff(manager, id);
+    await terminateUploadOf(manager, id, actor);
     await appendEvents(manager, [{ type: 'upload_token.revoked', subjectId: id, ownerId: userId, actor }]);
   });
 }

@@ -1,0 +1,112 @@
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { findUpload, listKeys, pathOf } from './aftermath.js';
+import { encodeMetadata, idOf, registerUser, type TestUser } from './client.js';
+import { purge, terminate, trash } from './deletions.js';
+import { post } from './plain-client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/* What is left of a file, and of an upload that never became one, when it is gone for good: neither bytes nor a name. */
+
+let processes: Processes;
+let user: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({ QUOTA_FILES: '2' });
+});
+afterAll(() => processes?.close());
+
+beforeEach(async () => {
+  user = await registerUser(() => processes.url);
+});
+
+/** Tables with a row in which this stands, the queue's too; and `stored` if it stands in an object. */
+async function findPlaces(text: string): Promise<string[]> {
+  const { rows: tables } = await processes.database.query(
+    `SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.tables
+     WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')`,
+  );
+  const places: string[] = [];
+  for (const { name } of tables) {
+    const found = await processes.database.query(
+      `SELECT FROM ${name} AS one WHERE one::text LIKE '%' || $1 || '%' LIMIT 1`,
+      [text],
+    );
+    if (found.rowCount) places.push(name);
+  }
+  for (const key of await listKeys(processes.dataDir)) {
+    const content = await readFile(pathOf(processes.dataDir, key), 'utf8').catch(() => '');
+    if (content.includes(text)) places.push('stored');
+  }
+  return places.sort();
+}
+
+/** It passes at its start. */
+async function reconcile(): Promise<void> {
+  await processes.stop('worker');
+  await processes.start('worker');
+}
+
+/** Begins an upload of which some bytes have come. Returns its id. */
+async function beginUpload(secret: string): Promise<string> {
+  const metadata = encodeMetadata({ filename: `${secret}.txt`, filetype: 'text/plain', note: secret });
+  const path = await user.create(1000, { 'Upload-Metadata': metadata });
+  expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, secret)).status).toBe(204);
+  return idOf(path);
+}
+
+const uploadFile = async (secret: string, metadata: Record<string, string> = {}) =>
+  (await user.settled(await user.upload(Buffer.from(secret), { filename: `${secret}.txt`, ...metadata }))).id;
+
+const UNFINISHED = ['public.uploads', 'stored'];
+const FILE = ['public.files', 'public.uploads', 'stored'];
+
+test('of an upload that its client has ended', async () => {
+  const secret = randomUUID();
+  const id = await beginUpload(secret);
+  expect(await findPlaces(secret)).toEqual(UNFINISHED);
+  expect(await terminate(user, id)).toBe(204);
+  expect(await findPlaces(secret)).toEqual([]);
+});
+
+test('of a plain upload that failed', async () => {
+  const secret = randomUUID();
+  const answer = await post(user, secret, {}, `?filename=${secret}.txt&sha256=${'0'.repeat(64)}`);
+  expect(answer.status).toBe(422);
+  expect(await findPlaces(secret)).toEqual([]);
+});
+
+test('of an upload that has expired', async () => {
+  const secret = randomUUID();
+  const id = await beginUpload(secret);
+  await processes.database.query(
+    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
+    [id],
+  );
+  await reconcile();
+  await until('it is gone', async () => (await findUpload(processes, id)).discarded_at);
+  expect(await findPlaces(secret)).toEqual([]);
+  expect((await user.tus('HEAD', `/uploads/${id}`)).status).toBe(410);
+});
+
+test.each<[string, Record<string, string>]>([
+  ['a file', {}],
+  ['a file that has failed', { sha256: '0'.repeat(64) }],
+])('of %s that was deleted for good', async (_name, metadata) => {
+  const secret = randomUUID();
+  const id = await uploadFile(secret, metadata);
+  expect(await findPlaces(secret)).toEqual(FILE);
+  expect(await purge(user, id)).toBe(204);
+  expect(await findPlaces(secret)).toEqual([]);
+});
+
+test('of a file that has fallen out of the trash', async () => {
+  const secret = randomUUID();
+  const id = await uploadFile(secret);
+  expect(await trash(user, id)).toBe(204);
+  for (const other of ['one', 'two']) expect(await trash(user, await uploadFile(other))).toBe(204);
+  expect(await findPlaces(secret)).toEqual(FILE);
+  await reconcile();
+  await until('it is gone', async () => (await findPlaces(secret)).length === 0);
+});
