@@ -453,6 +453,28 @@ describe('many that wait', () => {
     await (await alone).release();
   });
 
+  test('do not ask who came later, and was served first, to let go', async () => {
+    const [id, clock] = [await createFree(), await createFree()];
+    let ticks = 0;
+    const ticking = await acquire(first, clock, () => ticks++);
+    const asked: string[] = [];
+    const holder = await acquire(first, id, () => asked.push('holder'));
+    const early = acquire(first, id).then((lease) => lease.release());
+    await until('it waits', () => asked.length > 0);
+    const late = acquire(first, id, () => asked.push('late'));
+    // When both have come to wait.
+    await until('it waits, too', () => asked.length > 3);
+    await holder.release();
+    const lease = await late;
+    const waiting = acquire(second, clock);
+    await until('the other to have tried some times', () => ticks > 5);
+    expect(asked).not.toContain('late');
+    await lease.release();
+    await early;
+    await ticking.release();
+    await (await waiting).release();
+  });
+
   test('of somebody else push nobody out', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);

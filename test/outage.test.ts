@@ -116,3 +116,12 @@ test('however many ask whether a server is ready, one question goes to the datab
   for (const answer of await Promise.all([first, ...others])) expect(answer.status).toBe(200);
   expect(wire.statements.filter(asked).length - before).toBeLessThan(5);
 });
+
+test('a connection that hangs keeps a server unready for a moment only', async () => {
+  const pause = wire.pauseAt(({ text }) => text === 'SELECT 1', 'before');
+  const first = user.fetch('/health/ready');
+  await pause.reached;
+  expect((await first).status).toBe(503);
+  expect((await user.fetch('/health/ready')).status).toBe(200);
+  pause.cut();
+});

@@ -77,6 +77,8 @@ interface Held {
   uploadId: string;
   epoch: number;
   onRequested: () => void;
+  /** Grows with each request of this process that comes for a lease. */
+  arrival: number;
   /** Whether another process waits for it. */
   wanted: boolean;
 }
@@ -92,6 +94,7 @@ export async function openLeases(
   const { database, listener, log } = deps;
   const held = new Map<string, Held>();
   const waiters = createWaiters();
+  let arrivals = 0;
 
   await database.query(
     `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
@@ -136,8 +139,10 @@ export async function openLeases(
   }
 
   /** Asks the holder, wherever it is, to let go. */
-  async function askFor(uploadId: string): Promise<void> {
+  async function askFor(uploadId: string, arrival: number): Promise<void> {
     const here = held.get(uploadId);
+    // Who came later than the one that asks is let alone: it has overtaken the others in the line.
+    if (here && here.arrival > arrival) return;
     if (here) here.onRequested();
     else await database.query('SELECT pg_notify($1, $2)', [WANTED, uploadId]);
   }
@@ -160,8 +165,14 @@ export async function openLeases(
     }
   }
 
-  function adopt(upload: Upload, onRequested: () => void): Lease {
-    const entry: Held = { uploadId: upload.id, epoch: upload.leaseEpoch, onRequested, wanted: false };
+  function adopt(upload: Upload, onRequested: () => void, arrival = ++arrivals): Lease {
+    const entry: Held = {
+      uploadId: upload.id,
+      epoch: upload.leaseEpoch,
+      onRequested,
+      arrival,
+      wanted: false,
+    };
     held.set(upload.id, entry);
     return { upload, epoch: entry.epoch, release: () => release(entry), leave: () => leave(entry) };
   }
@@ -196,9 +207,10 @@ export async function openLeases(
     adopt,
     async acquire(uploadId, access, signal, onRequested) {
       const deadline = Date.now() + WAIT_MS;
+      const arrival = ++arrivals;
       signal.throwIfAborted();
       const free = await take(uploadId, access);
-      if (free) return adopt(free, onRequested);
+      if (free) return adopt(free, onRequested, arrival);
       // Before anybody is disturbed.
       await check(uploadId, access);
       const waiter = waiters.join(uploadId);
@@ -207,9 +219,9 @@ export async function openLeases(
           signal.throwIfAborted();
           const newest = waiter.isNewest();
           const upload = newest && (await take(uploadId, access));
-          if (upload) return adopt(upload, onRequested);
+          if (upload) return adopt(upload, onRequested, arrival);
           if (Date.now() > deadline) throw inUse();
-          await Promise.all([waiter.pause(RETRY_MS), newest && askFor(uploadId)]);
+          await Promise.all([waiter.pause(RETRY_MS), newest && askFor(uploadId, arrival)]);
         }
       } finally {
         waiter.leave();

@@ -70,8 +70,11 @@ export function createWaiters(): Waiters {
         leave() {
           const place = line.indexOf(entry);
           if (place < 0) return;
+          const wasNewest = place === line.length - 1;
           line.splice(place, 1);
           if (line.length === 0) lines.delete(uploadId);
+          // What it had still to try is now for the next one to try.
+          else if (wasNewest) line.at(-1)?.wake();
         },
       };
     },

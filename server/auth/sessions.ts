@@ -63,7 +63,7 @@ export async function getRoleNow(
 
 /**
  * As getRoleNow(), and it stays so until the end of the transaction: who sets another password, ends sessions or changes the
- * account waits for that; only a sign-out does not. For what would outlast a session that is ended at this very moment.
+ * account waits for that; a sign-out, and the end of a session whose refresh token was used again, do not. For what would outlast a session that is ended at this very moment.
  * Locks the row of the user.
  * @throws {AppError} unauthenticated
  */

@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { AppError } from '../../core/errors.js';
 import type { Storage } from '../../core/storage/storage.js';
@@ -47,14 +48,23 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
   ];
 }
 
+/** So long a part may take to answer: one connection that hangs must not keep all later questions waiting. */
+const ANSWER_WITHIN_MS = 3000;
+
 async function check(part: string, works: () => Promise<unknown>): Promise<void> {
+  const answered = new AbortController();
+  const tooLate = pause(ANSWER_WITHIN_MS, undefined, { signal: answered.signal }).then(() => {
+    throw new Error(`no answer within ${ANSWER_WITHIN_MS} ms`);
+  });
   try {
-    await works();
+    await Promise.race([works(), tooLate]);
   } catch (error) {
     throw new AppError('unavailable', {
       detail: `The ${part} does not answer`,
       cause: error,
       retryable: true,
     });
+  } finally {
+    answered.abort();
   }
 }
