@@ -152,6 +152,11 @@ describe('registration', () => {
     await page.locator('#sign-in-error', { hasText: 'was used before' }).waitFor();
   });
 
+  test('that is open opens with the form for it where somebody was invited', async () => {
+    await page.goto(`${await startWith('open')}/#invitation=whatever`);
+    await page.getByRole('heading', { name: 'Create an account' }).waitFor();
+  });
+
   test('that is closed is not offered, also not with an invitation', async () => {
     const url = await startWith('closed');
     const answered = page.waitForResponse(`${url}/api/auth`);

@@ -604,6 +604,11 @@ describe('the list', () => {
     expect(answer.status).toBe(400);
     expect((await answer.json()).detail).toMatch(new RegExp(`^${name} in the query: `));
   });
+
+  it.each(['', '/export'])('knows all of its filters, so that none is left out unseen (%s)', async (path) => {
+    const answer = await admin.fetch(`/api/admin/audit${path}?user=somebody`);
+    expect([answer.status, (await answer.json()).detail]).toEqual([400, expect.stringContaining('"user"')]);
+  });
 });
 
 it('the chain is right when many servers number events at once', async () => {

@@ -136,6 +136,22 @@ test.each([
   ]);
 });
 
+test('open needs no invitation, but spends one that comes along', async () => {
+  const open = await startProcesses({}, ['server']);
+  try {
+    const boss = await registerUser(() => open.url);
+    const { token } = await (await send(boss, 'POST', '/api/admin/invitations', {})).json();
+    const attempt = (invitation: string) =>
+      postAuth(open.url, 'register', { email: newAddress(), password: PASSWORD, invitation });
+    for (const invitation of [token, token, 'x'.repeat(43)]) {
+      expect((await attempt(invitation)).status).toBe(201);
+    }
+    expect((await boss.get('/api/admin/invitations')).items).toEqual([]);
+  } finally {
+    await open.close();
+  }
+});
+
 test('closed means closed after the first account, also when ten come at once', async () => {
   const closed = await startProcesses({ REGISTRATION: 'closed' }, ['server']);
   try {

@@ -31,7 +31,7 @@ export function signIn(api: Api, invitation: string | undefined): Promise<User> 
   }
 
   function offerRegistration(registration: Registration): void {
-    const invited = registration === 'invite' && invitation !== undefined;
+    const invited = registration !== 'closed' && invitation !== undefined;
     change.hidden = registration !== 'open' && !invited;
     setText(byId('sign-in-note', HTMLElement), registrationNote(registration, invitation));
     // Whoever comes with an invitation comes to register, unless they have begun something else meanwhile.

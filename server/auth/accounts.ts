@@ -44,16 +44,14 @@ export async function register(
       const id = uuidv7();
       const user = manager.create(User, { id, email: address, passwordHash, role });
       await manager.insert(User, user);
-      const invited =
-        role !== 'admin' && registration === 'invite'
-          ? { invitation: await useInvitation(manager, invitation, address) }
-          : {};
+      const isNeeded = role !== 'admin' && registration === 'invite';
+      const used = await useInvitation(manager, invitation, address, isNeeded);
       await appendEvents(manager, [
         {
           type: 'auth.register',
           subjectId: id,
           ownerId: id,
-          data: { role, ...invited },
+          data: { role, ...(used ? { invitation: used } : {}) },
           actor: { ...actor, userId: id },
         },
       ]);

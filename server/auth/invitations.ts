@@ -92,22 +92,24 @@ export async function checkInvitation(
 
 /**
  * Spends an invitation, once. Part of the caller's transaction.
- * @returns its id
+ * @param isNeeded whether nobody gets in without
+ * @returns its id; undefined: it was not needed, and there was none or a bad one
  * @throws {AppError} registration_closed
  */
 export async function useInvitation(
   manager: EntityManager,
   token: string | undefined,
   email: string,
-): Promise<string> {
+  isNeeded: boolean,
+): Promise<string | undefined> {
   const [used] = await queryEntities(
     manager,
     Invitation,
     `UPDATE invitations SET used_at = now() WHERE ${USABLE} RETURNING *`,
     [hashSecret(token ?? ''), email],
   );
-  if (!used) throw notInvited(NOT_USABLE);
-  return used.id;
+  if (!used && isNeeded) throw notInvited(NOT_USABLE);
+  return used?.id;
 }
 
 function notInvited(detail: string): AppError {

@@ -46,7 +46,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       access: 'admin',
       limit: 'status',
       summary: 'Who did what, and who was refused what; newest first',
-      query: z.object({
+      query: z.strictObject({
         ...filters,
         cursor: z
           .string()
@@ -70,7 +70,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       access: 'admin',
       limit: 'downloads',
       summary: 'The same as NDJSON, oldest first, up to the export itself',
-      query: z.object(filters),
+      query: z.strictObject(filters),
       async handle(call) {
         const { query, req, res } = call;
         res.setHeader('Content-Type', 'application/x-ndjson');
