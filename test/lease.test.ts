@@ -361,7 +361,7 @@ describe('over time', () => {
     const after = await ledger.row(id);
     expect(after.status).toBe('expired');
     await expect(appendToUpload(ledger, lease.upload, lease.epoch, parts('late'))).rejects.toMatchObject({
-      code: 'locked',
+      code: 'gone',
     });
     // But what was sent may arrive yet, and is then to go.
     expect(await ledger.row(id)).toEqual({ ...after, untidy: true });

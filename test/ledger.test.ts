@@ -91,11 +91,12 @@ describe('appending', () => {
     const finished = await ledger.create(3);
     await appendToUpload(ledger, finished, EPOCH, parts('abc'));
     await finishUpload(ledger, finished.id);
-    for (const upload of [terminated, finished]) {
+    for (const [upload, code] of [
+      [terminated, 'gone'],
+      [finished, 'locked'],
+    ] as const) {
       for (const epoch of [EPOCH, EPOCH + 1]) {
-        await expect(appendToUpload(ledger, upload, epoch, parts('abc'))).rejects.toMatchObject({
-          code: 'locked',
-        });
+        await expect(appendToUpload(ledger, upload, epoch, parts('abc'))).rejects.toMatchObject({ code });
       }
       await expect(declareLength(ledger, upload, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
     }
@@ -249,7 +250,7 @@ describe('terminating', () => {
     const discard: typeof uploads.discard = async (...all) => {
       await uploads.discard(...all);
       await expect(appendToUpload(ledger, upload, EPOCH, parts('late'))).rejects.toMatchObject({
-        code: 'locked',
+        code: 'gone',
       });
     };
     const slow = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, discard } } };

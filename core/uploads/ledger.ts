@@ -64,7 +64,7 @@ export async function declareLength(
  * @param upload as it was when the lease was taken
  * @param signal when it aborts, somebody waits for the lease: what is on its way has only some seconds left
  * @returns the upload as it is then; bytes before its offset survive a power cut
- * @throws {AppError} locked when another request has taken the lease; storage_full, unavailable
+ * @throws {AppError} locked when another request has taken the lease; gone when it was ended; storage_full, unavailable
  */
 export async function appendToUpload(
   deps: LedgerDeps,
@@ -87,8 +87,9 @@ export async function appendToUpload(
     await deps.storage.uploads
       .append(toStored(upload), source, commit, signal)
       .catch(async (error: unknown) => {
-        if (error instanceof AppError && error.code === 'locked') await tidyAgain(deps, upload.id);
-        return endIfLost(deps, upload, epoch, error);
+        if (!isLeaseLost(error)) return endIfLost(deps, upload, epoch, error);
+        await tidyAgain(deps, upload.id);
+        throw await toldOfLoss(deps, upload.id, error);
       });
   }
   return present.offset === present.length ? completeUpload(deps, present, epoch, signal) : present;
@@ -145,7 +146,7 @@ export async function commitProgress(
  * Makes the object of an upload whose bytes are all here, unless it is made already. May be called again and again.
  * @param upload as it is under this lease
  * @returns the upload with its object
- * @throws {AppError} locked; unavailable; size_mismatch when acknowledged bytes are gone
+ * @throws {AppError} locked; gone; unavailable; size_mismatch when acknowledged bytes are gone
  */
 export async function completeUpload(
   deps: LedgerDeps,
@@ -169,7 +170,7 @@ export async function completeUpload(
   } catch (error) {
     // Who has ended the upload meanwhile, or finished it, may have put the store in order before this came there.
     await tidyAgain(deps, upload.id);
-    throw error;
+    throw isLeaseLost(error) ? await toldOfLoss(deps, upload.id, error) : error;
   }
 }
 
@@ -244,6 +245,18 @@ export async function finishUpload(deps: LedgerDeps, id: string, actor?: Actor):
   if (upload.status === 'finished') return manager.getRepository(File).findOneByOrFail({ id });
   if (upload.status !== 'uploading') throw new AppError('gone');
   throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
+}
+
+/** Who was cut off because the upload was ended needs not come again. */
+async function toldOfLoss({ database }: LedgerDeps, id: string, error: unknown): Promise<unknown> {
+  const ended: unknown[] = await database
+    .query(`SELECT FROM uploads WHERE id = $1 AND status IN ('expired', 'terminated')`, [id])
+    .catch(() => []);
+  return ended.length > 0 ? new AppError('gone', { detail: 'This upload was ended', cause: error }) : error;
+}
+
+function isLeaseLost(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'locked';
 }
 
 function leaseLost(): AppError {
