@@ -12,6 +12,7 @@ import {
   withBackend,
 } from 'bullmq';
 import pg from 'pg';
+import { TimedOut, within } from './concurrency.js';
 import { refuseStillborn } from './database/connect.js';
 import { AppError } from './errors.js';
 import type { Logger } from './log.js';
@@ -170,11 +171,9 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   /** Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them. */
   async function promptly<T>(work: () => Promise<T>): Promise<T> {
     if (['close', 'reconnecting', 'end'].includes(client.status)) throw queueAway();
-    let timer: NodeJS.Timeout | undefined;
-    const timeout = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(queueAway()), ANSWER_MS);
+    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
+      throw error instanceof TimedOut ? queueAway() : error;
     });
-    return Promise.race([work(), timeout]).finally(() => clearTimeout(timer));
   }
 
   return {

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { MemoryStore, type Store } from 'express-rate-limit';
 import type { Redis } from 'ioredis';
 import { RedisStore } from 'rate-limit-redis';
+import { within } from '../core/concurrency.js';
 import type { Logger } from '../core/log.js';
 import { connectRedis } from '../core/redis.js';
 
@@ -73,7 +74,7 @@ export async function openSharedCounts(url: string, log: Logger): Promise<Shared
   async function ask<T>(work: () => Promise<T>): Promise<T | undefined> {
     if (client.status !== 'ready' || Date.now() < pausedUntil) return undefined;
     try {
-      return await within(ANSWER_MS, work());
+      return await within(ANSWER_MS, work(), 'Redis');
     } catch (error) {
       // A connection that broke has said so itself.
       if (client.status === 'ready') {
@@ -143,12 +144,4 @@ function prepareScripts(client: Redis) {
   }
 
   return { load, run, send };
-}
-
-async function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('Redis does not answer in time')), ms);
-  });
-  return Promise.race([work, timeout]).finally(() => clearTimeout(timer));
 }

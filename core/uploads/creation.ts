@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
+import { within } from '../concurrency.js';
 import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
@@ -120,18 +121,9 @@ async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, fi
   const list: Waiting[] = [];
   byOwner.set(ownerId, list);
   for (let batch = [first]; batch.length > 0; batch = list.splice(0, MAX_TOGETHER)) {
-    await forAWhile(insertTogether(deps, batch));
+    await within(PATIENCE_MS, insertTogether(deps, batch), 'creation').catch(() => {});
   }
   byOwner.delete(ownerId);
-}
-
-async function forAWhile(work: Promise<void>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const over = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, PATIENCE_MS);
-  });
-  await Promise.race([work, over]);
-  clearTimeout(timer);
 }
 
 /** Never throws. */

@@ -1,4 +1,5 @@
 import type { DataSource } from 'typeorm';
+import { forEachOf } from '../concurrency.js';
 import { AppError } from '../errors.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
 
@@ -59,7 +60,7 @@ export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<Swe
   const lookUp = async () => {
     const orphans = await selectOrphans(deps.database, candidates);
     candidates = [];
-    await forEachOf(orphans, async (orphan) => {
+    await forEachOf(orphans, MAX_DELETIONS, async (orphan) => {
       if (options.remove) await deps.storage.remove(orphan);
       count.found++;
       count.bytes += orphan.size;
@@ -118,15 +119,4 @@ async function isStored({ blobs }: Storage, key: string): Promise<boolean> {
     },
     () => false,
   );
-}
-
-async function forEachOf(
-  orphans: StoredObject[],
-  act: (orphan: StoredObject) => Promise<void>,
-): Promise<void> {
-  const waiting = orphans.values();
-  const work = async () => {
-    for (const orphan of waiting) await act(orphan);
-  };
-  await Promise.all(Array.from({ length: MAX_DELETIONS }, work));
 }

@@ -1,6 +1,6 @@
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
+import { within } from '../../core/concurrency.js';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import { appendEvents, type EventType } from '../../core/events.js';
 import type { Logger } from '../../core/log.js';
@@ -116,10 +116,7 @@ export function createRefusals({ database, log }: { database: DataSource; log: L
     async whenWritten(req) {
       const line = lines.get(req);
       if (!line) return;
-      const inTime = new AbortController();
-      const tooLate = pause(WRITE_WITHIN_MS, undefined, { signal: inTime.signal }).catch(() => {});
-      await Promise.race([line, tooLate]);
-      inTime.abort();
+      await within(WRITE_WITHIN_MS, line, 'event log').catch(() => {});
     },
     async whenIdle() {
       await Promise.all(writing);

@@ -1,5 +1,5 @@
-import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
+import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
 import type { Storage } from '../../core/storage/storage.js';
 import type { Drain } from '../drain.js';
@@ -52,19 +52,13 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
 const ANSWER_WITHIN_MS = 3000;
 
 async function check(part: string, works: () => Promise<unknown>): Promise<void> {
-  const answered = new AbortController();
-  const tooLate = pause(ANSWER_WITHIN_MS, undefined, { signal: answered.signal }).then(() => {
-    throw new Error(`no answer within ${ANSWER_WITHIN_MS} ms`);
-  });
   try {
-    await Promise.race([works(), tooLate]);
+    await within(ANSWER_WITHIN_MS, works(), part);
   } catch (error) {
     throw new AppError('unavailable', {
       detail: `The ${part} does not answer`,
       cause: error,
       retryable: true,
     });
-  } finally {
-    answered.abort();
   }
 }

@@ -1,0 +1,41 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import { forEachOf, TimedOut, within } from '../core/concurrency.js';
+
+describe('within', () => {
+  it('gives what the work gives, or throws what it throws', async () => {
+    await expect(within(1000, Promise.resolve(7), 'work')).resolves.toBe(7);
+    await expect(within(1000, Promise.reject(new RangeError('no')), 'work')).rejects.toThrow(RangeError);
+  });
+
+  it('stops waiting after its time, and a later failure of the work disturbs nobody', async () => {
+    const work = pause(20).then(() => Promise.reject(new Error('too late')));
+    await expect(within(1, work, 'work')).rejects.toThrow(TimedOut);
+    await expect(work).rejects.toThrow('too late');
+  });
+});
+
+describe('forEachOf', () => {
+  it('comes to every item, never more than so many at once', async () => {
+    let running = 0;
+    let most = 0;
+    const seen: number[] = [];
+    await forEachOf([1, 2, 3, 4, 5, 6, 7], 3, async (item) => {
+      most = Math.max(most, ++running);
+      await pause(1);
+      running--;
+      seen.push(item);
+    });
+    expect(seen.sort()).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    expect(most).toBe(3);
+  });
+
+  it('begins with no further item after one has failed', async () => {
+    const begun: number[] = [];
+    const run = forEachOf([1, 2, 3, 4], 1, async (item) => {
+      begun.push(item);
+      if (item === 2) throw new Error('broken');
+    });
+    await expect(run).rejects.toThrow('broken');
+    expect(begun).toEqual([1, 2]);
+  });
+});
