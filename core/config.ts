@@ -27,6 +27,8 @@ export interface Config {
   trustProxy: boolean | number | string;
   /** Origins that browsers may call from, or '*'. */
   corsOrigins: '*' | string[];
+  /** Headers that their pages may send besides those that we and common tracing tools use. */
+  corsHeaders: string[];
   dataDir: string;
   /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
   databaseUrl: string | undefined;
@@ -142,6 +144,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     trustProxy: e.TRUST_PROXY,
     corsOrigins:
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
+    corsHeaders: e.CORS_HEADERS?.split(',').map((name) => name.trim()) ?? [],
     dataDir: resolve(e.DATA_DIR),
     databaseUrl: e.DATABASE_URL,
     redisUrl: e.REDIS_URL,

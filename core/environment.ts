@@ -81,6 +81,13 @@ export const environment = z.object({
     .transform(parseTrustProxy)
     .default(false),
   CORS_ORIGINS: z.string().default('*'),
+  CORS_HEADERS: z
+    .string()
+    .regex(
+      /^\s*[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*\s*$/,
+      'must be names of headers, separated by commas',
+    )
+    .optional(),
   DATA_DIR: z.string().min(1).default('./data'),
   DATA_DIR_SHARED: boolean.default(false),
   DATABASE_URL: z

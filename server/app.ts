@@ -10,7 +10,7 @@ import { cors, preflight } from './cors.js';
 import type { Drain } from './drain.js';
 import type { Limits } from './limits.js';
 import { lingeringClose } from './lingering-close.js';
-import { lockedIfAway, notFound, problemHandler, toAppError } from './problem.js';
+import { lockedForNow, notFound, problemHandler, toAppError } from './problem.js';
 import { refuseOddities, requestLog } from './requests.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
@@ -57,7 +57,7 @@ export function buildApp(deps: AppDeps): Express {
     try {
       await authenticate(req, access, { stillTrue: method === 'DELETE' });
     } catch (error) {
-      const told = method === 'HEAD' ? lockedIfAway(error) : error;
+      const told = method === 'HEAD' ? lockedForNow(error) : error;
       // Who guesses, or may not upload at all, goes on with nothing.
       if (isWrongToken(error) || toAppError(error).code === 'forbidden') await tusLimits.countMiss(req, res);
       throw told;
@@ -76,7 +76,7 @@ export function buildApp(deps: AppDeps): Express {
     tusLimits.byKind,
     drain.track(createTusHandler(deps, tusLimits)),
   );
-  app.use('/api', preflight, drain.refuse, limits.global);
+  app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);

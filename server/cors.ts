@@ -4,7 +4,25 @@ import { type Refusal, RefusedError } from './auth/refusals.js';
 import { originOf } from './origin.js';
 
 /** Headers of all answers, tus or not, that pages of other origins may read. */
-export const EXPOSED_ALWAYS = ['X-Request-Id', 'Retry-After', 'RateLimit', 'RateLimit-Policy'];
+export const EXPOSED_ALWAYS = [
+  'X-Request-Id',
+  'Retry-After',
+  'RateLimit',
+  'RateLimit-Policy',
+  'WWW-Authenticate',
+];
+
+/**
+ * Headers that pages of other origins may send to all routes. A tracing tool adds its own to every request of the page
+ * (W3C Trace Context and Baggage, Sentry), and some libraries add X-Requested-With: a preflight that does not allow them
+ * would stop the page's requests altogether.
+ */
+export const ALLOWED_ALWAYS = [
+  'X-Request-Id',
+  'X-Requested-With',
+  ...['traceparent', 'tracestate', 'baggage', 'sentry-trace'],
+  ...['If-Match', 'If-None-Match', 'If-Modified-Since', 'If-Unmodified-Since', 'If-Range'],
+];
 
 /** Headers of answers outside tus that pages of other origins may read, besides those that are always readable. */
 const EXPOSED_HEADERS = [
@@ -27,17 +45,17 @@ export function cors(origins: Config['corsOrigins']): RequestHandler {
   };
 }
 
-/** Answers the preflight requests of browsers for the REST API. */
-export const preflight: RequestHandler = (req, res, next) => {
-  if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
-  res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, PATCH, DELETE');
-  res.setHeader(
-    'Access-Control-Allow-Headers',
-    'Authorization, Content-Type, Range, If-None-Match, If-Range, X-Request-Id',
-  );
-  res.setHeader('Access-Control-Max-Age', '86400');
-  res.status(204).end();
-};
+/** Answers the preflight requests of browsers for the REST API. @param more headers that pages may send besides */
+export function preflight(more: string[]): RequestHandler {
+  const headers = [...ALLOWED_ALWAYS, 'Authorization', 'Content-Type', 'Range', ...more].join(', ');
+  return (req, res, next) => {
+    if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
+    res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, PATCH, DELETE');
+    res.setHeader('Access-Control-Allow-Headers', headers);
+    res.setHeader('Access-Control-Max-Age', '86400');
+    res.status(204).end();
+  };
+}
 
 /** Pages of which origins may do something that not every page may. */
 interface KnownPages {

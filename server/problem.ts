@@ -3,6 +3,7 @@ import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import type { Logger } from '../core/log.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
+import { TokenExpired } from './auth/tokens.js';
 
 /** For everything that no route took. */
 export const notFound: RequestHandler = () => {
@@ -43,23 +44,27 @@ export function problemJson({ title, status, code, detail }: AppError): string {
 const RETRY_AFTER_SECONDS = 2;
 
 /** The headers that go with an error, in answers of whatever kind. */
-export function setErrorHeaders(res: Response, { status, retryable }: AppError): void {
+export function setErrorHeaders(res: Response, { status, retryable, cause }: AppError): void {
   // RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
   if (status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
-  if (status === 503 && retryable && !res.hasHeader('Retry-After')) {
+  // "A server MAY generate a WWW-Authenticate header field in other response messages to indicate that supplying
+  // credentials (or different credentials) might affect the response" (RFC 9110, 11.6.1).
+  if (cause instanceof TokenExpired) res.setHeader('WWW-Authenticate', 'Bearer error="invalid_token"');
+  const passes = (status === 503 && retryable) || cause instanceof TokenExpired;
+  if (passes && !res.hasHeader('Retry-After')) {
     res.setHeader('Retry-After', RETRY_AFTER_SECONDS);
   }
 }
 
 /**
- * What is thrown instead where HEAD asks for an upload: clients take one that fails for the loss of the upload and send
- * all of it again, except after 423.
+ * What is thrown instead where HEAD asks for an upload. Clients take a HEAD that fails for the loss of the upload and send
+ * all of it again, except after 423. So a database that is away, and an access token that has run out, are told by 423:
+ * the upload is still there, and the same request works when the server is back, or with a fresh token.
  */
-export function lockedIfAway(thrown: unknown): unknown {
+export function lockedForNow(thrown: unknown): unknown {
   const { status, detail, title } = toAppError(thrown);
-  return status < 500
-    ? thrown
-    : new AppError('locked', { detail: detail ?? title, cause: thrown, retryable: true });
+  if (status < 500 && !(thrown instanceof TokenExpired)) return thrown;
+  return new AppError('locked', { detail: detail ?? title, cause: thrown, retryable: true });
 }
 
 /** What clients are told of an error: ours as they are, of others no more than a status that fits. */

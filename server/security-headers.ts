@@ -1,5 +1,6 @@
 import type { RequestHandler, Response } from 'express';
 import helmet from 'helmet';
+import { isEncrypted } from './origin.js';
 
 /*
  * What browsers are told about the answers. Everything gets the strictest, which fits whatever is no document: JSON, tus,
@@ -24,7 +25,7 @@ export function securityHeaders(publicUrl: string | undefined): RequestHandler[]
       // Below: over plain HTTP it means nothing, and other ports of localhost are not ours.
       strictTransportSecurity: false,
     }),
-    (req, res, next) => (isPublicEncrypted || req.secure ? strictTransport(req, res, next) : next()),
+    (req, res, next) => (isPublicEncrypted || isEncrypted(req) ? strictTransport(req, res, next) : next()),
   ];
 }
 

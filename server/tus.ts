@@ -9,6 +9,7 @@ import { getUpload } from '../core/uploads/queries.js';
 import { can, uploadAccessOf } from './auth/can.js';
 import { actorOf } from './auth/principal.js';
 import { noteIfRefused, type Refusals } from './auth/refusals.js';
+import { ALLOWED_ALWAYS } from './cors.js';
 import { originOf } from './origin.js';
 import { setErrorHeaders, toAppError } from './problem.js';
 import type { TusLimits } from './tus-limits.js';
@@ -28,6 +29,7 @@ import { checkMetadata } from './upload-metadata.js';
 export interface TusDeps extends StoreDeps {
   publicUrl: string | undefined;
   corsOrigins: '*' | string[];
+  corsHeaders: string[];
   refusals: Refusals;
 }
 
@@ -51,7 +53,7 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
     exposedHeaders: EXPOSED_HEADERS,
-    allowedHeaders: ['X-Request-Id'],
+    allowedHeaders: [...ALLOWED_ALWAYS, ...deps.corsHeaders],
     generateUrl: (head, { path, id }) => `${requestOf(requests, head).origin}${path}/${id}`,
     getFileIdFromRequest: (req) => idIn(new URL(req.url).pathname),
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),

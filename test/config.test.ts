@@ -12,6 +12,7 @@ test('nothing set is the standalone form, on loopback', () => {
     databaseUrl: undefined,
     trustProxy: false,
     corsOrigins: '*',
+    corsHeaders: [],
     maxUploadSize: 5 * 1024 ** 4,
   });
 });

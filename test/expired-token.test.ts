@@ -50,15 +50,24 @@ test('a PATCH is told so and changes nothing; with a fresh token it goes on wher
   expect(await user.settled(idOf(path))).toMatchObject({ status: 'completed', size: 6 });
 });
 
-test.each(['HEAD', 'DELETE'])(
-  'a %s is refused in the same way, and the upload is still there',
-  async (method) => {
-    const path = await user.create(3);
-    const refused = await expired.tus(method, path);
-    expect([refused.status, refused.headers.get('WWW-Authenticate')]).toEqual([401, 'Bearer']);
-    expect(await offsetOf(path)).toBe(0);
-  },
-);
+test('a DELETE is refused in the same way, and the upload is still there', async () => {
+  const path = await user.create(3);
+  const refused = await expired.tus('DELETE', path);
+  expect([refused.status, refused.headers.get('WWW-Authenticate')]).toEqual([401, 'Bearer']);
+  expect(await offsetOf(path)).toBe(0);
+});
+
+test('a HEAD is told to come again, because clients take every other refusal for the loss of the upload', async () => {
+  const path = await user.create(3);
+  for (const asked of [path, '/uploads/00000000-0000-7000-8000-000000000000']) {
+    const refused = await expired.tus('HEAD', asked);
+    expect(refused.status).toBe(423);
+    expect(refused.headers.get('WWW-Authenticate')).toBe('Bearer error="invalid_token"');
+    expect(Number(refused.headers.get('Retry-After'))).toBeGreaterThan(0);
+    expect(refused.headers.has('Upload-Offset')).toBe(false);
+  }
+  expect(await offsetOf(path)).toBe(0);
+});
 
 test('no upload is begun, and nothing is reserved for one', async () => {
   const before = await user.get('/api/me');
@@ -99,13 +108,16 @@ test('tus-js-client refreshes between two parts of a file and sends each byte on
 
 test('that it has expired is no attempt to break in: the log does not tell of it', async () => {
   const forged = useAccount(user, `${user.token}x`, () => processes.url);
-  const refused = [await expired.fetch('/api/files'), await forged.fetch('/api/files')];
+  const path = await user.create(3);
+  const asked = [await expired.fetch('/api/files'), await expired.tus('HEAD', path)];
+  expect(asked.map(({ status }) => status)).toEqual([401, 423]);
+  const refused = [await forged.fetch('/api/files'), await forged.tus('HEAD', path)];
   expect(refused.map(({ status }) => status)).toEqual([401, 401]);
   // A server that stops writes down what it still has to.
   await processes.stop('server');
   const { rows } = await processes.database.query(
-    `SELECT actor ->> 'requestId' AS request FROM events WHERE type = 'access'`,
+    `SELECT actor ->> 'requestId' AS request FROM events WHERE type = 'access' ORDER BY created_at`,
   );
   await processes.start('server');
-  expect(rows).toEqual([{ request: refused[1]?.headers.get('X-Request-Id') }]);
+  expect(rows).toEqual(refused.map(({ headers }) => ({ request: headers.get('X-Request-Id') })));
 });

@@ -38,6 +38,8 @@ export interface Caller {
   name: string;
   /** Of the Authorization header; a function where a token can be used once. Undefined: there is no header. */
   token: string | (() => Promise<string>) | undefined;
+  /** Whether it is an access token that was good until it ran out. */
+  ranOut?: boolean;
   /** What it is allowed; undefined: it is not even known. */
   may: readonly Action[] | undefined;
   /** Whether the objects of the owner are its own. */
@@ -124,7 +126,13 @@ export async function makeCallers(processes: Processes): Promise<Callers> {
   const USER = [...SCOPES, 'account'] as const;
   const ofOther = await key(other, SCOPES);
   const all: Caller[] = [
-    ...Object.entries(unknown).map(([name, token]) => ({ name, token, may: undefined, owns: false })),
+    ...Object.entries(unknown).map(([name, token]) => ({
+      name,
+      token,
+      may: undefined,
+      owns: false,
+      ranOut: /^an expired token/.test(name),
+    })),
     { name: 'another user', token: other.token, may: USER, owns: false },
     { name: 'another user, by the provider', token: external('another'), may: USER, owns: false },
     { name: 'a key of another user', token: ofOther.key, may: SCOPES, owns: false },

@@ -30,6 +30,8 @@ interface Row {
   on?: ObjectName;
   /** It does something to that which cannot be done twice: each who may gets one of their own. */
   changes?: true;
+  /** Clients ask it how an upload goes on: a token that has only run out must not make them begin anew. */
+  resumes?: true;
   /** It makes an upload. */
   begins?: true;
   /** Whether it is asked if what the token says is still true, although its access does not always ask. */
@@ -126,7 +128,7 @@ const OTHERS: Record<string, Row> = {
     begins: true,
     headers: { ...tus, 'Upload-Length': '3' },
   },
-  'HEAD /uploads/:id': { access: 'upload', ok: 200, on: 'upload', headers: tus },
+  'HEAD /uploads/:id': { access: 'upload', ok: 200, on: 'upload', resumes: true, headers: tus },
   'PATCH /uploads/:id': {
     access: 'upload',
     ok: 204,
@@ -303,7 +305,7 @@ const MOUNTED = [
   'refuseOddities',
   '<anonymous> at /api and /uploads',
   'route /uploads{/*path}',
-  'preflight at /api',
+  '<anonymous> at /api',
   'refuse at /api',
   'global at /api',
   // The declared routes.
@@ -339,6 +341,7 @@ function inertDeps(): AppDeps {
   const pass = () => {};
   return {
     corsOrigins: '*',
+    corsHeaders: [],
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },
@@ -369,10 +372,10 @@ async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: 
 const CHECKED: Row['access'][] = ['account', 'manage', 'admin'];
 
 /** The rules, once more and in other words than in can(). */
-function expected(row: Row, { may, owns, outdated }: Caller): number {
+function expected(row: Row, { may, owns, outdated, ranOut }: Caller): number {
   const { access, on, ok } = row;
   if (access === 'public') return ok;
-  if (!may) return 401;
+  if (!may) return row.resumes && ranOut ? 423 : 401;
   if (outdated && (CHECKED.includes(access) || row.asks || (row.begins && !outdated.begins))) return 401;
   if (!may.includes(access)) return 403;
   return on && access !== 'admin' && !owns ? 404 : ok;

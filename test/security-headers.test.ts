@@ -17,7 +17,11 @@ beforeAll(async () => {
   processes = await startProcesses();
   admin = await registerUser(() => processes.url);
   strict = await startProcesses(
-    { CORS_ORIGINS: `${LISTED}, https://b.example:8443`, PUBLIC_URL: 'https://files.example.org/base' },
+    {
+      CORS_ORIGINS: `${LISTED}, https://b.example:8443`,
+      CORS_HEADERS: 'X-Tenant, X-App_Version',
+      PUBLIC_URL: 'https://files.example.org/base',
+    },
     ['server'],
   );
 });
@@ -242,6 +246,21 @@ describe('pages of other origins', () => {
       (await preflight(processes.url, path, 'null', 'GET')).headers.get('Access-Control-Allow-Origin'),
     ).toBe('*');
   });
+
+  test.each(['/api/files', '/uploads'])(
+    'may send what tracing tools add, and what CORS_HEADERS names, at %s',
+    async (path) => {
+      const allowed = list(await preflight(strict.url, path, LISTED, 'POST'), 'Access-Control-Allow-Headers');
+      expect(allowed).toEqual(
+        expect.arrayContaining(['traceparent', 'tracestate', 'baggage', 'sentry-trace', 'x-requested-with']),
+      );
+      expect(allowed).toEqual(
+        expect.arrayContaining(['if-match', 'if-none-match', 'x-tenant', 'x-app_version']),
+      );
+      const usual = list(await preflight(processes.url, path, OTHER, 'POST'), 'Access-Control-Allow-Headers');
+      expect(usual).not.toContain('x-tenant');
+    },
+  );
 
   test('may use every method and read what they need', async () => {
     for (const method of ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE']) {

@@ -748,9 +748,34 @@ describe('behind a proxy', () => {
     expect(await locate({ TRUST_PROXY: trust }, forwarded)).toBe('https://files.example.org/uploads/');
   });
 
-  test('and another one before it, the client’s side counts', async () => {
-    const headers = { 'X-Forwarded-Proto': 'https, http', 'X-Forwarded-Host': 'files.example.org, inner' };
-    expect(await locate({ TRUST_PROXY: 'true' }, headers)).toBe('https://files.example.org/uploads/');
+  test.each(['true', '1', '2'])(
+    'what it appends counts, not what the client has sent before (%s)',
+    async (trust) => {
+      const headers = {
+        'X-Forwarded-Proto': 'gopher, https',
+        'X-Forwarded-Host': 'evil.example, files.example.org',
+      };
+      expect(await locate({ TRUST_PROXY: trust }, headers)).toBe('https://files.example.org/uploads/');
+    },
+  );
+
+  test('its port is added where the host names none', async () => {
+    expect(await locate({ TRUST_PROXY: '1' }, { ...forwarded, 'X-Forwarded-Port': '8443' })).toBe(
+      'https://files.example.org:8443/uploads/',
+    );
+    const located = async (headers: Record<string, string>) => {
+      const answer = await customer.tus('POST', '/uploads', { 'Upload-Length': '3', ...headers });
+      return new URL(answer.headers.get('Location') ?? '').origin;
+    };
+    expect(await located({ ...forwarded, 'X-Forwarded-Port': '443' })).toBe('https://files.example.org');
+    expect(await located({ ...forwarded, 'X-Forwarded-Port': '1, 8443' })).toBe(
+      'https://files.example.org:8443',
+    );
+    expect(await located({ ...forwarded, 'X-Forwarded-Port': 'evil.example' })).toBe(
+      'https://files.example.org',
+    );
+    const named = { 'X-Forwarded-Host': 'files.example.org:9000', 'X-Forwarded-Port': '8443' };
+    expect(await located({ ...forwarded, ...named })).toBe('https://files.example.org:9000');
   });
 
   test('that nobody named, its word is ignored, even if it makes no sense', async () => {

@@ -87,7 +87,8 @@ function sendByTus(uppy: Uppy, api: Api, onNews: () => void): void {
       const method = request.getMethod();
       const status = response.getStatus();
       const token = tokens.get(request);
-      if (status === 401 && token !== undefined) api.tokenRefused(token);
+      const isRefused = status === 401 || (status === 423 && response.getHeader('WWW-Authenticate'));
+      if (isRefused && token !== undefined) api.tokenRefused(token);
       if (method === 'POST' && (status === 429 || status === 503)) {
         const asked = readRetryAfter(response.getHeader('Retry-After'));
         if (status === 429 || asked !== undefined) holdNewUploads(asked ?? LIMITED_MS);

@@ -20,6 +20,9 @@ export type VerifyExternal = (token: string, actor: Actor) => Promise<Principal>
 /** How long the keys of the provider are waited for, in milliseconds. */
 const KEYS_TIMEOUT_MS = 5_000;
 
+/** How far the clocks of this machine and of the provider may be apart. */
+const CLOCK_TOLERANCE_SECONDS = 30;
+
 /** When keys that were fetched are fetched again, in milliseconds. */
 interface KeysAge {
   /** Younger than this, they are all there are: tokens with unknown keys cannot make us ask again. */
@@ -65,6 +68,7 @@ export function createVerifyExternal(
   const options = {
     algorithms: 'jwksUrl' in keys ? ['RS256', 'ES256'] : [algorithmOf(keys.publicKey)],
     requiredClaims: ['sub', 'exp'],
+    clockTolerance: CLOCK_TOLERANCE_SECONDS,
     ...(issuer ? { issuer } : {}),
     ...(audience ? { audience } : {}),
   };
