@@ -15,7 +15,9 @@ const FIRST_RETRY_MS = 100;
 const MAX_RETRY_MS = 5_000;
 
 /** A connection whose other end is gone without a word is destroyed when its answer to a probe is overdue. */
-const PROBE_EVERY_MS = 10_000;
+const PROBE_EVERY_MS = 5_000;
+
+const LIMITS = { ...REQUEST_LIMITS, answer: PROBE_EVERY_MS };
 
 export interface Listener {
   /** Calls `handle` with the payload of each notification on this channel from now on. One handler a channel. */
@@ -35,7 +37,7 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
   let current = await connect();
 
   async function connect(): Promise<Connection> {
-    const client = await connectOnce(databaseUrl, REQUEST_LIMITS);
+    const client = await connectOnce(databaseUrl, LIMITS);
     const ended = new Promise<void>((resolve) => client.once('end', resolve));
     client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
     try {
