@@ -32,6 +32,8 @@ export interface Config {
   dataDir: string;
   /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
   databaseUrl: string | undefined;
+  /** Connections to PostgreSQL of one server or worker, besides those of its queue and one that listens. */
+  databasePoolSize: number;
   /** Undefined: the queue is kept in PostgreSQL, and each server counts for its own rate limits. */
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
@@ -147,6 +149,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     corsHeaders: e.CORS_HEADERS?.split(',').map((name) => name.trim()) ?? [],
     dataDir: resolve(e.DATA_DIR),
     databaseUrl: e.DATABASE_URL,
+    databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,

@@ -93,6 +93,8 @@ export const environment = z.object({
   DATABASE_URL: z
     .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })
     .optional(),
+  // A transaction may have to ask something beside itself.
+  DATABASE_POOL_SIZE: integer(2, 1000).default(10),
   REDIS_URL: z
     .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
     .optional(),

@@ -11,9 +11,8 @@ import {
   type WorkerOptions,
   withBackend,
 } from 'bullmq';
-import pg from 'pg';
 import { TimedOut, within } from './concurrency.js';
-import { refuseStillborn } from './database/connect.js';
+import { DatabasePool, REQUEST_LIMITS } from './database/client.js';
 import { AppError } from './errors.js';
 import type { Logger } from './log.js';
 import { connectRedis } from './redis.js';
@@ -131,12 +130,12 @@ export function openQueue(
 
 /** Of our own, because BullMQ opens one to listen on without looking whether it was stillborn. */
 function openPool(connectionString: string): PgPool {
-  const pool: pg.Pool = new pg.Pool({
+  const pool = new DatabasePool({
     connectionString,
     max: POOL_SIZE,
     keepAlive: true,
     options: '-c search_path=bullmq',
-    onConnect: refuseStillborn,
+    limits: REQUEST_LIMITS,
   });
   // BullMQ describes what it needs of a pool in types of its own, which fit those of pg but for overloads.
   return pool as unknown as PgPool;

@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
+import { REQUEST_LIMITS } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
@@ -40,9 +41,11 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
   await migrate(databaseUrl);
-  const database = await openDatabase(databaseUrl, 'landfall server', (error) =>
-    log.warn({ err: error }, 'database connection'),
-  );
+  const database = await openDatabase(databaseUrl, 'landfall server', {
+    poolSize: config.databasePoolSize,
+    limits: REQUEST_LIMITS,
+    onError: (error) => log.warn({ err: error }, 'database connection'),
+  });
   const storage = await openStorage(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const listener = await openListener(databaseUrl, log);

@@ -87,7 +87,7 @@ export function toAppError(thrown: unknown): AppError {
     return new AppError('unavailable', { detail, cause: thrown, retryable: true });
   }
   if (isDatabaseAway(thrown)) {
-    const detail = 'The database does not answer at the moment: try again';
+    const detail = 'The database cannot be used at the moment: try again';
     return new AppError('unavailable', { detail, cause: thrown, retryable: true });
   }
   return new AppError('internal', { cause: thrown });

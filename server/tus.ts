@@ -163,7 +163,8 @@ function createLock(leases: Leases, id: string, request: TusRequest, holders: Ma
       // A new upload gets its lease with its row, and nobody else knows its id yet.
       if (request.method !== 'POST') {
         const access = uploadAccessOf(principalOf(request));
-        request.lease = await leases.acquire(id, access, request.gone, request.letGo);
+        const get = request.method === 'HEAD' ? leases.look : leases.acquire;
+        request.lease = await get(id, access, request.gone, request.letGo);
       }
       holders.set(id, request);
     },

@@ -72,6 +72,7 @@ test.each([
   [{ MAX_UPLOAD_SIZE: '6TiB' }, /at most 5 TiB/],
   [{ QUOTA_BYTES: '8192TiB' }, /^QUOTA_BYTES=8192TiB: must be at most 8191 TiB/],
   [{ PUBLIC_URL: 'example.org' }, /^PUBLIC_URL=example.org: must be an http or https address/],
+  [{ DATABASE_POOL_SIZE: '1' }, 'DATABASE_POOL_SIZE=1: must be a whole number from 2 to 1000'],
   [{ DATABASE_URL: 'mysql://x' }, /^DATABASE_URL=…: must look like postgres:/],
   [{ DATABASE_URL: 'mysql://u:sekret@h/d' }, /^DATABASE_URL=…: /],
   [{ TRUST_PROXY: 'yes' }, /^TRUST_PROXY=yes: must be true, false, a number of hops, or addresses/],

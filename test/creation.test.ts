@@ -1,4 +1,5 @@
 import { v7 as uuidv7 } from 'uuid';
+import { isDatabaseAway } from '../core/database/outage.js';
 import { createUpload } from '../core/uploads/creation.js';
 import { expectBooksRight, usageOf } from './books.js';
 import { registerUser } from './client.js';
@@ -102,4 +103,46 @@ test('one that the database does not take fails alone', async () => {
     'fulfilled',
   ]);
   expect(await heldBy(ownerId)).toEqual([{ bytes: 4, files: 4 }]);
+});
+
+test('one of a hundred that is not taken costs some statements more, one at a time', async () => {
+  const ownerId = await newOwner();
+  const from = postgres.statements.length;
+  const wanted = Array.from({ length: 100 }, (_, n) => ({ length: 1, title: n === 70 ? '\0' : '' }));
+  const results = await createTogether(ownerId, wanted);
+  expect(results.map(({ status }) => status).filter((status) => status === 'rejected')).toHaveLength(1);
+  expect(results[70]?.status).toBe('rejected');
+  expect(await heldBy(ownerId)).toEqual([{ bytes: 99, files: 99 }]);
+  const creations = postgres.statements.slice(from).filter(isCreation);
+  expect(creations.length).toBeLessThan(20);
+  expect(new Set(creations.map(({ connection }) => connection)).size).toBe(1);
+});
+
+test('of those that do not fit the quota all the first ones are taken', async () => {
+  const ownerId = await newOwner();
+  await ledger.query('UPDATE users SET max_files = 30 WHERE id = $1', [ownerId]);
+  const results = await createTogether(ownerId, Array(80).fill({ length: 1 }));
+  expect(results.map(({ status }) => status)).toEqual([
+    ...Array(30).fill('fulfilled'),
+    ...Array(50).fill('rejected'),
+  ]);
+});
+
+test('when the database is lost all that wait for one statement are told at once', async () => {
+  const ownerId = await newOwner();
+  const first = postgres.pauseAt(isCreation, 'before');
+  const results = createTogether(ownerId, Array(100).fill({ length: 1 }));
+  await first.reached;
+  // The others do not wait for it for ever.
+  const others = postgres.pauseAt(isCreation, 'before');
+  await others.reached;
+  const from = postgres.statements.length;
+  others.cut();
+  first.open();
+  const [one, ...rest] = await results;
+  expect(one?.status).toBe('fulfilled');
+  for (const result of rest) {
+    expect(result.status === 'rejected' && isDatabaseAway(result.reason)).toBe(true);
+  }
+  expect(postgres.statements.slice(from).filter(isCreation)).toEqual([]);
 });

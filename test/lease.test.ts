@@ -3,7 +3,7 @@ import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
 import { expireUploads } from '../core/uploads/cleanup.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
-import { appendToUpload, declareLength } from '../core/uploads/ledger.js';
+import { appendToUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { openLedger, parts, type TestLedger } from './ledger.js';
 import { until } from './until.js';
@@ -258,6 +258,60 @@ describe('taking', () => {
   });
 });
 
+describe('looking', () => {
+  const look = (leases: Leases, id: string, ownerId = ledger.ownerId) =>
+    leases.look(id, { ownerId }, never, ignore);
+
+  test('at an upload that nobody holds writes nothing', async () => {
+    const id = await createFree();
+    const before = await ledger.row(id);
+    const lease = await look(first, id);
+    expect(lease.upload).toMatchObject({ id, offset: 0, length: 100 });
+    await lease.release();
+    expect(await ledger.row(id)).toEqual(before);
+    await expect(look(first, id, uuidv7())).rejects.toMatchObject({ code: 'not_found' });
+    await expect(look(first, uuidv7())).rejects.toMatchObject({ code: 'not_found' });
+  });
+
+  test('asks the holder to let go, so that the offset it shows is the last one', async () => {
+    const id = await createFree();
+    const older = await acquire(first, id, async () => {
+      older.upload = await appendToUpload(ledger, older.upload, older.epoch, parts('abc'));
+      await older.release();
+    });
+    const lease = await look(second, id);
+    expect(lease.upload.offset).toBe(3);
+    await lease.release();
+  });
+
+  test('takes over a lease that has run out, because its holder may still commit', async () => {
+    const id = await createFree();
+    const stalled = await acquire(await openStalled('stalled'), id);
+    await letRunOut(id);
+    const lease = await look(second, id);
+    await expect(appendToUpload(ledger, stalled.upload, stalled.epoch, parts('late'))).rejects.toMatchObject({
+      code: 'locked',
+    });
+    expect(lease.upload).toMatchObject({ offset: 0, untidy: true });
+    await lease.release();
+    expect((await ledger.row(id)).lease_holder).toBeNull();
+  });
+
+  test('takes the lease of an upload whose object is still to be made', async () => {
+    const id = await createFree(3);
+    const lease = await acquire(first, id);
+    await appendToUpload(ledger, lease.upload, lease.epoch, parts('abc'));
+    await lease.release();
+    const toFinish = await look(second, id);
+    expect(await ledger.row(id)).toMatchObject({ lease_holder: 'second', lease_epoch: toFinish.epoch });
+    await toFinish.release();
+    await finishUpload(ledger, id);
+    const finished = await ledger.row(id);
+    expect((await look(second, id)).upload.status).toBe('finished');
+    expect(await ledger.row(id)).toEqual(finished);
+  });
+});
+
 describe('a holder that stood still', () => {
   test('changes nothing after another has taken its lease', async () => {
     const id = await createFree(null);
@@ -375,6 +429,31 @@ describe('over time', () => {
     expect(asked.sort()).toEqual(ids.sort());
     await Promise.all(leases.map((lease) => lease.release()));
   });
+});
+
+test('a request that hangs loses its lease when it does not let go, one that promised nothing keeps it', async () => {
+  const [hangs, busy] = [await createFree(), await createFree()];
+  let asked = false;
+  const hanging = await acquire(first, hangs, () => {
+    asked = true;
+  });
+  const working = await first.tryAcquire(busy);
+  const gone = new AbortController();
+  const [next, refused] = [hangs, busy].map((id) => acquire(second, id, ignore, gone.signal));
+  refused?.catch(() => {});
+  await until('it is asked to let go', () => asked);
+  const { now } = performance;
+  // Longer than any request is given for it.
+  performance.now = () => now.call(performance) + 20_000;
+  try {
+    const lease = await next;
+    expect(lease?.upload).toMatchObject({ leaseHolder: 'second', untidy: true });
+    expect(await ledger.row(busy)).toMatchObject({ lease_holder: 'first', lease_epoch: working?.epoch });
+    gone.abort();
+    await Promise.all([hanging, working, lease].map((each) => each?.release()));
+  } finally {
+    performance.now = now;
+  }
 });
 
 describe('many that wait', () => {

@@ -1,6 +1,6 @@
 /**
  * A TCP proxy before PostgreSQL that knows statements: it can stop a connection before one reaches PostgreSQL, or after
- * it was carried out and before its client hears of that; and it can be away for a while.
+ * it was carried out and before its client hears of that; and it can be away for a while, with or without a word.
  *
  * A statement is what a client sends up to the answer "ready for query": a simple Query, or the messages of the extended
  * protocol up to Sync. (PostgreSQL manual, "Frontend/Backend Protocol".)
@@ -43,6 +43,10 @@ export interface PostgresProxy {
   away(): Promise<void>;
   /** It is there again, at the same address. */
   back(): Promise<void>;
+  /** As when a host loses its power: nothing is refused and nothing ended, but no byte comes through any more. */
+  vanish(): void;
+  /** New connections work again. Those of before, and of meanwhile, stay as they are. */
+  reappear(): void;
   close(): Promise<void>;
 }
 
@@ -53,26 +57,41 @@ interface Message {
   bytes: Buffer;
 }
 
+/** The two sockets of one client. */
+interface Link {
+  inward: Socket;
+  outward: Socket;
+  /** Whether PostgreSQL has vanished behind it. */
+  dead: boolean;
+}
+
 export async function startPostgresProxy(): Promise<PostgresProxy> {
   const statements: Statement[] = [];
   const pauses = new Set<Pause>();
   const sockets = new Set<Socket>();
+  const links = new Set<Link>();
   let target = { hostname: '', port: 0 };
   const port = await freePort();
   let connections = 0;
   let toEnd = 0;
+  let vanished = false;
 
-  const server = createServer((inward) => {
-    const outward = connect(target.port, target.hostname);
+  const server = createServer({ allowHalfOpen: true }, (inward) => {
+    const outward = connect({ port: target.port, host: target.hostname, allowHalfOpen: true });
+    const link: Link = { inward, outward, dead: vanished };
+    links.add(link);
     for (const [socket, other] of [
       [inward, outward],
       [outward, inward],
     ] as const) {
       sockets.add(socket);
       socket.on('error', () => {});
+      // Neither end hears of the other's end any more.
+      socket.on('end', () => link.dead || socket.end());
       socket.on('close', () => {
         sockets.delete(socket);
-        other.destroy();
+        links.delete(link);
+        if (!link.dead) other.destroy();
       });
     }
     connections++;
@@ -81,7 +100,7 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
       endAsItComes(inward, outward);
       return;
     }
-    relay(inward, outward, connections, async (statement, place) => {
+    relay(link, connections, async (statement, place) => {
       if (place === 'before') statements.push(statement);
       // Each sees all of them, so that it can count.
       const [pause] = [...pauses].filter((each) => each.place === place && each.when(statement));
@@ -136,6 +155,13 @@ export async function startPostgresProxy(): Promise<PostgresProxy> {
     },
     away,
     back,
+    vanish() {
+      vanished = true;
+      for (const link of links) link.dead = true;
+    },
+    reappear() {
+      vanished = false;
+    },
     close: away,
   };
 }
@@ -166,11 +192,11 @@ const SHUTS_DOWN = (() => {
  * @param visit awaited at both places of each statement; the connection breaks if it throws
  */
 function relay(
-  inward: Socket,
-  outward: Socket,
+  link: Link,
   connection: number,
   visit: (statement: Statement, place: 'before' | 'after') => Promise<void>,
 ): void {
+  const { inward, outward } = link;
   const describe = createDescriber(connection);
   let batch: Message[] = [];
   /** Statements that PostgreSQL has still to answer. */
@@ -186,6 +212,7 @@ function relay(
 
   const readInward = createReader(false);
   inward.on('data', (data) => {
+    if (link.dead) return;
     for (const message of readInward(data)) {
       batch.push(message);
       if (['P', 'B', 'D', 'E', 'C'].includes(message.type)) continue;
@@ -197,7 +224,7 @@ function relay(
           await visit(statement, 'before');
           open.push(statement);
         }
-        outward.write(Buffer.concat(messages.map(({ bytes }) => bytes)));
+        if (!link.dead) outward.write(Buffer.concat(messages.map(({ bytes }) => bytes)));
       });
     }
   });
@@ -213,7 +240,7 @@ function relay(
       const statement = type === 'Z' ? open.shift() : undefined;
       enqueue('outward', async () => {
         if (statement) await visit(statement, 'after');
-        inward.write(Buffer.concat(chunks));
+        if (!link.dead) inward.write(Buffer.concat(chunks));
       });
     }
   });

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
+import { PASS_LIMITS } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
@@ -27,9 +28,11 @@ async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl } = requireConnected(config);
   const log = createLogger(config.logLevel, 'worker');
   await migrate(databaseUrl);
-  const database = await openDatabase(databaseUrl, 'landfall worker', (error) =>
-    log.warn({ err: error }, 'database connection'),
-  );
+  const database = await openDatabase(databaseUrl, 'landfall worker', {
+    poolSize: config.databasePoolSize,
+    limits: PASS_LIMITS,
+    onError: (error) => log.warn({ err: error }, 'database connection'),
+  });
   const storage = await openStorage(config, log);
   const listener = await openListener(databaseUrl, log);
   // Not the INSTANCE_ID, which a server may have, too.

@@ -4,7 +4,7 @@ import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js'
 import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../../migrations/1763700000000-people.js';
 import { Forget1763710000000 } from '../../migrations/1763710000000-forget.js';
-import { refuseStillborn } from './connect.js';
+import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
 import { Derivative } from './entities/derivative.js';
@@ -16,30 +16,33 @@ import { Upload } from './entities/upload.js';
 import { UploadToken } from './entities/upload-token.js';
 import { User } from './entities/user.js';
 
-/**
- * A process that stands still in the middle of a transaction holds row locks that whoever takes over waits for:
- * PostgreSQL then ends that connection.
- */
-const STALLED_TRANSACTION_MS = 15_000;
+interface DatabaseOptions {
+  /** Connections at most. */
+  poolSize?: number;
+  /** Undefined: a statement may take as long as it needs, as in migrations and commands. */
+  limits?: TimeLimits;
+  /** Called for an idle connection that broke; the pool replaces it by itself. */
+  onError?(error: Error): void;
+}
 
 /**
  * Opens the database.
  * @param name shown in pg_stat_activity
- * @param onError called for an idle connection that broke; the pool replaces it by itself
  */
 export async function openDatabase(
   url: string,
   name: string,
-  onError: (error: Error) => void = () => {},
+  { poolSize = 10, limits, onError = () => {} }: DatabaseOptions = {},
 ): Promise<DataSource> {
   const database = new DataSource({
     type: 'postgres',
     url,
     applicationName: name,
-    poolSize: 10,
+    driver: { Pool: DatabasePool },
+    poolSize,
     poolErrorHandler: onError,
-    connectTimeoutMS: 10_000,
-    extra: { idle_in_transaction_session_timeout: STALLED_TRANSACTION_MS, onConnect: refuseStillborn },
+    connectTimeoutMS: CONNECT_MS,
+    extra: { limits },
     entities: [ApiKey, Blob, Derivative, Event, File, Invitation, Session, Upload, UploadToken, User],
     migrations: [Initial1763640000000, S31763650000000, People1763700000000, Forget1763710000000],
   });

@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Logger } from '../log.js';
+import { REQUEST_LIMITS } from './client.js';
 import { connectOnce } from './connect.js';
 
 /*
@@ -13,8 +14,10 @@ import { connectOnce } from './connect.js';
 const FIRST_RETRY_MS = 100;
 const MAX_RETRY_MS = 5_000;
 
-/** A connection whose other end is gone without a word is noticed after at most twice that. */
-const PROBE_EVERY_MS = 10_000;
+/** A connection whose other end is gone without a word is destroyed when its answer to a probe is overdue. */
+const PROBE_EVERY_MS = 5_000;
+
+const LIMITS = { ...REQUEST_LIMITS, answer: PROBE_EVERY_MS };
 
 export interface Listener {
   /** Calls `handle` with the payload of each notification on this channel from now on. One handler a channel. */
@@ -34,7 +37,7 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
   let current = await connect();
 
   async function connect(): Promise<Connection> {
-    const client = await connectOnce(databaseUrl);
+    const client = await connectOnce(databaseUrl, LIMITS);
     const ended = new Promise<void>((resolve) => client.once('end', resolve));
     client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
     try {
@@ -68,17 +71,10 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
     }
   }
 
-  /** Ends a connection that does not answer any more, so that a new one is opened. */
-  async function probe({ client }: Connection): Promise<void> {
-    // An error is an answer, too: that connection ends by itself.
-    const answered = client.query('SELECT 1').catch(() => true);
-    const answer = await Promise.race([answered, pause(PROBE_EVERY_MS, undefined, { ref: false })]);
-    if (!answer) await client.end();
-  }
-
   // It only ever ends because of close().
   keepConnected().catch(() => {});
-  const timer = setInterval(() => void probe(current), PROBE_EVERY_MS);
+  // Whatever it fails with, the connection then ends by itself.
+  const timer = setInterval(() => void current.client.query('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
   timer.unref();
 
   return {

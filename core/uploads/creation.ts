@@ -5,8 +5,9 @@ import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
+import { isConflict, isDatabaseAway } from '../database/outage.js';
 import { countChanged, queryEntities } from '../database/rows.js';
-import { AppError, hasCode } from '../errors.js';
+import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF } from '../events.js';
 import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { hasRoom, quotaExceeded } from '../quota.js';
@@ -18,7 +19,7 @@ import { LEASE_MS } from './lease.js';
  * Each changes the row of its owner, so those of one owner would wait for each other in the database, each with a
  * connection of its own. Here they wait before it instead: while one statement of an owner is under way, what else comes
  * is gathered, and goes together in the next one. If not all of that fits the quota, or something is wrong with one of
- * them, each is tried for itself. Nobody waits for a statement that is not answered for a while: it may be the only one.
+ * them, halves of it are tried one after the other. Nobody waits for a statement that is not answered for a while: it may be the only one.
  */
 
 export interface CreationDeps {
@@ -50,9 +51,6 @@ interface Waiting {
   resolve(row: Upload): void;
   reject(error: unknown): void;
 }
-
-/** SQLSTATE. */
-const UNIQUE_VIOLATION = '23505';
 
 /** Uploads in one statement. */
 const MAX_TOGETHER = 100;
@@ -126,24 +124,32 @@ async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, fi
   byOwner.delete(ownerId);
 }
 
-/** Never throws. */
+/**
+ * If not all of them can be written together, the one that is to blame is searched for by halves, one statement at a time.
+ * Never throws.
+ */
 async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<void> {
   const { manager } = deps.database;
-  if (batch.length > 1) {
-    // Whatever is wrong is found out again, and told to the one that it is about.
-    const uploads = batch.map(({ upload }) => upload);
-    const rows = await insertRows(deps, manager, uploads).catch(() => []);
-    const byId = new Map(rows.map((row) => [row.id, row]));
-    const isDone = ({ upload, resolve }: Waiting) => {
-      const row = byId.get(upload.id);
-      if (row) resolve(row);
-      return row !== undefined;
-    };
-    batch = batch.filter((one) => !isDone(one));
+  const [first] = batch;
+  if (first && batch.length === 1) {
+    return insertAlone(deps, manager, first.upload).then(first.resolve, first.reject);
   }
-  await Promise.all(
-    batch.map(({ upload, resolve, reject }) => insertAlone(deps, manager, upload).then(resolve, reject)),
-  );
+  const uploads = batch.map(({ upload }) => upload);
+  const outcome = await insertRows(deps, manager, uploads).catch((error: unknown) => ({ error }));
+  if ('error' in outcome && (isDatabaseAway(outcome.error) || isConflict(outcome.error))) {
+    // None of them is to blame, and each further statement would have to wait as long.
+    for (const { reject } of batch) reject(outcome.error);
+    return;
+  }
+  const rows = 'error' in outcome ? [] : outcome;
+  if (rows.length > 0) {
+    const byId = new Map(rows.map((row) => [row.id, row]));
+    for (const { upload, resolve } of batch) resolve(byId.get(upload.id) as Upload);
+    return;
+  }
+  const middle = Math.ceil(batch.length / 2);
+  await insertTogether(deps, batch.slice(0, middle));
+  await insertTogether(deps, batch.slice(middle));
 }
 
 /**
@@ -151,11 +157,7 @@ async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<voi
  * @throws {AppError} unauthenticated, quota_exceeded
  */
 async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
-  const [row] = await insertRows(deps, manager, [upload]).catch((error: unknown) => {
-    // It went with others, and only the answer was lost.
-    if (!hasCode(error, UNIQUE_VIOLATION) || upload.token) throw error;
-    return manager.getRepository(Upload).findBy({ id: upload.id, ownerId: upload.ownerId });
-  });
+  const [row] = await insertRows(deps, manager, [upload]);
   if (row) return row;
   const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
   if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });

@@ -119,7 +119,7 @@ export async function completeDirectUpload(
 ): Promise<string> {
   const direct = requireDirect(deps);
   // It does not let go for another, and does not stop when the client goes: whoever asks wants the same.
-  const lease = await deps.leases.acquire(id, access, new AbortController().signal, () => {});
+  const lease = await deps.leases.acquire(id, access, new AbortController().signal, undefined);
   try {
     const { upload } = lease;
     if (!upload.direct) throw notDirect();

@@ -1,9 +1,10 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
-import { Upload } from '../database/entities/upload.js';
+import { within } from '../concurrency.js';
+import type { Upload } from '../database/entities/upload.js';
 import type { Listener } from '../database/listen.js';
-import { queryEntities } from '../database/rows.js';
-import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
+import { createLeaseRows, type HeldRow } from './lease-rows.js';
 import type { UploadAccess } from './queries.js';
 import { createWaiters, inUse } from './waiters.js';
 
@@ -31,6 +32,15 @@ const RENEW_EVERY_MS = LEASE_MS / 3;
 /** How long a request waits for a lease before it is told that the upload is in use. */
 const WAIT_MS = LEASE_MS + 5_000;
 
+/**
+ * How long a request that was asked to let go is given for it, at most: after that its lease is not renewed, so that
+ * another server can go on with the upload within 30 s.
+ */
+const LET_GO_MS = 15_000;
+
+/** How long giving a lease back may take. */
+const RELEASE_MS = 5_000;
+
 /** How often a lease that somebody holds is asked for, and tried, again. */
 export const RETRY_MS = 200;
 
@@ -52,15 +62,22 @@ export interface Leases {
    * Waits for the lease of an upload and takes it.
    * @param access whose upload it must be: nobody else's request may disturb the holder
    * @param signal gives up when it aborts
-   * @param onRequested called when another request wants the lease, or when it was lost
+   * @param onRequested called when another request wants the lease, or when it was lost: it has some seconds then.
+   * Undefined: it is held for as long as it takes
    * @throws {AppError} not_found, locked
    */
   acquire(
     uploadId: string,
     access: UploadAccess,
     signal: AbortSignal,
-    onRequested: () => void,
+    onRequested: (() => void) | undefined,
   ): Promise<Lease>;
+  /**
+   * For a request that only asks how far an upload has come: no lease is taken, and nothing written, when nobody has one
+   * and nothing is left to be done. A lease that has run out may have a holder that still commits, so it is taken over.
+   * As `acquire` otherwise.
+   */
+  look: Leases['acquire'];
   /** Takes the lease of anybody's upload if it is free or has run out, without waiting or disturbing the holder. */
   tryAcquire(uploadId: string): Promise<Lease | undefined>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
@@ -73,14 +90,20 @@ export interface Leases {
   close(): void;
 }
 
-interface Held {
-  uploadId: string;
-  epoch: number;
-  onRequested: () => void;
+interface Held extends HeldRow {
+  /** Undefined: it does not let go for others. */
+  onRequested: (() => void) | undefined;
   /** Grows with each request of this process that comes for a lease. */
   arrival: number;
   /** Whether another process waits for it. */
   wanted: boolean;
+  /** When it was asked for the first time to let go. */
+  askedAt: number | undefined;
+}
+
+/** Whether a lease is still to be renewed: a request that does not let go when it is asked to hangs. */
+function mayLast({ onRequested, askedAt }: Held): boolean {
+  return !onRequested || askedAt === undefined || performance.now() < askedAt + LET_GO_MS;
 }
 
 /**
@@ -92,59 +115,38 @@ export async function openLeases(
   holder: string,
 ): Promise<Leases> {
   const { database, listener, log } = deps;
+  const rows = createLeaseRows(database, holder, LEASE_MS);
+  let closed = false;
   const held = new Map<string, Held>();
   const waiters = createWaiters();
   let arrivals = 0;
 
-  await database.query(
-    `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
-     WHERE status = 'uploading' AND lease_holder = $1`,
-    [holder],
-  );
+  await rows.endFormer();
   await listener.subscribe(WANTED, (uploadId) => {
     const entry = held.get(uploadId);
     if (!entry) return;
     entry.wanted = true;
-    entry.onRequested();
+    ask(entry);
   });
   await listener.subscribe(RELEASED, (uploadId) => waiters.wake(uploadId));
 
-  /** @param access whose it must be; undefined: anybody's */
   async function take(uploadId: string, access?: UploadAccess): Promise<Upload | undefined> {
-    // Whoever holds it in this process may still write, even if the lease ran out because the database was away.
-    if (held.has(uploadId)) return undefined;
-    // What a holder that did not release it was about to store may be there without the ledger naming it.
-    const [upload] = await queryEntities(
-      database.manager,
-      Upload,
-      `UPDATE uploads
-       SET lease_holder = $2, lease_epoch = lease_epoch + 1,
-           lease_expires_at = now() + $3 * interval '1 millisecond',
-           untidy = untidy OR lease_holder IS NOT NULL
-       WHERE id = $1 AND ($4::uuid IS NULL OR owner_id = $4) AND ($5::uuid IS NULL OR upload_token_id = $5)
-         AND (lease_holder IS NULL OR lease_expires_at < now())
-       RETURNING *`,
-      [uploadId, holder, LEASE_MS, access?.ownerId ?? null, access?.uploadTokenId ?? null],
-    );
-    return upload;
+    // A holder in this process may still write, even if its lease ran out because the database was away.
+    return held.has(uploadId) ? undefined : rows.take(uploadId, access);
   }
 
-  /** @throws {AppError} not_found when there is no such upload, or not for them */
-  async function check(uploadId: string, { ownerId, uploadTokenId }: UploadAccess): Promise<void> {
-    const found: unknown[] = await database.query(
-      'SELECT FROM uploads WHERE id = $1 AND owner_id = $2 AND ($3::uuid IS NULL OR upload_token_id = $3)',
-      [uploadId, ownerId, uploadTokenId ?? null],
-    );
-    if (found.length === 0) throw new AppError('not_found');
+  function ask(entry: Held): void {
+    entry.askedAt ??= performance.now();
+    entry.onRequested?.();
   }
 
   /** Asks the holder, wherever it is, to let go. */
   async function askFor(uploadId: string, arrival: number): Promise<void> {
     const here = held.get(uploadId);
-    // Who came later than the one that asks is let alone: it has overtaken the others in the line.
+    // The holder arrived after this waiter, so it is the newer client: leave it alone.
     if (here && here.arrival > arrival) return;
-    if (here) here.onRequested();
-    else await database.query('SELECT pg_notify($1, $2)', [WANTED, uploadId]);
+    if (here) ask(here);
+    else await rows.notify(WANTED, uploadId);
   }
 
   function leave(entry: Held): void {
@@ -152,26 +154,26 @@ export async function openLeases(
     waiters.wake(entry.uploadId);
   }
 
+  /** Never throws. A lease that could not be given back runs out by itself. */
   async function release(entry: Held): Promise<void> {
-    const { uploadId, epoch } = entry;
     try {
-      await database.query(
-        'UPDATE uploads SET lease_holder = NULL WHERE id = $1 AND lease_epoch = $2 AND lease_holder = $3',
-        [uploadId, epoch, holder],
-      );
-      if (entry.wanted) await database.query(`SELECT pg_notify('${RELEASED}', $1)`, [uploadId]);
+      await within(RELEASE_MS, rows.release(entry), 'release');
+      if (entry.wanted) await within(RELEASE_MS, rows.notify(RELEASED, entry.uploadId), 'notification');
+    } catch (error) {
+      log.warn({ err: error, uploadId: entry.uploadId }, 'lease could not be given back');
     } finally {
       leave(entry);
     }
   }
 
-  function adopt(upload: Upload, onRequested: () => void, arrival = ++arrivals): Lease {
+  function adopt(upload: Upload, onRequested: Held['onRequested'], arrival = ++arrivals): Lease {
     const entry: Held = {
       uploadId: upload.id,
       epoch: upload.leaseEpoch,
       onRequested,
       arrival,
       wanted: false,
+      askedAt: undefined,
     };
     held.set(upload.id, entry);
     return { upload, epoch: entry.epoch, release: () => release(entry), leave: () => leave(entry) };
@@ -180,60 +182,65 @@ export async function openLeases(
   async function renew(): Promise<void> {
     const entries = [...held.values()];
     if (entries.length === 0) return;
-    // A lease that is just being given back is nobody's any more, but not lost: who loses one finds its epoch raised.
-    const mine: { id: string }[] = await database.query(
-      `WITH mine AS (
-         SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
-       ), renewed AS (
-         UPDATE uploads SET lease_expires_at = now() + $3 * interval '1 millisecond'
-         FROM mine WHERE uploads.id = mine.id AND lease_epoch = epoch AND lease_holder = $4
-       )
-       SELECT uploads.id FROM uploads JOIN mine ON uploads.id = mine.id AND lease_epoch = epoch`,
-      [entries.map((entry) => entry.uploadId), entries.map((entry) => entry.epoch), LEASE_MS, holder],
-    );
-    const kept = new Set(mine.map((row) => row.id));
+    const mine = await rows.renew(entries, entries.filter(mayLast));
     for (const entry of entries) {
-      if (!kept.has(entry.uploadId) && held.get(entry.uploadId) === entry) entry.onRequested();
+      if (!mine.has(entry.uploadId) && held.get(entry.uploadId) === entry) ask(entry);
     }
   }
 
-  const timer = setInterval(() => {
-    renew().catch((error: unknown) => log.warn({ err: error }, 'leases could not be renewed'));
-  }, RENEW_EVERY_MS);
-  timer.unref();
+  /** One renewal at a time. If its connection hangs, the next one gets another before leases run out. */
+  async function keepRenewing(): Promise<void> {
+    while (!closed) {
+      const renewal = within(RENEW_EVERY_MS, renew(), 'renewal').catch((error: unknown) => {
+        log.warn({ err: error }, 'leases could not be renewed');
+      });
+      await Promise.all([renewal, pause(RENEW_EVERY_MS, undefined, { ref: false })]);
+    }
+  }
+  void keepRenewing();
+
+  const acquire: Leases['acquire'] = async (uploadId, access, signal, onRequested) => {
+    const deadline = Date.now() + WAIT_MS;
+    const arrival = ++arrivals;
+    signal.throwIfAborted();
+    const free = await take(uploadId, access);
+    if (free) return adopt(free, onRequested, arrival);
+    // Before anybody is disturbed.
+    await rows.read(uploadId, access);
+    const waiter = waiters.join(uploadId);
+    try {
+      for (;;) {
+        signal.throwIfAborted();
+        const newest = waiter.isNewest();
+        const upload = newest && (await take(uploadId, access));
+        if (upload) return adopt(upload, onRequested, arrival);
+        if (Date.now() > deadline) throw inUse();
+        await Promise.all([waiter.pause(RETRY_MS), newest && askFor(uploadId, arrival)]);
+      }
+    } finally {
+      waiter.leave();
+    }
+  };
 
   return {
     holder,
     adopt,
-    async acquire(uploadId, access, signal, onRequested) {
-      const deadline = Date.now() + WAIT_MS;
-      const arrival = ++arrivals;
-      signal.throwIfAborted();
-      const free = await take(uploadId, access);
-      if (free) return adopt(free, onRequested, arrival);
-      // Before anybody is disturbed.
-      await check(uploadId, access);
-      const waiter = waiters.join(uploadId);
-      try {
-        for (;;) {
-          signal.throwIfAborted();
-          const newest = waiter.isNewest();
-          const upload = newest && (await take(uploadId, access));
-          if (upload) return adopt(upload, onRequested, arrival);
-          if (Date.now() > deadline) throw inUse();
-          await Promise.all([waiter.pause(RETRY_MS), newest && askFor(uploadId, arrival)]);
-        }
-      } finally {
-        waiter.leave();
-      }
+    acquire,
+    async look(uploadId, access, signal, onRequested) {
+      const upload = await rows.read(uploadId, access);
+      const isToFinish = upload.status === 'uploading' && upload.offset === upload.length;
+      if (upload.leaseHolder !== null || isToFinish) return acquire(uploadId, access, signal, onRequested);
+      return { upload, epoch: upload.leaseEpoch, release: async () => {}, leave() {} };
     },
     async tryAcquire(uploadId) {
       const upload = await take(uploadId);
-      return upload && adopt(upload, () => {});
+      return upload && adopt(upload, undefined);
     },
     askAll() {
-      for (const entry of held.values()) entry.onRequested();
+      for (const entry of held.values()) ask(entry);
     },
-    close: () => clearInterval(timer),
+    close() {
+      closed = true;
+    },
   };
 }

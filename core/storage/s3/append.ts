@@ -1,3 +1,4 @@
+import { isConflict, isDatabaseAway } from '../../database/outage.js';
 import { AppError } from '../../errors.js';
 import type { Progress, Segment, StoredUpload } from '../storage.js';
 import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
@@ -65,7 +66,8 @@ export async function appendToS3(
 }
 
 function toAppError(error: unknown): unknown {
-  if (error instanceof AppError) return error;
+  // The ledger's, when it commits what was stored.
+  if (error instanceof AppError || isDatabaseAway(error) || isConflict(error)) return error;
   return new AppError('unavailable', {
     detail: 'The storage does not answer',
     cause: error,

@@ -1,0 +1,98 @@
+import type { DataSource } from 'typeorm';
+import { Upload } from '../database/entities/upload.js';
+import { queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import type { UploadAccess } from './queries.js';
+
+/** A lease of this process, as the row of its upload names it. */
+export interface HeldRow {
+  uploadId: string;
+  epoch: number;
+}
+
+/** The statements of lease.ts on the rows of uploads. */
+export interface LeaseRows {
+  /** Ends the leases of a dead process that had the name of this one. */
+  endFormer(): Promise<void>;
+  /** @param access whose it must be; undefined: anybody's. @returns undefined when it is not free */
+  take(uploadId: string, access?: UploadAccess): Promise<Upload | undefined>;
+  /** @throws {AppError} not_found when there is no such upload, or not for them */
+  read(uploadId: string, access: UploadAccess): Promise<Upload>;
+  release(held: HeldRow): Promise<void>;
+  /**
+   * @param entries all leases of this process
+   * @param renewed those of them that are to last longer
+   * @returns ids of the uploads whose leases are still its own
+   */
+  renew(entries: HeldRow[], renewed: HeldRow[]): Promise<Set<string>>;
+  notify(channel: string, uploadId: string): Promise<void>;
+}
+
+/** @param holder name of this process, @param leaseMs how long a lease lasts without being renewed */
+export function createLeaseRows(database: DataSource, holder: string, leaseMs: number): LeaseRows {
+  return {
+    async endFormer() {
+      await database.query(
+        `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
+         WHERE status = 'uploading' AND lease_holder = $1`,
+        [holder],
+      );
+    },
+    async take(uploadId, access) {
+      // What a holder that did not release it was about to store may be there without the ledger naming it.
+      const [upload] = await queryEntities(
+        database.manager,
+        Upload,
+        `UPDATE uploads
+         SET lease_holder = $2, lease_epoch = lease_epoch + 1,
+             lease_expires_at = now() + $3 * interval '1 millisecond',
+             untidy = untidy OR lease_holder IS NOT NULL
+         WHERE id = $1 AND ($4::uuid IS NULL OR owner_id = $4) AND ($5::uuid IS NULL OR upload_token_id = $5)
+           AND (lease_holder IS NULL OR lease_expires_at < now())
+         RETURNING *`,
+        [uploadId, holder, leaseMs, access?.ownerId ?? null, access?.uploadTokenId ?? null],
+      );
+      return upload;
+    },
+    async read(uploadId, { ownerId, uploadTokenId }) {
+      const [upload] = await queryEntities(
+        database.manager,
+        Upload,
+        'SELECT * FROM uploads WHERE id = $1 AND owner_id = $2 AND ($3::uuid IS NULL OR upload_token_id = $3)',
+        [uploadId, ownerId, uploadTokenId ?? null],
+      );
+      if (!upload) throw new AppError('not_found');
+      return upload;
+    },
+    async release({ uploadId, epoch }) {
+      await database.query(
+        'UPDATE uploads SET lease_holder = NULL WHERE id = $1 AND lease_epoch = $2 AND lease_holder = $3',
+        [uploadId, epoch, holder],
+      );
+    },
+    async renew(entries, renewed) {
+      // A lease that is just being given back is nobody's any more, but not lost: a lost one has another epoch.
+      const mine: { id: string }[] = await database.query(
+        `WITH mine AS (
+           SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
+         ), renewed AS (
+           UPDATE uploads SET lease_expires_at = now() + $3 * interval '1 millisecond'
+           FROM mine WHERE uploads.id = mine.id AND lease_epoch = epoch AND lease_holder = $4
+             AND uploads.id = ANY ($5::uuid[])
+         )
+         SELECT uploads.id FROM uploads JOIN mine ON uploads.id = mine.id AND lease_epoch = epoch`,
+        [
+          entries.map(({ uploadId }) => uploadId),
+          entries.map(({ epoch }) => epoch),
+          leaseMs,
+          holder,
+          renewed.map(({ uploadId }) => uploadId),
+        ],
+      );
+      return new Set(mine.map(({ id }) => id));
+    },
+    async notify(channel, uploadId) {
+      await database.query('SELECT pg_notify($1, $2)', [channel, uploadId]);
+    },
+  };
+}
