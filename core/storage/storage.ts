@@ -9,12 +9,21 @@ export interface Storage {
   readonly uploads: UploadStore;
   /** Present where clients can send bytes to the store without this server in between. */
   readonly direct?: DirectUploads;
+  /** Present where other programs need room beside what is stored, and uploads end before it is used up. */
+  readonly room?: StorageRoom;
   /** Throws when nothing can be stored at the moment. */
   check(): Promise<void>;
   /** All that is stored, unfinished multipart uploads too, for finding what nothing refers to. */
   list(): AsyncIterable<StoredObject>;
   /** Deletes one of those; no error if it is gone. */
   remove(object: StoredObject): Promise<void>;
+}
+
+export interface StorageRoom {
+  /** @throws {AppError} storage_full when no new upload should begin, and none go on */
+  require(): Promise<void>;
+  /** Whether that is so at the moment. */
+  isShort(): Promise<boolean>;
 }
 
 export interface BlobStore {
