@@ -11,8 +11,9 @@ import type { Logger } from '../log.js';
 const RESERVE_BYTES = 1024 ** 3;
 const RESERVE_SHARE = 0.02;
 
-/** How long a measurement is good for. What is written meanwhile is reckoned. */
+/** How long a measurement is good for, and for how many bytes, as a share of the reserve: others write, too. */
 const FRESH_MS = 1000;
+const FRESH_SHARE = 1 / 8;
 
 /** The shortage ends when this share of the reserve is free besides, or it would begin and end all the time. */
 const RECOVERY_SHARE = 1 / 16;
@@ -34,8 +35,9 @@ export interface DiskRoom {
 
 /** @param reserve bytes of the folder's file system to leave alone; undefined: 1 GiB, or 2 % if that is more */
 export function watchDiskRoom(folder: string, reserve: number | undefined, log: Logger): DiskRoom {
-  /** As it was measured, less what was written since. */
+  /** As it was measured, less what was used since. */
   let free = Number.POSITIVE_INFINITY;
+  let used = 0;
   let reserved = 0;
   let measuredAt = Number.NEGATIVE_INFINITY;
   let measuring: Promise<void> | undefined;
@@ -46,6 +48,7 @@ export function watchDiskRoom(folder: string, reserve: number | undefined, log: 
     const found = await statfs(folder).catch(() => undefined);
     measuredAt = performance.now();
     if (!found) return;
+    used = 0;
     free = found.bavail * found.bsize;
     reserved = reserve ?? Math.max(RESERVE_BYTES, Math.ceil(found.blocks * found.bsize * RESERVE_SHARE));
     note();
@@ -62,7 +65,8 @@ export function watchDiskRoom(folder: string, reserve: number | undefined, log: 
   }
 
   function refresh(): Promise<void> | undefined {
-    if (performance.now() - measuredAt < FRESH_MS) return undefined;
+    const isNear = reserved > 0 && used > reserved * FRESH_SHARE;
+    if (!isNear && performance.now() - measuredAt < FRESH_MS) return undefined;
     measuring ??= measure().finally(() => {
       measuring = undefined;
     });
@@ -71,8 +75,9 @@ export function watchDiskRoom(folder: string, reserve: number | undefined, log: 
 
   return {
     use(bytes) {
-      void refresh();
+      used += bytes;
       free -= bytes;
+      void refresh();
       note();
       if (short) throw storageFull();
     },

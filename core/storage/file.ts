@@ -81,8 +81,11 @@ export async function openFileStorage(
 
   const uploads: UploadStore = {
     async append({ key, offset, length }, source, commit) {
-      await room.require();
-      const handle = await (offset === 0 ? begin(path(key)) : openGrown(path(key), offset));
+      const handle = await openToAppend(path(key), offset).catch(async (error: unknown) => {
+        // What it yields is not wanted any more.
+        await source[Symbol.asyncIterator]().return?.();
+        throw error;
+      });
       try {
         await appendTo(shared, handle, offset, source, async (reached) => {
           await commit({ offset: reached, ...((await isWhole(reached)) ? { objectKey: key } : {}) });
@@ -102,7 +105,7 @@ export async function openFileStorage(
       }
     },
     async complete({ key, offset }) {
-      const handle = await (offset === 0 ? begin(path(key)) : openGrown(path(key), offset));
+      const handle = await openStored(path(key), offset);
       try {
         await disk(async () => {
           await handle.truncate(offset);
@@ -119,12 +122,19 @@ export async function openFileStorage(
     },
   };
 
-  function begin(path: string): Promise<FileHandle> {
+  /** Opens the object of an upload that has come as far as `offset`. */
+  async function openStored(path: string, offset: number): Promise<FileHandle> {
+    if (offset > 0) return openGrown(path, offset);
     return disk(async () => {
       const handle = await createFile(path);
       await syncFolder(dirname(path));
       return handle;
     }).catch(rethrowStorageError);
+  }
+
+  async function openToAppend(path: string, offset: number): Promise<FileHandle> {
+    await room.require();
+    return openStored(path, offset);
   }
 
   return {

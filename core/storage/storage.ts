@@ -28,8 +28,10 @@ export interface StorageRoom {
 
 export interface BlobStore {
   /**
-   * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0.
-   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk
+   * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
+   * readBlob() (blob-reader.ts) goes on then.
+   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk; size_mismatch
+   * when it ends before `start`
    */
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */
