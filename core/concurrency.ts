@@ -41,3 +41,24 @@ export async function forEachOf<T>(
   };
   await Promise.all(Array.from({ length: limit }, work));
 }
+
+/** Runs work as soon as its turn comes. */
+export type Limiter = <T>(work: () => Promise<T>) => Promise<T>;
+
+/** @returns what runs `limit` pieces of work at once, in the order in which they came. They must not wait for each other. */
+export function createLimiter(limit: number): Limiter {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return async (work) => {
+    if (running < limit) running++;
+    else await new Promise<void>((resolve) => waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      // Whoever ends hands its turn over.
+      const next = waiting.shift();
+      if (next) next();
+      else running--;
+    }
+  };
+}

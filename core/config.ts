@@ -38,8 +38,12 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
-  /** Bytes of uploads that this process may hold in memory on their way to S3. */
+  /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
+  /** Bytes of the disk that uploads leave alone where they are kept in files; undefined: see disk-room.ts. */
+  diskReserve: number | undefined;
+  /** Threads on which this process reads, writes and hashes. */
+  threadPoolSize: number;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
@@ -153,6 +157,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
+    diskReserve: e.DISK_RESERVE,
+    threadPoolSize: e.UV_THREADPOOL_SIZE,
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),

@@ -144,6 +144,9 @@ export const environment = z.object({
     // Less than some parts in flight would be no faster than one.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
     .default(48 * 1024 ** 2),
+  DISK_RESERVE: bytes.optional(),
+  // libuv reads it by itself, before any of our code runs; this is to know what it has read.
+  UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),

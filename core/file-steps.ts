@@ -36,24 +36,32 @@ export interface Facts {
   warnings?: Problem[];
 }
 
-/** Shows where a run is, without an event. @param progress percent of the whole processing */
+/** Where a run is. */
+export interface Progress {
+  step: string;
+  /** Percent of the whole processing. */
+  progress: number;
+  /** How long the rest of it will probably take. */
+  etaSeconds: number;
+}
+
+/** Shows where a run is, without an event. */
 export async function showProgress(
   database: DataSource,
   file: FileRun,
-  step: string,
-  progress: number,
+  { step, progress, etaSeconds }: Progress,
 ): Promise<void> {
   await database.query(
-    `UPDATE files SET step = $3, progress = $4, updated_at = now()
+    `UPDATE files SET step = $3, progress = $4, eta_seconds = $6, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'`,
-    [file.id, file.run, step, progress, file.attempts],
+    [file.id, file.run, step, progress, file.attempts, etaSeconds],
   );
 }
 
 /** Keeps the reason of an attempt that failed and will be followed by another. */
 export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.query(
-    `UPDATE files SET error = $3, updated_at = now()
+    `UPDATE files SET error = $3, eta_seconds = NULL, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $4 AND status = 'processing'`,
     [file.id, file.run, JSON.stringify(error), file.attempts],
   );
@@ -75,7 +83,7 @@ export async function recordSteps(
   database: DataSource,
   file: FileRun,
   results: StepResult[],
-  next: { step: string; progress: number },
+  next: Progress,
 ): Promise<void> {
   const facts = results.map((result) => result.facts);
   const merged: Facts = Object.assign({}, ...facts);
@@ -87,7 +95,8 @@ export async function recordSteps(
        SET step = $3, progress = $4, steps = steps || $5::jsonb,
            detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
            sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
-           metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb, updated_at = now()
+           metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
+           eta_seconds = $13, updated_at = now()
        WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
       [
         file.id,
@@ -102,6 +111,7 @@ export async function recordSteps(
         JSON.stringify(Object.assign({}, ...facts.map(({ metadata }) => metadata))),
         JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
         file.attempts,
+        next.etaSeconds,
       ],
     );
     if (changed === 0) throw new AppError('gone', { detail: 'This attempt is over' });

@@ -142,7 +142,7 @@ export async function startAttempt(
     const [file] = await queryEntities(
       manager,
       File,
-      `UPDATE files SET attempts = attempts + 1, step = coalesce(step, $3), updated_at = now()
+      `UPDATE files SET attempts = attempts + 1, step = coalesce(step, $3), eta_seconds = NULL, updated_at = now()
        WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
       [id, run, step],
     );

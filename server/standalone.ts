@@ -55,6 +55,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     ...env,
     // See Dockerfile.server.
     MALLOC_TRIM_THRESHOLD_: env.MALLOC_TRIM_THRESHOLD_ ?? '33554432',
+    UV_THREADPOOL_SIZE: env.UV_THREADPOOL_SIZE || '16',
     HOST: host,
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',

@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { forEachOf, TimedOut, within } from '../core/concurrency.js';
+import { createLimiter, forEachOf, TimedOut, within } from '../core/concurrency.js';
 
 describe('within', () => {
   it('gives what the work gives, or throws what it throws', async () => {
@@ -37,5 +37,32 @@ describe('forEachOf', () => {
     });
     await expect(run).rejects.toThrow('broken');
     expect(begun).toEqual([1, 2]);
+  });
+});
+
+describe('a limiter', () => {
+  it('runs so many at once, in their order, and gives back what each gives', async () => {
+    const limited = createLimiter(2);
+    let running = 0;
+    let most = 0;
+    const begun: number[] = [];
+    const work = async (n: number) => {
+      begun.push(n);
+      most = Math.max(most, ++running);
+      await pause(1);
+      running--;
+      if (n === 3) throw new Error('broken');
+      return n;
+    };
+    const results = await Promise.allSettled([1, 2, 3, 4, 5].map((n) => limited(() => work(n))));
+    expect(results.map((result) => (result.status === 'fulfilled' ? result.value : 'broken'))).toEqual([
+      1,
+      2,
+      'broken',
+      4,
+      5,
+    ]);
+    expect(begun).toEqual([1, 2, 3, 4, 5]);
+    expect(most).toBe(2);
   });
 });

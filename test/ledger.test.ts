@@ -1,3 +1,5 @@
+import { rename, rm, truncate } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
@@ -48,6 +50,40 @@ const eventsOf = async (id: string): Promise<string[]> =>
   );
 
 describe('appending', () => {
+  test.each<[string, (path: string) => Promise<void>]>([
+    ['gone', (path) => rm(path)],
+    ['cut short', (path) => truncate(path, 2)],
+  ])('behind bytes that are %s tells the loss and ends the upload', async (_how, lose) => {
+    const upload = await ledger.create(6);
+    const begun = await appendToUpload(ledger, upload, EPOCH, parts('abc'));
+    await lose(ledger.pathOf(upload.storageKey));
+    const before = await ledger.stored();
+    await expect(appendToUpload(ledger, begun, EPOCH, parts('def'))).rejects.toMatchObject({
+      code: 'size_mismatch',
+    });
+    expect(await ledger.row(upload.id)).toMatchObject({ status: 'expired', offset: '3' });
+    expect(await ledger.stored()).toEqual(before);
+    expect(await eventsOf(upload.id)).toEqual(['upload.created', 'upload.expired']);
+  });
+
+  test('does not take a folder that is away for lost bytes', async () => {
+    const upload = await ledger.create(6);
+    const begun = await appendToUpload(ledger, upload, EPOCH, parts('abc'));
+    const folder = dirname(dirname(ledger.pathOf(upload.storageKey)));
+    await rename(folder, `${folder}.away`);
+    for (const [some, text] of [
+      [begun, 'def'],
+      [await ledger.create(3), 'abc'],
+    ] as const) {
+      await expect(appendToUpload(ledger, some, EPOCH, parts(text))).rejects.toMatchObject({
+        code: 'unavailable',
+      });
+    }
+    await rename(`${folder}.away`, folder);
+    expect((await appendToUpload(ledger, begun, EPOCH, parts('def'))).offset).toBe(6);
+    expect(await ledger.stored()).toContain('abcdef');
+  });
+
   test('moves the offset and the expiry on', async () => {
     const upload = await ledger.create(6);
     await ledger.query('UPDATE uploads SET expires_at = now()');

@@ -3,9 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { UNLIMITED } from '../core/config.js';
+import { loadConfig, UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
+import { createLogger } from '../core/log.js';
 import { openFileStorage } from '../core/storage/file.js';
 import type { Storage } from '../core/storage/storage.js';
 import { createUpload } from '../core/uploads/creation.js';
@@ -26,6 +27,8 @@ export interface TestLedger extends LedgerDeps {
   /** Its row as it is now. */
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
   row(id: string): Promise<any>;
+  /** Where an object is stored. */
+  pathOf(key: string): string;
   /** Content of the stored objects. */
   stored(): Promise<string[]>;
   close(): Promise<void>;
@@ -41,7 +44,7 @@ export async function openLedger(
   const test = await createDatabase();
   const folder = await mkdtemp(join(tmpdir(), 'landfall-ledger-'));
   const database = await openDatabase(await reach(test.url), 'ledger test');
-  const storage = await openFileStorage(folder);
+  const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));
   const ownerId = uuidv7();
   const query = async (sql: string, parameters?: unknown[]) => (await test.query(sql, parameters)).rows;
   await query(
@@ -58,6 +61,7 @@ export async function openLedger(
     create: (length, leaseHolder = 'nobody') =>
       createUpload(deps, { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder, actor: {} }),
     row: async (id) => (await query('SELECT * FROM uploads WHERE id = $1', [id]))[0],
+    pathOf: (key) => join(folder, key.slice(0, 2), key),
     async stored() {
       const entries = await readdir(folder, { recursive: true, withFileTypes: true });
       const files = entries.filter((entry) => entry.isFile());

@@ -17,7 +17,8 @@ export interface Processes {
   urlOf(part: Part): string;
   database: TestDatabase;
   dataDir: string;
-  start(part: Part): Promise<void>;
+  /** @param more environment of this start only */
+  start(part: Part, more?: Record<string, string>): Promise<void>;
   /** SIGKILL, at once. */
   kill(part: Part): Promise<void>;
   /** SIGTERM; waits for the end and returns the exit code. */
@@ -50,7 +51,7 @@ export async function startProcesses(
     urlOf: (part) => urls.get(part) ?? '',
     database,
     dataDir,
-    async start(part) {
+    async start(part, more = {}) {
       const child = fork(resolve(`dist/${part.replace(/-.*/, '')}/main.js`), {
         // Not the project's folder, where a developer's .env may lie.
         cwd: dataDir,
@@ -68,6 +69,7 @@ export async function startProcesses(
           // One suite registers more users from one address than any address would in a quarter of an hour.
           RATE_LIMIT_AUTH: '0',
           ...env,
+          ...more,
         },
         stdio: ['inherit', 'pipe', 'inherit', 'ipc'],
       });

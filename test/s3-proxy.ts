@@ -42,6 +42,8 @@ type Fault =
   | { delay: number; at?: Place }
   /** Cuts the client off; 'body' in the middle of what it sends, 'answer' in the middle of what it gets. */
   | { cut: Place | 'body' | 'answer' }
+  /** Cuts the client off when it has got so many bytes of an answer that has more. */
+  | { cutAfter: number }
   /** Neither answers nor cuts, until the rule is removed. */
   | { hold: Place };
 
@@ -232,7 +234,8 @@ async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<v
   });
   const cut = decision && 'cut' in decision.fault ? decision.fault.cut : undefined;
   if (cut === 'body') {
-    await sendHalf(req, outward, Number(req.headers['content-length'] ?? 2));
+    const half = Math.max(1, Math.floor(Number(req.headers['content-length'] ?? 2) / 2));
+    await sendPart(req, outward, half);
     outward.destroy();
     socket.destroy();
     return;
@@ -248,8 +251,11 @@ async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<v
   request.status = answer.statusCode ?? 0;
   res.sendDate = false;
   res.writeHead(request.status, answer.rawHeaders);
-  if (cut === 'answer') {
-    await sendHalf(Buffer.isBuffer(body) ? [body] : body, res, Number(answer.headers['content-length'] ?? 2));
+  const length = Number(answer.headers['content-length'] ?? 2);
+  const cutAfter = decision && 'cutAfter' in decision.fault ? decision.fault.cutAfter : length;
+  if (cut === 'answer' || cutAfter < length) {
+    const most = cut === 'answer' ? Math.max(1, Math.floor(length / 2)) : cutAfter;
+    await sendPart(Buffer.isBuffer(body) ? [body] : body, res, most);
     answer.destroy();
     socket.destroy();
   } else if (Buffer.isBuffer(body)) {
@@ -263,6 +269,7 @@ async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<v
 async function intervene(place: Place, { request, decision, res, socket }: Exchange): Promise<boolean> {
   if (!decision) return false;
   const { fault, rule } = decision;
+  if ('cutAfter' in fault) return false;
   if ('cut' in fault) {
     if (fault.cut === place) socket.destroy();
     return fault.cut === place;
@@ -291,13 +298,13 @@ async function intervene(place: Place, { request, decision, res, socket }: Excha
   return true;
 }
 
-/** Sends on the first half of a body of `length` bytes and waits until it is on its way. */
-async function sendHalf(
+/** Sends on the first bytes of a body and waits until they are on their way. */
+async function sendPart(
   from: AsyncIterable<Buffer> | Iterable<Buffer>,
   to: ClientRequest | ServerResponse,
-  length: number,
+  bytes: number,
 ): Promise<void> {
-  let rest = Math.max(1, Math.floor(length / 2));
+  let rest = bytes;
   for await (const chunk of from) {
     const part = chunk.subarray(0, rest);
     await new Promise((resolve) => to.write(part, resolve));

@@ -26,7 +26,7 @@ const IMPLEMENTATIONS: [name: string, open: () => Promise<Opened>][] = [
 async function openFiles(): Promise<Opened> {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-storage-'));
   return {
-    storage: await openFileStorage(join(folder, 'blobs')),
+    storage: await openFileStorage(join(folder, 'blobs'), loadConfig({}), createLogger('silent', 'test')),
     close: () => rm(folder, { recursive: true }),
   };
 }
@@ -287,7 +287,7 @@ test('files: what a broken connection left behind the offset is written over, an
 
 test('files: no offset is committed before its bytes are synced', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-storage-'));
-  const storage = await openFileStorage(folder);
+  const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));
   const order: string[] = [];
   const handle = await open(join(folder, 'any'), 'w');
   const prototype = Object.getPrototypeOf(handle) as FileHandle;

@@ -1,3 +1,4 @@
+import { addAbortSignal } from 'node:stream';
 import type { DataSource } from 'typeorm';
 import { reserveBlobs } from '../core/blobs.js';
 import type { Blob } from '../core/database/entities/blob.js';
@@ -5,6 +6,7 @@ import type { File, Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import {
   type Facts,
+  type Progress,
   recordAttemptError,
   recordSteps,
   type StepResult,
@@ -13,6 +15,7 @@ import {
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Logger } from '../core/log.js';
 import { type JobContext, JobInterrupted } from '../core/queue.js';
+import { readBlob } from '../core/storage/blob-reader.js';
 import type { Storage } from '../core/storage/storage.js';
 import type { Parsers } from './parsers.js';
 import { metadata } from './steps/metadata.js';
@@ -45,6 +48,9 @@ const READ_PERCENT = 50;
 
 const PROGRESS_EVERY_MS = 200;
 
+/** What the steps behind the read are expected to take: not more for a large file than for a small one. */
+const DECODE_SECONDS = 1;
+
 /**
  * Runs one attempt of a job.
  * @param signal aborts when the process shuts down
@@ -72,6 +78,7 @@ export async function processFile(deps: PipelineDeps, job: JobContext, signal: A
       await record(deps, file, [result], {
         step: STEPS[index + 1]?.name ?? step.name,
         progress: Math.round(READ_PERCENT + share * (index + 1)),
+        etaSeconds: index + 1 < STEPS.length ? DECODE_SECONDS : 0,
       });
     }
     await completeFile(deps.database, file);
@@ -115,12 +122,7 @@ function toProblem(step: string, error: unknown): Problem {
 }
 
 /** Commits what steps found out and keeps the file in memory in line with its row. */
-async function record(
-  deps: PipelineDeps,
-  file: File,
-  results: StepResult[],
-  next: { step: string; progress: number },
-): Promise<void> {
+async function record(deps: PipelineDeps, file: File, results: StepResult[], next: Progress): Promise<void> {
   await recordSteps(deps.database, file, results, next);
   for (const { facts } of results) {
     if (facts.detectedType !== undefined) file.detectedType = facts.detectedType;
@@ -139,30 +141,54 @@ async function readThrough(
   if (open.length === 0) return undefined;
   at.step = open[0]?.name ?? '';
   const began = performance.now();
-  const observers = open.map((step) => step.begin(file));
+  const lap = createLap(began);
+  const watched = open.map((step) => ({ step, observer: step.begin(file), ms: 0 }));
   let read = 0;
   let shown = began;
-  for await (const chunk of await deps.storage.blobs.read(blob.key)) {
-    signal.throwIfAborted();
-    for (const observer of observers) observer.push(chunk);
+  for await (const chunk of addAbortSignal(signal, await readBlob(deps.storage.blobs, blob))) {
+    // Waiting for bytes is the business of the first one.
+    if (watched[0]) watched[0].ms += lap();
+    for (const one of watched) {
+      one.observer.push(chunk);
+      one.ms += lap();
+    }
     read += chunk.length;
-    if (performance.now() - shown < PROGRESS_EVERY_MS) continue;
-    shown = performance.now();
-    await showProgress(deps.database, file, at.step, Math.floor((READ_PERCENT * read) / file.size));
+    const now = performance.now();
+    if (now - shown < PROGRESS_EVERY_MS) continue;
+    shown = now;
+    await showProgress(deps.database, file, {
+      step: at.step,
+      progress: Math.floor((READ_PERCENT * read) / file.size),
+      etaSeconds: Math.ceil(((now - began) * (file.size - read)) / read / 1000) + DECODE_SECONDS,
+    });
   }
 
   const results: StepResult[] = [];
-  for (const [index, step] of open.entries()) {
+  for (const { step, observer, ms } of watched) {
     at.step = step.name;
-    const facts = (await observers[index]?.end()) ?? {};
-    const ms = Math.round(performance.now() - began);
-    results.push({ step: step.name, record: { state: 'done', ms }, facts });
+    const facts = (await observer.end()) ?? {};
+    results.push({ step: step.name, record: { state: 'done', ms: Math.round(ms + lap()) }, facts });
   }
   // That one is recorded together with the verdict: a step that is on record as done is never asked again.
   const infected = results.find(({ facts }) => facts.threat !== undefined);
   const clean = results.filter((result) => result !== infected);
-  await record(deps, file, clean, { step: STEPS[0]?.name ?? '', progress: READ_PERCENT });
+  await record(deps, file, clean, {
+    step: STEPS[0]?.name ?? '',
+    progress: READ_PERCENT,
+    etaSeconds: DECODE_SECONDS,
+  });
   return infected;
+}
+
+/** @returns what tells the milliseconds since it was called last */
+function createLap(began: number): () => number {
+  let last = began;
+  return () => {
+    const now = performance.now();
+    const ms = now - last;
+    last = now;
+    return ms;
+  };
 }
 
 /** Runs a step. One that is optional and fails for good leaves a warning instead of failing the file. */

@@ -1,8 +1,14 @@
 import { constants, createReadStream } from 'node:fs';
 import { access, type FileHandle, mkdir, open, readdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { createLimiter, type Limiter } from '../concurrency.js';
+import type { Config } from '../config.js';
 import { syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
+import type { Logger } from '../log.js';
+import { type ByteBudget, createByteBudget } from './byte-budget.js';
+import { type DiskRoom, watchDiskRoom } from './disk-room.js';
+import { createFile, openGrown, rethrowStorageError, storageError } from './object-file.js';
 import type { BlobStore, Storage, UploadStore } from './storage.js';
 
 /*
@@ -11,20 +17,42 @@ import type { BlobStore, Storage, UploadStore } from './storage.js';
  * An append writes in place behind the offset that the ledger gave. Chunks that arrive while a write is under
  * way are gathered and go out together. Every CHECKPOINT bytes or CHECKPOINT_MS, and at the end, the file is synced
  * and the ledger moves on; bytes in the file behind the ledger's offset count for nothing and are written over.
+ *
+ * Three things are shared by all uploads of the process. The memory for gathered bytes is one budget: on a disk that
+ * stalls, the sockets wait. Calls that write or sync run on libuv's threads, which also read files and hash passwords:
+ * they get half of them. And the disk has a reserve that uploads leave alone.
  */
 
-/** Bytes received but not yet written at which the source has to wait. */
+/** Bytes of one upload received but not yet written at which its source has to wait. */
 const MAX_GATHERED = 4 * 1024 ** 2;
+
+/** Thumbnails are small, and were promised with the upload: they may use the reserve down to this share of it. */
+const DERIVED_SHARE = 0.5;
 
 /** Bytes, or time, after which an append under way is synced and committed. */
 const CHECKPOINT = 32 * 1024 ** 2;
 const CHECKPOINT_MS = 5_000;
 
+/** What all uploads of the process share. */
+interface Shared {
+  budget: ByteBudget;
+  room: DiskRoom;
+  /** Runs what writes or syncs. */
+  disk: Limiter;
+}
+
 /** Stores objects in the folder `root`, which is created if it is missing. */
-export async function openFileStorage(root: string): Promise<Storage> {
+export async function openFileStorage(
+  root: string,
+  config: Pick<Config, 'uploadMemoryBudget' | 'diskReserve' | 'threadPoolSize'>,
+  log: Logger,
+): Promise<Storage> {
   // Nobody else on the machine is to read what users have sent.
   await mkdir(root, { recursive: true, mode: 0o700 });
   const path = (key: string) => join(root, key.slice(0, 2), key);
+  const room = watchDiskRoom(root, config.diskReserve, log);
+  const disk = createLimiter(Math.max(1, Math.floor(config.threadPoolSize / 2)));
+  const shared: Shared = { budget: createByteBudget(config.uploadMemoryBudget), room, disk };
 
   const blobs: BlobStore = {
     async read(key, range) {
@@ -35,58 +63,84 @@ export async function openFileStorage(root: string): Promise<Storage> {
       return createReadStream('', { fd: handle, ...range, highWaterMark: 256 * 1024 });
     },
     async write(key, bytes) {
-      const handle = await create(path(key));
-      try {
-        await handle.writeFile(bytes);
-        await handle.datasync();
-      } catch (error) {
-        throw storageError(error);
-      } finally {
-        await handle.close();
-      }
-      await syncFolder(dirname(path(key)));
+      await room.require(DERIVED_SHARE);
+      await disk(async () => {
+        const handle = await createFile(path(key));
+        try {
+          await handle.writeFile(bytes);
+          await handle.datasync();
+        } finally {
+          await handle.close();
+        }
+        await syncFolder(dirname(path(key)));
+      }).catch(rethrowStorageError);
     },
-    delete: (key) => rm(path(key), { force: true }),
+    delete: (key) => disk(() => rm(path(key), { force: true })),
     reference: async (key) => ({ kind: 'file', path: path(key) }),
   };
 
   const uploads: UploadStore = {
     async append({ key, offset, length }, source, commit) {
-      const handle = await create(path(key));
+      const handle = await openToAppend(path(key), offset).catch(async (error: unknown) => {
+        // What it yields is not wanted any more.
+        await source[Symbol.asyncIterator]().return?.();
+        throw error;
+      });
       try {
-        if (offset === 0) await syncFolder(dirname(path(key)));
-        await appendTo(handle, offset, source, async (reached) => {
-          // A connection that broke may have left bytes behind the last offset of an upload of unknown length.
-          const isWhole = reached === length && (await handle.stat()).size === length;
-          await commit({ offset: reached, ...(isWhole ? { objectKey: key } : {}) });
+        await appendTo(shared, handle, offset, source, async (reached) => {
+          await commit({ offset: reached, ...((await isWhole(reached)) ? { objectKey: key } : {}) });
         });
       } finally {
         await handle.close();
       }
+
+      /**
+       * A connection that broke may have left bytes behind the last offset of an upload of unknown length, and somebody
+       * may have deleted the file.
+       */
+      async function isWhole(reached: number): Promise<boolean> {
+        if (reached !== length) return false;
+        const { size, nlink } = await handle.stat();
+        return size === length && nlink > 0;
+      }
     },
     async complete({ key, offset }) {
-      const size = (await stat(path(key)).catch(ignoreMissing))?.size ?? 0;
-      if (size < offset) {
-        throw new AppError('size_mismatch', { detail: `Of ${offset} acknowledged bytes ${size} are left` });
-      }
-      const handle = await create(path(key));
+      const handle = await openStored(path(key), offset);
       try {
-        await handle.truncate(offset);
-        await handle.sync();
+        await disk(async () => {
+          await handle.truncate(offset);
+          await handle.sync();
+        });
       } finally {
         await handle.close();
       }
-      await syncFolder(dirname(path(key)));
+      await disk(() => syncFolder(dirname(path(key))));
       return { objectKey: key, untidy: false };
     },
     async discard({ key }, keep) {
-      if (key !== keep) await rm(path(key), { force: true });
+      if (key !== keep) await disk(() => rm(path(key), { force: true }));
     },
   };
+
+  /** Opens the object of an upload that has come as far as `offset`. */
+  async function openStored(path: string, offset: number): Promise<FileHandle> {
+    if (offset > 0) return openGrown(path, offset);
+    return disk(async () => {
+      const handle = await createFile(path);
+      await syncFolder(dirname(path));
+      return handle;
+    }).catch(rethrowStorageError);
+  }
+
+  async function openToAppend(path: string, offset: number): Promise<FileHandle> {
+    await room.require();
+    return openStored(path, offset);
+  }
 
   return {
     blobs,
     uploads,
+    room,
     check: () => access(root, constants.W_OK),
     async *list() {
       for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
@@ -98,38 +152,19 @@ export async function openFileStorage(root: string): Promise<Storage> {
   };
 }
 
-/** Opens for writing, creates the file and its folder if missing, and leaves the content as it is. */
-async function create(path: string): Promise<FileHandle> {
-  const flags = constants.O_WRONLY | constants.O_CREAT;
-  try {
-    return await open(path, flags, 0o600);
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw storageError(error);
-    const folder = dirname(path);
-    await mkdir(folder, { recursive: true });
-    await syncFolder(dirname(folder));
-    return open(path, flags, 0o600);
-  }
-}
-
 function ignoreMissing(error: unknown): undefined {
   if (!hasCode(error, 'ENOENT')) throw error;
 }
 
-function storageError(error: unknown): unknown {
-  return hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')
-    ? new AppError('storage_full', { cause: error, retryable: true })
-    : error;
-}
-
 async function appendTo(
+  shared: Shared,
   handle: FileHandle,
   offset: number,
   source: AsyncIterable<Uint8Array>,
   commit: (offset: number) => Promise<void>,
 ): Promise<void> {
   let committed = offset;
-  const sink = createSink(handle, offset);
+  const sink = createSink(shared, handle, offset);
   let checkpoint = Promise.resolve();
   let syncing = false;
   let lastSync = Date.now();
@@ -138,7 +173,7 @@ async function appendTo(
   const sync = async () => {
     const reached = sink.written();
     if (reached === committed) return;
-    await handle.datasync();
+    await shared.disk(() => handle.datasync()).catch(rethrowStorageError);
     await commit(reached);
     committed = reached;
   };
@@ -171,7 +206,7 @@ async function appendTo(
 }
 
 /** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */
-function createSink(handle: FileHandle, start: number) {
+function createSink({ budget, room, disk }: Shared, handle: FileHandle, start: number) {
   let position = start;
   let waiting: Uint8Array[] = [];
   let waitingBytes = 0;
@@ -185,14 +220,21 @@ function createSink(handle: FileHandle, start: number) {
         const size = waitingBytes;
         waiting = [];
         waitingBytes = 0;
-        await writeAll(handle, batch, size, position);
+        await disk(() => writeAll(handle, batch, size, position)).finally(() => budget.give(size));
         position += size;
       }
     } catch (error) {
       failure = storageError(error);
+      drop();
     } finally {
       writing = undefined;
     }
+  }
+
+  function drop(): void {
+    budget.give(waitingBytes);
+    waiting = [];
+    waitingBytes = 0;
   }
 
   const check = () => {
@@ -202,8 +244,12 @@ function createSink(handle: FileHandle, start: number) {
     /** Bytes handed to the system so far, as a position in the file. */
     written: () => position,
     check,
-    /** Takes a chunk; waits while too much is gathered. */
+    /** Takes a chunk; waits while too much is gathered, by this upload or by all. */
     async write(chunk: Uint8Array): Promise<void> {
+      check();
+      room.use(chunk.byteLength);
+      await budget.take(chunk.byteLength);
+      if (failure) budget.give(chunk.byteLength);
       check();
       waiting.push(chunk);
       waitingBytes += chunk.byteLength;

@@ -7,9 +7,9 @@ import type { Storage } from './storage.js';
 
 /** Opens the storage that the configuration asks for. The only place that chooses. */
 export async function openStorage(
-  config: Pick<Config, 'dataDir' | 's3' | 'uploadMemoryBudget'>,
+  config: Pick<Config, 'dataDir' | 's3' | 'uploadMemoryBudget' | 'diskReserve' | 'threadPoolSize'>,
   log: Logger,
 ): Promise<Storage> {
   if (config.s3) return openS3Storage(config.s3, config.uploadMemoryBudget, log);
-  return openFileStorage(join(config.dataDir, 'blobs'));
+  return openFileStorage(join(config.dataDir, 'blobs'), config, log);
 }

@@ -9,6 +9,8 @@ export interface Storage {
   readonly uploads: UploadStore;
   /** Present where clients can send bytes to the store without this server in between. */
   readonly direct?: DirectUploads;
+  /** Present where other programs need room beside what is stored, and uploads end before it is used up. */
+  readonly room?: StorageRoom;
   /** Throws when nothing can be stored at the moment. */
   check(): Promise<void>;
   /** All that is stored, unfinished multipart uploads too, for finding what nothing refers to. */
@@ -17,10 +19,19 @@ export interface Storage {
   remove(object: StoredObject): Promise<void>;
 }
 
+export interface StorageRoom {
+  /** @throws {AppError} storage_full when no new upload should begin, and none go on */
+  require(): Promise<void>;
+  /** Whether that is so at the moment. */
+  isShort(): Promise<boolean>;
+}
+
 export interface BlobStore {
   /**
-   * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0.
-   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk
+   * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
+   * readBlob() (blob-reader.ts) goes on then.
+   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk; size_mismatch
+   * when it ends before `start`
    */
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */

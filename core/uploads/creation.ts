@@ -11,6 +11,7 @@ import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF } from '../events.js';
 import { isAllowedType, typeNotAllowed } from '../media-types.js';
 import { hasRoom, quotaExceeded } from '../quota.js';
+import type { Storage } from '../storage/storage.js';
 import { LEASE_MS } from './lease.js';
 
 /*
@@ -24,6 +25,7 @@ import { LEASE_MS } from './lease.js';
 
 export interface CreationDeps {
   database: DataSource;
+  storage: Pick<Storage, 'room'>;
   /** Hours without an append after which an unfinished upload expires. */
   uploadExpiryHours: number;
   /** Of users who have none of their own. */
@@ -65,10 +67,11 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
  * it.
  * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; too_large, type_not_allowed by the limits of the token
+ * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const { token } = upload;
+  await deps.storage.room?.require();
   if (!token) return insertUpload(deps, upload);
   checkLimits(token, upload);
   return deps.database.transaction(async (manager) => {

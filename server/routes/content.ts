@@ -6,6 +6,7 @@ import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { getBlob, getFile, listDerivatives } from '../../core/file-queries.js';
+import { readBlob } from '../../core/storage/blob-reader.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { allowEmbedding } from '../security-headers.js';
 import { byId } from './fields.js';
@@ -137,7 +138,7 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
     redirect(res, await storage.blobs.link(key, answer));
     return;
   }
-  const bytes = req.method === 'HEAD' ? undefined : await storage.blobs.read(key, range);
+  const bytes = req.method === 'HEAD' ? undefined : await readBlob(storage.blobs, { key, size }, range);
   if (range) {
     res.status(206);
     res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);

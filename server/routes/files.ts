@@ -114,11 +114,8 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
   ];
 }
 
-/** Reckoned from how long the done part of the steps took; null when nothing is known. */
-function remainingSeconds(file: File): number | null {
-  if (file.status === 'pending') return null;
-  if (file.status !== 'processing') return 0;
-  const spentMs = Object.values(file.steps).reduce((sum, { ms }) => sum + ms, 0);
-  if (spentMs === 0 || file.progress === 0) return null;
-  return Math.ceil((spentMs * (100 - file.progress)) / file.progress / 1000);
+/** Null when nothing is known. */
+function remainingSeconds({ status, etaSeconds }: File): number | null {
+  if (status === 'pending') return null;
+  return status === 'processing' ? etaSeconds : 0;
 }

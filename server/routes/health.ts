@@ -38,11 +38,14 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       method: 'get',
       path: '/health/ready',
       access: 'public',
-      summary: 'Whether requests should be sent here: database and storage work',
+      summary:
+        'Whether requests should be sent here: database and storage work. `warnings` names what does not keep it from that',
       async handle() {
         if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
         await checkOnce();
-        return { status: 'ok' };
+        // A full disk refuses uploads; whoever reads or deletes is served, and no other server has another disk.
+        const isShort = await storage.room?.isShort();
+        return { status: 'ok', ...(isShort ? { warnings: ['storage_full'] } : {}) };
       },
     }),
   ];

@@ -75,6 +75,10 @@ export class File {
   @Column('integer')
   progress: number;
 
+  /** How long the rest of the processing will probably take, as its worker reckoned last; null when nobody knows. */
+  @Column('integer', { name: 'eta_seconds', nullable: true })
+  etaSeconds: number | null;
+
   /** The job's id is `<id>-<run>`; raised for every new job. */
   @Column('integer')
   run: number;

@@ -41,11 +41,19 @@ export function getFrom(request: Requester, options: { attempts: number; answerM
       outgoing.end();
       try {
         const response = await answered;
-        if (response.statusCode === 200 || response.statusCode === 206) return response;
-        throw await readRefusal(response);
+        const { statusCode = 0 } = response;
+        if (statusCode !== 200 && statusCode !== 206) throw await readRefusal(response);
+        if (!range || isFrom(range.start, response)) return response;
+        response.destroy();
+        throw new Error('S3 answered with other bytes than those that were asked for');
       } finally {
         clearTimeout(timer);
       }
     }
   };
+}
+
+/** RFC 9110, 14.2: "A server MAY ignore the Range header field". */
+function isFrom(start: number, { statusCode, headers }: IncomingMessage): boolean {
+  return statusCode === 206 && headers['content-range']?.startsWith(`bytes ${start}-`) === true;
 }

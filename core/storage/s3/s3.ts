@@ -15,6 +15,7 @@ import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
 import { createObjectStore, isMissing } from './objects.js';
 import { partSize } from './part-size.js';
+import { S3Error } from './request.js';
 
 /* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
 
@@ -42,6 +43,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
     blobs: {
       read: (key, range) =>
         objects.open(key, range).catch((error: unknown) => {
+          if (error instanceof S3Error && error.status === 416) throw shorter(error);
           const detail = 'The stored bytes cannot be read';
           throw new AppError('unavailable', { detail, cause: error, retryable: true });
         }),
@@ -117,6 +119,10 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
     remove: ({ key, multipartId }) =>
       multipartId ? objects.abortMultipart(key, multipartId) : objects.delete(key),
   };
+}
+
+function shorter(cause: unknown): AppError {
+  return new AppError('size_mismatch', { detail: 'The storage has lost bytes of this object', cause });
 }
 
 function unavailable(error: unknown): AppError {

@@ -1,0 +1,101 @@
+import { statfs } from 'node:fs/promises';
+import { AppError } from '../errors.js';
+import type { Logger } from '../log.js';
+
+/*
+ * The reserve of the disk that uploads must leave alone. The embedded PostgreSQL, logs and whatever else lives there need
+ * room even when a user fills the rest: a database that cannot write stops everything, deletion included.
+ */
+
+/** By default the reserve is the larger one of these: bytes, and a share of the file system. */
+const RESERVE_BYTES = 1024 ** 3;
+const RESERVE_SHARE = 0.02;
+
+/** How long a measurement is good for, and for how many bytes, as a share of the reserve: others write, too. */
+const FRESH_MS = 1000;
+const FRESH_SHARE = 1 / 8;
+
+/** The shortage ends when this share of the reserve is free besides, or it would begin and end all the time. */
+const RECOVERY_SHARE = 1 / 16;
+
+export interface DiskRoom {
+  /**
+   * Says that so many bytes are about to be written, without waiting.
+   * @throws {AppError} storage_full when they would use up the reserve
+   */
+  use(bytes: number): void;
+  /**
+   * @param share of the reserve that has to be left; 1 is all of it
+   * @throws {AppError} storage_full when there is less
+   */
+  require(share?: number): Promise<void>;
+  /** Whether uploads are refused at the moment. */
+  isShort(): Promise<boolean>;
+}
+
+/** @param reserve bytes of the folder's file system to leave alone; undefined: 1 GiB, or 2 % if that is more */
+export function watchDiskRoom(folder: string, reserve: number | undefined, log: Logger): DiskRoom {
+  /** As it was measured, less what was used since. */
+  let free = Number.POSITIVE_INFINITY;
+  let used = 0;
+  let reserved = 0;
+  let measuredAt = Number.NEGATIVE_INFINITY;
+  let measuring: Promise<void> | undefined;
+  let short = false;
+
+  async function measure(): Promise<void> {
+    // A folder that is gone is the business of those who write into it.
+    const found = await statfs(folder).catch(() => undefined);
+    measuredAt = performance.now();
+    if (!found) return;
+    used = 0;
+    free = found.bavail * found.bsize;
+    reserved = reserve ?? Math.max(RESERVE_BYTES, Math.ceil(found.blocks * found.bsize * RESERVE_SHARE));
+    note();
+  }
+
+  function note(): void {
+    const before = short;
+    short = free < (short ? reserved * (1 + RECOVERY_SHARE) : reserved);
+    if (short === before) return;
+    const numbers = { freeBytes: free, reserveBytes: reserved };
+    if (short)
+      log.warn(numbers, 'the disk is full up to its reserve: uploads are refused until there is room');
+    else log.warn(numbers, 'the disk has room again: uploads are taken');
+  }
+
+  function refresh(): Promise<void> | undefined {
+    const isNear = reserved > 0 && used > reserved * FRESH_SHARE;
+    if (!isNear && performance.now() - measuredAt < FRESH_MS) return undefined;
+    measuring ??= measure().finally(() => {
+      measuring = undefined;
+    });
+    return measuring;
+  }
+
+  return {
+    use(bytes) {
+      used += bytes;
+      free -= bytes;
+      void refresh();
+      note();
+      if (short) throw storageFull();
+    },
+    async require(share = 1) {
+      await refresh();
+      if (share === 1 ? short : free < reserved * share) throw storageFull();
+    },
+    async isShort() {
+      await refresh();
+      return short;
+    },
+  };
+}
+
+export function storageFull(cause?: unknown): AppError {
+  return new AppError('storage_full', {
+    detail: 'The disk of this server is full: try again when there is room',
+    cause,
+    retryable: true,
+  });
+}

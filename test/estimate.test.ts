@@ -1,0 +1,63 @@
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { constants } from 'node:fs';
+import { open, rename } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { findUpload, pathOf } from './aftermath.js';
+import { registerUser } from './client.js';
+import { type Processes, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/* What a user is told of the time that processing takes, while it takes it and afterwards. */
+
+const PIECE = 64 * 1024;
+
+let processes: Processes;
+
+beforeAll(async () => {
+  processes = await startProcesses({}, ['server']);
+});
+afterAll(() => processes?.close());
+
+test('there is an estimate while a file is read, and its steps took no longer than all of it', async () => {
+  const user = await registerUser(() => processes.url);
+  const content = randomBytes(100 * PIECE);
+  const id = await user.upload(content, { filename: 'slow.bin' });
+  // A pipe in the object's place gives it as slowly as it is filled.
+  const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+  await rename(path, `${path}.kept`);
+  await promisify(execFile)('mkfifo', [path]);
+  await processes.start('worker');
+  const pipe = await until('the file to be read', () =>
+    open(path, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined),
+  );
+  const status = () => user.get(`/api/files/${id}/status`);
+  let sent = 0;
+  const told = await until('an estimate', async () => {
+    if (sent < content.length / 2) sent += (await pipe.write(content, sent, PIECE)).bytesWritten;
+    const { etaSeconds } = await status();
+    return etaSeconds === null ? undefined : { etaSeconds };
+  });
+  expect(Number.isInteger(told.etaSeconds) && told.etaSeconds >= 1).toBe(true);
+  while (sent < content.length) {
+    sent += await pipe
+      .write(content, sent, content.length - sent)
+      .then(({ bytesWritten }) => bytesWritten)
+      .catch((error) => (error.code === 'EAGAIN' ? 0 : Promise.reject(error)));
+  }
+  await pipe.close();
+
+  const file = await user.settled(id);
+  expect(file.status).toBe('completed');
+  expect((await status()).etaSeconds).toBe(0);
+  const { items } = await user.get(`/api/files/${id}/events`);
+  const at = (type: string) =>
+    Date.parse(items.find((item: { type: string }) => item.type === type).createdAt);
+  const took = Object.values(file.steps).map(({ ms }) => ms);
+  // Each is rounded.
+  const all = at('file.completed') - at('file.processing') + took.length;
+  expect(took.reduce((sum, ms) => sum + ms)).toBeLessThanOrEqual(all);
+  expect(file.steps.verify?.ms).toBeGreaterThan(file.steps.sniff?.ms ?? 0);
+  const steps = items.filter(({ type }: { type: string }) => type === 'file.step');
+  for (const { data } of steps) expect(data).toMatchObject(file.steps[data.step] ?? {});
+});

@@ -1,0 +1,53 @@
+import { randomBytes } from 'node:crypto';
+import { PutObjectCommand } from '@aws-sdk/client-s3';
+import { expectCompletedOnce, findUpload } from '../aftermath.js';
+import { sha256 } from '../plain-client.js';
+import { type Installation, install } from './installation.js';
+import { MIB } from './piecewise-upload.js';
+
+/* Connections to S3 are reset again and again while a large object is read. */
+
+const EVERY = 1.5 * MIB;
+const SIZE = 24 * MIB;
+
+let installation: Installation;
+
+beforeAll(async () => {
+  installation = await install();
+});
+afterAll(() => installation?.close());
+
+test('an object is read to its end over resets, by the worker in one attempt and by who fetches it', async () => {
+  const { user, s3, processes } = installation;
+  s3.rule('GetObject', { cutAfter: EVERY });
+  const content = randomBytes(SIZE);
+  const id = await user.tusUpload(content);
+  const file = await expectCompletedOnce(processes, user, id, content);
+  expect(file.attempts).toBe(1);
+  const reads = s3.count('GetObject');
+  expect(reads).toBeGreaterThanOrEqual(SIZE / EVERY);
+
+  const whole = await user.fetch(`/api/files/${id}/content`);
+  expect(sha256(Buffer.from(await whole.arrayBuffer()))).toBe(sha256(content));
+  expect(s3.count('GetObject') - reads).toBeGreaterThanOrEqual(SIZE / EVERY);
+  const part = await user.fetch(`/api/files/${id}/content`, {
+    headers: { Range: `bytes=${MIB}-${SIZE - 2}` },
+  });
+  expect(sha256(Buffer.from(await part.arrayBuffer()))).toBe(sha256(content.subarray(MIB, SIZE - 1)));
+});
+
+test('an object that the store has lost bytes of fails its file, and is not asked for again and again', async () => {
+  const { user, processes, bucket } = installation;
+  await processes.stop('worker');
+  const id = await user.upload(randomBytes(MIB), { filename: 'short.bin' });
+  const { object_key: key } = await findUpload(processes, id);
+  await bucket.client.send(
+    new PutObjectCommand({ Bucket: bucket.bucket, Key: key, Body: randomBytes(MIB / 2) }),
+  );
+  await processes.start('worker');
+  expect(await user.settled(id)).toMatchObject({
+    status: 'failed',
+    attempts: 1,
+    error: { step: 'verify', code: 'size_mismatch' },
+  });
+});
