@@ -19,7 +19,7 @@ beforeAll(async () => {
     req.resume();
     if (attempts <= cut) {
       await pause(2 * SEND_FOR_MS);
-      req.destroy();
+      req.socket.destroy();
     } else {
       await once(req, 'end');
       res.setHeader('ETag', 'tag').end();
