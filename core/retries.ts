@@ -25,7 +25,7 @@ const LONGEST_PAUSE = 3600;
 type Table = 'uploads' | 'blobs';
 
 /** What could not be done in a pass. */
-export class PassIncomplete extends Error {
+class PassIncomplete extends Error {
   override name = 'PassIncomplete';
   constructor(done: number, failed: number, cause: unknown) {
     super(`${done} done, ${failed} failed: ${cause instanceof Error ? cause.message : cause}`, { cause });
@@ -49,7 +49,7 @@ export async function putOff(database: DataSource, table: Table, id: string): Pr
 
 /**
  * Works through rows, several at a time, until there are none left or the store does not answer.
- * @param next gives at most so many further rows, each one only once
+ * @param next gives at most so many further rows that are due, and none of those again that have failed or are done
  * @param act does what the row needs
  * @returns for how many rows it was done
  * @throws {PassIncomplete} after all others, with what was thrown first
