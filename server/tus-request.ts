@@ -13,6 +13,8 @@ export interface TusRequest {
   /** Of the uploads that it asks for or makes, without a trailing slash. */
   origin: string;
   lease?: Lease;
+  /** Set when the end of the upload ends its lease. */
+  leavesLease?: boolean;
   /** Asks the request to stop soon. */
   letGo: () => void;
   /** Aborts when it was asked to and its time is over. */

@@ -7,7 +7,7 @@ import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
 import { appendToUpload, completeUpload, declareLength } from '../core/uploads/ledger.js';
-import { isOverdue } from '../core/uploads/queries.js';
+import { isOverdue, isTrashed } from '../core/uploads/queries.js';
 import { terminateUpload } from '../core/uploads/termination.js';
 import { can } from './auth/can.js';
 import { actorOf } from './auth/principal.js';
@@ -59,6 +59,8 @@ export class LedgerStore extends DataStore {
     if (goesOn) request.lease = adopt(row, request.letGo);
     if (request.lease && row.length === 0) {
       request.lease.upload = await completeUpload(this.deps, row, row.leaseEpoch);
+      // onUploadFinish comes next.
+      request.leavesLease = true;
     }
     tellExpiry(request.res, row);
     return upload;
@@ -68,6 +70,10 @@ export class LedgerStore extends DataStore {
     const { upload, epoch } = this.lease(id);
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
+    }
+    // Clients remember addresses: one that is told that all has arrived does not send a file again that was deleted.
+    if (upload.status === 'finished' && (await isTrashed(this.deps.database, id))) {
+      throw new AppError('gone', { detail: 'The file that came of this upload was deleted' });
     }
     const { method, req } = requestOf(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
@@ -93,7 +99,8 @@ export class LedgerStore extends DataStore {
     // Of the request that it was given, which has no body.
     for await (const _ of none);
     const lease = this.lease(id);
-    const { req, res, asked } = requestOf(this.holders, id);
+    const request = requestOf(this.holders, id);
+    const { req, res, asked } = request;
     const { length, offset, maxSize } = lease.upload;
     const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
     const body = readBody(req, most - offset);
@@ -104,6 +111,8 @@ export class LedgerStore extends DataStore {
     // The rest of the body, if there is any, is not wanted.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
+    // Then onUploadFinish comes next.
+    request.leavesLease = lease.upload.objectKey !== null && lease.upload.status === 'uploading';
     return lease.upload.offset;
   }
 
@@ -132,6 +141,7 @@ export class LedgerStore extends DataStore {
       );
     }
     await terminateUpload(this.deps, id, actorOf(request.req));
+    request.leavesLease = true;
   }
 
   private lease(id: string): Lease {

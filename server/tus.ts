@@ -170,11 +170,8 @@ function createLock(leases: Leases, id: string, request: TusRequest, holders: Ma
     },
     async unlock(): Promise<void> {
       holders.delete(id);
-      const { lease, method } = request;
-      // onUploadFinish comes next.
-      const isComplete = lease?.upload.status === 'uploading' && lease.upload.objectKey !== null;
-      if (isComplete && (method === 'PATCH' || method === 'POST')) lease.leave();
-      else await lease?.release();
+      if (request.leavesLease) request.lease?.leave();
+      else await request.lease?.release();
     },
   };
 }

@@ -1,4 +1,5 @@
 import type { TestUser } from './client.js';
+import type { TestDatabase } from './database.js';
 
 /* The ways in which files and uploads go. Each returns the status of the answer. */
 
@@ -10,3 +11,18 @@ export const purge = async (user: TestUser, id: string): Promise<number> =>
 
 export const terminate = async (user: TestUser, id: string): Promise<number> =>
   (await user.tus('DELETE', `/uploads/${id}`)).status;
+
+/** Takes a file out of the trash again. */
+export const restore = ({ query }: Pick<TestDatabase, 'query'>, id: string) =>
+  query(
+    `WITH restored AS (UPDATE files SET deleted_at = NULL WHERE id = $1 RETURNING owner_id, size)
+     UPDATE users SET used_bytes = used_bytes + size, used_files = used_files + 1
+     FROM restored WHERE users.id = owner_id`,
+    [id],
+  );
+
+/** As if the reconciler had waited long enough to try again what the store has refused. */
+export async function letRetry({ query }: Pick<TestDatabase, 'query'>): Promise<void> {
+  await query('UPDATE uploads SET retry_at = now() WHERE retry_at > now()');
+  await query('UPDATE blobs SET retry_at = now() WHERE retry_at > now()');
+}

@@ -1,8 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { GetObjectCommand, UploadPartCommand } from '@aws-sdk/client-s3';
+import { CreateMultipartUploadCommand, GetObjectCommand, UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload, timeline } from './aftermath.js';
 import { usageOf } from './books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
+import { terminate } from './deletions.js';
 import { type Processes, startProcesses } from './processes.js';
 import { createBucket, type TestBucket } from './s3.js';
 import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
@@ -332,6 +333,27 @@ describe('what is not finished', () => {
     expect((await put(parts[1]?.url ?? '', Buffer.from('b'))).status).toBe(404);
     await expectProblem(await presign({ id }), 410, 'gone');
     await expectProblem(await complete(id), 410, 'gone');
+  });
+
+  it('is looked for once more in S3 when the addresses have expired', async () => {
+    const { id } = await beginAndSend();
+    expect(await terminate(user, id)).toBe(204);
+    const row = await findUpload(processes, id);
+    expect(row.discarded_at).toBeNull();
+    expect(row.retry_at).toEqual(row.addresses_until);
+    expect(row.retry_at.getTime()).toBeGreaterThan(Date.now() + 3_600_000);
+    // As a store may have it that kept a part which came after the abort.
+    const kept = { Bucket: bucket.bucket, Key: row.storage_key };
+    await bucket.client.send(new CreateMultipartUploadCommand(kept));
+    expect(await listStored(id)).toHaveLength(1);
+    await processes.database.query(
+      `UPDATE uploads SET addresses_until = now(), retry_at = now() WHERE id = $1`,
+      [id],
+    );
+    await processes.stop('worker');
+    await processes.start('worker');
+    await until('the last look', async () => (await findUpload(processes, id)).discarded_at);
+    expect(await listStored(id)).toEqual([]);
   });
 
   it('expires, and leaves nothing', async () => {

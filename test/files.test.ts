@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type FileJson, registerUser, type TestUser } from './client.js';
+import { restore, terminate, trash } from './deletions.js';
 import { makeJpeg } from './fixtures.js';
 import { type Processes, startProcesses } from './processes.js';
 
@@ -203,6 +204,27 @@ describe('deleting', () => {
     }
     await expectProblem(await user.fetch(`/api/files/${id}`, { method: 'DELETE' }), 404, 'not_found');
     expect(existsSync(blob?.path ?? '')).toBe(true);
+  });
+
+  it('puts away the upload with its file: both are gone until the file is restored', async () => {
+    const { id } = await user.settled(await newFile());
+    const path = `/uploads/${id}`;
+    const head = () => user.tus('HEAD', path);
+    expect((await head()).status).toBe(200);
+    expect(await trash(user, id)).toBe(204);
+    expect((await head()).status).toBe(410);
+    expect((await user.tus('PATCH', path, { 'Upload-Offset': '5' })).status).toBe(410);
+    // A client that remembers the address sends all of it again.
+    const content = Buffer.from('a.txt');
+    const again = await user.tusUpload(content, { uploadUrl: `${processes.url}${path}` });
+    expect(again).not.toBe(id);
+    expect(await user.settled(again)).toMatchObject({ status: 'completed', size: content.length });
+
+    await restore(processes.database, id);
+    expect([(await head()).status, (await head()).headers.get('Upload-Offset')]).toEqual([200, '5']);
+    expect(await trash(user, id)).toBe(204);
+    expect(await terminate(user, id)).toBe(204);
+    expect((await head()).status).toBe(410);
   });
 
   it.each(['at once', 'from the trash'])('for good takes everything along, %s', async (way) => {

@@ -4,6 +4,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { version as uuidVersion, v7 as uuidv7 } from 'uuid';
+import { findUpload } from './aftermath.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
@@ -157,6 +158,18 @@ describe('core protocol', () => {
     expect(await offsetOf(path)).toBe(5);
     expect((await patch(path, 5, '67890')).status).toBe(204);
     expect((await contentOf(idOf(path))).toString()).toBe('1234567890');
+  });
+
+  test('a conflict gives the lease back, also of an upload whose object is made and whose file is not', async () => {
+    const path = await user.create(3);
+    await patch(path, 0, 'ab');
+    await processes.database.query(
+      `UPDATE uploads SET "offset" = length, object_key = storage_key WHERE id = $1`,
+      [idOf(path)],
+    );
+    expect((await patch(path, 2, 'c')).status).toBe(409);
+    const { lease_holder } = await findUpload(processes, idOf(path));
+    expect(lease_holder).toBeNull();
   });
 
   test.each([

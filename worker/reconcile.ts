@@ -3,6 +3,8 @@ import { AppError } from '../core/errors.js';
 import { formatHead, readHead, sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
 import { listTrashBeyondQuota } from '../core/quota.js';
+import { putOff } from '../core/retries.js';
+import { isStoreAway } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
@@ -21,7 +23,7 @@ export interface ReconcileDeps extends FinishDeps {
   leases: Leases;
 }
 
-/** A store that refused so many in a row is asked again at the next pass. */
+/** A store that leaves so many in a row without an answer is asked again at the next pass. */
 const MAX_FAILURES = 3;
 
 /**
@@ -113,22 +115,30 @@ function createNumbering({ database, log }: ReconcileDeps): () => Promise<number
   };
 }
 
-/** Uploads whose bytes are all here but whose object or file was never made. One that fails is left to the next pass. */
+/**
+ * Uploads whose bytes are all here but whose object or file was never made. One for which the store refuses to make the
+ * object is put off.
+ */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
   let finished = 0;
-  let failures = 0;
+  let unanswered = 0;
+  let refused = 0;
   for (const id of await listUnfinishedComplete(deps.database)) {
     try {
       if (!(await complete(deps, id))) continue;
       await finishAndQueue(deps, id);
       finished++;
-      failures = 0;
+      unanswered = 0;
     } catch (error) {
       if (error instanceof AppError && error.code === 'gone') continue;
-      deps.log.error({ err: error, uploadId: id }, 'reconciler: upload not finished');
-      if (++failures === MAX_FAILURES) break;
+      const away = isStoreAway(error);
+      const failures = away ? undefined : await putOff(deps.database, 'uploads', id);
+      deps.log.error({ err: error, uploadId: id, failures }, 'reconciler: upload not finished');
+      if (!away) refused++;
+      else if (++unanswered === MAX_FAILURES) break;
     }
   }
+  if (refused > 0) deps.log.warn({ count: refused }, 'uploads that have all their bytes and become no files');
   return finished;
 }
 

@@ -4,6 +4,7 @@ import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js'
 import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../../migrations/1763700000000-people.js';
 import { Forget1763710000000 } from '../../migrations/1763710000000-forget.js';
+import { Endings1763800000003 } from '../../migrations/1763800000003-endings.js';
 import { Eta1763800000006 } from '../../migrations/1763800000006-eta.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
@@ -50,6 +51,7 @@ export async function openDatabase(
       S31763650000000,
       People1763700000000,
       Forget1763710000000,
+      Endings1763800000003,
       Eta1763800000006,
     ],
   });

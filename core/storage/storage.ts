@@ -26,6 +26,22 @@ export interface StorageRoom {
   isShort(): Promise<boolean>;
 }
 
+/**
+ * The store gave no answer, or only said that it is overrun or away. What was asked for may work later, for whatever
+ * object.
+ */
+export class StoreAway extends Error {
+  override name = 'StoreAway';
+  constructor(cause: unknown) {
+    super('The storage does not answer', { cause });
+  }
+}
+
+/** Whether something has failed only because the store gave no answer. */
+export function isStoreAway(error: unknown): boolean {
+  return error instanceof StoreAway || (error instanceof Error && error.cause instanceof StoreAway);
+}
+
 export interface BlobStore {
   /**
    * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
@@ -36,7 +52,7 @@ export interface BlobStore {
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */
   write(key: string, bytes: Uint8Array): Promise<void>;
-  /** Deletes an object; no error if there is none. */
+  /** Deletes an object; no error if there is none. @throws {StoreAway} */
   delete(key: string): Promise<void>;
   /** What another process needs to read the object; good for an hour at least. */
   reference(key: string): Promise<BlobReference>;
@@ -117,23 +133,29 @@ export interface UploadStore {
    * @param parts all that were committed, by number
    * @param signal gives up when it aborts
    * @returns the key of the object, a blob of exactly that many bytes; and whether other things were left besides it
-   * @throws {AppError} size_mismatch when bytes that were committed are gone; unavailable
+   * @throws {AppError} size_mismatch when bytes that were committed are gone; unavailable, caused by StoreAway if the
+   * store gave no answer
    */
   complete(
     upload: StoredUpload,
     parts: Part[],
     signal?: AbortSignal,
   ): Promise<{ objectKey: string; untidy: boolean }>;
-  /** Deletes all that is there of an upload, except the object `keep`; no error if there is nothing. */
+  /**
+   * Deletes all that is there of an upload, except the object `keep`; no error if there is nothing.
+   * @throws {StoreAway}
+   */
   discard(upload: StoredUpload, keep: string | null): Promise<void>;
 }
 
 export interface DirectUploads {
   /** Begins an upload whose parts the client will send. @throws {AppError} unavailable */
   begin(key: string): Promise<UploadState>;
+  /** Seconds that addresses are good for. */
+  readonly addressSeconds: number;
   /** How many bytes each part of an upload has; the last one may have less. */
   partSize(length: number): number;
-  /** Addresses that take exactly `size` bytes each, for an hour. */
+  /** Addresses that take exactly `size` bytes each. */
   sign(key: string, state: UploadState, parts: { number: number; size: number }[]): Promise<string[]>;
   /** The parts that have arrived, by number. @throws {AppError} unavailable */
   listParts(key: string, state: UploadState): Promise<Part[]>;

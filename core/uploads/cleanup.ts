@@ -2,15 +2,12 @@ import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { appendEvents } from '../events.js';
-import type { Storage } from '../storage/storage.js';
+import { IS_DUE, workThrough } from '../retries.js';
+import type { Storage, StoredUpload } from '../storage/storage.js';
 
 /*
- * What the reconciler asks of the ledger: which uploads were left half done, and which are to go. It asks in random
- * order and gives up after some failures in a row: three that fail for good must not stand before all others for ever.
+ * What the reconciler asks of the ledger: which uploads were left half done, and which are to go.
  */
-
-/** A store that has failed so often in a row is asked again later. */
-const MAX_FAILURES = 3;
 
 /** Uploads that expire in one transaction: meanwhile their owners cannot begin others. */
 const EXPIRE_BATCH = 1000;
@@ -20,12 +17,17 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
   const rows: { id: string }[] = await database.query(
     `SELECT id FROM uploads
      WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
+       AND ${IS_DUE}
      ORDER BY random() LIMIT 1000`,
   );
   return rows.map((row) => row.id);
 }
 
-/** Marks unfinished uploads as expired whose time is over and that nobody writes to. Returns how many. */
+/**
+ * Marks unfinished uploads as expired whose time is over and that nobody writes to. One whose bytes are all here still
+ * becomes a file, unless that has been tried not long ago and has failed.
+ * @returns how many
+ */
 export async function expireUploads(database: DataSource): Promise<number> {
   let total = 0;
   for (;;) {
@@ -44,10 +46,10 @@ async function expireBatch(database: DataSource): Promise<number> {
          SELECT id FROM uploads
          WHERE status = 'uploading' AND expires_at < now()
            AND (lease_holder IS NULL OR lease_expires_at < now())
-           AND "offset" IS DISTINCT FROM length
+           AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
          LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
        ), expired AS (
-         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1
+         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
          FROM overdue WHERE uploads.id = overdue.id
          RETURNING uploads.*
        )
@@ -77,58 +79,73 @@ async function expireBatch(database: DataSource): Promise<number> {
   });
 }
 
+/** An upload of which something is to be deleted from the store. */
+interface Remains extends StoredUpload {
+  id: string;
+  /** The object that a file refers to; null: there is none. */
+  keep: string | null;
+  /** Whether a client may still have an address to which it can send a part. */
+  open: boolean;
+  /** Of its row, which is another one after each change. */
+  version: string;
+}
+
 /**
  * Deletes what is left in the store of expired and terminated uploads, and what finished ones have left besides their
  * object. What clients have called those that are gone is forgotten, too.
- * @param ids only these; undefined: all, at most 1000
+ * @param ids only these; undefined: all
  * @returns how many were put in order
- * @throws what the storage threw first, after all others were done, or after some in a row have failed
+ * @throws {PassIncomplete} after all others were put in order
  */
 export async function discardUploads(
   deps: { database: DataSource; storage: Storage },
   ids?: string[],
 ): Promise<number> {
-  const uploads = await queryEntities(
-    deps.database.manager,
-    Upload,
-    `SELECT * FROM uploads
-     WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
-       AND ($1::uuid[] IS NULL OR id = ANY ($1))
-     ORDER BY random() LIMIT 1000`,
-    [ids ?? null],
-  );
-  const failures: unknown[] = [];
-  let inARow = 0;
-  for (const upload of uploads) {
-    try {
-      await discardUpload(deps, upload);
-      inARow = 0;
-    } catch (error) {
-      failures.push(error);
-      if (++inARow === MAX_FAILURES) break;
-    }
-  }
-  if (failures.length > 0) throw failures[0];
-  return uploads.length;
+  const { database, storage } = deps;
+  let last: string | null = null;
+  const next = async (limit: number) => {
+    const remains = await listRemains(database, last, limit, ids);
+    last = remains.at(-1)?.id ?? null;
+    return remains;
+  };
+  return workThrough(database, 'uploads', next, async (remains) => {
+    // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
+    await storage.uploads.discard(remains, remains.keep);
+    await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
+    await settle(database, remains);
+  });
 }
 
-async function discardUpload(
-  { database, storage }: { database: DataSource; storage: Storage },
-  { id, status, untidy, storageKey, storageState, offset, length, finishedAt, objectKey }: Upload,
-): Promise<void> {
-  // Whoever finds meanwhile that something of his may arrive yet says it anew: then this was not the last look.
-  if (untidy && status !== 'finished') {
-    await database.query('UPDATE uploads SET untidy = false WHERE id = $1', [id]);
-  }
-  // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
-  const keep = finishedAt ? objectKey : null;
-  await storage.uploads.discard({ key: storageKey, state: storageState, offset, length }, keep);
-  await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [id]);
+/** In order of id. @param after the last one of the list before */
+function listRemains(
+  database: DataSource,
+  after: string | null,
+  limit: number,
+  ids?: string[],
+): Promise<Remains[]> {
+  return database.query(
+    `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
+       CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
+       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, xmin::text AS version
+     FROM uploads
+     WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
+       AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))
+     ORDER BY id LIMIT $2`,
+    [after, limit, ids ?? null],
+  );
+}
+
+/**
+ * Notes that an upload was put in order, unless its row has changed since it was read: somebody may have noted that
+ * something of theirs can still arrive, and then this was not the last look. Where clients can still send parts, the next
+ * look follows when their addresses have expired.
+ */
+async function settle(database: DataSource, { id, version, open }: Remains): Promise<void> {
   await database.query(
-    `UPDATE uploads SET untidy = false,
-       discarded_at = CASE WHEN status <> 'finished' THEN now() END,
+    `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
+       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END,
        metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
-     WHERE id = $1 AND (status = 'finished' OR NOT untidy)`,
-    [id],
+     WHERE id = $1 AND xmin::text = $2`,
+    [id, version, open],
   );
 }

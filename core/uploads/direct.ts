@@ -20,10 +20,16 @@ import { terminateUpload } from './termination.js';
  * From then on nothing is different from an upload by tus. It is a multipart upload even if it has one part only: an
  * address that takes a whole object could be used again to overwrite it after it was scanned, that of a part is dead
  * once the upload is completed.
+ *
+ * A client can still send a part to an upload that was aborted, and some stores keep such a part. So the upload is
+ * discarded once more when its addresses have expired (cleanup.ts).
  */
 
 /** Addresses that one answer holds at most: signing one takes about a millisecond. */
 export const MAX_ADDRESSES = 100;
+
+/** How much later than ours the store's clock may say that an address has expired. */
+const CLOCK_SLACK_SECONDS = 300;
 
 /** How many gaps a message names. */
 const MAX_NAMED = 10;
@@ -64,7 +70,9 @@ export async function beginDirectUpload(
   const lease = deps.leases.adopt(row, () => {});
   try {
     const state = await direct.begin(row.storageKey);
-    const begun = await commitProgress(deps, row.id, lease.epoch, { offset: 0, state });
+    await commitProgress(deps, row.id, lease.epoch, { offset: 0, state });
+    const begun = await promiseAddresses(deps, direct, row.id);
+    if (!begun) throw new AppError('gone');
     return await sign(direct, begun, plan(direct, begun).parts.slice(0, MAX_ADDRESSES));
   } catch (error) {
     // Its id was told to nobody.
@@ -83,14 +91,7 @@ export async function beginDirectUpload(
  */
 export async function signMoreParts(deps: DirectDeps, id: string, numbers?: number[]): Promise<SignedParts> {
   const direct = requireDirect(deps);
-  const [upload] = await queryEntities(
-    deps.database.manager,
-    Upload,
-    `UPDATE uploads SET expires_at = now() + $2 * interval '1 hour'
-     WHERE id = $1 AND direct AND status = 'uploading' AND "offset" = 0 AND expires_at > now()
-     RETURNING *`,
-    [id, deps.uploadExpiryHours],
-  );
+  const upload = await promiseAddresses(deps, direct, id);
   if (!upload) throw whyNotOpen(await getUpload(deps.database, id));
   if (!numbers) return sign(direct, upload, await missingParts(direct, upload));
   const { partCount, parts } = plan(direct, upload);
@@ -102,6 +103,26 @@ export async function signMoreParts(deps: DirectDeps, id: string, numbers?: numb
     });
   });
   return sign(direct, upload, wanted);
+}
+
+/**
+ * Notes that clients get addresses for parts, before they do, and moves the expiry on.
+ * @returns undefined if the upload takes no parts (any more)
+ */
+async function promiseAddresses(
+  { database, uploadExpiryHours }: DirectDeps,
+  { addressSeconds }: DirectUploads,
+  id: string,
+): Promise<Upload | undefined> {
+  const [upload] = await queryEntities(
+    database.manager,
+    Upload,
+    `UPDATE uploads SET expires_at = now() + $2 * interval '1 hour', addresses_until = now() + $3 * interval '1 second'
+     WHERE id = $1 AND direct AND status = 'uploading' AND "offset" = 0 AND expires_at > now()
+     RETURNING *`,
+    [id, uploadExpiryHours, addressSeconds + CLOCK_SLACK_SECONDS],
+  );
+  return upload;
 }
 
 /**

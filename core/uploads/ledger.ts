@@ -112,7 +112,7 @@ export async function commitProgress(
        UPDATE uploads
        SET "offset" = $3, storage_state = coalesce($4, storage_state), object_key = coalesce($5, object_key),
            untidy = untidy OR $6, expires_at = now() + $7 * interval '1 hour',
-           lease_expires_at = now() + $8 * interval '1 millisecond'
+           lease_expires_at = now() + $8 * interval '1 millisecond', error = NULL, failures = 0, retry_at = NULL
        WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3
        RETURNING *
      ), stored AS (
@@ -135,7 +135,7 @@ export async function commitProgress(
     ],
   ).catch(async (error: unknown) => {
     // Nobody knows whether it was carried out, and so what of the store the ledger names.
-    await markUntidy(deps, id, epoch);
+    await noteFailure(deps, id, epoch);
     throw error;
   });
   if (!committed) throw leaseLost();
@@ -143,7 +143,8 @@ export async function commitProgress(
 }
 
 /**
- * Makes the object of an upload whose bytes are all here, unless it is made already. May be called again and again.
+ * Makes the object of an upload whose bytes are all here, unless it is made already. May be called again and again. Why
+ * it failed stands in the upload, for its owner.
  * @param upload as it is under this lease
  * @returns the upload with its object
  * @throws {AppError} locked; gone; unavailable; size_mismatch when acknowledged bytes are gone
@@ -163,7 +164,7 @@ export async function completeUpload(
     const made = await deps.storage.uploads
       .complete(toStored(upload), parts, signal)
       .catch(async (error: unknown) => {
-        await markUntidy(deps, upload.id, epoch);
+        await noteFailure(deps, upload.id, epoch, signal?.aborted ? undefined : error);
         return endIfLost(deps, upload, epoch, error);
       });
     return await commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
@@ -188,11 +189,31 @@ async function tidyAgain({ database }: LedgerDeps, id: string): Promise<void> {
     .catch(() => {});
 }
 
-/** After a failure the store may hold what the ledger does not name. The failure is what is told, whatever comes of this. */
-async function markUntidy({ database }: LedgerDeps, id: string, epoch: number): Promise<void> {
+/**
+ * After a failure the store may hold what the ledger does not name. The failure is what is told, whatever comes of this.
+ * @param error why no object could be made; undefined: something else has failed
+ */
+async function noteFailure(
+  { database }: LedgerDeps,
+  id: string,
+  epoch: number,
+  error?: unknown,
+): Promise<void> {
   await database
-    .query('UPDATE uploads SET untidy = true WHERE id = $1 AND lease_epoch = $2', [id, epoch])
+    .query(
+      'UPDATE uploads SET untidy = true, error = coalesce($3, error) WHERE id = $1 AND lease_epoch = $2',
+      [id, epoch, error ? JSON.stringify(whyNoFile(error)) : null],
+    )
     .catch(() => {});
+}
+
+/** What the owner of an upload is told whose bytes are all here. */
+function whyNoFile(error: unknown): Upload['error'] {
+  const { code, detail, title } = error instanceof AppError ? error : new AppError('internal');
+  return {
+    code,
+    detail: `All bytes have arrived, but no file could be made of them yet. ${detail ?? title}.`,
+  };
 }
 
 /**
@@ -211,7 +232,7 @@ async function endIfLost(
       const [lost] = await queryEntities(
         manager,
         Upload,
-        `UPDATE uploads SET untidy = true, status = 'expired'
+        `UPDATE uploads SET untidy = true, status = 'expired', failures = 0, retry_at = NULL
          WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' RETURNING *`,
         [id, epoch],
       );

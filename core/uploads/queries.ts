@@ -33,6 +33,15 @@ export function isOverdue(upload: Upload): boolean {
   return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
 }
 
+/** Whether the file that came of an upload is in the trash. */
+export async function isTrashed(database: DataSource, id: string): Promise<boolean> {
+  const found: unknown[] = await database.query(
+    'SELECT FROM files WHERE id = $1 AND deleted_at IS NOT NULL',
+    [id],
+  );
+  return found.length > 0;
+}
+
 /** An upload in whatever state and of whomever; the caller checks whether it may be seen. @throws {AppError} not_found */
 export async function getUpload(database: DataSource, id: string): Promise<Upload> {
   const upload = await database.getRepository(Upload).findOneBy({ id });

@@ -1,5 +1,6 @@
 import type { EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
+import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
@@ -15,9 +16,13 @@ import type { LedgerDeps } from './ledger.js';
  * back; then the row says what is to be deleted from the store. What its client has called it is forgotten.
  */
 
+/** How long a deletion waits for the store, in milliseconds. The reconciler does what takes longer. */
+const STORE_PATIENCE_MS = 3_000;
+
 /**
  * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
- * returned, or even begun to delete, the upload never comes back.
+ * returned, or even begun to delete, the upload never comes back. A store that is slow or away makes no failure of it: the
+ * deletion is committed by then, and the reconciler deletes the bytes.
  * @param actor undefined: the system itself
  * @param returnToken id of the upload token that it was begun with, if that may begin another one
  * @throws {AppError} not_found, gone
@@ -38,9 +43,8 @@ export async function terminateUpload(
     if (returnToken) await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
     return end(manager, upload, actor);
   });
-  // The rows say what is to be deleted, so the reconciler goes on where this stops.
-  if (blobIds) await deleteUnreferencedBlobs(deps, blobIds);
-  else await discardUploads(deps, [id]);
+  const emptied = blobIds ? deleteUnreferencedBlobs(deps, blobIds) : discardUploads(deps, [id]);
+  await within(STORE_PATIENCE_MS, emptied, 'deletion').catch(() => {});
 }
 
 /**
@@ -78,7 +82,7 @@ async function end(
 ): Promise<string[] | undefined> {
   await manager.query(
     `UPDATE uploads SET status = 'terminated', metadata = '{}', lease_holder = NULL, lease_epoch = lease_epoch + 1,
-       discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
+       failures = 0, retry_at = NULL, discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
      WHERE id = $1`,
     [id],
   );

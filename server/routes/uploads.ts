@@ -135,6 +135,7 @@ function toJson(upload: Upload) {
     length: upload.length,
     metadata: upload.metadata,
     direct: upload.direct,
+    error: upload.error,
     createdAt: upload.createdAt,
     expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
   };

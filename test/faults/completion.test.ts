@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { expectCompletedOnce, findFile, findUpload } from '../aftermath.js';
+import { letRetry } from '../deletions.js';
 import { until } from '../until.js';
 import { expectInOrder, type Installation, install } from './installation.js';
 import { beginUpload, MIB } from './piecewise-upload.js';
@@ -61,6 +62,7 @@ test('it fails until the store is healed: then the reconciler makes the object, 
   await processes.stop('worker');
 
   heal();
+  await letRetry(processes.database);
   await processes.start('worker');
   await until('the file', () => findFile(processes, upload.id), 60);
   await expectAllGood(upload.id, content);

@@ -113,7 +113,8 @@ test.each(KINDS)('the server is killed before and after each call while it delet
   for (const { pause } of removals) pause.open();
   await processes.start('server');
   for (const { upload, removal } of removals) {
-    expect(await removal).toBeUndefined();
+    // One that had waited long enough for the store was answered.
+    expect([undefined, 204]).toContain(await removal);
     await expectGone(upload.path);
   }
   // Blobs that nothing refers to are swept after an hour.

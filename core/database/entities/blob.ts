@@ -22,6 +22,18 @@ export class Blob {
   @Column('integer', { default: 0 })
   refs: number;
 
+  /** Since when the object is to be deleted: from then on the blob never gets a reference again. */
+  @Column('timestamptz', { name: 'doomed_at', nullable: true })
+  doomedAt: Date | null;
+
+  /** Failed attempts to delete the object; see retries.ts. */
+  @Column('integer', { default: 0 })
+  failures: number;
+
+  /** Not tried again before; null: at any time. */
+  @Column('timestamptz', { name: 'retry_at', nullable: true })
+  retryAt: Date | null;
+
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 }

@@ -1,6 +1,7 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import type { UploadState } from '../../storage/storage.js';
 import { bigintColumn } from './columns.js';
+import type { Problem } from './file.js';
 
 export type UploadStatus = 'uploading' | 'finished' | 'expired' | 'terminated';
 
@@ -88,4 +89,20 @@ export class Upload {
   /** When the bytes of an expired or terminated upload were deleted; null: still to do. */
   @Column('timestamptz', { name: 'discarded_at', nullable: true })
   discardedAt: Date | null;
+
+  /** Of a direct upload: until when clients have addresses to which they can send parts. */
+  @Column('timestamptz', { name: 'addresses_until', nullable: true })
+  addressesUntil: Date | null;
+
+  /** Why there is no file yet although all bytes are here; null: nothing is known to be wrong. */
+  @Column('jsonb', { nullable: true })
+  error: Pick<Problem, 'code' | 'detail'> | null;
+
+  /** How often the reconciler has failed to make the object, or to delete what is left; see retries.ts. */
+  @Column('integer', { default: 0 })
+  failures: number;
+
+  /** The reconciler does not try again before; null: at any time. */
+  @Column('timestamptz', { name: 'retry_at', nullable: true })
+  retryAt: Date | null;
 }

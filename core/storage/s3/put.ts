@@ -11,8 +11,12 @@ const IDLE_MS = 10_000;
 const LONGEST_MS = 60_000;
 const SLOWEST = 256;
 
-/** How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. */
+/**
+ * How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. A large
+ * body that is read back from the store may need longer than that for one attempt: it gets as many as this all the same.
+ */
 const SEND_FOR_MS = 30_000;
+const MIN_ATTEMPTS = 3;
 const FIRST_PAUSE_MS = 50;
 const LAST_PAUSE_MS = 2_000;
 
@@ -49,12 +53,16 @@ export class S3Unavailable extends Error {
  * Sends a body by PUT, again and again when that fails for reasons that may pass.
  * @param options.withMd5 whether what is in memory gets a Content-MD5
  * @param options.connectMs how long a connection may take to be made
+ * @param options.sendForMs after this time no further attempt begins, except the first few
  * @returns sends; answers with the headers of the answer
  * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time; {AppError} as the body
  */
-export function putTo(request: Requester, options: { withMd5: boolean; connectMs: number }) {
+export function putTo(
+  request: Requester,
+  options: { withMd5: boolean; connectMs: number; sendForMs?: number },
+) {
   return async (put: PutRequest): Promise<IncomingHttpHeaders> => {
-    const deadline = Date.now() + SEND_FOR_MS;
+    const deadline = Date.now() + (options.sendForMs ?? SEND_FOR_MS);
     const { body, signal } = put;
     const headers = {
       'content-length': String(body.size),
@@ -62,7 +70,8 @@ export function putTo(request: Requester, options: { withMd5: boolean; connectMs
       ...(options.withMd5 ? contentMd5(body) : {}),
     };
     let uncertain = false;
-    for (let wait = FIRST_PAUSE_MS; ; wait = Math.min(2 * wait, LAST_PAUSE_MS)) {
+    let wait = FIRST_PAUSE_MS;
+    for (let attempt = 1; ; attempt++) {
       let began = false;
       try {
         const outgoing = await request({ ...put, method: 'PUT', headers });
@@ -75,10 +84,12 @@ export function putTo(request: Requester, options: { withMd5: boolean; connectMs
         if (error instanceof AppError || (answered && !error.passes)) throw error;
         // Without an answer nobody knows whether a request that had begun was carried out.
         if (!answered && began) uncertain = true;
-        if (signal?.aborted || Date.now() + wait > deadline) throw new S3Unavailable(uncertain, error);
+        const isLate = attempt >= MIN_ATTEMPTS && Date.now() + wait > deadline;
+        if (signal?.aborted || isLate) throw new S3Unavailable(uncertain, error);
       }
       // Those that failed together should not come back together.
       await pause(wait * (0.5 + Math.random()), undefined, { signal }).catch(() => {});
+      wait = Math.min(2 * wait, LAST_PAUSE_MS);
     }
   };
 }

@@ -8,13 +8,14 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import type { Storage } from '../storage.js';
+import { type Storage, StoreAway, type StoredUpload } from '../storage.js';
 import { appendToS3 } from './append.js';
 import { createBlockPool } from './block-pool.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
 import { createObjectStore, isMissing } from './objects.js';
 import { partSize } from './part-size.js';
+import { S3Unavailable } from './put.js';
 import { S3Error } from './request.js';
 
 /* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
@@ -39,6 +40,16 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
   const { client, publicClient } = connection;
   const named = (key: string) => ({ Bucket: config.bucket, Key: config.prefix + key });
 
+  async function discard({ key, state }: StoredUpload, keep: string | null): Promise<void> {
+    if (state?.multipartId && keep !== key) await objects.abortMultipart(key, state.multipartId);
+    for await (const found of objects.listMultiparts(key)) {
+      await objects.abortMultipart(found.key, found.multipartId);
+    }
+    for await (const object of objects.list(key)) {
+      if (object.key !== keep) await objects.delete(object.key);
+    }
+  }
+
   return {
     blobs: {
       read: (key, range) =>
@@ -49,7 +60,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         }),
       write: (key, bytes) =>
         objects.put(key, { size: bytes.byteLength, chunks: [bytes] }).catch(rethrowUnavailable),
-      delete: (key) => objects.delete(key),
+      delete: (key) => objects.delete(key).catch(rethrowIfAway),
       async reference(key) {
         const command = new GetObjectCommand(named(key));
         return { kind: 'url', url: await getSignedUrl(client, command, { expiresIn: REFERENCE_SECONDS }) };
@@ -72,21 +83,14 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         appendToS3({ objects, pool }, upload, source, commit, signal),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
-      async discard({ key, state }, keep) {
-        if (state?.multipartId && keep !== key) await objects.abortMultipart(key, state.multipartId);
-        for await (const found of objects.listMultiparts(key)) {
-          await objects.abortMultipart(found.key, found.multipartId);
-        }
-        for await (const object of objects.list(key)) {
-          if (object.key !== keep) await objects.delete(object.key);
-        }
-      },
+      discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),
     },
     direct: {
       async begin(key) {
         const multipartId = await objects.createMultipart(key).catch(rethrowUnavailable);
         return { multipartId, nextPart: 1, tail: [] };
       },
+      addressSeconds: PART_SECONDS,
       partSize: (length) => partSize(length, 1),
       sign: (key, { multipartId }, parts) =>
         Promise.all(
@@ -128,10 +132,28 @@ function shorter(cause: unknown): AppError {
 function unavailable(error: unknown): AppError {
   if (error instanceof AppError) return error;
   return new AppError('unavailable', {
-    detail: 'The storage does not answer',
-    cause: error,
+    ...(isAway(error)
+      ? { detail: 'The storage does not answer', cause: new StoreAway(error) }
+      : { detail: 'The storage refuses the request', cause: error }),
     retryable: true,
   });
+}
+
+/** Answers that a proxy gives in the store's place, or a store that is overrun. */
+const AWAY_STATUSES = [502, 503, 504];
+
+/** Whether the store has given no answer of its own; see StoreAway. */
+function isAway(error: unknown): boolean {
+  if (error instanceof S3Unavailable) return isAway(error.cause);
+  const status =
+    error instanceof S3Error
+      ? error.status
+      : (error as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode;
+  return status === undefined || AWAY_STATUSES.includes(status);
+}
+
+function rethrowIfAway(error: unknown): never {
+  throw isAway(error) ? new StoreAway(error) : error;
 }
 
 function rethrowUnavailable(error: unknown): never {

@@ -1,0 +1,124 @@
+import { deleteUnreferencedBlobs, referenceBlobs, releaseBlobs, reserveBlobs } from '../core/blobs.js';
+import type { Blob } from '../core/database/entities/blob.js';
+import { type Storage, StoreAway } from '../core/storage/storage.js';
+import { openLedger, type TestLedger } from './ledger.js';
+
+/* Objects that nothing refers to any more. */
+
+let ledger: TestLedger;
+
+beforeEach(async () => {
+  ledger = await openLedger();
+});
+afterEach(() => ledger.close());
+
+function overStore(blobs: Partial<Storage['blobs']>): TestLedger {
+  return { ...ledger, storage: { ...ledger.storage, blobs: { ...ledger.storage.blobs, ...blobs } } };
+}
+
+/** Blobs with their bytes, and no reference. */
+async function store(count: number): Promise<Blob[]> {
+  const blobs = await reserveBlobs(ledger.database, Array(count).fill(1));
+  for (const { key } of blobs) await ledger.storage.blobs.write(key, Buffer.from('x'));
+  return blobs;
+}
+
+const idsOf = (blobs: { id: string }[]) => blobs.map(({ id }) => id);
+const reference = (blobs: Blob[]) => referenceBlobs(ledger.database.manager, idsOf(blobs));
+const release = (blobs: Blob[]) => releaseBlobs(ledger.database.manager, idsOf(blobs));
+const left = () => ledger.query('SELECT * FROM blobs ORDER BY id');
+
+test('one that may still get its reference is left alone for an hour, one that has lost its last is not', async () => {
+  const [fresh, old, used] = (await store(3)) as [Blob, Blob, Blob];
+  await ledger.query(`UPDATE blobs SET created_at = now() - interval '61 minutes' WHERE id = $1`, [old.id]);
+  await reference([used]);
+  await reference([used]);
+  await release([used]);
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(1);
+  expect(idsOf(await left())).toEqual(idsOf([fresh, used]));
+  await release([used]);
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(1);
+  expect(idsOf(await left())).toEqual(idsOf([fresh]));
+  expect(await ledger.stored()).toEqual(['x']);
+});
+
+test('while the store deletes one, no transaction is open, no row is locked, and no reference is added', async () => {
+  const [blob] = (await store(1)) as [Blob];
+  await reference([blob]);
+  await release([blob]);
+  let looked = false;
+  const slow = overStore({
+    async delete(key) {
+      const open = await ledger.query(
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'`,
+      );
+      expect(open).toEqual([]);
+      expect(await ledger.query('SELECT id FROM blobs FOR UPDATE NOWAIT')).toEqual([{ id: blob.id }]);
+      await expect(reference([blob])).rejects.toMatchObject({ code: 'unavailable', retryable: true });
+      // Nor by a process of an older version.
+      await expect(ledger.query('UPDATE blobs SET refs = refs + 1')).rejects.toMatchObject({ code: '23514' });
+      await ledger.storage.blobs.delete(key);
+      looked = true;
+    },
+  });
+  expect(await deleteUnreferencedBlobs(slow, [blob.id])).toBe(1);
+  expect(looked).toBe(true);
+  expect(await left()).toEqual([]);
+});
+
+test('a deletion in whose middle the process dies is taken up by the next pass', async () => {
+  const [blob] = (await store(1)) as [Blob];
+  // Marked, and nothing more.
+  await ledger.query('UPDATE blobs SET doomed_at = now()');
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(1);
+  // Deleted in the store, and the row is still there.
+  await ledger.query('INSERT INTO blobs (id, key, size, doomed_at) VALUES ($1, $2, 1, now())', [
+    blob.id,
+    blob.key,
+  ]);
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(1);
+  expect(await left()).toEqual([]);
+  expect(await ledger.stored()).toEqual([]);
+});
+
+test('a thousand that cannot be deleted keep no others from it, and are not tried all the time', async () => {
+  await ledger.query(
+    `INSERT INTO blobs (id, key, size, doomed_at, created_at)
+     SELECT gen_random_uuid(), 'stuck-' || n, 1, now(), now() - interval '1 day' FROM generate_series(1, 1000) AS n`,
+  );
+  const others = await store(5);
+  await reference(others);
+  await release(others);
+  let refused = 0;
+  const denying = overStore({
+    async delete(key) {
+      if (!key.startsWith('stuck')) return ledger.storage.blobs.delete(key);
+      refused++;
+      throw new Error('AccessDenied');
+    },
+  });
+  await expect(deleteUnreferencedBlobs(denying)).rejects.toThrow('5 done, 1000 failed: AccessDenied');
+  expect(refused).toBe(1000);
+  expect(await ledger.stored()).toEqual([]);
+  expect(await left()).toHaveLength(1000);
+  expect(await deleteUnreferencedBlobs(denying)).toBe(0);
+  expect(refused).toBe(1000);
+  await ledger.query('UPDATE blobs SET retry_at = now()');
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(1000);
+});
+
+test('a store that does not answer ends the pass, and puts off no blob', async () => {
+  const blobs = await store(40);
+  await reference(blobs);
+  await release(blobs);
+  let asked = 0;
+  const away = overStore({
+    delete() {
+      asked++;
+      return Promise.reject(new StoreAway(new Error('no answer')));
+    },
+  });
+  await expect(deleteUnreferencedBlobs(away)).rejects.toThrow('does not answer');
+  expect(asked).toBeLessThan(15);
+  expect(await deleteUnreferencedBlobs(ledger)).toBe(40);
+});

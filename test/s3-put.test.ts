@@ -1,0 +1,67 @@
+import { once } from 'node:events';
+import { createServer, request, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { putTo, S3Unavailable } from '../core/storage/s3/put.js';
+
+/* Sending a body again when that fails. */
+
+const SEND_FOR_MS = 50;
+
+let server: Server;
+let attempts: number;
+/** How many attempts are cut off, each after more time than sending may take in all. */
+let cut: number;
+
+beforeAll(async () => {
+  server = createServer(async (req, res) => {
+    attempts++;
+    req.resume();
+    if (attempts <= cut) {
+      await pause(2 * SEND_FOR_MS);
+      req.socket.destroy();
+    } else {
+      await once(req, 'end');
+      res.setHeader('ETag', 'tag').end();
+    }
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+});
+afterAll(() => {
+  server.close();
+  server.closeAllConnections();
+});
+beforeEach(() => {
+  attempts = 0;
+});
+
+const put = putTo(
+  async ({ method, key, headers }) =>
+    request({
+      host: '127.0.0.1',
+      port: (server.address() as AddressInfo).port,
+      method,
+      path: `/${key}`,
+      headers,
+    }),
+  { withMd5: false, connectMs: 1000, sendForMs: SEND_FOR_MS },
+);
+
+async function* readAnew() {
+  yield Buffer.from('abc');
+}
+
+const send = () => put({ key: 'part', body: { size: 3, chunks: readAnew } });
+
+test('a body for which one attempt takes longer than all may take gets three of them', async () => {
+  cut = 2;
+  expect(await send()).toMatchObject({ etag: 'tag' });
+  expect(attempts).toBe(3);
+});
+
+test('after these it is given up', async () => {
+  cut = Number.POSITIVE_INFINITY;
+  await expect(send()).rejects.toBeInstanceOf(S3Unavailable);
+  expect(attempts).toBe(3);
+});
