@@ -66,12 +66,12 @@ export async function receiveFile(
   if (length !== null && length > deps.maxUploadSize) {
     throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
   }
-  const metadata = checkMetadata(incoming.metadata);
+  const description = checkMetadata(incoming.metadata);
   const row = await createUpload(deps, {
     id: uuidv7(),
     ownerId: principal.userId,
     length,
-    metadata,
+    ...description,
     leaseHolder: deps.leases.holder,
     actor,
     token: principal.uploadToken,
@@ -79,9 +79,10 @@ export async function receiveFile(
   const lease = deps.leases.adopt(row, sender.onRequested);
   try {
     const sha256 = await storeBytes(deps, sender, incoming, row);
-    if (metadata.sha256 && metadata.sha256.toLowerCase() !== sha256) {
+    const { sha256: announced } = description.metadata;
+    if (announced && announced.toLowerCase() !== sha256) {
       throw new AppError('checksum_mismatch', {
-        detail: `The SHA-256 of what has arrived is ${sha256}; ${metadata.sha256} was announced`,
+        detail: `The SHA-256 of what has arrived is ${sha256}; ${announced} was announced`,
       });
     }
     const file = await finishAndQueue(deps, row.id, actor);
@@ -105,7 +106,12 @@ async function storeBytes(
   const bytes = hashing(open(most), hash);
   const epoch = row.leaseEpoch;
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
-  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end });
+  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(
+    (error: unknown) => {
+      // To a decoder or a form, a body that we have cut short looks broken.
+      throw stopped.aborted ? shutsDown(error) : error;
+    },
+  );
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
   if (!isWhole) throw shutsDown();
   const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;

@@ -14,7 +14,9 @@ import { can } from './auth/can.js';
 import { actorOf } from './auth/principal.js';
 import { RefusedError } from './auth/refusals.js';
 import { readBody } from './request-body.js';
+import { isOctets } from './tus-preflight.js';
 import { principalOf, requestOf, type TusRequest } from './tus-request.js';
+import { writeMetadata } from './upload-metadata.js';
 
 /** What the data store needs. */
 export interface StoreDeps extends FinishDeps {
@@ -46,13 +48,13 @@ export class LedgerStore extends DataStore {
   override async create(upload: TusUpload): Promise<TusUpload> {
     const request = requestOf(this.holders, upload.id);
     const { holder, adopt } = this.deps.leases;
-    const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
+    const goesOn = upload.size === 0 || isOctets(request.req);
     const { userId, uploadToken } = principalOf(request);
     const row = await createUpload(this.deps, {
       id: upload.id,
       ownerId: userId,
       length: upload.size ?? null,
-      metadata: upload.metadata ?? {},
+      ...(request.description ?? { metadata: {} }),
       leaseHolder: goesOn ? holder : null,
       actor: actorOf(request.req),
       token: uploadToken,
@@ -70,17 +72,18 @@ export class LedgerStore extends DataStore {
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
-    const { method, req } = requestOf(this.holders, id);
+    const { method, req, res } = requestOf(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
     // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
       await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
       await finishAndQueue(this.deps, upload.id, actorOf(req));
     }
+    const metadata = upload.metadataHeader ?? writeMetadata(upload.metadata);
+    if (method === 'HEAD' && metadata) res.setHeader('Upload-Metadata', metadata);
     return new TusUpload({
       id: upload.id,
       offset: upload.offset,
-      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
       ...(upload.length === null ? {} : { size: upload.length }),
     });
   }

@@ -127,7 +127,8 @@ async function discardUpload(
   await database.query(
     `UPDATE uploads SET untidy = false,
        discarded_at = CASE WHEN status <> 'finished' THEN now() END,
-       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
+       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END,
+       metadata_header = CASE WHEN status = 'finished' THEN metadata_header END
      WHERE id = $1 AND (status = 'finished' OR NOT untidy)`,
     [id],
   );

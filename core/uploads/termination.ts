@@ -77,7 +77,7 @@ async function end(
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
   await manager.query(
-    `UPDATE uploads SET status = 'terminated', metadata = '{}', lease_holder = NULL, lease_epoch = lease_epoch + 1,
+    `UPDATE uploads SET status = 'terminated', metadata = '{}', metadata_header = NULL, lease_holder = NULL, lease_epoch = lease_epoch + 1,
        discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
      WHERE id = $1`,
     [id],
