@@ -154,7 +154,7 @@ export async function* readForm(
  * followed by U+000A (LF) … with `%0D`" and LF and quotes alike, and nothing else: `50%off` and `%25` are as they were.
  */
 function unescaped(filename: string): string {
-  return filename.replaceAll(/%(22|0D|0A)/g, (escape) => decodeURIComponent(escape));
+  return filename.replaceAll(/%(22|0D|0A)/g, (escaped) => decodeURIComponent(escaped));
 }
 
 /**

@@ -1,5 +1,5 @@
 import { DataStore, Upload as TusUpload } from '@tus/server';
-import type { Response } from 'express';
+import type { Request, Response } from 'express';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { reserve, withinQuota } from '../core/quota.js';
@@ -79,6 +79,7 @@ export class LedgerStore extends DataStore {
       await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
       await finishAndQueue(this.deps, upload.id, actorOf(req));
     }
+    if (method === 'PATCH') checkLength(req, upload);
     const metadata = upload.metadataHeader ?? writeMetadata(upload.metadata);
     if (method === 'HEAD' && metadata) res.setHeader('Upload-Metadata', metadata);
     return new TusUpload({
@@ -143,6 +144,26 @@ export class LedgerStore extends DataStore {
     const { lease } = requestOf(this.holders, id);
     if (!lease) throw new Error('no lease is held');
     return lease;
+  }
+}
+
+/**
+ * Upload-Length of a PATCH. @tus/server would say that it is required.
+ * @throws {AppError} invalid_request
+ */
+function checkLength(req: Request, { offset, length }: Upload): void {
+  const declared = req.get('Upload-Length');
+  // A wrong offset is the first thing to tell.
+  if (declared === undefined || Number(req.get('Upload-Offset')) !== offset) return;
+  if (length !== null) {
+    throw new AppError('invalid_request', {
+      detail: `The length of this upload is known, ${length} bytes: send no Upload-Length`,
+    });
+  }
+  if (Number(declared) < offset) {
+    throw new AppError('invalid_request', {
+      detail: `Upload-Length is ${declared}, but ${offset} bytes are stored: it must be at least that`,
+    });
   }
 }
 

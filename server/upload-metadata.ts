@@ -102,9 +102,7 @@ function decode(key: string, value: string): string {
  */
 export function describeUpload(header = ''): Description {
   const sent = parseMetadata(header);
-  const checked = checkMetadata(sent.metadata);
-  const isTold = writeMetadata(checked.metadata) === sent.header;
-  return { ...checked, metadataHeader: isTold ? null : sent.header };
+  return { ...checkMetadata(sent.metadata), metadataHeader: sent.header || null };
 }
 
 /** As an Upload-Metadata header. */

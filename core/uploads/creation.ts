@@ -33,7 +33,7 @@ export interface CreationDeps {
 /** What its client says of a new upload, checked. */
 export interface Description {
   metadata: Record<string, string | null>;
-  /** Upload-Metadata as it came; null or undefined where `metadata` tells all of it. */
+  /** Upload-Metadata as it came, without blanks. */
   metadataHeader?: string | null;
   /** For the file that comes of it. */
   warnings?: Problem[];

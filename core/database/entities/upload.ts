@@ -30,7 +30,7 @@ export class Upload {
   @Column('jsonb')
   metadata: Record<string, string | null>;
 
-  /** Upload-Metadata as the client sent it; null: `metadata` tells all of it. */
+  /** Upload-Metadata as the client sent it; null if it was described in another way, or by an older version. */
   @Column('text', { name: 'metadata_header', nullable: true })
   metadataHeader: string | null;
 
