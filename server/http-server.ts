@@ -76,7 +76,7 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
   Object.assign(http, { httpAllowHalfOpen: true });
   http.on('clientError', (error: Error, socket: Socket) => {
     const answer = answers.get(socket);
-    // Or is just being answered: a second answer would be taken for that of the next request.
+    // The request has its answer, or is getting it: a second one would be taken for that of the next request.
     const isAnswered = answer?.headersSent && !(answer.writableFinished && answer.req.complete);
     if (answer && !answer.headersSent && hasCode(error, 'HPE_INVALID_EOF_STATE')) {
       // The client has ended its side in the middle of a body. Its reader finds that out behind all that has come.

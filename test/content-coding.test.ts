@@ -18,7 +18,7 @@ import { type Processes, startProcesses } from './processes.js';
 
 /* Bodies with a Content-Encoding. */
 
-const MAX = 4 * MIB;
+const MAX = MIB;
 
 /** Node has it since 22.15. */
 const { zstdCompressSync } = zlib as unknown as { zstdCompressSync?: (bytes: Uint8Array) => Buffer };
@@ -32,7 +32,9 @@ const CODINGS: [name: string, encode: (bytes: Uint8Array) => Buffer][] = [
   ...(zstdCompressSync ? [['zstd', zstdCompressSync] as [string, typeof zstdCompressSync]] : []),
 ];
 
-const SUPPORTED = ['gzip', 'deflate', 'br', ...(zstdCompressSync ? ['zstd'] : [])];
+const DISTINCT = CODINGS.filter(([name]) => name === name.toLowerCase() && name !== 'x-gzip');
+
+const SUPPORTED = DISTINCT.map(([name]) => name);
 
 let processes: Processes;
 let user: TestUser;
@@ -55,7 +57,7 @@ test.each(CODINGS)('%s is undone', async (name, encode) => {
   for (const content of [
     Buffer.alloc(0),
     Buffer.from('words'),
-    Buffer.alloc(3 * MIB, 'words '),
+    Buffer.alloc(MIB - 1, 'words '),
     randomBytes(MAX),
   ]) {
     const body = encode(content);
@@ -79,7 +81,7 @@ test('two members of gzip are one file', async () => {
   expect(file?.sha256).toBe(sha256('one, two'));
 });
 
-test.each(CODINGS)('of %s, what is broken is refused, and nothing is kept', async (name, encode) => {
+test.each(DISTINCT)('of %s, what is broken is refused, and nothing is kept', async (name, encode) => {
   const before = await usageOf(user);
   const whole = encode(Buffer.from('some words, and others, and others again'));
   const damaged = Buffer.from(whole);
@@ -92,7 +94,7 @@ test.each(CODINGS)('of %s, what is broken is refused, and nothing is kept', asyn
     whole.subarray(0, -1),
     damaged,
     Buffer.concat([whole, Buffer.from('and what is that?')]),
-    encode(randomBytes(MIB)).subarray(0, -1),
+    encode(randomBytes(500_000)).subarray(0, -1),
   ];
   for (const body of bodies) {
     await expectProblem(await post(user, body, coded(name)), 400, 'invalid_request');
@@ -101,11 +103,11 @@ test.each(CODINGS)('of %s, what is broken is refused, and nothing is kept', asyn
   await expectNothingKept(before);
 });
 
-test.each(CODINGS)('a bomb of %s ends at the limit', async (name, encode) => {
+test.each(DISTINCT)('a bomb of %s ends at the limit', async (name, encode) => {
   const before = await usageOf(user);
   const stored = (await listKeys(processes.dataDir)).length;
-  const bomb = encode(Buffer.alloc(256 * MIB));
-  expect(bomb.length).toBeLessThan(MIB);
+  const bomb = encode(Buffer.alloc(64 * MIB));
+  expect(bomb.length).toBeLessThan(MIB / 4);
   await expectProblem(await post(user, bomb, coded(name)), 413, 'too_large');
   await expectProblem(await post(user, encode(Buffer.alloc(MAX + 1)), coded(name)), 413, 'too_large');
   await expectNothingKept(before);

@@ -109,8 +109,6 @@ export const BAD_METADATA = [
     'filename Y\tQ==',
     'filename YQ==; b YQ==',
     'filename YQ== ,b  YQ==',
-    '=',
-    'filename=a',
   ],
   // Base64 that is none, or not the one way to write it.
   ...[
