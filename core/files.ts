@@ -110,12 +110,12 @@ export async function insertFile(
      ), blob AS (
        INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
      ), file AS (
-       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, status,
-                          created_at)
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
+                          status, created_at)
        SELECT id, owner_id, $2,
          coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
          coalesce(nullif(metadata ->> 'filetype', ''), substring(metadata ->> 'type' FROM '^[^/[:space:]]{1,127}/[^/[:space:]]{1,127}$')),
-         lower(nullif(metadata ->> 'sha256', '')), allowed_types, 'pending', now()
+         lower(nullif(metadata ->> 'sha256', '')), allowed_types, coalesce(warnings, '[]'), 'pending', now()
        FROM upload
        RETURNING *
      ), told AS (

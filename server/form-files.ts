@@ -77,7 +77,7 @@ export async function* readForm(
     last = stream;
     // Its reader is told; without one nobody needs to be.
     stream.on('error', () => {});
-    found.push({ filename, type, content: contentOf(stream) });
+    found.push({ filename: unescaped(filename), type, content: contentOf(stream) });
     notify();
   });
 
@@ -147,6 +147,14 @@ export async function* readForm(
     fail(undefined);
     await body.return?.();
   }
+}
+
+/**
+ * HTML, "multipart/form-data encoding algorithm": of a file's name browsers "replace every occurrence of U+000D (CR) not
+ * followed by U+000A (LF) … with `%0D`" and LF and quotes alike, and nothing else: `50%off` and `%25` are as they were.
+ */
+function unescaped(filename: string): string {
+  return filename.replaceAll(/%(22|0D|0A)/g, (escaped) => decodeURIComponent(escaped));
 }
 
 /**

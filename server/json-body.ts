@@ -1,5 +1,6 @@
 import type { Request } from 'express';
 import { AppError } from '../core/errors.js';
+import { refuseCoding } from './content-coding.js';
 import { readBody } from './request-body.js';
 
 interface JsonLimits {
@@ -42,9 +43,7 @@ function requireJson(req: Request): void {
     throw new AppError('unsupported_media_type', { detail: 'Send JSON as UTF-8' });
   }
   // A hundred bytes can unpack to gigabytes, and nobody needs that here.
-  if (!/^(identity)?$/i.test(req.get('Content-Encoding') ?? '')) {
-    throw new AppError('unsupported_media_type', { detail: 'Send JSON without Content-Encoding' });
-  }
+  refuseCoding(req);
 }
 
 async function readAll(req: Request, { maxBytes, maxMs }: JsonLimits): Promise<Buffer> {

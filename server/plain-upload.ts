@@ -40,7 +40,9 @@ export interface IncomingFile {
   /** Bytes; null: known when all have come. */
   length: number | null;
   /** Opens the bytes. @param limit bytes; what exceeds them throws too_large */
-  open(limit: number): AsyncIterableIterator<Uint8Array>;
+  open(limit: number): AsyncIterable<Uint8Array>;
+  /** Ends the body that the bytes come from, as if no more had been sent. */
+  end(): void;
 }
 
 export interface ReceivedFile {
@@ -64,12 +66,12 @@ export async function receiveFile(
   if (length !== null && length > deps.maxUploadSize) {
     throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
   }
-  const metadata = checkMetadata(incoming.metadata);
+  const description = checkMetadata(incoming.metadata);
   const row = await createUpload(deps, {
     id: uuidv7(),
     ownerId: principal.userId,
     length,
-    metadata,
+    ...description,
     leaseHolder: deps.leases.holder,
     actor,
     token: principal.uploadToken,
@@ -77,16 +79,17 @@ export async function receiveFile(
   const lease = deps.leases.adopt(row, sender.onRequested);
   try {
     const sha256 = await storeBytes(deps, sender, incoming, row);
-    if (metadata.sha256 && metadata.sha256.toLowerCase() !== sha256) {
+    const { sha256: announced } = description.metadata;
+    if (announced && announced.toLowerCase() !== sha256) {
       throw new AppError('checksum_mismatch', {
-        detail: `The SHA-256 of what has arrived is ${sha256}; ${metadata.sha256} was announced`,
+        detail: `The SHA-256 of what has arrived is ${sha256}; ${announced} was announced`,
       });
     }
     const file = await finishAndQueue(deps, row.id, actor);
     lease.leave();
     return { file, sha256 };
   } catch (error) {
-    await end(deps, sender, lease);
+    await giveUp(deps, sender, lease);
     throw error;
   }
 }
@@ -95,7 +98,7 @@ export async function receiveFile(
 async function storeBytes(
   deps: PlainUploadDeps,
   { stopped }: Sender,
-  { open, length }: IncomingFile,
+  { open, end, length }: IncomingFile,
   row: Upload,
 ): Promise<string> {
   const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
@@ -103,7 +106,12 @@ async function storeBytes(
   const bytes = hashing(open(most), hash);
   const epoch = row.leaseEpoch;
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
-  const upload = await appendToUpload(deps, row, epoch, source, stopped);
+  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(
+    (error: unknown) => {
+      // To a decoder or a form, a body that we have cut short looks broken.
+      throw stopped.aborted ? shutsDown(error) : error;
+    },
+  );
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
   if (!isWhole) throw shutsDown();
   const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
@@ -120,23 +128,16 @@ export function shutsDown(cause?: unknown): AppError {
   });
 }
 
-/** What `source` yields. Not a generator: who asks it to stop would have to wait for the next chunk. */
-function hashing(source: AsyncIterableIterator<Uint8Array>, hash: Hash): AsyncIterableIterator<Uint8Array> {
-  return {
-    async next() {
-      const next = await source.next();
-      if (!next.done) hash.update(next.value);
-      return next;
-    },
-    return: async () => (await source.return?.()) ?? { done: true, value: undefined },
-    [Symbol.asyncIterator]() {
-      return this;
-    },
-  };
+/** What `source` yields. */
+async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
+  for await (const chunk of source) {
+    hash.update(chunk);
+    yield chunk;
+  }
 }
 
 /** If that fails, too, the upload expires like any that was given up. */
-async function end(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
+async function giveUp(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
   const { id } = lease.upload;
   try {
     await terminateUpload(deps, id, actor, { returnToken: principal.uploadToken?.id });

@@ -1,5 +1,6 @@
-import type { RequestHandler } from 'express';
+import type { Request, RequestHandler } from 'express';
 import { AppError } from '../core/errors.js';
+import { refuseCoding } from './content-coding.js';
 import { EXPOSED_ALWAYS } from './cors.js';
 import { parseMetadata } from './upload-metadata.js';
 
@@ -13,6 +14,14 @@ const EXPOSED_ON_REFUSAL = [
 ].join(', ');
 
 const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
+
+/** The type of a body that is a piece of a file. */
+export const OCTETS = 'application/offset+octet-stream';
+
+/** RFC 9110, 8.3.1: "The type and subtype tokens are case-insensitive." Parameters mean nothing here. */
+export function isOctets(req: Request): boolean {
+  return req.get('Content-Type')?.split(';')[0]?.trim().toLowerCase() === OCTETS;
+}
 
 /** What the tus core protocol demands and @tus/server 2.4 does otherwise. Runs before anything looks at the method. */
 export const tusPreflight: RequestHandler = (req, res, next) => {
@@ -50,6 +59,7 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
     }
   }
 
+  if (req.method === 'POST' || req.method === 'PATCH') refuseCoding(req);
   const metadata = req.get('Upload-Metadata');
   if (tusRequest && metadata !== undefined) parseMetadata(metadata);
   // @tus/server would answer 501, as if the fault were ours.
@@ -59,10 +69,8 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
 
   // "All PATCH requests MUST use Content-Type: application/offset+octet-stream, otherwise the server SHOULD
   // return a 415 Unsupported Media Type status."
-  if (req.method === 'PATCH' && req.get('Content-Type') !== 'application/offset+octet-stream') {
-    throw new AppError('unsupported_media_type', {
-      detail: 'Send Content-Type: application/offset+octet-stream',
-    });
+  if (req.method === 'PATCH' && !isOctets(req)) {
+    throw new AppError('unsupported_media_type', { detail: `Send Content-Type: ${OCTETS}` });
   }
   // @tus/server would answer 403, which sounds as if it were a matter of rights.
   if (req.method === 'PATCH' && req.get('Upload-Offset') === undefined) {

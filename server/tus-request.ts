@@ -1,5 +1,6 @@
 import type { Request, Response } from 'express';
 import { AppError } from '../core/errors.js';
+import type { Description } from '../core/uploads/creation.js';
 import type { Lease } from '../core/uploads/lease.js';
 import type { Principal } from './auth/principal.js';
 
@@ -12,6 +13,8 @@ export interface TusRequest {
   principal: Principal | undefined;
   /** Of the uploads that it asks for or makes, without a trailing slash. */
   origin: string;
+  /** Of the upload that it makes. */
+  description?: Description;
   lease?: Lease;
   /** Set when the end of the upload ends its lease. */
   leavesLease?: boolean;

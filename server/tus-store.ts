@@ -1,8 +1,9 @@
 import { DataStore, Upload as TusUpload } from '@tus/server';
-import type { Response } from 'express';
+import type { Request, Response } from 'express';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { reserve, withinQuota } from '../core/quota.js';
+import type { AppendControl } from '../core/storage/storage.js';
 import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
@@ -13,7 +14,9 @@ import { can } from './auth/can.js';
 import { actorOf } from './auth/principal.js';
 import { RefusedError } from './auth/refusals.js';
 import { readBody } from './request-body.js';
+import { isOctets } from './tus-preflight.js';
 import { principalOf, requestOf, type TusRequest } from './tus-request.js';
+import { writeMetadata } from './upload-metadata.js';
 
 /** What the data store needs. */
 export interface StoreDeps extends FinishDeps {
@@ -45,13 +48,13 @@ export class LedgerStore extends DataStore {
   override async create(upload: TusUpload): Promise<TusUpload> {
     const request = requestOf(this.holders, upload.id);
     const { holder, adopt } = this.deps.leases;
-    const goesOn = upload.size === 0 || request.req.get('Content-Type') === 'application/offset+octet-stream';
+    const goesOn = upload.size === 0 || isOctets(request.req);
     const { userId, uploadToken } = principalOf(request);
     const row = await createUpload(this.deps, {
       id: upload.id,
       ownerId: userId,
       length: upload.size ?? null,
-      metadata: upload.metadata ?? {},
+      ...(request.description ?? { metadata: {} }),
       leaseHolder: goesOn ? holder : null,
       actor: actorOf(request.req),
       token: uploadToken,
@@ -75,17 +78,19 @@ export class LedgerStore extends DataStore {
     if (upload.status === 'finished' && (await isTrashed(this.deps.database, id))) {
       throw new AppError('gone', { detail: 'The file that came of this upload was deleted' });
     }
-    const { method, req } = requestOf(this.holders, id);
+    const { method, req, res } = requestOf(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
     // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
       await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
       await finishAndQueue(this.deps, upload.id, actorOf(req));
     }
+    if (method === 'PATCH') checkLength(req, upload);
+    const metadata = upload.metadataHeader ?? writeMetadata(upload.metadata);
+    if (method === 'HEAD' && metadata) res.setHeader('Upload-Metadata', metadata);
     return new TusUpload({
       id: upload.id,
       offset: upload.offset,
-      ...(Object.keys(upload.metadata).length > 0 ? { metadata: upload.metadata } : {}),
       ...(upload.length === null ? {} : { size: upload.length }),
     });
   }
@@ -105,9 +110,10 @@ export class LedgerStore extends DataStore {
     const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
     const body = readBody(req, most - offset);
     if (asked.aborted) body.end();
-    asked.addEventListener('abort', () => body.end());
-    if (length === null) await this.appendWithinQuota(lease, body, asked);
-    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
+    asked.addEventListener('abort', body.end);
+    const control = { hurry: asked, onFailure: body.end };
+    if (length === null) await this.appendWithinQuota(lease, body, control);
+    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, control);
     // The rest of the body, if there is any, is not wanted.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
@@ -117,12 +123,12 @@ export class LedgerStore extends DataStore {
   }
 
   /** Of an upload that has reserved nothing, because nobody knows how long it becomes. */
-  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, asked: AbortSignal) {
+  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, control: AppendControl) {
     const { database, quota } = this.deps;
     const { id } = lease.upload;
     const source = withinQuota(this.deps, lease.upload, lease.epoch, body);
     try {
-      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, asked);
+      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, control);
     } finally {
       // What was reserved and did not come. If that fails, it is given back when the upload goes on or ends.
       await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});
@@ -148,6 +154,26 @@ export class LedgerStore extends DataStore {
     const { lease } = requestOf(this.holders, id);
     if (!lease) throw new Error('no lease is held');
     return lease;
+  }
+}
+
+/**
+ * Upload-Length of a PATCH. @tus/server would say that it is required.
+ * @throws {AppError} invalid_request
+ */
+function checkLength(req: Request, { offset, length }: Upload): void {
+  const declared = req.get('Upload-Length');
+  // A wrong offset is the first thing to tell.
+  if (declared === undefined || Number(req.get('Upload-Offset')) !== offset) return;
+  if (length !== null) {
+    throw new AppError('invalid_request', {
+      detail: `The length of this upload is known, ${length} bytes: send no Upload-Length`,
+    });
+  }
+  if (Number(declared) < offset) {
+    throw new AppError('invalid_request', {
+      detail: `Upload-Length is ${declared}, but ${offset} bytes are stored: it must be at least that`,
+    });
   }
 }
 

@@ -13,10 +13,10 @@ import { ALLOWED_ALWAYS } from './cors.js';
 import { originOf } from './origin.js';
 import { setErrorHeaders, toAppError } from './problem.js';
 import type { TusLimits } from './tus-limits.js';
-import { EXPOSED_HEADERS } from './tus-preflight.js';
+import { EXPOSED_HEADERS, isOctets, OCTETS } from './tus-preflight.js';
 import { principalOf, requestOf, type TusRequest } from './tus-request.js';
 import { LedgerStore, type StoreDeps } from './tus-store.js';
-import { checkMetadata } from './upload-metadata.js';
+import { describeUpload } from './upload-metadata.js';
 
 /*
  * tus 1.0 at /uploads: @tus/server speaks the protocol, the ledger keeps the truth.
@@ -57,7 +57,11 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
     generateUrl: (head, { path, id }) => `${requestOf(requests, head).origin}${path}/${id}`,
     getFileIdFromRequest: (req) => idIn(new URL(req.url).pathname),
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
-    onUploadCreate: async (_req, upload) => ({ metadata: checkMetadata(upload.metadata ?? {}) }),
+    onUploadCreate: async (head) => {
+      const request = requestOf(requests, head);
+      request.description = describeUpload(request.req.get('Upload-Metadata'));
+      return {};
+    },
     onUploadFinish: async (head, upload) => {
       await finishAndQueue(deps, upload.id, actorOf(requestOf(requests, head).req));
       return {};
@@ -116,12 +120,20 @@ async function noteForeign({ database, refusals, log }: TusDeps, req: ExpressReq
   }
 }
 
-/** The request without its body. What a proxy says of itself is Express' business, which knows the proxies to trust. */
+/**
+ * What of a request's headers is not for @tus/server: what a proxy says of itself is Express' business, which knows the
+ * proxies to trust, and Upload-Metadata is read by upload-metadata.ts, which takes more.
+ */
+const NOT_FOR_TUS = /^((x-)?forwarded.*|upload-metadata)$/;
+
+/** The request without its body. */
 function headOf(req: ExpressRequest): Request {
   const headers = new Headers();
   for (const [name, value] of Object.entries(req.headers)) {
-    if (typeof value === 'string' && !/^(x-)?forwarded/.test(name)) headers.set(name, value);
+    if (typeof value === 'string' && !NOT_FOR_TUS.test(name)) headers.set(name, value);
   }
+  // It compares letter by letter.
+  if (isOctets(req)) headers.set('Content-Type', OCTETS);
   // Only the path matters; the target of a request may also be a whole address (RFC 9112, 3.2.2).
   return new Request(`http://localhost${req.path}`, { method: req.method, headers });
 }

@@ -1,9 +1,12 @@
+import { isUtf8 } from 'node:buffer';
+import type { Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
+import type { Description } from '../core/uploads/creation.js';
 
 /*
  * What clients say of a file: as Upload-Metadata (tus), as JSON (presign) or in a query or form. All of it is checked
- * here, and honest names stay as they are: `12:30?.txt` is one on most systems, emoji hold U+200D and names made by
- * WhatsApp U+200E. What a browser or file system does not take it replaces when the file is saved.
+ * here, and honest names stay as they are: `12:30?.txt` is one on most systems, and emoji hold U+200D. What a browser or
+ * file system does not take it replaces when the file is saved.
  */
 
 type Metadata = Record<string, string | null>;
@@ -19,14 +22,25 @@ const MAX_FILENAME = 255;
 /** Clients send the file's name under the one key or the other. */
 const NAME_KEYS = ['filename', 'name'];
 
+const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
+
 /** Visible ASCII. */
 const KEY = /^[!-+\--~]+$/;
 
 /** C0 and C1 controls, and what some take for a line break. */
 const CONTROL = /[\p{Cc}\u2028\u2029]/u;
 
-/** Embeddings, overrides and isolates: `photo\u202Egpj.exe` looks like `photoexe.jpg`. */
-const REORDERING = /[\u202A-\u202E\u2066-\u2069]/;
+/**
+ * What turns the direction of the text around it: `photo\u202Egpj.exe` looks like `photoexe.jpg`. Honest names hold some,
+ * too (WhatsApp begins its own with U+200E), and lose nothing without them.
+ */
+const BIDI_CONTROL = /[\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/g;
+
+const BIDI_WARNING: Problem = {
+  step: 'upload',
+  code: 'name_changed',
+  detail: 'Characters that turn the direction of text were removed from the name of the file',
+};
 
 /** Nothing that could be seen. */
 const INVISIBLE = /^[\p{Cf}\p{Z}]*$/u;
@@ -41,13 +55,18 @@ const MAX_MEDIA_TYPE = 255;
  * Reads an Upload-Metadata header: "one or more comma-separated key-value pairs. The key and value MUST be separated by a
  * space. The key MUST NOT contain spaces and commas and MUST NOT be empty. The key SHOULD be ASCII encoded and the value
  * MUST be Base64 encoded. All keys MUST be unique. … Since metadata can contain arbitrary binary values, Servers SHOULD
- * carefully validate metadata values or sanitize them before using them as header values". Ours are UTF-8.
- * @returns values decoded; null where a key has none
+ * carefully validate metadata values or sanitize them before using them as header values". Clients also send none at all, a
+ * comma at the end, blanks around commas, and several lines, which Node joins. What a value has that is not UTF-8 becomes
+ * U+FFFD.
+ * @returns values decoded, null where a key has none; and the header as it came, without blanks
  * @throws {AppError} invalid_request
  */
-export function parseMetadata(header: string): Metadata {
+export function parseMetadata(header: string): { metadata: Metadata; header: string } {
   const metadata: Metadata = {};
-  const pairs = header.split(',');
+  const pairs = header
+    .split(',')
+    .map((pair) => pair.replace(BLANKS_AROUND, ''))
+    .filter((pair) => pair !== '');
   if (pairs.length > MAX_KEYS)
     throw invalid(`Upload-Metadata has ${pairs.length} keys; at most ${MAX_KEYS} are taken`);
   for (const pair of pairs) {
@@ -61,7 +80,7 @@ export function parseMetadata(header: string): Metadata {
     requireUsable(key);
     metadata[key] = value === '' ? null : decode(key, value);
   }
-  return metadata;
+  return { metadata, header: pairs.join(',') };
 }
 
 function decode(key: string, value: string): string {
@@ -70,11 +89,27 @@ function decode(key: string, value: string): string {
   if (bytes.toString('base64') !== value) {
     throw invalid(`The value of ${key} in Upload-Metadata is not Base64 (RFC 4648, section 4, with padding)`);
   }
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    throw invalid(`The value of ${key} in Upload-Metadata is not UTF-8`);
-  }
+  if (isUtf8(bytes)) return bytes.toString();
+  // Bytes of something else may happen to be control characters, which PostgreSQL or a terminal would stumble over.
+  return bytes.toString().replaceAll(new RegExp(CONTROL, 'gu'), '\uFFFD');
+}
+
+/**
+ * What the ledger keeps of an Upload-Metadata header: "responses to HEAD requests MUST include the Upload-Metadata header and
+ * its value as specified by the Client during the creation".
+ * @param header undefined: there was none
+ * @throws {AppError} invalid_request
+ */
+export function describeUpload(header = ''): Description {
+  const sent = parseMetadata(header);
+  return { ...checkMetadata(sent.metadata), metadataHeader: sent.header || null };
+}
+
+/** As an Upload-Metadata header. */
+export function writeMetadata(metadata: Metadata): string {
+  return Object.entries(metadata)
+    .map(([key, value]) => (value === null ? key : `${key} ${Buffer.from(value).toString('base64')}`))
+    .join(',');
 }
 
 /** What other clients tell of a file, under the names that tus clients use. */
@@ -94,9 +129,10 @@ export function toMetadata(described: {
 /**
  * Checks the metadata of a new upload, however it came. The name of the file is reduced to a bare name; a type that is
  * none, as browsers send it at times, is forgotten.
+ * @returns what is kept, with warnings for the file that comes of it
  * @throws {AppError} invalid_request
  */
-export function checkMetadata(metadata: Metadata): Metadata {
+export function checkMetadata(metadata: Metadata): Description {
   const entries = Object.entries(metadata);
   if (entries.length > MAX_KEYS) {
     throw invalid(`The metadata has ${entries.length} keys; at most ${MAX_KEYS} are taken`);
@@ -113,19 +149,20 @@ export function checkMetadata(metadata: Metadata): Metadata {
     throw invalid('sha256 in the metadata must be 64 hexadecimal digits');
   }
   const checked = { ...metadata };
+  let turnsText = false;
   for (const key of NAME_KEYS) {
     const name = metadata[key];
-    if (name) checked[key] = bareName(key, name);
+    if (!name) continue;
+    const plain = name.replaceAll(BIDI_CONTROL, '');
+    turnsText ||= plain !== name;
+    checked[key] = bareName(key, plain);
   }
   const { filetype } = metadata;
   if (filetype && !isMediaType(filetype)) checked.filetype = null;
-  return checked;
+  return { metadata: checked, warnings: turnsText ? [BIDI_WARNING] : [] };
 }
 
 function bareName(key: string, path: string): string {
-  if (REORDERING.test(path)) {
-    throw invalid(`${key} must not hold characters that change the direction of the text around them`);
-  }
   const name = path.split(/[/\\]/).at(-1)?.trim();
   if (!name || name === '.' || name === '..' || INVISIBLE.test(name)) {
     throw invalid(`${key} in the metadata is not a name of a file`);

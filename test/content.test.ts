@@ -392,6 +392,19 @@ describe('signed links', () => {
 });
 
 describe('before the scan', () => {
+  it('a file whose processing has failed is not said to be on its way', async () => {
+    const id = await user.upload(Buffer.from('x'), { filename: 'x', sha256: '0'.repeat(64) });
+    expect((await user.settled(id)).status).toBe('failed');
+    for (const path of ['content', 'thumbnails/small']) {
+      const answer = await user.fetch(`/api/files/${id}/${path}`);
+      expect(answer.status).toBe(409);
+      expect(await answer.json()).toMatchObject({
+        code: 'wrong_state',
+        detail: expect.stringContaining('checksum_mismatch'),
+      });
+    }
+  });
+
   it('nothing is sent', async () => {
     await processes.stop('worker');
     const id = await user.upload(await makeJpeg({ width: 9, height: 9 }), { filename: 'a.jpg' });

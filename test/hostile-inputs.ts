@@ -72,25 +72,13 @@ export const BAD_NAMES = [
   ],
   ...['a\0b', '\0', 'a\tb', 'a\nb', 'a\r\nX: y', 'a\u0007b', 'a\u001bb', 'a\u001b[31m', 'a\u007fb'],
   ...['a\u0080b', 'a\u0085b', 'a\u009bb', 'a\u009fb', 'a\u2028b', 'a\u2029b'],
-  ...['\u202a', '\u202b', '\u202c', '\u202d', '\u202e', '\u2066', '\u2067', '\u2068', '\u2069'].map(
-    (mark) => `photo${mark}gpj.exe`,
-  ),
   ...['x'.repeat(256), 'é'.repeat(300), '😀'.repeat(128), 'x'.repeat(7000)],
 ];
 
 /** Honest ones, which must pass as they are. */
 export const GOOD_NAMES = [
   ...['a', 'a.b', '.htaccess', '...', 'a.', '-rf', 'CON', 'what?.txt', '12:30 *.txt', '<b>.txt', "it's.txt"],
-  ...[
-    'Größe.txt',
-    'cafe\u0301.txt',
-    '文件.jpg',
-    'ملف.pdf',
-    'קובץ.pdf',
-    '👩‍👩‍👧.png',
-    '\u200eIMG-1.jpg',
-    'a\u200bb.txt',
-  ],
+  ...['Größe.txt', 'cafe\u0301.txt', '文件.jpg', 'ملف.pdf', 'קובץ.pdf', '👩‍👩‍👧.png', 'a\u200bb.txt'],
   ...[
     'a b.txt',
     'a,b.txt',
@@ -104,20 +92,23 @@ export const GOOD_NAMES = [
   ],
 ];
 
+/** Names that are taken without these characters, which turn the direction of text. */
+export const TURNED_NAMES = [
+  ...['\u061c', '\u200e', '\u200f', '\u202a', '\u202b', '\u202c', '\u202d', '\u202e'],
+  ...['\u2066', '\u2067', '\u2068', '\u2069', '\u202e\u202d'],
+].map((mark): [sent: string, kept: string] => [`${mark}photo${mark}gpj.exe`, 'photogpj.exe']);
+
 const base64 = (text: string | Uint8Array) => Buffer.from(text as string).toString('base64');
 
 /** Values of Upload-Metadata that are refused with 400. */
 export const BAD_METADATA = [
   ...[
-    '',
-    ',',
-    ',,',
-    'filename,',
-    ',filename',
-    'filename YQ==,',
     'filename  YQ==',
     'filename YQ== YQ==',
-    'a YQ==, b YQ==',
+    'filename\tYQ==',
+    'filename Y\tQ==',
+    'filename YQ==; b YQ==',
+    'filename YQ== ,b  YQ==',
   ],
   // Base64 that is none, or not the one way to write it.
   ...[
@@ -135,21 +126,6 @@ export const BAD_METADATA = [
     'YWI_',
     'ÿÿÿÿ',
   ].map((value) => `filename ${value}`),
-  // UTF-8 that is none: bytes alone, cut off, too long, surrogates, beyond the last character.
-  ...[
-    'ff',
-    '80',
-    'c3',
-    'e282',
-    'f09f98',
-    'c0af',
-    'e080af',
-    'eda080',
-    'edb080',
-    'eda080edb080',
-    'f4908080',
-    'fe',
-  ].map((hex) => `note ${base64(Buffer.from(`61${hex}62`, 'hex'))}`),
   // Keys.
   ...[
     'filename YQ==,filename Yg==',
@@ -166,8 +142,49 @@ export const BAD_METADATA = [
   `${'k'.repeat(9000)} YQ==`,
   `sha256 ${base64('abc')}`,
   `sha256 ${base64('g'.repeat(64))}`,
+  `sha256 ${base64(Buffer.alloc(64, 0xff))}`,
   ...['a\0', 'a\nb', 'a\u0085b', 'a\u2028b'].map((value) => `note ${base64(value)}`),
   `filetype ${base64('text/plain\r\nX: y')}`,
+];
+
+/** Odd values of Upload-Metadata that must be taken. */
+export const ODD_METADATA = [
+  ...[
+    '',
+    ' ',
+    '\t',
+    ',',
+    ',,',
+    ' , ',
+    'note,',
+    ',note',
+    'note YQ==,',
+    'note YQ== ,\t',
+    'a YQ==, b YQ==',
+    'a YQ==\t,\tb , c YQ==',
+  ],
+  // UTF-8 that is none: bytes alone, cut off, too long, surrogates, beyond the last character, with NUL and controls.
+  ...[
+    ...[
+      'ff',
+      '80',
+      'c3',
+      'e282',
+      'f09f98',
+      'c0af',
+      'e080af',
+      'eda080',
+      'edb080',
+      'eda080edb080',
+      'f4908080',
+      'fe',
+    ],
+    ...['00ff', 'ff00', 'ff1b5b33316d', 'ff0d0a', 'c080', 'ffffffff0000'],
+  ].flatMap((hex) =>
+    ['note', 'filename', 'name', 'filetype', 'type'].map(
+      (key) => `${key} ${base64(Buffer.from(`61${hex}62`, 'hex'))}`,
+    ),
+  ),
 ];
 
 /** Bodies of JSON requests that no route takes, as bytes. */

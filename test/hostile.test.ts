@@ -1,6 +1,16 @@
 import { gzipSync } from 'node:zlib';
 import { encodeMetadata, registerUser, type TestUser } from './client.js';
-import { BAD_JSON, BAD_METADATA, BAD_NAMES, GOOD_NAMES, PATHS, QUERIES, VALUES } from './hostile-inputs.js';
+import {
+  BAD_JSON,
+  BAD_METADATA,
+  BAD_NAMES,
+  GOOD_NAMES,
+  ODD_METADATA,
+  PATHS,
+  QUERIES,
+  TURNED_NAMES,
+  VALUES,
+} from './hostile-inputs.js';
 import { type Processes, startProcesses } from './processes.js';
 import { type Answer, exchange, formRequest } from './raw-http.js';
 
@@ -477,6 +487,9 @@ test('metadata', async () => {
   await attempt(
     BAD_METADATA.map((metadata) => ({ what: metadata, request: create(metadata), expected: [400, 431] })),
   );
+  await attempt(
+    ODD_METADATA.map((metadata) => ({ what: metadata, request: create(metadata), expected: [201] })),
+  );
 });
 
 test('names', async () => {
@@ -489,10 +502,49 @@ test('names', async () => {
         expected: [400],
       })),
     ),
+    ...TURNED_NAMES.flatMap(([name]) =>
+      of(name).map((request) => ({ what: name, request, expected: [201] })),
+    ),
     ...GOOD_NAMES.flatMap((name) => of(name).map((request) => ({ what: name, request, expected: [201] }))),
     // Bytes are kept in files here.
     ...GOOD_NAMES.map((name) => ({ what: name, request: presign(name), expected: [409] })),
   ]);
+});
+
+test('codings of bodies', async () => {
+  const bodies = ['x', gzipSync('x'), Buffer.alloc(0)];
+  const tus = { ...bearer(user), ...TUS, ...OCTETS };
+  await attempt(
+    VALUES.flatMap((coding) =>
+      bodies.flatMap((body) => [
+        {
+          what: `POST Content-Encoding: ${coding}`,
+          request: formRequest('POST', '/api/files', { ...bearer(user), 'Content-Encoding': coding }, body),
+          expected: coding.trim() === '' || coding === ',' ? [201] : [415],
+        },
+        {
+          what: `POST /uploads Content-Encoding: ${coding}`,
+          request: formRequest(
+            'POST',
+            '/uploads',
+            { ...tus, 'Upload-Length': String(body.length), 'Content-Encoding': coding },
+            body,
+          ),
+          expected: coding.trim() === '' || coding === ',' ? [201] : [415],
+        },
+        {
+          what: `PATCH Content-Encoding: ${coding}`,
+          request: formRequest(
+            'PATCH',
+            path,
+            { ...tus, 'Upload-Offset': '7', 'Content-Encoding': coding },
+            body,
+          ),
+          expected: coding.trim() === '' || coding === ',' ? [409] : [415],
+        },
+      ]),
+    ),
+  );
 });
 
 test('types that are none are forgotten', async () => {

@@ -7,6 +7,7 @@ import { expectCompletedOnce, findUpload } from './aftermath.js';
 import { closeBarrier } from './barrier.js';
 import { usageOf } from './books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
+import { TURNED_NAMES } from './hostile-inputs.js';
 import {
   BOUNDARY,
   type Body,
@@ -56,7 +57,32 @@ describe('POST /api/files', () => {
     data.append('file', new Blob(['x']), sent);
     const [inForm] = await filesOf(await post(user, data));
     // Browsers, and fetch() here, write a quote in a form as %22.
-    expect(inForm?.filename.replaceAll('%22', '"')).toBe(kept);
+    expect(inForm?.filename).toBe(kept);
+  });
+
+  test.each([
+    ['File with %22quotes%22, 50%off.txt', 'File with "quotes", 50%off.txt'],
+    ['100%25 %2522 %0d%2E%C3.txt', '100%25 %2522 %0d%2E%C3.txt'],
+  ])('of the name %s in a form, what browsers escape is undone, and nothing else', async (sent, kept) => {
+    const [file] = await filesOf(await post(user, form(filePart(sent, 'q')), { 'Content-Type': FORM_TYPE }));
+    expect(file?.filename).toBe(kept);
+  });
+
+  test('a line break that is escaped in a form is one, which no name may hold', async () => {
+    for (const name of ['a%0D%0Ab.txt', 'a%0Ab.txt']) {
+      const answer = await post(user, form(filePart(name, 'q')), { 'Content-Type': FORM_TYPE });
+      await expectProblem(answer, 400, 'invalid_request');
+    }
+  });
+
+  test.each(TURNED_NAMES)('the name %j becomes %j, and a warning says so', async (sent, kept) => {
+    const expected = { filename: kept, warnings: [{ step: 'upload', code: 'name_changed' }] };
+    expect(await filesOf(await post(user, 'x', {}, `?filename=${encodeURIComponent(sent)}`))).toMatchObject([
+      expected,
+    ]);
+    const data = new FormData();
+    data.append('file', new Blob(['x']), sent);
+    expect(await filesOf(await post(user, data))).toMatchObject([expected]);
   });
 
   test('a name may be encoded as in RFC 5987, too', async () => {

@@ -301,6 +301,19 @@ describe('creation', () => {
     expect((await contentOf(idOf(answer.headers.get('Location') ?? ''))).toString()).toBe('abc');
   });
 
+  test.each([
+    'Application/Offset+Octet-Stream',
+    'application/offset+octet-stream; charset=binary',
+    `${OCTETS['Content-Type']} ;x`,
+  ])('the type %s is the same type', async (type) => {
+    const headers = { 'Upload-Length': '6', 'Content-Type': type };
+    const answer = await user.tus('POST', '/uploads', headers, Buffer.from('abc'));
+    expect([answer.status, answer.headers.get('Upload-Offset')]).toEqual([201, '3']);
+    const location = answer.headers.get('Location') ?? '';
+    expect((await patch(location, 3, Buffer.from('def'), { 'Content-Type': type })).status).toBe(204);
+    expect((await contentOf(idOf(location))).toString()).toBe('abcdef');
+  });
+
   test('a body of another type than the protocol’s is not taken for bytes of the upload', async () => {
     const answer = await user.tus(
       'POST',
@@ -464,7 +477,6 @@ describe('metadata', () => {
     user.tus('POST', '/uploads', { 'Upload-Length': '0', 'Upload-Metadata': metadata });
 
   test.each([
-    ['empty', ''],
     ['bad base64', 'filename !!!!'],
     ['base64 of a wrong length', 'filename YWJ'],
     ['a key twice', `filename ${btoa('a')},filename ${btoa('b')}`],
@@ -511,8 +523,81 @@ describe('metadata', () => {
     expect((await user.get(`/api/files/${id}`)).filename).toBe(id);
   });
 
+  const headOf = async (answer: Response) => {
+    expect(answer.status).toBe(201);
+    const id = idOf(answer.headers.get('Location') ?? '');
+    return (await user.tus('HEAD', `/uploads/${id}`)).headers.get('Upload-Metadata');
+  };
+
   test('none brings no header', async () => {
     expect((await user.tus('HEAD', await user.create(1))).headers.has('Upload-Metadata')).toBe(false);
+    for (const empty of ['', ' ', ',', ' ,\t, '])
+      expect([empty, await headOf(await create(empty))]).toEqual([empty, null]);
+  });
+
+  test.each([
+    ['blanks around commas', 'a YQ== , b Yg==\t,\tc', 'a YQ==,b Yg==,c'],
+    ['a comma at the end', 'a YQ==,', 'a YQ=='],
+    ['a blank behind a key without a value', 'a , b Yg==', 'a,b Yg=='],
+    ['bytes that are not UTF-8', 'note YfxiAGM=', 'note YfxiAGM='],
+    ['a path', `filename ${btoa('/etc/passwd')}`, `filename ${btoa('/etc/passwd')}`],
+    ['a type that is none', `filetype ${btoa('thing')}`, `filetype ${btoa('thing')}`],
+  ])('HEAD tells it as it came: %s', async (_what, sent, told) => {
+    expect(await headOf(await create(sent))).toBe(told);
+  });
+
+  test('two lines of it are one', async () => {
+    const { hostname, port } = new URL(processes.url);
+    const created = await new Promise<IncomingMessage>((resolve, reject) => {
+      const headers = {
+        'Tus-Resumable': '1.0.0',
+        Authorization: `Bearer ${user.token}`,
+        'Upload-Length': '0',
+        'Upload-Metadata': [`filename ${btoa('two.txt')}`, 'b Yg=='],
+      };
+      httpRequest({ hostname, port, path: '/uploads', method: 'POST', headers }, (answer) =>
+        resolve(answer.resume()),
+      )
+        .on('error', reject)
+        .end();
+    });
+    expect(created.statusCode).toBe(201);
+    const path = `/uploads/${idOf(created.headers.location ?? '')}`;
+    expect((await user.tus('HEAD', path)).headers.get('Upload-Metadata')).toBe(
+      `filename ${btoa('two.txt')},b Yg==`,
+    );
+    expect((await user.get(`/api/files/${idOf(path)}`)).filename).toBe('two.txt');
+  });
+
+  test('a name that is not UTF-8 shows where it cannot be read', async () => {
+    const sent = `filename ${Buffer.from('caf\xe9.txt', 'latin1').toString('base64')}`;
+    const answer = await create(sent);
+    expect(await headOf(answer)).toBe(sent);
+    const file = await user.get(`/api/files/${idOf(answer.headers.get('Location') ?? '')}`);
+    expect(file.filename).toBe('caf\ufffd.txt');
+  });
+
+  test('what was said of an upload is forgotten with it', async () => {
+    const path = await user.create(1, { 'Upload-Metadata': 'note YfxiAGM=' });
+    expect((await user.tus('DELETE', path)).status).toBe(204);
+    const { rows } = await processes.database.query(
+      'SELECT metadata, metadata_header FROM uploads WHERE id = $1',
+      [idOf(path)],
+    );
+    expect(rows).toEqual([{ metadata: {}, metadata_header: null }]);
+  });
+
+  test('a name loses what turns the direction of text, and a warning says so', async () => {
+    const sent = encodeMetadata({ filename: '\u202ephoto\u2066gpj\u200f.exe' });
+    const answer = await create(sent);
+    expect(await headOf(answer)).toBe(sent);
+    expect(await user.settled(idOf(answer.headers.get('Location') ?? ''))).toMatchObject({
+      filename: 'photogpj.exe',
+      warnings: expect.arrayContaining([expect.objectContaining({ step: 'upload', code: 'name_changed' })]),
+    });
+    const plain = await create(encodeMetadata({ filename: 'photo.exe' }));
+    const { warnings } = await user.settled(idOf(plain.headers.get('Location') ?? ''));
+    expect(warnings.filter(({ code }: { code: string }) => code === 'name_changed')).toEqual([]);
   });
 });
 

@@ -80,16 +80,17 @@ export async function openFileStorage(
   };
 
   const uploads: UploadStore = {
-    async append({ key, offset, length }, source, commit) {
-      const handle = await openToAppend(path(key), offset).catch(async (error: unknown) => {
-        // What it yields is not wanted any more.
-        await source[Symbol.asyncIterator]().return?.();
+    async append({ key, offset, length }, source, commit, { onFailure } = {}) {
+      const handle = await openToAppend(path(key), offset).catch((error: unknown) => {
+        // The source is not wanted any more.
+        onFailure?.();
         throw error;
       });
       try {
-        await appendTo(shared, handle, offset, source, async (reached) => {
+        const commitAt = async (reached: number) => {
           await commit({ offset: reached, ...((await isWhole(reached)) ? { objectKey: key } : {}) });
-        });
+        };
+        await appendTo(shared, handle, offset, source, commitAt, onFailure);
       } finally {
         await handle.close();
       }
@@ -162,13 +163,15 @@ async function appendTo(
   offset: number,
   source: AsyncIterable<Uint8Array>,
   commit: (offset: number) => Promise<void>,
+  onFailure = () => {},
 ): Promise<void> {
   let committed = offset;
-  const sink = createSink(shared, handle, offset);
+  const sink = createSink(shared, handle, offset, onFailure);
   let checkpoint = Promise.resolve();
   let syncing = false;
   let lastSync = Date.now();
   let failure: unknown;
+  let broken: { error: unknown } | undefined;
 
   const sync = async () => {
     const reached = sink.written();
@@ -180,8 +183,8 @@ async function appendTo(
 
   try {
     for await (const chunk of source) {
+      if (failure) break;
       await sink.write(chunk);
-      if (failure) throw failure;
       const due = sink.written() - committed >= CHECKPOINT || Date.now() - lastSync >= CHECKPOINT_MS;
       if (!syncing && due) {
         syncing = true;
@@ -189,24 +192,32 @@ async function appendTo(
         checkpoint = sync()
           .catch((error: unknown) => {
             failure = error;
+            onFailure();
           })
           .finally(() => {
             syncing = false;
           });
       }
     }
-  } finally {
-    // Also after an error: what has arrived is kept, so that the client goes on from there.
-    await sink.drain();
-    await checkpoint;
-    if (!failure) await sync();
+  } catch (error) {
+    broken = { error };
   }
+  // Also after an error: what has arrived is kept, so that the client goes on from there.
+  await sink.drain();
+  await checkpoint;
+  if (!failure) await sync();
   sink.check();
   if (failure) throw failure;
+  if (broken) throw broken.error;
 }
 
 /** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */
-function createSink({ budget, room, disk }: Shared, handle: FileHandle, start: number) {
+function createSink(
+  { budget, room, disk }: Shared,
+  handle: FileHandle,
+  start: number,
+  onFailure: () => void,
+) {
   let position = start;
   let waiting: Uint8Array[] = [];
   let waitingBytes = 0;
@@ -226,6 +237,7 @@ function createSink({ budget, room, disk }: Shared, handle: FileHandle, start: n
     } catch (error) {
       failure = storageError(error);
       drop();
+      onFailure();
     } finally {
       writing = undefined;
     }

@@ -144,7 +144,8 @@ async function settle(database: DataSource, { id, version, open }: Remains): Pro
   await database.query(
     `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
        discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END,
-       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END
+       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END,
+       metadata_header = CASE WHEN status = 'finished' THEN metadata_header END
      WHERE id = $1 AND xmin::text = $2`,
     [id, version, open],
   );

@@ -3,6 +3,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
+import type { Problem } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { isConflict, isDatabaseAway } from '../database/outage.js';
@@ -32,13 +33,21 @@ export interface CreationDeps {
   quota: Quota;
 }
 
-export interface NewUpload {
+/** What its client says of a new upload, checked. */
+export interface Description {
+  metadata: Record<string, string | null>;
+  /** Upload-Metadata as it came, without blanks. */
+  metadataHeader?: string | null;
+  /** For the file that comes of it. */
+  warnings?: Problem[];
+}
+
+export interface NewUpload extends Description {
   /** UUIDv7. */
   id: string;
   ownerId: string;
   /** Bytes; null if not known yet. */
   length: number | null;
-  metadata: Record<string, string | null>;
   /** Whether the client will send the bytes to the store itself; see direct.ts. */
   direct?: boolean;
   /** The process that will write at once, and so gets the first lease; null: nobody does. */
@@ -178,6 +187,8 @@ async function insertRows(
     id: upload.id,
     length: upload.length,
     metadata: upload.metadata,
+    metadata_header: upload.metadataHeader ?? null,
+    warnings: upload.warnings,
     direct: upload.direct ?? false,
     storage_key: randomUUID(),
     lease_holder: upload.leaseHolder,
@@ -191,7 +202,7 @@ async function insertRows(
     Upload,
     `WITH wanted AS (
        SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
-         id uuid, length bigint, metadata jsonb, direct boolean, storage_key text, lease_holder text,
+         id uuid, length bigint, metadata jsonb, metadata_header text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
          upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
      ), owner AS (
        UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $4::bigint
@@ -199,9 +210,9 @@ async function insertRows(
          AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
        RETURNING id AS owner_id
      ), created AS (
-       INSERT INTO uploads (id, owner_id, status, length, metadata, direct, storage_key, lease_holder, lease_epoch,
+       INSERT INTO uploads (id, owner_id, status, length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, lease_epoch,
                             lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
-       SELECT id, owner_id, 'uploading', length, metadata, direct, storage_key, lease_holder, 1,
+       SELECT id, owner_id, 'uploading', length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, 1,
               CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
               now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
        FROM wanted, owner

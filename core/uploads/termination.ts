@@ -81,8 +81,9 @@ async function end(
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
   await manager.query(
-    `UPDATE uploads SET status = 'terminated', metadata = '{}', lease_holder = NULL, lease_epoch = lease_epoch + 1,
-       failures = 0, retry_at = NULL, discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
+    `UPDATE uploads SET status = 'terminated', metadata = '{}', metadata_header = NULL, lease_holder = NULL,
+       lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL,
+       discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
      WHERE id = $1`,
     [id],
   );

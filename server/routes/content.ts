@@ -106,8 +106,13 @@ function requireClean(file: File): void {
     throw new AppError('infected', { detail: file.error?.detail ?? 'The scan found something in this file' });
   }
   if (file.clean) return;
-  const detail = file.status === 'failed' ? file.error?.detail : undefined;
-  throw new AppError('not_ready', { detail: detail ?? 'The file has not been scanned yet' });
+  if (file.status === 'failed') {
+    const why = file.error ? ` (${file.error.code}: ${file.error.detail})` : '';
+    throw new AppError('wrong_state', {
+      detail: `The processing has failed${why} before the file was found clean: delete it and upload it again`,
+    });
+  }
+  throw new AppError('not_ready', { detail: 'The file has not been scanned yet' });
 }
 
 /**

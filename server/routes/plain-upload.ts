@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
+import { codingOf, decode, refuseCoding } from '../content-coding.js';
 import type { Drain } from '../drain.js';
 import { isForm, readForm } from '../form-files.js';
 import type { Limits } from '../limits.js';
@@ -26,6 +27,9 @@ interface PlainRouteDeps extends PlainUploadDeps {
 
 /** What clients send that do not know, or were not told, what it is. */
 const UNTOLD = ['application/octet-stream', 'application/x-www-form-urlencoded'];
+
+/** Bytes by which a body that cannot be compressed may grow, besides a hundredth of it. */
+const CODING_OVERHEAD = 4096;
 
 const rawQuery = z.object({ filename: z.string().optional(), sha256: z.string().optional() });
 
@@ -79,11 +83,17 @@ function receiveRaw(
   req: Request,
   { filename, sha256 }: z.infer<typeof rawQuery>,
 ): Promise<ReceivedFile> {
+  const coding = codingOf(req);
   const isChunked = req.headers['transfer-encoding'] !== undefined;
+  let body: RequestBody | undefined;
   return receiveFile(deps, sender, {
     metadata: describe(filename, req.get('Content-Type'), sha256),
-    length: isChunked ? null : Number(req.headers['content-length'] ?? 0),
-    open: (limit) => open(sender, req, limit),
+    length: isChunked || coding ? null : Number(req.headers['content-length'] ?? 0),
+    open(limit) {
+      body = open(sender, req, coding ? Math.ceil(limit * 1.01) + CODING_OVERHEAD : limit);
+      return coding ? upTo(limit, decode(coding, body)) : body;
+    },
+    end: () => body?.end(),
   });
 }
 
@@ -93,6 +103,7 @@ async function receiveForm(
   sender: Sender,
   { req, res, query }: { req: Request; res: Response; query: z.infer<typeof rawQuery> },
 ): Promise<ReceivedFile[]> {
+  refuseCoding(req);
   if (Object.keys(query).length > 0) {
     throw new AppError('invalid_request', {
       detail: 'filename and sha256 in the query describe a body that is one file; this one is a form',
@@ -100,7 +111,8 @@ async function receiveForm(
   }
   const received: ReceivedFile[] = [];
   try {
-    for await (const { filename, type, content } of readForm(req, open(sender, req, Infinity))) {
+    const body = open(sender, req, Infinity);
+    for await (const { filename, type, content } of readForm(req, body)) {
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
       }
@@ -109,6 +121,7 @@ async function receiveForm(
         metadata: describe(filename, type),
         length: null,
         open: (limit) => upTo(limit, content),
+        end: body.end,
       });
       received.push(file);
     }
@@ -138,7 +151,7 @@ function countUpload(limits: Limits, req: Request, res: Response): Promise<void>
 function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
   const body = readBody(req, limit);
   if (stopped.aborted) body.end();
-  stopped.addEventListener('abort', () => body.end());
+  stopped.addEventListener('abort', body.end);
   return body;
 }
 

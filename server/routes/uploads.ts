@@ -99,10 +99,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         if (size > deps.maxUploadSize) {
           throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
         }
-        const metadata = checkMetadata(toMetadata(described));
+        const description = checkMetadata(toMetadata(described));
         const { userId: ownerId, uploadToken: token } = principal;
-        const begun = { id: uuidv7(), ownerId, length: size, metadata, token, actor: signedInActor(call) };
-        return signedJson(await beginDirectUpload(deps, begun));
+        const begun = { id: uuidv7(), ownerId, length: size, token, actor: signedInActor(call) };
+        return signedJson(await beginDirectUpload(deps, { ...begun, ...description }));
       },
     }),
     route({

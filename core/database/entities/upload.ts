@@ -26,9 +26,17 @@ export class Upload {
   @Column('bigint', { transformer: bigintColumn, nullable: true })
   length: number | null;
 
-  /** Upload-Metadata as the client sent it, decoded; null is a key without a value. */
+  /** What the client said of the file, decoded and checked; null is a key without a value. */
   @Column('jsonb')
   metadata: Record<string, string | null>;
+
+  /** Upload-Metadata as the client sent it; null if it was described in another way, or by an older version. */
+  @Column('text', { name: 'metadata_header', nullable: true })
+  metadataHeader: string | null;
+
+  /** For the file that comes of it; null: none. */
+  @Column('jsonb', { nullable: true })
+  warnings: Problem[] | null;
 
   /** Whether the client sends the bytes to the store itself, at addresses that the server has signed. */
   @Column('boolean')
