@@ -13,6 +13,7 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
+import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
@@ -44,6 +45,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log.warn({ err: error }, 'database connection'),
   );
   const storage = await openStorage(config, log);
+  await claimStorage({ database, storage });
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const listener = await openListener(databaseUrl, log);
   const leases = await openLeases({ database, listener, log }, holder);

@@ -9,6 +9,7 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
+import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
@@ -31,6 +32,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log.warn({ err: error }, 'database connection'),
   );
   const storage = await openStorage(config, log);
+  await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
   // Not the INSTANCE_ID, which a server may have, too.
   const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
