@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { whenSomebodyWaitsFor } from './barrier.js';
 import { registerUser, type TestUser } from './client.js';
+import { countRead } from './plans.js';
 import { startPostgresProxy } from './postgres-proxy.js';
 import { type Processes, startProcesses } from './processes.js';
 import { eventsOf, newSession, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
@@ -303,10 +304,7 @@ test('a refresh reads no more of the tokens, however many its session has had', 
       const values = text.includes('token_hash = $1')
         ? [sha256(refreshToken), ...parameters.slice(1)]
         : parameters;
-      await own.database.query('BEGIN');
-      const { rows } = await own.database.query(`EXPLAIN (ANALYZE, FORMAT JSON) ${text}`, values);
-      await own.database.query('ROLLBACK');
-      const read = countRead(rows[0]['QUERY PLAN'][0].Plan);
+      const read = await countRead(own.database, text, values);
       expect([text, read < 10 ? 'few' : read]).toEqual([text, 'few']);
     }
   } finally {
@@ -314,16 +312,3 @@ test('a refresh reads no more of the tokens, however many its session has had', 
     await proxy.close();
   }
 });
-
-interface Plan {
-  'Actual Rows': number;
-  'Rows Removed by Filter'?: number;
-  'Rows Removed by Index Recheck'?: number;
-  Plans?: Plan[];
-}
-
-/** Rows that a statement has read, also those that it had no use for. */
-function countRead(plan: Plan): number {
-  const removed = (plan['Rows Removed by Filter'] ?? 0) + (plan['Rows Removed by Index Recheck'] ?? 0);
-  return (plan.Plans ?? []).reduce((sum, part) => sum + countRead(part), plan['Actual Rows'] + removed);
-}

@@ -2,13 +2,12 @@ import { deleteUnreferencedBlobs } from '../core/blobs.js';
 import { AppError } from '../core/errors.js';
 import { formatHead, readHead, sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
-import { listTrashBeyondQuota } from '../core/quota.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
 import { completeUpload } from '../core/uploads/ledger.js';
-import { terminateUpload } from '../core/uploads/termination.js';
 import { relayJobs } from './relay.js';
+import { createTrim } from './trash.js';
 
 const EVERY_MS = 30_000;
 
@@ -37,7 +36,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
       await expireUploads(deps.database);
       return discardUploads(deps);
     },
-    'files purged from a trash that is too full': () => trimTrash(deps),
+    'files purged from a trash that is too full': createTrim(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
   }).map(([name, work]) => createPart(name, work, deps.log));
@@ -142,16 +141,4 @@ async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
   } finally {
     await lease.release();
   }
-}
-
-/** What lies in the trash does not count against the quota of its owner, and so must not grow without end. */
-async function trimTrash(deps: ReconcileDeps): Promise<number> {
-  const ids = await listTrashBeyondQuota(deps.database, deps.quota);
-  for (const id of ids) {
-    await terminateUpload(deps, id).catch((error: unknown) => {
-      // Its owner, or another worker, was first.
-      if (!(error instanceof AppError && error.code === 'gone')) throw error;
-    });
-  }
-  return ids.length;
 }
