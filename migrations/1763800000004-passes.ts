@@ -10,6 +10,14 @@ export class Passes1763800000004 implements MigrationInterface {
       );
       INSERT INTO installation DEFAULT VALUES;
 
+      -- Which worker runs the passes; see worker/leader.ts.
+      CREATE TABLE pass_leader (
+        single boolean PRIMARY KEY DEFAULT true CHECK (single),
+        holder text NOT NULL,
+        expires_at timestamptz NOT NULL
+      );
+      INSERT INTO pass_leader (holder, expires_at) VALUES ('', '-infinity');
+
       -- For passes that must not look at what is not due. In this order tables are locked by whatever else runs.
       CREATE INDEX uploads_expiry_idx ON uploads (expires_at) WHERE status = 'uploading';
       CREATE INDEX files_deleted_at_idx ON files (deleted_at) WHERE deleted_at IS NOT NULL;

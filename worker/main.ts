@@ -58,7 +58,17 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
   });
-  const stopReconciler = startReconciler({ ...config, database, storage, leases, queue, log });
+  const workerName = config.instanceId ?? randomUUID();
+  const stopReconciler = startReconciler({
+    ...config,
+    database,
+    storage,
+    leases,
+    listener,
+    queue,
+    workerName,
+    log,
+  });
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
     // A queue whose database has just broken down may never close: then it ends with the process.
