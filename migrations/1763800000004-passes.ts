@@ -23,6 +23,10 @@ export class Passes1763800000004 implements MigrationInterface {
       CREATE INDEX files_deleted_at_idx ON files (deleted_at) WHERE deleted_at IS NOT NULL;
       ALTER TABLE users ADD quota_changed_at timestamptz;
       CREATE INDEX users_quota_changed_at_idx ON users (quota_changed_at) WHERE quota_changed_at IS NOT NULL;
+
+      -- See server/auth/token-seal.ts. Sessions that are open get their key with their next refresh.
+      ALTER TABLE sessions ADD token_key bytea;
+      ALTER TABLE refresh_tokens ADD sealed boolean NOT NULL DEFAULT false;
     `);
   }
 

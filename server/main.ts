@@ -90,7 +90,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
-    await refusals.whenIdle();
+    await refusals.flush();
     await limits.close();
     leases.close();
     await listener.close();
