@@ -19,7 +19,7 @@ export interface Storage {
 }
 
 /** A text that says whose the storage is; see uploads/claim.ts. list() leaves it out. */
-export interface StorageMarker {
+interface StorageMarker {
   /** Where the storage is, by the variables that say so. */
   readonly place: string;
   /** Of the object or file that holds the text. */

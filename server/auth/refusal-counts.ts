@@ -12,10 +12,10 @@ const MAX_TOLD = 20;
 const MAX_COUNTED = 1000;
 
 /** How many there were of each kind. */
-export type Kinds = Record<string, number>;
+type Kinds = Record<string, number>;
 
 /** What was counted of one network, or of all that are not told apart. */
-export interface RefusalCount {
+interface RefusalCount {
   /** Undefined: of several. */
   network?: string;
   count: number;
@@ -23,7 +23,7 @@ export interface RefusalCount {
 }
 
 /** How one refusal is to be written; `last`: by itself, and those that follow are counted. */
-export type HowWritten = 'single' | 'last' | 'counted';
+type HowWritten = 'single' | 'last' | 'counted';
 
 export interface RefusalCounts {
   take(network: string, kind: string): HowWritten;
