@@ -113,7 +113,7 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
     return found;
   }
 
-  it('belongs to who used it first, however many of its processes start together, and lists no marker', async () => {
+  it('belongs to the installation that used it first, however many processes start together, and lists no marker', async () => {
     await Promise.all(Array.from({ length: 5 }, () => claim(first)));
     expect(await storage.marker.read()).toMatch(first.id);
     expect(await listStored()).toEqual([]);
@@ -150,7 +150,7 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
     expect(await sweep(second, '--take-over', '--delete')).toMatchObject({ code: 1 });
   });
 
-  it('without a marker is swept by nobody, and of another one neither', async () => {
+  it('is swept neither without a marker nor with that of another installation', async () => {
     const known = await store(first);
     await store(second);
     expect(await sweep(first)).toMatchObject({ code: 0, stderr: expect.stringMatching('1 orphans') });
@@ -170,7 +170,7 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
       await claim(first);
     });
 
-    it('is marked when the database names another one, or an upload under way', async () => {
+    it('is marked when the database names another object', async () => {
       const key = await store(first);
       await first.test.query(
         `INSERT INTO blobs (id, key, size, refs) VALUES ('ffffffff-ffff-7fff-bfff-ffffffffffff', 'lost', 1, 1)`,

@@ -65,12 +65,12 @@ describe('of several workers', () => {
     expect(elected).toEqual(['first', 'second']);
   });
 
-  it('the one that leads under the name of its former self need not wait for it', async () => {
+  it('one that starts again under its name need not wait for the lease of its former self', async () => {
     await join('same');
     expect((await join('same')).leads()).toBe(true);
   });
 
-  it('another one leads when the leader cannot renew its lease, which knows that itself', async () => {
+  it('another one leads when the leader cannot renew its lease, and the leader knows that itself', async () => {
     const proxy = await startPostgresProxy();
     try {
       const first = await join('first', await proxy.reach(test.url));

@@ -126,7 +126,7 @@ test('an append moves the expiry only when that is worth writing the index', asy
 describe('the trash', () => {
   beforeAll(() => ledger.query('UPDATE users SET max_files = 2 WHERE id = $1', [ledger.ownerId]));
 
-  test('is read as a whole once, and then only that of who deletes', async () => {
+  test('is read as a whole once, and then only that of users who delete', async () => {
     const trim = createTrim(ledger);
     await trash(5);
     expect(await trim()).toBe(3);

@@ -66,8 +66,8 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   askAtStart(deps, leader, ifLeading(runAnew));
   return async () => {
     clearInterval(timer);
-    await leader.close();
-    await Promise.all(parts.map((part) => part.stop()));
+    // No part begins any more when this worker is elected at this very moment.
+    await Promise.all([...parts.map((part) => part.stop()), leader.close()]);
   };
 }
 

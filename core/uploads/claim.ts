@@ -135,7 +135,7 @@ async function isOursOrEmpty({ database, storage }: ClaimDeps): Promise<boolean>
       if (await knowsAny(database, candidates)) return true;
       candidates = [];
     }
-    // Who has so many objects of other programs here should give Landfall a prefix.
+    // Among so many objects of other programs Landfall needs a prefix of its own.
     if (lookedAt === MAX_LOOKED_AT) break;
   }
   if (await knowsAny(database, candidates)) return true;
