@@ -107,6 +107,8 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     // One that outlives the bench.
     ACCESS_TOKEN_MINUTES: '1440',
     S3_BUCKET: bucket,
+    // Each start has a database of its own, and so is an installation of its own.
+    S3_PREFIX: randomBytes(4).toString('hex'),
     S3_ENDPOINT: store.endpoint,
     S3_ACCESS_KEY_ID: store.accessKeyId,
     S3_SECRET_ACCESS_KEY: store.secretAccessKey,

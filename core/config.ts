@@ -66,8 +66,8 @@ export interface Config {
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
   /**
-   * A name that no other living server has, and that this one keeps when it is started again: it then need not
-   * wait for the leases of its former self to run out.
+   * A name that no other living server has, or no other living worker, and that this one keeps when it is started
+   * again: it then need not wait for the leases of its former self to run out.
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';

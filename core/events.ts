@@ -58,7 +58,9 @@ export type EventType =
   | 'queue.changed'
   | 'audit.exported'
   /** A request that was turned away; `data` says what it wanted and why not. */
-  | 'access';
+  | 'access'
+  /** Further ones of one network, or of several, that are only counted; see server/auth/refusal-counts.ts. */
+  | 'access.counted';
 
 const SEQUENCE_BATCH = 1000;
 

@@ -2,13 +2,20 @@ import type { DataSource } from 'typeorm';
 import { Blob } from './database/entities/blob.js';
 import { Derivative } from './database/entities/derivative.js';
 import { File } from './database/entities/file.js';
-import { queryEntities } from './database/rows.js';
+import { queryEntities, toEntities } from './database/rows.js';
 import { AppError } from './errors.js';
 
 /** Where a page of a list ended. */
 export interface FileCursor {
-  createdAt: Date;
+  /** Microseconds since 1970: a Date would lose those that the column has, and files of one millisecond with them. */
+  createdAtMicros: number;
   id: string;
+}
+
+/** A file of a list, and the cursor of a page that ends with it. */
+export interface ListedFile {
+  file: File;
+  cursor: FileCursor;
 }
 
 /** Newest first. @param after the last file of the page before */
@@ -17,15 +24,20 @@ export async function listFiles(
   ownerId: string,
   after: FileCursor | undefined,
   limit: number,
-): Promise<File[]> {
-  return queryEntities(
-    database.manager,
-    File,
-    `SELECT * FROM files
-     WHERE owner_id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR (created_at, id) < ($3, $2))
+): Promise<ListedFile[]> {
+  const rows: { id: string; micros: string }[] = await database.query(
+    `SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS micros FROM files
+     WHERE owner_id = $1 AND deleted_at IS NULL
+       AND ($2::uuid IS NULL
+            OR (created_at, id) < (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $2))
      ORDER BY created_at DESC, id DESC LIMIT $4`,
-    [ownerId, after?.id ?? null, after?.createdAt ?? null, limit],
+    [ownerId, after?.id ?? null, after?.createdAtMicros ?? null, limit],
   );
+  const files = toEntities(database.manager, File, rows);
+  return files.map((file, index) => ({
+    file,
+    cursor: { createdAtMicros: Number(rows[index]?.micros), id: file.id },
+  }));
 }
 
 /**

@@ -166,24 +166,66 @@ export async function quotaExceededBy(
   return quotaExceeded(await database.getRepository(User).findOneByOrFail({ id: userId }), quota, bytes);
 }
 
+/** Files that are found in the trash at a time. */
+const TRASH_BATCH = 1000;
+
+/** More than any transaction lasts: what was deleted in one that began so long ago can be seen. */
+const SLACK = `interval '10 minutes'`;
+
+/** Owners whose trash is looked at together. */
+const OWNERS_BATCH = 100;
+
+/**
+ * Owners whose trash may hold more than before, or too much for a quota that was set since, in batches.
+ * @param since a time of the database; undefined: all who have anything in the trash
+ */
+export async function* listTrashOwners(
+  database: DataSource,
+  since: string | undefined,
+): AsyncGenerator<string[]> {
+  const owners =
+    since === undefined
+      ? 'SELECT owner_id AS id FROM files WHERE deleted_at IS NOT NULL AND $1::text IS NULL'
+      : `SELECT owner_id AS id FROM files WHERE deleted_at >= $1::timestamptz - ${SLACK}
+         UNION ALL SELECT id FROM users WHERE quota_changed_at >= $1::timestamptz - ${SLACK}`;
+  let after: string | null = null;
+  do {
+    const found: { id: string }[] = await database.query(
+      `SELECT DISTINCT id FROM (${owners}) AS owner WHERE $2::uuid IS NULL OR id > $2 ORDER BY id
+       LIMIT ${OWNERS_BATCH}`,
+      [since ?? null, after],
+    );
+    if (found.length > 0) yield found.map(({ id }) => id);
+    after = found.length === OWNERS_BATCH ? (found.at(-1)?.id ?? null) : null;
+  } while (after !== null);
+}
+
 /**
  * Uploads whose files lie in the trash beyond what it may hold: as much again as the quota, the newest first.
- * @returns ids, at most 1000
+ * @param owners whose trash is looked at
+ * @returns ids, in batches; each batch has to be gone when the next one is asked for
  */
-export async function listTrashBeyondQuota(database: DataSource, quota: Quota): Promise<string[]> {
-  const rows: { id: string }[] = await database.query(
-    `SELECT id FROM (
-       SELECT files.id, max_bytes, max_files,
-         sum(size) OVER newest AS bytes, row_number() OVER newest AS files
-       FROM files JOIN (
-         SELECT id, coalesce(max_bytes, $1::bigint) AS max_bytes, coalesce(max_files, $2::bigint) AS max_files FROM users
-       ) AS owner ON owner.id = owner_id
-       WHERE deleted_at IS NOT NULL AND (max_bytes >= 0 OR max_files >= 0)
-       WINDOW newest AS (PARTITION BY owner_id ORDER BY deleted_at DESC, files.id DESC)
-     ) AS trash
-     WHERE (max_bytes >= 0 AND bytes > max_bytes) OR (max_files >= 0 AND files > max_files)
-     LIMIT 1000`,
-    [quota.bytes, quota.files],
-  );
-  return rows.map((row) => row.id);
+export async function* listTrashBeyondQuota(
+  database: DataSource,
+  quota: Quota,
+  owners: string[],
+): AsyncGenerator<string[]> {
+  let found: { id: string }[];
+  do {
+    found = await database.query(
+      `SELECT trash.id
+       FROM users, LATERAL (
+         SELECT coalesce(max_bytes, $1::bigint) AS bytes, coalesce(max_files, $2::bigint) AS files
+       ) AS most, LATERAL (
+         SELECT id, sum(size) OVER newest AS bytes, row_number() OVER newest AS files
+         FROM files WHERE owner_id = users.id AND deleted_at IS NOT NULL
+         WINDOW newest AS (ORDER BY deleted_at DESC, id DESC)
+       ) AS trash
+       WHERE users.id = ANY ($3)
+         AND ((most.bytes >= 0 AND trash.bytes > most.bytes) OR (most.files >= 0 AND trash.files > most.files))
+       LIMIT ${TRASH_BATCH}`,
+      [quota.bytes, quota.files, owners],
+    );
+    if (found.length > 0) yield found.map(({ id }) => id);
+  } while (found.length === TRASH_BATCH);
 }

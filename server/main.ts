@@ -14,6 +14,7 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
+import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
@@ -47,6 +48,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     onError: (error) => log.warn({ err: error }, 'database connection'),
   });
   const storage = await openStorage(config, log);
+  await claimStorage({ database, storage });
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const listener = await openListener(databaseUrl, log);
   const leases = await openLeases({ database, listener, log }, holder);
@@ -91,7 +93,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
-    await refusals.whenIdle();
+    await refusals.flush();
     await limits.close();
     leases.close();
     await listener.close();

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { MARKER } from '../core/storage/storage.js';
 import { expectBooksRight } from './books.js';
 import type { FileJson, TestUser } from './client.js';
 import type { Processes } from './processes.js';
@@ -137,7 +138,7 @@ function folderStore(dataDir: string): Store {
 /** Keys of the objects that are stored. */
 export async function listKeys(dataDir: string): Promise<string[]> {
   const entries = await readdir(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile()).map((entry) => entry.name);
+  return entries.filter((entry) => entry.isFile() && entry.name !== MARKER).map((entry) => entry.name);
 }
 
 /** Where an object is stored. */

@@ -69,6 +69,29 @@ describe('the list', () => {
     expect(seen.map(({ filename }) => filename)).toEqual(ids.map((_, i) => `${24 - i}.txt`));
   });
 
+  it('shows all of many files that came within one millisecond', async () => {
+    const quick = await registerUser(() => processes.url);
+    const count = 20;
+    const made = await Promise.all(Array.from({ length: count }, (_, i) => newFile(quick, `${i}.txt`)));
+    // Ids and times in different orders, and two of each time.
+    await processes.database.query(
+      `UPDATE files SET created_at = timestamptz '2026-05-06 07:08:09.123Z' + place / 2 * interval '7 microseconds'
+       FROM (SELECT id, row_number() OVER (ORDER BY md5(id::text)) AS place FROM files WHERE owner_id = $1) AS placed
+       WHERE files.id = placed.id`,
+      [quick.id],
+    );
+    const seen: FileJson[] = [];
+    let cursor: string | null = '';
+    while (cursor !== null) {
+      const page: { items: FileJson[]; nextCursor: string | null } = await quick.get(
+        `/api/files?limit=1${cursor ? `&cursor=${cursor}` : ''}`,
+      );
+      seen.push(...page.items);
+      cursor = page.nextCursor;
+    }
+    expect(seen.map(({ id }) => id).sort()).toEqual(made.sort());
+  });
+
   it('has no further page when the last one is just full', async () => {
     const { items } = await owner.get('/api/files?limit=200');
     const page = await owner.get(`/api/files?limit=${items.length}`);
@@ -104,6 +127,7 @@ describe('the list', () => {
       'limit=200',
       `cursor=0.${randomUUID()}`,
       `cursor=${'9'.repeat(15)}.${randomUUID()}`,
+      `cursor=${'9'.repeat(17)}.${randomUUID()}`,
     ]) {
       expect((await user.fetch(`/api/files?${query}`)).status).toBe(200);
     }

@@ -3,7 +3,7 @@ import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { trashFile } from '../core/files.js';
-import { listTrashBeyondQuota, reserve } from '../core/quota.js';
+import { listTrashBeyondQuota, listTrashOwners, reserve } from '../core/quota.js';
 import { expireUploads } from '../core/uploads/cleanup.js';
 import { createUpload } from '../core/uploads/creation.js';
 import {
@@ -71,6 +71,15 @@ async function finish(upload: Upload): Promise<void> {
   await finishUpload(pick(processes), upload.id);
 }
 
+/** Of all users, with a quota that is small enough for some to be over it. */
+async function purgeTrash(): Promise<void> {
+  for await (const owners of listTrashOwners(ledger.database, undefined)) {
+    for await (const ids of listTrashBeyondQuota(ledger.database, { bytes: 200, files: 3 }, owners)) {
+      await Promise.all(ids.map((id) => attempt(terminateUpload(pick(processes), id))));
+    }
+  }
+}
+
 /** One of each kind at once, of one user. */
 async function round(ownerId: string): Promise<void> {
   const made = await Promise.all(
@@ -107,9 +116,7 @@ async function round(ownerId: string): Promise<void> {
         ]
       : []),
     attempt(create(ownerId, 500)),
-    ...(await listTrashBeyondQuota(ledger.database, { bytes: 200, files: 3 })).map((id) =>
-      attempt(terminateUpload(pick(processes), id)),
-    ),
+    purgeTrash(),
   ]);
 }
 

@@ -27,7 +27,7 @@ const refused: Refusal[] = [];
 const refusals: Refusals = {
   note: (_req, refusal) => refused.push(refusal),
   whenWritten: async () => {},
-  whenIdle: async () => {},
+  flush: async () => {},
 };
 const limits = createLimits({
   rateLimits: {

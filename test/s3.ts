@@ -10,12 +10,14 @@ import {
   paginateListObjectsV2,
   S3Client,
 } from '@aws-sdk/client-s3';
+import { MARKER } from '../core/storage/storage.js';
 
 export interface TestBucket {
   /** Landfall's configuration for this bucket. */
   env: Record<'S3_BUCKET' | 'S3_ENDPOINT' | 'S3_ACCESS_KEY_ID' | 'S3_SECRET_ACCESS_KEY', string>;
   client: S3Client;
   bucket: string;
+  /** Of all but the marker of the installation. */
   listKeys(): Promise<string[]>;
   /** With their sizes in bytes. */
   listObjects(): Promise<{ key: string; size: number }[]>;
@@ -49,7 +51,7 @@ export async function createBucket(): Promise<TestBucket> {
   const Bucket = `test-${randomBytes(6).toString('hex')}`;
   await client.send(new CreateBucketCommand({ Bucket }));
 
-  async function listObjects() {
+  async function listAll() {
     const objects: { key: string; size: number }[] = [];
     for await (const page of paginateListObjectsV2({ client }, { Bucket })) {
       for (const { Key = '', Size = 0 } of page.Contents ?? []) objects.push({ key: Key, size: Size });
@@ -57,6 +59,7 @@ export async function createBucket(): Promise<TestBucket> {
     return objects;
   }
 
+  const listObjects = async () => (await listAll()).filter(({ key }) => !key.endsWith(MARKER));
   const listKeys = async () => (await listObjects()).map(({ key }) => key);
 
   async function listMultipartUploads() {
@@ -97,7 +100,7 @@ export async function createBucket(): Promise<TestBucket> {
       for (const { key: Key, uploadId: UploadId } of await listMultipartUploads()) {
         await client.send(new AbortMultipartUploadCommand({ Bucket, Key, UploadId }));
       }
-      for (const Key of await listKeys()) await client.send(new DeleteObjectCommand({ Bucket, Key }));
+      for (const { key: Key } of await listAll()) await client.send(new DeleteObjectCommand({ Bucket, Key }));
       await client.send(new DeleteBucketCommand({ Bucket }));
       client.destroy();
     },

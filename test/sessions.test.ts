@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { whenSomebodyWaitsFor } from './barrier.js';
 import { registerUser, type TestUser } from './client.js';
+import { countRead } from './plans.js';
 import { startPostgresProxy } from './postgres-proxy.js';
 import { type Processes, startProcesses } from './processes.js';
-import { eventsOf, newSession, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
+import { eventsOf, newSession, postAuth, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
 import { until } from './until.js';
 
 /*
@@ -200,6 +201,92 @@ describe('a token that comes again after its grace ends the session', () => {
   });
 });
 
+describe('of a session that goes on for long', () => {
+  /** As if each refresh so far had been so long ago. */
+  const age = (sessionId: string, ago: string) =>
+    processes.database.query(
+      'UPDATE refresh_tokens SET replaced_at = replaced_at - $2::interval WHERE session_id = $1',
+      [sessionId, ago],
+    );
+
+  /** @returns all tokens that it had, oldest first */
+  async function goOn(token: string, times: number): Promise<string[]> {
+    const tokens = [token];
+    const sessionId = await sessionOf(token);
+    for (let n = 0; n < times; n++) {
+      tokens.push(await next(tokens.at(-1) ?? ''));
+      await age(sessionId, '2 minutes');
+    }
+    return tokens;
+  }
+
+  const count = async (sessionId: string) =>
+    (await processes.database.query('SELECT FROM refresh_tokens WHERE session_id = $1', [sessionId]))
+      .rowCount ?? 0;
+
+  test('few hashes are kept, and the oldest token still ends it, once', async () => {
+    const { refreshToken } = await signIn();
+    const sessionId = await sessionOf(refreshToken);
+    const tokens = await goOn(refreshToken, 30);
+    expect(await count(sessionId)).toBeLessThan(5);
+    const newest = tokens.at(-1) ?? '';
+    expect(await problemOf(await there(tokens[0] ?? ''))).toEqual(ENDED);
+    expect(await problemOf(await here(newest))).toEqual(ENDED);
+    expect(await problemOf(await here(tokens[1] ?? ''))).toEqual(ENDED);
+    expect(await reuses({ sessionId })).toBe(1);
+  });
+
+  test('the oldest token signs out', async () => {
+    const { refreshToken } = await signIn();
+    const [oldest = '', ...later] = await goOn(refreshToken, 3);
+    expect((await postAuth(processes.url, 'logout', { refreshToken: oldest })).status).toBe(204);
+    expect(await problemOf(await here(later.at(-1) ?? ''))).toEqual(ENDED);
+  });
+
+  test('nobody can end it with a token that was never given out', async () => {
+    const [mine, other] = await Promise.all([signIn(), signIn()]);
+    const tokens = await goOn(mine.refreshToken, 3);
+    const [secret = '', session = '', seal = ''] = mine.refreshToken.split('.');
+    const [, otherSession = '', otherSeal = ''] = other.refreshToken.split('.');
+    const another = randomBytes(32).toString('base64url');
+    for (const forged of [
+      [another, session, seal],
+      [secret, session, otherSeal],
+      [secret, otherSession, seal],
+      [another, session, randomBytes(16).toString('base64url')],
+      [secret, session],
+      [secret, session, ''],
+    ]) {
+      expect(await problemOf(await here(forged.join('.')))).toEqual(ENDED);
+      await postAuth(processes.url, 'logout', { refreshToken: forged.join('.') });
+    }
+    expect((await here(tokens.at(-1) ?? '')).status).toBe(200);
+    expect((await here(other.refreshToken)).status).toBe(200);
+  });
+
+  test('that an earlier version has opened, tokens of that version are known, too', async () => {
+    const { refreshToken } = await signIn();
+    const sessionId = await sessionOf(refreshToken);
+    const early = randomBytes(32).toString('base64url');
+    const used = randomBytes(32).toString('base64url');
+    await processes.database.query('DELETE FROM refresh_tokens WHERE session_id = $1', [sessionId]);
+    await processes.database.query('UPDATE sessions SET token_key = NULL WHERE id = $1', [sessionId]);
+    await processes.database.query(
+      `INSERT INTO refresh_tokens (token_hash, session_id, replaced_at)
+       VALUES ($1, $3, NULL), ($2, $3, now() - interval '20 days')`,
+      [sha256(early), sha256(used), sessionId],
+    );
+    const second = await next(early);
+    expect(await next(early)).toBe(second);
+    await age(sessionId, '2 minutes');
+    await goOn(second, 3);
+    // The two without a seal, and of the others the last ones.
+    expect(await count(sessionId)).toBeLessThan(7);
+    expect(await problemOf(await here(used))).toEqual(ENDED);
+    expect(await reuses({ sessionId })).toBe(1);
+  });
+});
+
 test('refreshing while all sessions of the account are ended is an ordinary answer', async () => {
   for (let round = 0; round < 5; round++) {
     const [{ as }, ...others] = await Promise.all([signIn(), signIn(), signIn(), signIn()]);
@@ -303,10 +390,7 @@ test('a refresh reads no more of the tokens, however many its session has had', 
       const values = text.includes('token_hash = $1')
         ? [sha256(refreshToken), ...parameters.slice(1)]
         : parameters;
-      await own.database.query('BEGIN');
-      const { rows } = await own.database.query(`EXPLAIN (ANALYZE, FORMAT JSON) ${text}`, values);
-      await own.database.query('ROLLBACK');
-      const read = countRead(rows[0]['QUERY PLAN'][0].Plan);
+      const read = await countRead(own.database, text, values);
       expect([text, read < 10 ? 'few' : read]).toEqual([text, 'few']);
     }
   } finally {
@@ -314,16 +398,3 @@ test('a refresh reads no more of the tokens, however many its session has had', 
     await proxy.close();
   }
 });
-
-interface Plan {
-  'Actual Rows': number;
-  'Rows Removed by Filter'?: number;
-  'Rows Removed by Index Recheck'?: number;
-  Plans?: Plan[];
-}
-
-/** Rows that a statement has read, also those that it had no use for. */
-function countRead(plan: Plan): number {
-  const removed = (plan['Rows Removed by Filter'] ?? 0) + (plan['Rows Removed by Index Recheck'] ?? 0);
-  return (plan.Plans ?? []).reduce((sum, part) => sum + countRead(part), plan['Actual Rows'] + removed);
-}

@@ -17,7 +17,7 @@ import { until } from './until.js';
  * earnest stands in server/http-server.ts and server/json-body.ts.
  */
 
-const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, whenIdle: async () => {} };
+const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, flush: async () => {} };
 const JSON_LIMITS = { maxBytes: 1000, maxMs: 300 };
 const DRIP_MS = 50;
 // A machine that is busy may let many drips pass before it is idle for too long.

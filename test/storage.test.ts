@@ -285,6 +285,20 @@ test('files: what a broken connection left behind the offset is written over, an
   await close();
 });
 
+test('files: a list reads one folder at a time', async () => {
+  const { storage, close } = await openFiles();
+  const [first, second, late] = ['aa-first', 'bb-second', 'bb-late'];
+  for (const key of [first, second]) await storage.blobs.write(key, Buffer.from('blob'));
+  const listed: string[] = [];
+  for await (const { key } of storage.list()) {
+    // The second folder has not been read yet.
+    if (listed.length === 0) await storage.blobs.write(key === first ? late : 'aa-late', Buffer.from('blob'));
+    listed.push(key);
+  }
+  expect(listed).toHaveLength(3);
+  await close();
+});
+
 test('files: no offset is committed before its bytes are synced', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-storage-'));
   const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));

@@ -10,6 +10,7 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
+import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
@@ -34,6 +35,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     onError: (error) => log.warn({ err: error }, 'database connection'),
   });
   const storage = await openStorage(config, log);
+  await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
   // Not the INSTANCE_ID, which a server may have, too.
   const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
@@ -59,7 +61,17 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
   });
-  const stopReconciler = startReconciler({ ...config, database, storage, leases, queue, log });
+  const workerName = config.instanceId ?? randomUUID();
+  const stopReconciler = startReconciler({
+    ...config,
+    database,
+    storage,
+    leases,
+    listener,
+    queue,
+    workerName,
+    log,
+  });
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
     // A queue whose database has just broken down may never close: then it ends with the process.

@@ -1,16 +1,17 @@
 import { deleteUnreferencedBlobs } from '../core/blobs.js';
+import type { Listener } from '../core/database/listen.js';
 import { AppError } from '../core/errors.js';
 import { formatHead, readHead, sequenceEvents } from '../core/events.js';
 import type { Logger } from '../core/log.js';
-import { listTrashBeyondQuota } from '../core/quota.js';
 import { putOff } from '../core/retries.js';
 import { isStoreAway } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
 import { completeUpload } from '../core/uploads/ledger.js';
-import { terminateUpload } from '../core/uploads/termination.js';
+import { joinLeadership, type Leader } from './leader.js';
 import { relayJobs } from './relay.js';
+import { createTrim } from './trash.js';
 
 const EVERY_MS = 30_000;
 
@@ -19,16 +20,22 @@ const TELL_HEAD_EVERY_MS = 3_600_000;
 /** By then the servers, too, can reach a queue that was away: what they could not add meanwhile is not added by them. */
 const ONCE_MORE_MS = 3_000;
 
+/** Channel of PostgreSQL on which the leader is asked for a pass. */
+const PASS_WANTED = 'pass_wanted';
+
 export interface ReconcileDeps extends FinishDeps {
   leases: Leases;
+  listener: Listener;
+  /** A name that no other living worker has. */
+  workerName: string;
 }
 
 /** A store that leaves so many in a row without an answer is asked again at the next pass. */
 const MAX_FAILURES = 3;
 
 /**
- * Puts right what crashes have left half done, now, every 30 s, and when the queue is back after it was away. Safe to
- * run in every worker at once.
+ * Puts right what crashes have left half done: in the worker that leads, when it begins to, every 30 s, when another
+ * worker starts, and when the queue is back after it was away. Safe to run in several workers at once.
  * @returns stops it, after what is under way
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
@@ -39,7 +46,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
       await expireUploads(deps.database);
       return discardUploads(deps);
     },
-    'files purged from a trash that is too full': () => trimTrash(deps),
+    'files purged from a trash that is too full': createTrim(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
   }).map(([name, work]) => createPart(name, work, deps.log));
@@ -49,16 +56,33 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   const runAnew = () => {
     for (const part of parts) part.runAnew();
   };
-  runAll();
-  const timer = setInterval(runAll, EVERY_MS);
+  const leader = joinLeadership(deps, deps.workerName, runAll);
+  const ifLeading = (work: () => void) => () => {
+    if (leader.leads()) work();
+  };
+  const timer = setInterval(ifLeading(runAll), EVERY_MS);
   deps.queue.onBack?.(() => {
-    runAnew();
-    setTimeout(runAnew, ONCE_MORE_MS).unref();
+    ifLeading(runAnew)();
+    setTimeout(ifLeading(runAnew), ONCE_MORE_MS).unref();
   });
+  askAtStart(deps, leader, ifLeading(runAnew));
   return async () => {
     clearInterval(timer);
-    await Promise.all(parts.map((part) => part.stop()));
+    // No part begins any more when this worker is elected at this very moment.
+    await Promise.all([...parts.map((part) => part.stop()), leader.close()]);
   };
+}
+
+/** A worker that starts asks the one that leads for a pass: whatever was the matter, somebody expects it to go on now. */
+function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, pass: () => void): void {
+  const ignore = (error: unknown) => log.debug({ err: error }, 'asking for a pass');
+  // Where a connection breaks, the listener says LISTEN once more by itself.
+  listener.subscribe(PASS_WANTED, pass).catch(ignore);
+  leader.tried
+    .then(async () => {
+      if (!leader.leads()) await database.query(`NOTIFY ${PASS_WANTED}`);
+    })
+    .catch(ignore);
 }
 
 /** One of them, on its own: a store that hangs must not keep the jobs waiting. What fails is logged. */
@@ -152,16 +176,4 @@ async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
   } finally {
     await lease.release();
   }
-}
-
-/** What lies in the trash does not count against the quota of its owner, and so must not grow without end. */
-async function trimTrash(deps: ReconcileDeps): Promise<number> {
-  const ids = await listTrashBeyondQuota(deps.database, deps.quota);
-  for (const id of ids) {
-    await terminateUpload(deps, id).catch((error: unknown) => {
-      // Its owner, or another worker, was first.
-      if (!(error instanceof AppError && error.code === 'gone')) throw error;
-    });
-  }
-  return ids.length;
 }

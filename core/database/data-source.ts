@@ -5,6 +5,7 @@ import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../../migrations/1763700000000-people.js';
 import { Forget1763710000000 } from '../../migrations/1763710000000-forget.js';
 import { Endings1763800000003 } from '../../migrations/1763800000003-endings.js';
+import { Passes1763800000004 } from '../../migrations/1763800000004-passes.js';
 import { Description1763800000005 } from '../../migrations/1763800000005-description.js';
 import { Eta1763800000006 } from '../../migrations/1763800000006-eta.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
@@ -53,6 +54,7 @@ export async function openDatabase(
       People1763700000000,
       Forget1763710000000,
       Endings1763800000003,
+      Passes1763800000004,
       Description1763800000005,
       Eta1763800000006,
     ],

@@ -12,7 +12,15 @@ export async function queryEntities<T extends ObjectLiteral>(
 ): Promise<T[]> {
   const result = await manager.query(sql, parameters);
   // TypeORM answers UPDATE and DELETE with [rows, count], everything else with the rows.
-  const rows: Record<string, unknown>[] = /^\s*(UPDATE|DELETE)/i.test(sql) ? result[0] : result;
+  return toEntities(manager, entity, /^\s*(UPDATE|DELETE)/i.test(sql) ? result[0] : result);
+}
+
+/** Rows of a statement as entities; columns that the entity does not have are left out. */
+export function toEntities<T extends ObjectLiteral>(
+  manager: EntityManager,
+  entity: EntityTarget<T>,
+  rows: Record<string, unknown>[],
+): T[] {
   const { columns } = manager.connection.getMetadata(entity);
   return rows.map((row) => {
     const values: Record<string, unknown> = {};

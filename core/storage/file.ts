@@ -3,13 +3,13 @@ import { access, type FileHandle, mkdir, open, readdir, rm, stat } from 'node:fs
 import { dirname, join } from 'node:path';
 import { createLimiter, type Limiter } from '../concurrency.js';
 import type { Config } from '../config.js';
-import { syncFolder } from '../data-folder.js';
+import { readOptional, syncFolder, writeDurably } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import type { Logger } from '../log.js';
 import { type ByteBudget, createByteBudget } from './byte-budget.js';
 import { type DiskRoom, watchDiskRoom } from './disk-room.js';
 import { createFile, openGrown, rethrowStorageError, storageError } from './object-file.js';
-import type { BlobStore, Storage, UploadStore } from './storage.js';
+import { type BlobStore, MARKER, type Storage, type UploadStore } from './storage.js';
 
 /*
  * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters.
@@ -144,12 +144,23 @@ export async function openFileStorage(
     room,
     check: () => access(root, constants.W_OK),
     async *list() {
-      for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-        const stats = await stat(join(entry.parentPath, entry.name)).catch(ignoreMissing);
-        if (stats?.isFile()) yield { key: entry.name, size: stats.size, modified: stats.mtime };
+      // Folder by folder: there may be more names than memory holds. What lies in none is no object.
+      const folders = await readdir(root, { withFileTypes: true });
+      for (const folder of folders) {
+        if (!folder.isDirectory()) continue;
+        for (const key of await readdir(join(root, folder.name))) {
+          const stats = await stat(join(root, folder.name, key)).catch(ignoreMissing);
+          if (stats?.isFile()) yield { key, size: stats.size, modified: stats.mtime };
+        }
       }
     },
     remove: ({ key }) => blobs.delete(key),
+    marker: {
+      place: `DATA_DIR: ${root}`,
+      name: MARKER,
+      read: () => readOptional(join(root, MARKER)),
+      write: (text) => writeDurably(join(root, MARKER), text),
+    },
   };
 }
 

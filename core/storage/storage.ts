@@ -17,6 +17,7 @@ export interface Storage {
   list(): AsyncIterable<StoredObject>;
   /** Deletes one of those; no error if it is gone. */
   remove(object: StoredObject): Promise<void>;
+  readonly marker: StorageMarker;
 }
 
 export interface StorageRoom {
@@ -41,6 +42,20 @@ export class StoreAway extends Error {
 export function isStoreAway(error: unknown): boolean {
   return error instanceof StoreAway || (error instanceof Error && error.cause instanceof StoreAway);
 }
+
+/** A text that says whose the storage is; see uploads/claim.ts. list() leaves it out. */
+interface StorageMarker {
+  /** Where the storage is, by the variables that say so. */
+  readonly place: string;
+  /** Of the object or file that holds the text. */
+  readonly name: string;
+  /** @returns undefined if there is none */
+  read(): Promise<string | undefined>;
+  write(text: string): Promise<void>;
+}
+
+/** Like no key of an object. */
+export const MARKER = 'landfall-installation';
 
 export interface BlobStore {
   /**

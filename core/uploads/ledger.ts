@@ -9,6 +9,7 @@ import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
 import type { AppendControl, Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import type { CreationDeps } from './creation.js';
 import { LEASE_MS } from './lease.js';
+import { movedExpiry } from './queries.js';
 
 /*
  * The ledger of uploads: create (creation.ts), append, finish, terminate (termination.ts). Every protocol (tus, a plain
@@ -111,7 +112,7 @@ export async function commitProgress(
     `WITH committed AS (
        UPDATE uploads
        SET "offset" = $3, storage_state = coalesce($4, storage_state), object_key = coalesce($5, object_key),
-           untidy = untidy OR $6, expires_at = now() + $7 * interval '1 hour',
+           untidy = untidy OR $6, expires_at = ${movedExpiry('$7')},
            lease_expires_at = now() + $8 * interval '1 millisecond', error = NULL, failures = 0, retry_at = NULL
        WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' AND "offset" <= $3
        RETURNING *

@@ -28,6 +28,17 @@ export async function listUnfinishedUploads(
   );
 }
 
+/**
+ * When an upload expires that has just received something: an expression for `expires_at`. A time that is less than a
+ * hundredth too early stays, because the column is in an index: an update that changes it is no HOT update.
+ * @param hours parameter of the statement: how long an upload without progress is kept
+ */
+export function movedExpiry(hours: string): string {
+  const latest = `now() + ${hours} * interval '1 hour'`;
+  return `CASE WHEN expires_at BETWEEN ${latest} - ${hours} * interval '36 seconds' AND ${latest}
+               THEN expires_at ELSE ${latest} END`;
+}
+
 /** Whether its time is over, though no reconciler has come by yet. */
 export function isOverdue(upload: Upload): boolean {
   return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();

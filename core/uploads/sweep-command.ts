@@ -5,11 +5,15 @@ import { failStart } from '../lifecycle.js';
 import { createLogger } from '../log.js';
 import { openStorage } from '../storage/open.js';
 import type { StoredObject } from '../storage/storage.js';
+import { takeOverStorage } from './claim.js';
 import { type SweepCount, sweep } from './sweep.js';
 
-/* `npm run sweep`: lists, and with --delete deletes, what is stored although nothing refers to it. */
+/*
+ * `npm run sweep`: lists, and with --delete deletes, what is stored although nothing refers to it. With --take-over it
+ * deletes nothing, but makes the storage this installation's.
+ */
 
-const USAGE = 'npm run sweep -- [--older-than-hours N (24)] [--delete]';
+const USAGE = 'npm run sweep -- [--older-than-hours N (24)] [--delete] | --take-over';
 
 const HOUR_MS = 3_600_000;
 
@@ -19,16 +23,18 @@ const PROGRESS_EVERY = 10_000;
 interface Options {
   olderThanHours: number;
   remove: boolean;
+  takeOver: boolean;
 }
 
 /** @throws {ConfigError} */
 function readOptions(): Options {
-  let values: { 'older-than-hours': string; delete: boolean };
+  let values: { 'older-than-hours': string; delete: boolean; 'take-over': boolean };
   try {
     ({ values } = parseArgs({
       options: {
         'older-than-hours': { type: 'string', default: '24' },
         delete: { type: 'boolean', default: false },
+        'take-over': { type: 'boolean', default: false },
       },
     }));
   } catch (error) {
@@ -38,14 +44,22 @@ function readOptions(): Options {
   if (!/^\d+(\.\d+)?$/.test(hours)) {
     throw new ConfigError(`--older-than-hours ${hours}: must be a number. Usage: ${USAGE}`);
   }
-  return { olderThanHours: Number(hours), remove: values.delete };
+  if (values.delete && values['take-over']) {
+    throw new ConfigError(`--delete and --take-over do not go together. Usage: ${USAGE}`);
+  }
+  return { olderThanHours: Number(hours), remove: values.delete, takeOver: values['take-over'] };
 }
 
-async function run({ olderThanHours, remove }: Options): Promise<void> {
+async function run({ olderThanHours, remove, takeOver }: Options): Promise<void> {
   const config = loadConfig(readEnvironment());
   const log = createLogger(config.logLevel, 'sweep');
   await withDatabase(config, 'landfall sweep', async (database) => {
     const storage = await openStorage(config, log);
+    if (takeOver) {
+      const before = await takeOverStorage({ database, storage });
+      console.error(`${storage.marker.place}: now this installation's; before: ${before ?? 'no marker'}`);
+      return;
+    }
     const began = Date.now();
     let nextProgress = PROGRESS_EVERY;
     const count = await sweep(

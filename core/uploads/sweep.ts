@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import { forEachOf } from '../concurrency.js';
 import { AppError } from '../errors.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
+import { isOurKey, isStored, newestBlob, requireClaimed } from './claim.js';
 
 /*
  * Finds what is stored although nothing refers to it. Normally there is no such thing: rows come before bytes and go
@@ -17,9 +18,6 @@ const BATCH = 1000;
 
 /** Deletions on their way at a time. */
 const MAX_DELETIONS = 16;
-
-/** How our keys look; in a bucket that others use too, everything else is theirs. See growth.ts for the second part. */
-const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
 
 interface SweepDeps {
   database: DataSource;
@@ -50,10 +48,13 @@ export interface SweepOptions {
 /**
  * Goes through all that is stored and reports, or deletes, what neither a blob nor an unfinished upload names.
  * @throws {AppError} wrong_state when it is to delete, but database and storage do not seem to belong together;
- * what the storage throws
+ * {ConfigError} when the storage is not marked as this installation's; what the storage throws
  */
 export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<SweepCount> {
-  if (options.remove) await requireMatch(deps);
+  if (options.remove) {
+    await requireClaimed(deps);
+    await requireMatch(deps);
+  }
   const count: SweepCount = { listed: 0, found: 0, bytes: 0, foreign: 0 };
   let candidates: StoredObject[] = [];
 
@@ -71,7 +72,7 @@ export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<Swe
 
   for await (const object of deps.storage.list()) {
     count.listed++;
-    if (!OURS.test(object.key)) count.foreign++;
+    if (!isOurKey(object.key)) count.foreign++;
     else if (object.modified < options.before) candidates.push(object);
     if (candidates.length >= BATCH) await lookUp();
     else if (count.listed % BATCH === 0) options.onProgress(count);
@@ -99,24 +100,11 @@ async function selectOrphans(database: DataSource, candidates: StoredObject[]): 
 
 /** A wrong address of the database would make an orphan of every object. */
 async function requireMatch({ database, storage }: SweepDeps): Promise<void> {
-  const [known]: { key: string }[] = await database.query(
-    'SELECT key FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
-  );
-  const isThere = known !== undefined && (await isStored(storage, known.key));
-  if (isThere) return;
+  const known = await newestBlob(database);
+  if (known !== undefined && (await isStored(storage, known))) return;
   throw new AppError('wrong_state', {
     detail: known
       ? 'The storage does not give what the database names: do they belong together? Nothing was deleted'
       : 'The database names no object at all: is DATABASE_URL the right one? Nothing was deleted',
   });
-}
-
-async function isStored({ blobs }: Storage, key: string): Promise<boolean> {
-  return blobs.read(key).then(
-    (bytes) => {
-      bytes.destroy();
-      return true;
-    },
-    () => false,
-  );
 }

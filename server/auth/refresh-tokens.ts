@@ -1,4 +1,4 @@
-import { createHmac, type KeyObject } from 'node:crypto';
+import { createHmac, type KeyObject, randomBytes } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
@@ -8,6 +8,7 @@ import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import { RefusedError } from './refusals.js';
 import { hashSecret, newSecret } from './secrets.js';
+import { isSealed, namedSession, sealToken } from './token-seal.js';
 
 /*
  * Sessions are opened with a refresh token and go on by exchanging it (RFC 9700, 4.14.2: "refresh token rotation").
@@ -18,6 +19,9 @@ import { hashSecret, newSecret } from './secrets.js';
  * that was just replaced gives its successor again, or what has come of that since. That it can be given again without
  * being kept is why it is made from its predecessor by HMAC with a key of the server.
  *
+ * Hashes are kept of the token that is good and of those that were replaced in the last minute. An older one is known by
+ * its seal (token-seal.ts). Tokens of earlier versions have none: their hashes are kept for as long as a session may last.
+ *
  * Whatever changes a session or its tokens locks the session's row first, so that no two wait for each other.
  */
 
@@ -25,6 +29,9 @@ export const SESSION_DAYS = 30;
 
 /** How long the token that was just replaced still works. */
 const GRACE_SECONDS = 10;
+
+/** How long the hash of a sealed token is kept after its replacement: longer than any request that came in its grace. */
+const KEPT_SECONDS = 60;
 
 /** So many exchanges may lie between a token that comes late and the newest one. */
 const MAX_LATE = 20;
@@ -49,8 +56,9 @@ export async function openSession(
   actor: Actor,
   event: 'auth.login' | 'auth.register',
 ): Promise<OpenSession> {
-  const refreshToken = newSecret();
   const id = uuidv7();
+  const tokenKey = newTokenKey();
+  const refreshToken = sealToken(newSecret(), id, tokenKey);
   const { id: userId, passwordHash } = user;
   await database.transaction(async (manager) => {
     // The lock lasts until the session can be seen: whoever ends all sessions of the account ends this one too.
@@ -68,6 +76,7 @@ export async function openSession(
       expiresAt: new Date(Date.now() + SESSION_DAYS * 86_400_000),
       address: actor.address ?? null,
       userAgent: actor.userAgent ?? null,
+      tokenKey,
     });
     await insertToken(manager, id, refreshToken);
     // Registration has told of itself.
@@ -99,10 +108,9 @@ export async function rotateSession(
 ): Promise<{ user: User; session: OpenSession }> {
   let wasReused = false;
   const found = await database.transaction(async (manager) => {
-    const session = await lockSession(manager, token);
-    if (!session) return undefined;
-    const { id, userId } = session;
-    const state = await stateOf(manager, token);
+    const session = await lockSessionOf(manager, token);
+    if (!session?.isOpen) return undefined;
+    const { id, userId, state } = session;
     if (state === 'used') {
       await manager.delete(Session, { id });
       const who = { ...actor, userId, sessionId: id };
@@ -114,10 +122,11 @@ export async function rotateSession(
     }
     const user = await manager.findOneByOrFail(User, { id: userId });
     if (user.disabledAt) return undefined;
+    const next = await createSuccessor(manager, key, session);
     const refreshToken =
       state === 'good'
-        ? await replaceToken(manager, key, token, session, actor)
-        : await findNewest(manager, key, token);
+        ? await replaceToken(manager, token, next(token), id, actor)
+        : await findNewest(manager, token, next);
     return refreshToken ? { user, session: { id, refreshToken } } : undefined;
   });
   // Only now: the end of a stolen session has to be committed.
@@ -127,18 +136,37 @@ export async function rotateSession(
   throw new RefusedError('unauthenticated', { action: 'refresh' }, detail);
 }
 
-/** Parallel refreshes of one session go through one after the other. */
-async function lockSession(
+interface LockedSession {
+  id: string;
+  userId: string;
+  /** Whether its time is not over yet. */
+  isOpen: boolean;
+  tokenKey: Buffer | null;
+  /** Of the token that it was found by. */
+  state: TokenState;
+}
+
+/**
+ * Locks the session that a token was given out in, however long ago: parallel refreshes of one session go through one
+ * after the other.
+ * @returns undefined if there is none
+ */
+export async function lockSessionOf(
   manager: EntityManager,
   token: string,
-): Promise<{ id: string; userId: string } | undefined> {
-  const [row]: { id: string; user_id: string }[] = await manager.query(
-    `SELECT id, user_id FROM sessions
-     WHERE id = (SELECT session_id FROM refresh_tokens WHERE token_hash = $1) AND expires_at > now()
-     FOR UPDATE`,
-    [hashSecret(token)],
-  );
-  return row && { id: row.id, userId: row.user_id };
+): Promise<LockedSession | undefined> {
+  const [row]: { id: string; user_id: string; is_open: boolean; token_key: Buffer | null }[] =
+    await manager.query(
+      `SELECT id, user_id, expires_at > now() AS is_open, token_key FROM sessions
+       WHERE id = coalesce((SELECT session_id FROM refresh_tokens WHERE token_hash = $1), $2) FOR UPDATE`,
+      [hashSecret(token), namedSession(token) ?? null],
+    );
+  if (!row) return undefined;
+  const { id, user_id: userId, is_open: isOpen, token_key: tokenKey } = row;
+  let state = await stateOf(manager, token);
+  // Its hash is not kept any more.
+  if (!state && tokenKey && isSealed(token, tokenKey)) state = 'used';
+  return state && { id, userId, isOpen, tokenKey, state };
 }
 
 type TokenState = 'good' | 'just replaced' | 'used';
@@ -155,19 +183,33 @@ async function stateOf(manager: EntityManager, token: string): Promise<TokenStat
   return row?.state;
 }
 
-function successorOf(token: string, key: KeyObject): string {
-  return createHmac('sha256', key).update(token).digest('base64url');
+/** What follows a token, always the same. */
+type Successor = (token: string) => string;
+
+/** Sessions that were opened by an earlier version get their key now. */
+async function createSuccessor(
+  manager: EntityManager,
+  key: KeyObject,
+  { id, tokenKey }: LockedSession,
+): Promise<Successor> {
+  const sealKey = tokenKey ?? newTokenKey();
+  if (!tokenKey) await manager.query('UPDATE sessions SET token_key = $2 WHERE id = $1', [id, sealKey]);
+  return (token) => sealToken(createHmac('sha256', key).update(token).digest('base64url'), id, sealKey);
+}
+
+function newTokenKey(): Buffer {
+  return randomBytes(32);
 }
 
 /** What has come of a token that was just replaced; undefined if the key of the server is another by now. */
 async function findNewest(
   manager: EntityManager,
-  key: KeyObject,
   token: string,
+  next: Successor,
 ): Promise<string | undefined> {
   let newest = token;
   for (let late = 0; late < MAX_LATE; late++) {
-    newest = successorOf(newest, key);
+    newest = next(newest);
     const state = await stateOf(manager, newest);
     if (!state) return undefined;
     if (state === 'good') return newest;
@@ -177,33 +219,34 @@ async function findNewest(
 
 async function replaceToken(
   manager: EntityManager,
-  key: KeyObject,
   token: string,
-  { id }: { id: string },
+  successor: string,
+  sessionId: string,
   actor: Actor,
 ): Promise<string> {
-  const successor = successorOf(token, key);
   // Not now(), which is when the transaction began: it may have waited, and the grace is for those who come after it.
   await manager.query('UPDATE refresh_tokens SET replaced_at = clock_timestamp() WHERE token_hash = $1', [
     hashSecret(token),
   ]);
-  // What is older than a session can be is not missed.
+  // One without a seal that is older than a session can be is not missed.
   await manager.query(
-    `DELETE FROM refresh_tokens WHERE session_id = $1 AND replaced_at < now() - $2 * interval '1 day'`,
-    [id, SESSION_DAYS],
+    `DELETE FROM refresh_tokens
+     WHERE session_id = $1 AND replaced_at < now() - $2 * interval '1 second'
+       AND (sealed OR replaced_at < now() - $3 * interval '1 day')`,
+    [sessionId, KEPT_SECONDS, SESSION_DAYS],
   );
-  await insertToken(manager, id, successor);
+  await insertToken(manager, sessionId, successor);
   await manager.query(
     `UPDATE sessions SET last_used_at = now(), expires_at = now() + $2 * interval '1 day', address = $3,
        user_agent = $4
      WHERE id = $1`,
-    [id, SESSION_DAYS, actor.address ?? null, actor.userAgent ?? null],
+    [sessionId, SESSION_DAYS, actor.address ?? null, actor.userAgent ?? null],
   );
   return successor;
 }
 
 async function insertToken(manager: EntityManager, sessionId: string, token: string): Promise<void> {
-  await manager.query('INSERT INTO refresh_tokens (token_hash, session_id) VALUES ($1, $2)', [
+  await manager.query('INSERT INTO refresh_tokens (token_hash, session_id, sealed) VALUES ($1, $2, true)', [
     hashSecret(token),
     sessionId,
   ]);

@@ -2,10 +2,11 @@ import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { within } from '../../core/concurrency.js';
 import { AppError, type ErrorCode } from '../../core/errors.js';
-import { appendEvents, type EventType } from '../../core/events.js';
+import { appendEvents, type EventType, type NewEvent } from '../../core/events.js';
 import type { Logger } from '../../core/log.js';
 import { networkOf } from '../network.js';
 import { actorOf } from './principal.js';
+import { createRefusalCounts } from './refusal-counts.js';
 
 /** A request that is turned away for want of rights, or of room. */
 export interface Refusal {
@@ -29,12 +30,12 @@ export class RefusedError extends AppError {
 }
 
 export interface Refusals {
-  /** Writes it into the event log. A request is refused once, for its first reason. */
+  /** Writes it into the event log, or counts it: see refusal-counts.ts. A request is refused once, for its first reason. */
   note(req: Request, refusal: Refusal): void;
   /** Waits for what was noted of a request, so that who has the answer finds it in the log; at most three seconds. */
   whenWritten(req: Request): Promise<void>;
-  /** Waits for all that is being written. */
-  whenIdle(): Promise<void>;
+  /** Writes what was only counted so far, and waits for all that is being written. */
+  flush(): Promise<void>;
 }
 
 /** Errors that are refusals wherever they come from, and what was wanted. */
@@ -56,69 +57,83 @@ export function noteIfRefused(refusals: Refusals, req: Request, error: unknown):
   else if (code === 'unauthenticated' && req.principal) refusals.note(req, { action: 'authenticate', code });
 }
 
-/** Nobody may fill the log by being refused: so many are written a minute, in all and of one address, by one server. */
-const MAX_A_MINUTE = 600;
-const MAX_OF_ADDRESS = 60;
+/** How often what was counted is written. */
+const WINDOW_MS = 600_000;
 
 /** No answer waits for longer than this for a database that hangs. */
 const WRITE_WITHIN_MS = 3000;
 
-export function createRefusals({ database, log }: { database: DataSource; log: Logger }): Refusals {
+export function createRefusals(
+  { database, log }: { database: DataSource; log: Logger },
+  windowMs = WINDOW_MS,
+): Refusals {
   const writing = new Set<Promise<void>>();
   const lines = new WeakMap<Request, Promise<void>>();
-  let minute = 0;
-  let warned = 0;
-  let noted = 0;
-  let ofAddress = new Map<string, number>();
+  const counts = createRefusalCounts();
+  let began: Date | undefined;
 
-  /** How many more may be written of this address in this minute; less than 0: not even this one. */
-  function countDown(address: string): number {
-    const now = Math.floor(Date.now() / 60_000);
-    if (now !== minute) {
-      minute = now;
-      noted = 0;
-      ofAddress = new Map();
-    }
-    // Nothing more is counted, and so nothing more remembered.
-    if (noted >= MAX_A_MINUTE) return -1;
-    const count = (ofAddress.get(address) ?? 0) + 1;
-    ofAddress.set(address, count);
-    if (count <= MAX_OF_ADDRESS) noted++;
-    return Math.min(MAX_OF_ADDRESS - count, MAX_A_MINUTE - noted);
+  /** Fails never: then the log of this process tells of it. */
+  function write(events: NewEvent[], about: object): Promise<void> {
+    const written = appendEvents(database.manager, events)
+      .catch((error: unknown) => log.warn({ err: error, ...about }, 'refusal not written down'))
+      .finally(() => writing.delete(written));
+    writing.add(written);
+    return written;
+  }
+
+  function beginWindow(): void {
+    if (began) return;
+    began = new Date();
+    setTimeout(endWindow, windowMs).unref();
+  }
+
+  function endWindow(): void {
+    const since = began?.toISOString();
+    began = undefined;
+    const counted = counts.drain();
+    if (counted.length === 0) return;
+    log.warn(
+      { count: counted.reduce((sum, { count }) => sum + count, 0), since },
+      'refusals were only counted',
+    );
+    const events = counted.map(
+      ({ network, count, kinds }): NewEvent => ({
+        type: 'access.counted',
+        subjectId: null,
+        ownerId: null,
+        data: { count, since, kinds },
+        actor: network === undefined ? {} : { address: network },
+        result: 'refused',
+      }),
+    );
+    void write(events, { counted });
   }
 
   return {
     note(req, { type = 'access', action, code, subjectId }) {
       if (lines.has(req)) return;
+      beginWindow();
+      const how = counts.take(networkOf(req.ip), `${action} ${code}`);
       lines.set(req, Promise.resolve());
-      const actor = actorOf(req);
-      const left = countDown(networkOf(req.ip));
-      if (left < 0) {
-        if (minute !== warned) log.warn('too many refusals for the event log in this minute');
-        warned = minute;
-        return;
-      }
+      if (how === 'counted') return;
       const event = {
         type,
         subjectId: subjectId ?? null,
         ownerId: null,
-        // That the log is silent about what follows is said in it.
-        data: { action, code, method: req.method, ...(left === 0 ? { lastOfMinute: true } : {}) },
-        actor,
+        // That what follows does not stand here by itself is said in the last one that does.
+        data: { action, code, method: req.method, ...(how === 'last' ? { nextAreCounted: true } : {}) },
+        actor: actorOf(req),
         result: 'refused',
       } as const;
-      const written = appendEvents(database.manager, [event])
-        .catch((error: unknown) => log.warn({ err: error, requestId: req.id }, 'refusal not written down'))
-        .finally(() => writing.delete(written));
-      writing.add(written);
-      lines.set(req, written);
+      lines.set(req, write([event], { requestId: req.id }));
     },
     async whenWritten(req) {
       const line = lines.get(req);
       if (!line) return;
       await within(WRITE_WITHIN_MS, line, 'event log').catch(() => {});
     },
-    async whenIdle() {
+    async flush() {
+      endWindow();
       await Promise.all(writing);
     },
   };

@@ -6,7 +6,7 @@ import { queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events.js';
 import type { SignedInActor } from './principal.js';
-import { hashSecret } from './secrets.js';
+import { lockSessionOf } from './refresh-tokens.js';
 
 /*
  * Where somebody is signed in, and how that ends. How it begins and goes on is in refresh-tokens.ts.
@@ -25,14 +25,10 @@ export async function listSessions(database: DataSource, userId: string): Promis
 /** Ends the session that a refresh token belongs to, also one that was replaced; no error if there is none. */
 export async function closeSession(database: DataSource, token: string, actor: Actor): Promise<void> {
   await database.transaction(async (manager) => {
-    const [closed] = await queryEntities(
-      manager,
-      Session,
-      `DELETE FROM sessions WHERE id = (SELECT session_id FROM refresh_tokens WHERE token_hash = $1) RETURNING *`,
-      [hashSecret(token)],
-    );
-    if (!closed) return;
-    const { id: sessionId, userId } = closed;
+    const session = await lockSessionOf(manager, token);
+    if (!session) return;
+    const { id: sessionId, userId } = session;
+    await manager.delete(Session, { id: sessionId });
     await appendEvents(manager, [
       { type: 'auth.logout', subjectId: userId, ownerId: userId, actor: { ...actor, userId, sessionId } },
     ]);

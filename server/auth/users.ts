@@ -67,7 +67,12 @@ export async function changeUser(
       throw new AppError('wrong_state', { detail: 'This is the only admin: make another one first' });
     }
     const { maxBytes = user.maxBytes, maxFiles = user.maxFiles } = change;
-    await manager.update(User, { id }, { role, disabledAt, maxBytes, maxFiles });
+    const isQuotaSet = change.maxBytes !== undefined || change.maxFiles !== undefined;
+    await manager.update(
+      User,
+      { id },
+      { role, disabledAt, maxBytes, maxFiles, ...(isQuotaSet ? { quotaChangedAt: () => 'now()' } : {}) },
+    );
     await appendEvents(manager, [
       { type: 'user.changed', subjectId: id, ownerId: id, data: { ...change }, actor },
     ]);

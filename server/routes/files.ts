@@ -2,7 +2,7 @@ import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { listEvents } from '../../core/events.js';
-import { getFile, listFiles } from '../../core/file-queries.js';
+import { type FileCursor, getFile, listFiles } from '../../core/file-queries.js';
 import { trashFile } from '../../core/files.js';
 import type { LedgerDeps } from '../../core/uploads/ledger.js';
 import { terminateUpload } from '../../core/uploads/termination.js';
@@ -15,20 +15,16 @@ interface FileDeps extends LedgerDeps {
   keys: Keys;
 }
 
-const CURSOR = /^(\d{1,15})\.(.{36})$/;
+const CURSOR = /^(\d{1,17})\.(.{36})$/;
 
-/** `<ms>.<id>` of the last file of a page: files are listed by when they came, which ids do not tell exactly. */
+/** `<µs>.<id>` of the last file of a page: files are listed by when they came, which ids do not tell exactly. */
 const cursor = z
   .string()
   .refine((text) => isUuid(CURSOR.exec(text)?.[2]), 'must be the nextCursor of a page before')
-  .transform((text) => {
-    const [, ms, id = ''] = CURSOR.exec(text) ?? [];
-    return { createdAt: new Date(Number(ms)), id };
+  .transform((text): FileCursor => {
+    const [, micros, id = ''] = CURSOR.exec(text) ?? [];
+    return { createdAtMicros: Number(micros), id };
   });
-
-function cursorOf({ createdAt, id }: File): string {
-  return `${createdAt.getTime()}.${id}`;
-}
 
 const page = z.object({
   cursor: cursor.optional(),
@@ -50,8 +46,13 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
-        const { items, nextCursor } = pageOf(found, limit, cursorOf);
-        return { items: await filesToJson(deps, items), nextCursor };
+        const { items, nextCursor } = pageOf(
+          found,
+          limit,
+          ({ cursor: { createdAtMicros, id } }) => `${createdAtMicros}.${id}`,
+        );
+        const files = items.map(({ file }) => file);
+        return { items: await filesToJson(deps, files), nextCursor };
       },
     }),
     route({

@@ -23,6 +23,10 @@ export class Session {
   @Column('text', { name: 'user_agent', nullable: true })
   userAgent: string | null;
 
+  /** Seals the refresh tokens of this session; null: an earlier version has opened it, and it was not refreshed since. */
+  @Column('bytea', { name: 'token_key', nullable: true })
+  tokenKey: Buffer | null;
+
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 }

@@ -31,6 +31,10 @@ export class User {
   @Column('bigint', { name: 'max_files', transformer: bigintColumn, nullable: true })
   maxFiles: number | null;
 
+  /** When an admin last set them; null: never. */
+  @Column('timestamptz', { name: 'quota_changed_at', nullable: true })
+  quotaChangedAt: Date | null;
+
   /** Bytes of files outside the trash, and those reserved for uploads under way. See core/quota.ts. */
   @Column('bigint', { name: 'used_bytes', transformer: bigintColumn })
   usedBytes: number;

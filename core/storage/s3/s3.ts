@@ -1,3 +1,4 @@
+import { text } from 'node:stream/consumers';
 import {
   CreateBucketCommand,
   GetObjectCommand,
@@ -8,7 +9,7 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import { type Storage, StoreAway, type StoredUpload } from '../storage.js';
+import { MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
 import { appendToS3 } from './append.js';
 import { createBlockPool } from './block-pool.js';
 import { completeInS3 } from './complete.js';
@@ -117,11 +118,27 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
       await client.send(new HeadBucketCommand({ Bucket: config.bucket }), { abortSignal: signal });
     },
     async *list() {
-      yield* objects.list('');
+      for await (const object of objects.list('')) if (object.key !== MARKER) yield object;
       yield* objects.listMultiparts('');
     },
     remove: ({ key, multipartId }) =>
       multipartId ? objects.abortMultipart(key, multipartId) : objects.delete(key),
+    marker: {
+      place: `S3_BUCKET=${config.bucket}${config.prefix ? `, S3_PREFIX=${config.prefix}` : ''}`,
+      name: MARKER,
+      async read() {
+        try {
+          return await text(await objects.open(MARKER));
+        } catch (error) {
+          if (isMissing(error)) return undefined;
+          throw error;
+        }
+      },
+      async write(content) {
+        const bytes = Buffer.from(content);
+        await objects.put(MARKER, { size: bytes.byteLength, chunks: [bytes] });
+      },
+    },
   };
 }
 

@@ -1,0 +1,39 @@
+import { createHmac, timingSafeEqual } from 'node:crypto';
+
+/*
+ * The form of refresh tokens: `<secret>.<session>.<seal>`. The secret makes a token good, as long as its hash is kept.
+ * The seal, an HMAC under a key of the session, only shows that the token was given out in that session, so that one
+ * whose hash is not kept any more is still known for one that was used.
+ */
+
+const SEALED = /^[\w-]{43}\.([\w-]{22})\.([\w-]{22})$/;
+
+/** Bytes of a seal. */
+const LENGTH = 16;
+
+/** @param secret 43 characters of base64url */
+export function sealToken(secret: string, sessionId: string, key: Buffer): string {
+  const session = Buffer.from(sessionId.replaceAll('-', ''), 'hex').toString('base64url');
+  const text = `${secret}.${session}`;
+  return `${text}.${sealOf(text, key).toString('base64url')}`;
+}
+
+/** Id of the session that a token names, true or not; undefined if it is none of ours, or from an earlier version. */
+export function namedSession(token: string): string | undefined {
+  const [, session] = SEALED.exec(token) ?? [];
+  if (session === undefined) return undefined;
+  const hex = Buffer.from(session, 'base64url').toString('hex');
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
+
+/** Whether a token was given out in the session that has this key. */
+export function isSealed(token: string, key: Buffer): boolean {
+  const [, , seal] = SEALED.exec(token) ?? [];
+  if (seal === undefined) return false;
+  const text = token.slice(0, token.lastIndexOf('.'));
+  return timingSafeEqual(Buffer.from(seal, 'base64url'), sealOf(text, key));
+}
+
+function sealOf(text: string, key: Buffer): Buffer {
+  return createHmac('sha256', key).update(text).digest().subarray(0, LENGTH);
+}

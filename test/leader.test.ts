@@ -1,0 +1,127 @@
+import type { DataSource } from 'typeorm';
+import { openDatabase } from '../core/database/data-source.js';
+import { createLogger } from '../core/log.js';
+import { joinLeadership, type Leader } from '../worker/leader.js';
+import { findUpload } from './aftermath.js';
+import { idOf, registerUser } from './client.js';
+import { createDatabase, type TestDatabase } from './database.js';
+import { startPostgresProxy } from './postgres-proxy.js';
+import { type Part, startProcesses } from './processes.js';
+import { until } from './until.js';
+
+/*
+ * One of all workers runs the passes, and another one goes on where it ends.
+ */
+
+const log = createLogger('silent', 'test');
+
+describe('of several workers', () => {
+  const TIMES = { leaseMs: 1500, everyMs: 100 };
+
+  let test: TestDatabase;
+  const opened: DataSource[] = [];
+  const leaders: Leader[] = [];
+  let elected: string[];
+
+  beforeEach(async () => {
+    test = await createDatabase();
+    elected = [];
+  });
+
+  afterEach(async () => {
+    await Promise.all(leaders.splice(0).map((leader) => leader.close()));
+    await Promise.all(opened.splice(0).map((database) => database.destroy()));
+    await test.drop();
+  });
+
+  async function join(name: string, url = test.url): Promise<Leader> {
+    const database = await openDatabase(url, 'test');
+    opened.push(database);
+    const leader = joinLeadership({ database, log }, name, () => elected.push(name), TIMES);
+    leaders.push(leader);
+    await leader.tried;
+    return leader;
+  }
+
+  it('that come at the same time one leads, and goes on leading', async () => {
+    const all = await Promise.all(['a', 'b', 'c', 'd'].map((name) => join(name)));
+    expect(all.filter((leader) => leader.leads())).toHaveLength(1);
+    const first = elected[0];
+    const { rows } = await test.query('SELECT expires_at FROM pass_leader');
+    await until('the lease to be renewed', async () => {
+      const { rows: later } = await test.query('SELECT holder, expires_at FROM pass_leader');
+      return later[0].expires_at > rows[0].expires_at && later[0].holder === first;
+    });
+    expect(elected).toEqual([first]);
+  });
+
+  it('another one leads as soon as the leader gives up its place', async () => {
+    const first = await join('first');
+    const second = await join('second');
+    expect([first.leads(), second.leads()]).toEqual([true, false]);
+    await first.close();
+    expect(first.leads()).toBe(false);
+    await until('the second to lead', () => second.leads());
+    expect(elected).toEqual(['first', 'second']);
+  });
+
+  it('one that starts again under its name need not wait for the lease of its former self', async () => {
+    await join('same');
+    expect((await join('same')).leads()).toBe(true);
+  });
+
+  it('another one leads when the leader cannot renew its lease, and the leader knows that itself', async () => {
+    const proxy = await startPostgresProxy();
+    try {
+      const first = await join('first', await proxy.reach(test.url));
+      const second = await join('second');
+      expect([first.leads(), second.leads()]).toEqual([true, false]);
+      await proxy.away();
+      await until('the second to lead', () => second.leads());
+      expect(first.leads()).toBe(false);
+      await proxy.back();
+      expect(elected).toEqual(['first', 'second']);
+    } finally {
+      await proxy.close();
+    }
+  });
+});
+
+it('a worker that is killed is followed by another one, which does what is due', async () => {
+  const processes = await startProcesses({}, ['server', 'worker', 'worker-2']);
+  try {
+    const user = await registerUser(() => processes.url);
+    const holder = async (): Promise<Part> =>
+      (await processes.database.query('SELECT holder FROM pass_leader')).rows[0].holder;
+    const first = await holder();
+    expect(first).toBe('worker');
+    await processes.kill(first);
+    const id = idOf(await user.create(10));
+    await processes.database.query(
+      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
+      [id],
+    );
+    await until('the other one to lead', async () => (await holder()) === 'worker-2', 20);
+    await until(
+      'the upload to expire',
+      async () => (await findUpload(processes, id)).status === 'expired',
+      20,
+    );
+
+    // One that starts beside it has the leader look at once.
+    const second = idOf(await user.create(10));
+    await processes.database.query(
+      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
+      [second],
+    );
+    await processes.start('worker');
+    await until(
+      'the next one to expire',
+      async () => (await findUpload(processes, second)).status === 'expired',
+      20,
+    );
+    expect(await holder()).toBe('worker-2');
+  } finally {
+    await processes.close();
+  }
+});

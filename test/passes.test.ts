@@ -1,0 +1,182 @@
+import { v7 as uuidv7 } from 'uuid';
+import { UNLIMITED } from '../core/config.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/quota.js';
+import { expireUploads } from '../core/uploads/cleanup.js';
+import { appendToUpload } from '../core/uploads/ledger.js';
+import { createTrim } from '../worker/trash.js';
+import { openLedger, parts, type TestLedger } from './ledger.js';
+import { countRead } from './plans.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
+
+/*
+ * What the reconciler's passes read. It must not grow with what is not due: here each of them has a lot of that before
+ * it, and little to do.
+ */
+
+const IDLE = 20_000;
+
+const QUOTA = { bytes: UNLIMITED, files: UNLIMITED };
+
+/** Rows that a pass may read for a handful that are due. */
+const FEW = 300;
+
+let proxy: PostgresProxy;
+let ledger: TestLedger;
+
+beforeAll(async () => {
+  proxy = await startPostgresProxy();
+  ledger = await openLedger(proxy.reach);
+  // Uploads that still have a day, and files that lie in the trash since yesterday, of a hundred others.
+  await ledger.query(
+    `WITH owner AS (
+       INSERT INTO users (id, email, role, max_files)
+       SELECT gen_random_uuid(), n || '@example.org', 'user', ${IDLE} FROM generate_series(1, 100) AS n RETURNING id
+     ), made AS (
+       INSERT INTO uploads (id, owner_id, status, storage_key, expires_at)
+       SELECT gen_random_uuid(), owner.id, CASE n % 2 WHEN 0 THEN 'uploading' ELSE 'finished' END,
+         gen_random_uuid(), now() + interval '1 day'
+       FROM owner, generate_series(1, ${IDLE / 50}) AS n RETURNING id, owner_id, status
+     ), blob AS (
+       INSERT INTO blobs (id, key, size, refs) SELECT id, id, 1, 1 FROM made WHERE status = 'finished'
+     )
+     INSERT INTO files (id, owner_id, blob_id, filename, size, status, created_at, deleted_at)
+     SELECT id, owner_id, id, 'idle', 1, 'completed', now() - interval '1 day', now() - interval '1 day'
+     FROM made WHERE status = 'finished'`,
+  );
+  await ledger.query('ANALYZE');
+});
+
+afterAll(async () => {
+  await ledger?.close();
+  await proxy?.close();
+});
+
+/** Rows that the statements read which `pass` sends; they are carried out once more, when it has done its work. */
+async function readBy(pass: () => Promise<unknown>): Promise<[text: string, read: number][]> {
+  const before = proxy.statements.length;
+  await pass();
+  const sent = proxy.statements.slice(before).filter(({ text }) => /uploads|files|users/.test(text));
+  const counts: [string, number][] = [];
+  for (const { text, parameters } of sent) counts.push([text, await countOnce(text, parameters)]);
+  return counts;
+}
+
+const countOnce = (text: string, parameters: Statement['parameters']) =>
+  countRead({ query: async (...args) => ({ rows: await ledger.query(...args) }) as never }, text, parameters);
+
+async function trash(count: number): Promise<string[]> {
+  const rows = await ledger.query(
+    `WITH made AS (
+       INSERT INTO uploads (id, owner_id, status, storage_key, expires_at)
+       SELECT gen_random_uuid(), $1, 'finished', gen_random_uuid(), now() FROM generate_series(1, $2)
+       RETURNING id, storage_key
+     ), blob AS (
+       INSERT INTO blobs (id, key, size, refs) SELECT id, storage_key, 1, 1 FROM made
+     )
+     INSERT INTO files (id, owner_id, blob_id, filename, size, status, created_at, deleted_at)
+     SELECT id, $1, id, 'due', 1, 'completed', now(), now() FROM made RETURNING id`,
+    [ledger.ownerId, count],
+  );
+  return rows.map(({ id }) => id);
+}
+
+async function countTrash(): Promise<number> {
+  const [{ count }] = await ledger.query(
+    'SELECT count(*)::integer AS count FROM files WHERE owner_id = $1 AND deleted_at IS NOT NULL',
+    [ledger.ownerId],
+  );
+  return count;
+}
+
+test('expiry reads what is due', async () => {
+  for (let n = 0; n < 5; n++) {
+    const { id } = await ledger.create(10);
+    await ledger.query(
+      `UPDATE uploads SET lease_holder = NULL, expires_at = now() - interval '1 second' WHERE id = $1`,
+      [id],
+    );
+  }
+  let expired = 0;
+  const read = await readBy(async () => {
+    expired = await expireUploads(ledger.database);
+  });
+  expect(expired).toBe(5);
+  expect(read.filter(([, count]) => count > FEW)).toEqual([]);
+});
+
+test('an append moves the expiry only when that is worth writing the index', async () => {
+  const upload = await ledger.create(10);
+  const expiry = async () => (await ledger.row(upload.id)).expires_at.getTime();
+  const first = await expiry();
+  await appendToUpload(ledger, upload, 1, parts('a'));
+  expect(await expiry()).toBe(first);
+  await ledger.query(`UPDATE uploads SET expires_at = expires_at - interval '20 minutes' WHERE id = $1`, [
+    upload.id,
+  ]);
+  await appendToUpload(ledger, { ...upload, offset: 1 }, 1, parts('b'));
+  expect(await expiry()).toBeGreaterThanOrEqual(first);
+  // What was given by a longer time of the configuration is not kept.
+  await ledger.query(`UPDATE uploads SET expires_at = expires_at + interval '2 days' WHERE id = $1`, [
+    upload.id,
+  ]);
+  await appendToUpload(ledger, { ...upload, offset: 2 }, 1, parts('c'));
+  expect(await expiry()).toBeLessThan(first + 3_600_000);
+});
+
+describe('the trash', () => {
+  beforeAll(() => ledger.query('UPDATE users SET max_files = 2 WHERE id = $1', [ledger.ownerId]));
+
+  test('is read as a whole once, and then only that of users who delete', async () => {
+    const trim = createTrim(ledger);
+    await trash(5);
+    expect(await trim()).toBe(3);
+    await trash(3);
+    let purged = 0;
+    const read = await readBy(async () => {
+      purged = await trim();
+    });
+    expect(purged).toBe(3);
+    expect(read.length).toBeGreaterThan(1);
+    expect(read.filter(([, count]) => count > FEW)).toEqual([]);
+    expect(await countTrash()).toBe(2);
+  });
+
+  test('is looked at again when a quota is set, though nothing is deleted', async () => {
+    const trim = createTrim(ledger);
+    await trash(2);
+    await trim();
+    await ledger.query(`UPDATE files SET deleted_at = deleted_at - interval '1 day' WHERE owner_id = $1`, [
+      ledger.ownerId,
+    ]);
+    await ledger.query('UPDATE users SET max_files = 1 WHERE id = $1', [ledger.ownerId]);
+    expect(await trim()).toBe(0);
+    await ledger.query('UPDATE users SET quota_changed_at = now() WHERE id = $1', [ledger.ownerId]);
+    expect(await trim()).toBe(1);
+  });
+
+  test('of more owners, and with more files, than are looked at together is found, too', async () => {
+    const owners = Array.from({ length: 120 }, () => uuidv7());
+    await ledger.query(
+      `INSERT INTO users (id, email, role, max_files) SELECT id, id, 'user', 0 FROM unnest($1::uuid[]) AS id`,
+      [owners],
+    );
+    const ids = await trash(1300);
+    await ledger.query(
+      `UPDATE files SET owner_id = owner.id
+       FROM unnest($1::uuid[]) WITH ORDINALITY AS owner (id, n), unnest($2::uuid[]) WITH ORDINALITY AS file (id, n)
+       WHERE files.id = file.id AND owner.n = file.n`,
+      [owners, ids],
+    );
+    const found = new Set<string>();
+    for await (const some of listTrashOwners(ledger.database, undefined)) {
+      expect(some.length).toBeLessThanOrEqual(100);
+      for await (const batch of listTrashBeyondQuota(ledger.database, QUOTA, some)) {
+        expect(batch.length).toBeLessThanOrEqual(1000);
+        for (const id of batch) found.add(id);
+        await ledger.query('DELETE FROM files WHERE id = ANY ($1)', [batch]);
+      }
+    }
+    expect(owners.map((_, index) => found.has(ids[index] ?? ''))).toEqual(owners.map(() => true));
+    expect(await countTrash()).toBe(1);
+  });
+});
