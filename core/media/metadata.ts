@@ -33,10 +33,21 @@ async function describe({ bytes }: TaskInput): Promise<Record<string, unknown>> 
       pages: header.pages,
     },
     // A TIFF is itself what an EXIF block is in other formats.
-    ...readExif(header.exif ?? bytes),
+    ...readExif(header.exif ?? findPngExif(bytes) ?? bytes),
     iptc: await readIptc(bytes),
     xmp: await readXmp(header.xmp),
   });
+}
+
+/** The eXIf chunk of a PNG, which may stand behind the pixels; libvips looks no further than these. */
+function findPngExif(bytes: Buffer): Buffer | undefined {
+  if (bytes.toString('latin1', 1, 4) !== 'PNG') return undefined;
+  for (let at = 8; at + 8 <= bytes.length; ) {
+    const length = bytes.readUInt32BE(at);
+    if (bytes.toString('latin1', at + 4, at + 8) === 'eXIf') return bytes.subarray(at + 8, at + 8 + length);
+    at += length + 12;
+  }
+  return undefined;
 }
 
 /** Texts of press agencies, which stand in JPEG and TIFF only. Tags that cannot be read are no reason to refuse an image. */
