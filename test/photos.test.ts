@@ -374,6 +374,7 @@ describe('thumbnails', () => {
     ['a JPEG', () => half(noise().jpeg())],
     ['a progressive JPEG', () => half(noise().jpeg({ progressive: true }))],
     ['a PNG', () => half(noise().png())],
+    ['a WebP', () => half(noise().webp())],
     ['a GIF', () => half(noise().gif({ effort: 1 }))],
   ])('show what is there of %s that is cut off, and say so', async (_what, make) => {
     const made = await makeThumbnails(input(await make()));

@@ -1,6 +1,6 @@
 import exifr from 'exifr';
 import { readExif } from './exif.js';
-import { decoding, readHeader, tooLarge } from './image.js';
+import { decoding, fillWebp, readHeader, tooLarge } from './image.js';
 import { toPlainJson } from './plain-json.js';
 import type { TaskInput } from './tasks.js';
 import { decodeText } from './text.js';
@@ -15,7 +15,8 @@ export function readMetadata(input: TaskInput): Promise<Record<string, unknown>>
   });
 }
 
-async function describe({ bytes }: TaskInput): Promise<Record<string, unknown>> {
+async function describe(input: TaskInput): Promise<Record<string, unknown>> {
+  const bytes = fillWebp(input) ?? input.bytes;
   const header = await readHeader(bytes);
   return toPlainJson({
     image: {
