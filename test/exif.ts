@@ -3,7 +3,7 @@ import sharp from 'sharp';
 /* Writes EXIF blocks tag by tag, right or wrong, as no library would. */
 
 /** Texts as they are, without a NUL that is not in them; `bytes` are UNDEFINED; numbers by the type that is named. */
-export type Value =
+type Value =
   | string
   | Buffer
   | { short: number[] }
@@ -11,7 +11,7 @@ export type Value =
   /** Numerators and denominators. */
   | { rational: [number, number][] };
 
-export type Tags = Record<number, Value>;
+type Tags = Record<number, Value>;
 
 export interface Directories {
   ifd0?: Tags;

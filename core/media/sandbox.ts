@@ -2,10 +2,10 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 /*
- * What a parser process has to do without. Node's permission model keeps JavaScript to the program's own modules: no
- * other files, no processes, no threads. It does not bind native code, so the tools of util-linux take from the whole process
- * what they can: the network, the rights of set-user-ID programs, and writing to files. Where one of them is missing,
- * or the machine does not allow it (containers often refuse namespaces), the process runs without it.
+ * The rights that a parser process has to do without. Node's permission model keeps JavaScript to the program's own
+ * modules: no other files, no processes, no threads. It does not bind native code, so the tools of util-linux take from
+ * the whole process what they can: the network, the rights of set-user-ID programs, and writing to files. Where a tool
+ * is missing, or the machine does not allow it (containers often refuse namespaces), the process runs without it.
  */
 
 /** A JavaScript heap larger than this is not needed to read tags. */

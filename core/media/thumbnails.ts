@@ -26,7 +26,7 @@ const PART = 'Only a part of the image could be decoded';
 /** The marker that a JPEG ends with. */
 const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
 
-export interface Thumbnail {
+interface Thumbnail {
   name: string;
   bytes: Uint8Array;
   /** Pixels. */
