@@ -195,9 +195,10 @@ async function sendBytes(
   let left = size;
   for await (const chunk of addAbortSignal(signal, bytes)) {
     onProgress();
-    if (!pipe.write(chunk.subarray(0, left))) await once(pipe, 'drain', { signal });
-    left -= Math.min(left, chunk.length);
-    if (left === 0) return;
+    const part = chunk.subarray(0, left);
+    left -= part.length;
+    // Read to its end, the stream of a store gives its connection back.
+    if (part.length > 0 && !pipe.write(part)) await once(pipe, 'drain', { signal });
   }
   if (left > 0) throw new Error(`${left} of ${size} bytes are missing`);
 }
