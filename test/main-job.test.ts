@@ -148,7 +148,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     const file = await send(content, 'half.jpg');
     expect(file).toMatchObject({ status: 'completed', attempts: 1, detectedType: 'image/jpeg' });
     expect(file.warnings).toEqual([
-      { step: 'thumbnails', code: 'unreadable', detail: expect.stringMatching(/premature end/i) },
+      { step: 'thumbnails', code: 'damaged', detail: expect.stringMatching(/premature end/i) },
     ]);
     await expectContent(file, content);
   });

@@ -76,7 +76,6 @@ export async function openFileStorage(
       }).catch(rethrowStorageError);
     },
     delete: (key) => disk(() => rm(path(key), { force: true })),
-    reference: async (key) => ({ kind: 'file', path: path(key) }),
   };
 
   const uploads: UploadStore = {

@@ -1,0 +1,81 @@
+import exifr from 'exifr';
+import { readExif } from './exif.js';
+import { decoding, fillWebp, readHeader, tooLarge } from './image.js';
+import { toPlainJson } from './plain-json.js';
+import type { TaskInput } from './tasks.js';
+import { decodeText } from './text.js';
+
+/**
+ * What an image says of itself: dimensions and tags, without decoding a pixel.
+ * @throws {AppError} unreadable; too_much_memory when the header would have to be looked for behind the given bytes
+ */
+export function readMetadata(input: TaskInput): Promise<Record<string, unknown>> {
+  return decoding(describe(input)).catch((error: unknown) => {
+    throw input.bytes.length === input.size ? error : tooLarge(input);
+  });
+}
+
+async function describe(input: TaskInput): Promise<Record<string, unknown>> {
+  const bytes = fillWebp(input) ?? input.bytes;
+  const header = await readHeader(bytes);
+  return toPlainJson({
+    image: {
+      format: header.format,
+      // As shown, that is after the EXIF orientation has been applied.
+      width: header.autoOrient.width,
+      height: header.autoOrient.height,
+      orientation: header.orientation ?? 1,
+      colorSpace: header.space,
+      channels: header.channels,
+      depth: header.depth,
+      hasAlpha: header.hasAlpha,
+      hasProfile: header.hasProfile,
+      density: header.density,
+      pages: header.pages,
+    },
+    // A TIFF is itself what an EXIF block is in other formats.
+    ...readExif(header.exif ?? findPngExif(bytes) ?? bytes),
+    iptc: await readIptc(bytes),
+    xmp: await readXmp(header.xmp),
+  });
+}
+
+/** The eXIf chunk of a PNG, which may stand behind the pixels; libvips looks no further than these. */
+function findPngExif(bytes: Buffer): Buffer | undefined {
+  if (bytes.toString('latin1', 1, 4) !== 'PNG') return undefined;
+  for (let at = 8; at + 8 <= bytes.length; ) {
+    const length = bytes.readUInt32BE(at);
+    if (bytes.toString('latin1', at + 4, at + 8) === 'eXIf') return bytes.subarray(at + 8, at + 8 + length);
+    at += length + 12;
+  }
+  return undefined;
+}
+
+/** Texts of press agencies, which stand in JPEG and TIFF only. Tags that cannot be read are no reason to refuse an image. */
+async function readIptc(bytes: Buffer): Promise<Record<string, unknown> | undefined> {
+  const options = { mergeOutput: false, iptc: true, xmp: false, exif: false, gps: false };
+  const found = await exifr.parse(bytes, options).catch(() => undefined);
+  return found?.iptc && mapTexts(found.iptc, (text) => decodeText(Buffer.from(text, 'latin1')));
+}
+
+/** exifr takes every text for Latin-1. */
+function mapTexts(
+  tags: Record<string, unknown>,
+  change: (text: string) => string | undefined,
+): Record<string, unknown> {
+  const changed = (value: unknown) => (typeof value === 'string' ? change(value) : value);
+  return Object.fromEntries(
+    Object.entries(tags).map(([name, value]) => [
+      name,
+      Array.isArray(value) ? value.map(changed) : changed(value),
+    ]),
+  );
+}
+
+/** Properties by the prefix of their namespace; the packet chooses those itself, so they stay among themselves. */
+async function readXmp(packet: Buffer | undefined): Promise<Record<string, unknown> | undefined> {
+  if (!packet) return undefined;
+  const found = await exifr.sidecar(packet, { mergeOutput: false }).catch(() => undefined);
+  const { xmlns, ...properties } = (found ?? {}) as Record<string, unknown>;
+  return properties;
+}
