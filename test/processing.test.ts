@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -27,7 +27,7 @@ import {
   makeXmlSvg,
   makeZip,
 } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
+import { childrenOf, type Processes, startProcesses } from './processes.js';
 import { until } from './until.js';
 
 const MIB = 1024 ** 2;
@@ -74,21 +74,6 @@ const WHOLE_TIMELINE = [
   'thumbnails',
   'file.completed',
 ];
-
-/** Ids of the processes that a process has started. */
-function childrenOf(pid: number): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .filter((name) => {
-      try {
-        const stat = readFileSync(`/proc/${name}/stat`, 'utf8');
-        return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === pid;
-      } catch {
-        return false;
-      }
-    })
-    .map(Number);
-}
 
 function kill(pid: number): void {
   try {

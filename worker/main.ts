@@ -7,10 +7,10 @@ import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
+import { startParsers } from '../core/media/parsers.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
-import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
 import { startReconciler } from './reconcile.js';
 

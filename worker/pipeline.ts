@@ -12,9 +12,9 @@ import {
 } from '../core/file-steps.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Logger } from '../core/log.js';
+import type { ByteSource, Parsers } from '../core/media/parsers.js';
 import { type JobContext, JobInterrupted } from '../core/queue.js';
 import type { Storage } from '../core/storage/storage.js';
-import type { Parsers } from './parsers.js';
 import { metadata } from './steps/metadata.js';
 import { scan } from './steps/scan.js';
 import { sniff } from './steps/sniff.js';
@@ -179,7 +179,7 @@ async function runStep(
   const elapsed = () => Math.round(performance.now() - began);
   const context: StepContext = {
     file,
-    source: await deps.storage.blobs.reference(blob.key),
+    source: sourceOf(deps.storage, blob),
     parsers: deps.parsers,
     writeBlobs: (contents) => writeBlobs(deps, contents),
     signal: attempt.signal,
@@ -199,6 +199,13 @@ async function runStep(
       facts: { warnings: [problem] },
     };
   }
+}
+
+function sourceOf({ blobs }: Storage, { key, size }: Blob): ByteSource {
+  return {
+    size,
+    read: (count) => blobs.read(key, count < size ? { start: 0, end: count - 1 } : undefined),
+  };
 }
 
 async function writeBlobs(deps: PipelineDeps, contents: Uint8Array[]): Promise<Blob[]> {

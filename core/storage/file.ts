@@ -47,7 +47,6 @@ export async function openFileStorage(root: string): Promise<Storage> {
       await syncFolder(dirname(path(key)));
     },
     delete: (key) => rm(path(key), { force: true }),
-    reference: async (key) => ({ kind: 'file', path: path(key) }),
   };
 
   const uploads: UploadStore = {

@@ -27,14 +27,9 @@ export interface BlobStore {
   write(key: string, bytes: Uint8Array): Promise<void>;
   /** Deletes an object; no error if there is none. */
   delete(key: string): Promise<void>;
-  /** What another process needs to read the object; good for an hour at least. */
-  reference(key: string): Promise<BlobReference>;
   /** Present where clients are to fetch bytes from the store itself: an address that is good for some minutes. */
   link?(key: string, answer: { contentType: string; contentDisposition: string }): Promise<string>;
 }
-
-/** Survives JSON. */
-export type BlobReference = { kind: 'file'; path: string } | { kind: 'url'; url: string };
 
 /** What the ledger knows of an upload's bytes. */
 export interface StoredUpload {

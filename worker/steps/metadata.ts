@@ -6,6 +6,6 @@ export const metadata: Step = {
   optional: true,
   skips: (file) => (file.detectedType?.startsWith('image/') ? undefined : 'not an image'),
   async run({ source, parsers, signal }) {
-    return { metadata: await parsers.readMetadata(source, signal) };
+    return { metadata: await parsers.run('metadata', source, signal) };
   },
 };

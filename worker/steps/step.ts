@@ -2,8 +2,7 @@ import type { Blob } from '../../core/database/entities/blob.js';
 import type { File } from '../../core/database/entities/file.js';
 import type { Facts } from '../../core/file-steps.js';
 import type { Logger } from '../../core/log.js';
-import type { BlobReference } from '../../core/storage/storage.js';
-import type { Parsers } from '../parsers.js';
+import type { ByteSource, Parsers } from '../../core/media/parsers.js';
 
 /** What is known of a file when a step begins: its row with the facts of the steps before. */
 export type KnownFile = Readonly<
@@ -13,7 +12,7 @@ export type KnownFile = Readonly<
 /** All that a step may use. */
 export interface StepContext {
   file: KnownFile;
-  source: BlobReference;
+  source: ByteSource;
   parsers: Parsers;
   /** Stores the bytes of a derivative durably. */
   writeBlobs(contents: Uint8Array[]): Promise<Blob[]>;

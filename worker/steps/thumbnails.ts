@@ -6,7 +6,7 @@ export const thumbnails: Step = {
   optional: true,
   skips: (file) => (file.detectedType?.startsWith('image/') ? undefined : 'not an image'),
   async run({ source, parsers, writeBlobs, signal }) {
-    const made = await parsers.makeThumbnails(source, signal);
+    const made = await parsers.run('thumbnails', source, signal);
     const blobs = await writeBlobs(made.map(({ bytes }) => bytes));
     const derivatives = made.flatMap(({ name, width, height }, index) => {
       const blob = blobs[index];

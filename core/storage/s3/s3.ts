@@ -18,8 +18,7 @@ import { partSize } from './part-size.js';
 
 /* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
 
-/** Seconds that signed addresses are good for: to read for a parser, to read by a client, to send a part. */
-const REFERENCE_SECONDS = 3600;
+/** Seconds that signed addresses are good for: to read by a client, to send a part. */
 const LINK_SECONDS = 300;
 const PART_SECONDS = 3600;
 
@@ -48,10 +47,6 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
       write: (key, bytes) =>
         objects.put(key, { size: bytes.byteLength, chunks: [bytes] }).catch(rethrowUnavailable),
       delete: (key) => objects.delete(key),
-      async reference(key) {
-        const command = new GetObjectCommand(named(key));
-        return { kind: 'url', url: await getSignedUrl(client, command, { expiresIn: REFERENCE_SECONDS }) };
-      },
       ...(config.redirect
         ? {
             async link(key, { contentType, contentDisposition }) {

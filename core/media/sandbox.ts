@@ -1,0 +1,61 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+/*
+ * What a parser process has to do without. Node's permission model keeps JavaScript to the program's own modules: no
+ * other files, no processes, no threads. It does not bind native code, so the tools of util-linux take from the whole process
+ * what they can: the network, the rights of set-user-ID programs, and writing to files. Where one of them is missing,
+ * or the machine does not allow it (containers often refuse namespaces), the process runs without it.
+ */
+
+/** A JavaScript heap larger than this is not needed to read tags. */
+const HEAP_MIB = 256;
+
+/** To find out whether a tool works here. */
+const PROBE_MS = 2_000;
+
+/** Only the time zone: local times must not depend on the machine's. */
+export const ENVIRONMENT = { TZ: 'UTC' };
+
+/** Commands that run another one, each with less than it had. */
+const WRAPPERS = [
+  process.getuid?.() === 0
+    ? ['unshare', '--net', '--']
+    : ['unshare', '--user', '--map-current-user', '--net', '--'],
+  ['setpriv', '--no-new-privs', '--'],
+  ['prlimit', '--fsize=0', '--core=0', '--'],
+];
+
+let command: { execPath: string; execArgv: string[] } | undefined;
+
+/** The program and the arguments that start Node in a sandbox, as far as this machine has one. */
+export function sandboxedNode(): { execPath: string; execArgv: string[] } {
+  if (!command) {
+    const [execPath = process.execPath, ...execArgv] = [
+      ...WRAPPERS.filter(works).flat(),
+      process.execPath,
+      ...nodeFlags(),
+    ];
+    command = { execPath, execArgv };
+  }
+  return command;
+}
+
+function works([tool = '', ...args]: string[]): boolean {
+  const options = { env: ENVIRONMENT, stdio: 'ignore', timeout: PROBE_MS } as const;
+  return spawnSync(tool, [...args, 'true'], options).status === 0;
+}
+
+function nodeFlags(): string[] {
+  const isStable = process.allowedNodeEnvironmentFlags.has('--permission');
+  // From dist/core/media/.
+  const readable = ['../../', '../../../node_modules/', '../../../package.json'].map((path) =>
+    fileURLToPath(new URL(path, import.meta.url)),
+  );
+  return [
+    isStable ? '--permission' : '--experimental-permission',
+    '--allow-addons',
+    ...readable.map((path) => `--allow-fs-read=${path.endsWith('/') ? `${path}*` : path}`),
+    `--max-old-space-size=${HEAP_MIB}`,
+  ];
+}
