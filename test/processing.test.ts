@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { scan } from '../worker/steps/scan.js';
-import type { KnownFile } from '../worker/steps/step.js';
+import type { KnownFile, StepContext } from '../worker/steps/step.js';
 import { type FileJson, registerUser, type TestUser } from './client.js';
 import {
   eicar,
@@ -107,7 +107,7 @@ async function objectOf({ database, dataDir }: Processes, id: string): Promise<s
 
 describe('the simulated scan', () => {
   const finds = async (...chunks: Buffer[]) => {
-    const observer = scan.begin({} as KnownFile);
+    const observer = scan.begin({} as KnownFile, {} as StepContext);
     for (const chunk of chunks) observer.push(chunk);
     return (await observer.end()).threat !== undefined;
   };
@@ -129,7 +129,7 @@ describe('the simulated scan', () => {
 
   it('finds it when the reader uses the memory of its chunks again', async () => {
     const memory = Buffer.alloc(bytes.length);
-    const observer = scan.begin({} as KnownFile);
+    const observer = scan.begin({} as KnownFile, {} as StepContext);
     for (let at = 0; at < bytes.length; at += 7) {
       observer.push(memory.subarray(0, bytes.copy(memory, 0, at, at + 7)));
     }

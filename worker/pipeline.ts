@@ -139,7 +139,7 @@ async function readThrough(
   if (open.length === 0) return undefined;
   at.step = open[0]?.name ?? '';
   const began = performance.now();
-  const observers = open.map((step) => step.begin(file));
+  const observers = open.map((step) => step.begin(file, { parsers: deps.parsers, signal }));
   let read = 0;
   let shown = began;
   for await (const chunk of await deps.storage.blobs.read(blob.key)) {

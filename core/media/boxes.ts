@@ -26,12 +26,16 @@ const CONTAINERS: Record<string, Format> = {
   msf1: { mime: 'image/heif-sequence', ext: 'heic' },
 };
 
+/** Bytes of the first box; letters in place of its length mean more. */
+const MAX_BRANDS = 4096;
+
 /** Says what the brands and tracks of a file tell; undefined: nothing. */
 export function readBoxes(head: Uint8Array): Format | undefined {
   const view = new DataView(head.buffer, head.byteOffset, head.length);
   if (head.length < 16 || latin1(head.subarray(4, 8)) !== 'ftyp') return undefined;
+  const end = view.getUint32(0);
+  if (end > MAX_BRANDS || end > head.length) return undefined;
   const brands = [latin1(head.subarray(8, 12))];
-  const end = Math.min(view.getUint32(0), head.length);
   for (let at = 16; at + 4 <= end; at += 4) brands.push(latin1(head.subarray(at, at + 4)));
   const telling = brands.find((brand) => brand in PICTURES) ?? brands.find((brand) => brand in CONTAINERS);
   if (telling !== undefined) return PICTURES[telling] ?? CONTAINERS[telling];
@@ -48,7 +52,9 @@ function isSound(head: Uint8Array, view: DataView): boolean {
     const size = view.getUint32(at);
     if (latin1(head.subarray(at + 4, at + 8)) === 'moov') {
       if (at + size > head.length) return false;
-      const kinds = [...latin1(head.subarray(at, at + size)).matchAll(/hdlr.{8}(vide|soun)/gs)].map(([, kind]) => kind);
+      const kinds = [...latin1(head.subarray(at, at + size)).matchAll(/hdlr.{8}(vide|soun)/gs)].map(
+        ([, kind]) => kind,
+      );
       return kinds.length > 0 && kinds.every((kind) => kind === 'soun');
     }
     if (size < 8) return false;

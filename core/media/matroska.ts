@@ -32,7 +32,8 @@ export function readTracks(head: Uint8Array): Format | undefined {
   const type = find(header, DOC_TYPE)[0];
   const format = type && FORMATS[Buffer.from(type.content).toString('latin1').replace(/\0.*$/s, '')];
   if (!format) return undefined;
-  const entries = segment?.id === SEGMENT ? find(segment, TRACKS).flatMap((tracks) => find(tracks, TRACK_ENTRY)) : [];
+  const entries =
+    segment?.id === SEGMENT ? find(segment, TRACKS).flatMap((tracks) => find(tracks, TRACK_ENTRY)) : [];
   const kinds = entries.flatMap((entry) => find(entry, TRACK_TYPE)).map(({ content }) => content[0]);
   return kinds.length > 0 && kinds.every((kind) => kind === SOUND) ? format.sound : format.video;
 }

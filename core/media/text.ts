@@ -25,8 +25,8 @@ const KOREAN_SHIFTS = '\x1b$)C';
 /** What ends a text that CP/M or DOS has written. */
 const END_OF_FILE = 0x1a;
 
-/** Characters that no text holds: controls, and code points without a meaning. */
-const SENSELESS = /[\0-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd\ufffe\uffff\p{Cn}\p{Co}\p{Cs}]/u;
+/** Characters that no text holds: controls but for those that part lines, and code points without a meaning. */
+const SENSELESS = /(?![\t\n\f\r])[\p{Cc}\p{Cn}\p{Co}\p{Cs}\ufffd]/u;
 
 /** What stands between words, and the letters of ASCII. */
 const ANCHORS = /[\t\n\r -~\u3000-\u30ff\uff00-\uffef]/g;

@@ -29,10 +29,8 @@ export const TAIL = 1024 ** 2;
 /** Signatures of binary formats are followed by a byte that text does not hold within so many bytes. */
 const PROOF = 256;
 
-/** ISO 32000-1, annex H.3, 13: "Acrobat viewers require only that the header appear somewhere within the first 1024 bytes". */
-const PDF_WITHIN = 1024;
-
 const PDF: Format = { mime: 'application/pdf', ext: 'pdf' };
+const MP3: Format = { mime: 'audio/mpeg', ext: 'mp3' };
 
 /** Formats that are written in text, by what they begin with. */
 const WRITTEN: [RegExp, Format][] = [
@@ -44,17 +42,21 @@ const WRITTEN: [RegExp, Format][] = [
   [/^BEGIN:VCALENDAR\b/i, { mime: 'text/calendar', ext: 'ics' }],
   // https://www.w3.org/TR/webvtt1/#file-structure
   [/^WEBVTT([\t\n\r ]|$)/, { mime: 'text/vtt', ext: 'vtt' }],
-  [/^(REGEDIT4|Windows Registry Editor Version 5\.00)\r?\n/, { mime: 'application/x-ms-regedit', ext: 'reg' }],
+  [
+    /^(REGEDIT4|Windows Registry Editor Version 5\.00)\r?\n/,
+    { mime: 'application/x-ms-regedit', ext: 'reg' },
+  ],
   [/^-----BEGIN PGP MESSAGE-----/, { mime: 'application/pgp-encrypted', ext: 'pgp' }],
   [/^solid\b[^\n]*\n\s*(facet\s+normal|endsolid)\b/, { mime: 'model/stl', ext: 'stl' }],
-  // Also behind blanks, or behind what a printer or a mail program has put before it if the first object follows.
-  [/^\s*%PDF-/, PDF],
-  [/^[^]{0,1024}?[\r\n]%PDF-\d\.\d\s+(%[^\r\n]*[\r\n]\s*)*\d+ \d+ obj\b/, PDF],
+  // ISO 32000-1, annex H.3, 13: "Acrobat viewers require only that the header appear somewhere within the first 1024 bytes
+  // of the file". Behind words it counts if the first object follows: words may be about PDF.
+  [/^[\s\0]{0,1019}%PDF-/, PDF],
+  [/^.{0,1019}?%PDF-\d\.\d\s+(%[^\r\n]*[\r\n]\s*)*\d+ \d+ obj\b/s, PDF],
 ];
 
 /** The first element, behind a declaration, comments and a document type. */
 const ROOT =
-  /^(?:\s*(?:<\?[^>]*>|<!--(?:(?!-->)[^])*-->|<!DOCTYPE(?:[^>[]|\[[^\]]*\])*>))*\s*<(?:[\w.-]+:)?([a-z][\w.-]*)[\s/>]/i;
+  /^(?:\s*(?:<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE(?:[^>[]|\[[^\]]*\])*>))*\s*<(?:[\w.-]+:)?([a-z][\w.-]*)[\s/>]/is;
 
 /**
  * Judges what a file is. @param witness what file-type takes it for
@@ -66,7 +68,13 @@ export function judge(bytes: Bytes, witness: Format | undefined): Detected | nul
   if (text && !(text.charset === 'utf-16le' && countFrames(head) > 2)) return judgeText(text);
   const believed = witness && isProven(witness, head) ? witness : undefined;
   if (believed && isZip(believed)) return readZip(bytes) ?? believed;
-  return readBoxes(head) ?? readTracks(head) ?? believed ?? writtenAs(latin1(head)) ?? readLate(head);
+  return (
+    readBoxes(head) ??
+    readTracks(head) ??
+    believed ??
+    writtenAs(latin1(head)) ??
+    (isTagged(head) ? MP3 : null)
+  );
 }
 
 function judgeText({ charset, start }: Text): Detected {
@@ -117,9 +125,5 @@ function isTransportStream(head: Uint8Array): boolean {
   });
 }
 
-/** What the witness does not find, because it does not stand at the start. */
-function readLate(head: Uint8Array): Format | null {
-  if (/%PDF-\d\.\d/.test(latin1(head.subarray(0, PDF_WITHIN)))) return PDF;
-  const isTagged = latin1(head.subarray(0, 3)) === 'ID3' && isId3(head);
-  return isTagged ? { mime: 'audio/mpeg', ext: 'mp3' } : null;
-}
+/** Blanks or a picture may stand between the tag and the sound. */
+const isTagged = (head: Uint8Array) => latin1(head.subarray(0, 3)) === 'ID3' && isId3(head);

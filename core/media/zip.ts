@@ -85,12 +85,13 @@ export function readZip(bytes: Bytes): Format | undefined {
   const declared = formatOf(contentOf('mimetype')?.trim());
   if (declared) return declared;
   if (names.has('[Content_Types].xml')) {
-    const [, main] = /ContentType\s*=\s*["']([^"']+)\.main\+xml["']/.exec(contentOf('[Content_Types].xml') ?? '') ?? [];
+    const [, main] =
+      /ContentType\s*=\s*["']([^"']+)\.main\+xml["']/.exec(contentOf('[Content_Types].xml') ?? '') ?? [];
     const named = formatOf(main);
     if (named) return named;
     if (has(/^3D\/.*\.model$/i)) return { mime: 'model/3mf', ext: '3mf' };
     const folder = Object.keys(OFFICE).find((one) => entries.some(({ name }) => name.startsWith(one)));
-    return folder && formatOf(OFFICE[folder]?.[names.has(`${folder}vbaProject.bin`) ? 1 : 0]);
+    return formatOf(OFFICE[folder ?? '']?.[names.has(`${folder}vbaProject.bin`) ? 1 : 0]);
   }
   if (names.has('META-INF/mozilla.rsa')) return { mime: 'application/x-xpinstall', ext: 'xpi' };
   if (has(/^classes\d*\.dex$/)) return { mime: 'application/vnd.android.package-archive', ext: 'apk' };
