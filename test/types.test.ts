@@ -129,10 +129,12 @@ describe('text is text', () => {
     expect(await detect(content)).toEqual({ mime: 'text/plain', ext: 'txt', charset });
   });
 
-  describe.each(Object.entries(LANGUAGES))('UTF-16 without a mark: %s', (_name, text) => {
-    test.each([
+  describe.each(Object.entries(LANGUAGES))('without a mark: %s', (_name, text) => {
+    test.each<[string, (text: string) => Buffer]>([
       ['utf-16le', utf16le],
       ['utf-16be', utf16be],
+      ['utf-32le', (text) => utf32(text, true)],
+      ['utf-32be', (text) => utf32(text, false)],
     ])('%s', async (charset, encodeIt) => {
       expect(await detect(encodeIt(text))).toEqual({ mime: 'text/plain', ext: 'txt', charset });
     });

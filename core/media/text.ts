@@ -1,7 +1,8 @@
 /*
  * Whether bytes are text, in whatever encoding. A mark at the start says so (WHATWG MIME Sniffing 7.1). Without one, bytes
  * are text in a 7-bit or 8-bit encoding (UTF-8, Latin-1, Windows-125x, KOI8, Shift_JIS, EUC, GB18030, Big5, ISO-2022) if
- * they hold no control character that text does not use, and text in UTF-16 if their characters make sense together.
+ * they hold no control character that text does not use, and text in UTF-16 or UTF-32 if their characters make sense
+ * together.
  */
 
 export interface Text {
@@ -32,27 +33,12 @@ const SENSELESS = /(?![\t\n\f\r])[\p{Cc}\p{Cn}\p{Co}\p{Cs}\ufffd]/u;
 const ANCHORS = /[\t\n\r -~\u3000-\u30ff\uff00-\uffef]/g;
 
 /** Scripts that a text is written in; Latin may stand in any. Those of East Asia stand together. */
-const SCRIPTS = [
-  'Latin',
-  'Greek',
-  'Cyrillic',
-  'Hebrew',
-  'Arabic',
-  'Thai',
-  'Devanagari',
-  'Bengali',
-  'Tamil',
-  'Telugu',
-  'Armenian',
-  'Georgian',
-].map((script) => [script]);
-const WRITINGS = [...SCRIPTS, ['Han', 'Hiragana', 'Katakana', 'Hangul', 'Bopomofo']].map((scripts) => {
+const SCRIPTS = 'Latin Greek Cyrillic Hebrew Arabic Thai Devanagari Bengali Tamil Telugu Armenian Georgian';
+const EAST_ASIA = ['Han', 'Hiragana', 'Katakana', 'Hangul', 'Bopomofo'];
+const WRITINGS = [...SCRIPTS.split(' ').map((script) => [script]), EAST_ASIA].map((scripts) => {
   const letters = scripts.map((script) => `\\p{Script=${script}}`).join('');
-  return new RegExp(`^[\\p{Script=Common}\\p{Script=Inherited}\\p{Script=Latin}${letters}]*$`, 'u');
+  return new RegExp(`[\\p{Script=Common}\\p{Script=Inherited}\\p{Script=Latin}${letters}]`, 'gu');
 });
-
-/** One anchor at least is among so many characters of a text without a mark. */
-const ANCHOR_EVERY = 16;
 
 /** Whether a byte is a control character that text does not hold. */
 export function isBinary(byte: number): boolean {
@@ -67,7 +53,7 @@ export function readText(head: Uint8Array, isWhole: boolean): Text | undefined {
   if (head.length === 0) return undefined;
   const mark = MARKS.find(({ bytes }) => bytes.every((byte, index) => byte === head[index]));
   if (mark) return { charset: mark.charset, start: decode(mark.charset, head.subarray(mark.bytes.length)) };
-  return read8(head, isWhole) ?? read16(head, isWhole);
+  return read8(head, isWhole) ?? read16(head, isWhole) ?? read32(head, isWhole);
 }
 
 function read8(head: Uint8Array, isWhole: boolean): Text | undefined {
@@ -91,11 +77,28 @@ function read16(head: Uint8Array, isWhole: boolean): Text | undefined {
   if (head.length < 4 || (isWhole && head.length % 2 !== 0)) return undefined;
   const readings = ['utf-16le', 'utf-16be']
     .map((charset) => ({ charset, start: decode(charset, head) }))
-    .filter(({ start }) => !SENSELESS.test(start) && WRITINGS.some((writing) => writing.test(start)))
-    .map((text) => ({ ...text, anchors: text.start.match(ANCHORS)?.length ?? 0 }))
-    .filter(({ start, anchors }) => anchors * ANCHOR_EVERY >= start.length);
+    .filter(({ start }) => !SENSELESS.test(start))
+    .map((text) => ({ ...text, anchors: count(text.start, ANCHORS) }))
+    .filter(({ start, anchors }) => makesSense(start, anchors));
   const [best] = readings.sort((a, b) => b.anchors - a.anchors);
   return best && { charset: best.charset, start: best.start };
+}
+
+/** Half of it is of ASCII or the like, or some of that and nearly all of one script. */
+function makesSense(text: string, anchors: number): boolean {
+  if (anchors * 2 >= text.length) return true;
+  if (anchors * 16 < text.length) return false;
+  return WRITINGS.some((writing) => count(text, writing) >= text.length * 0.9);
+}
+
+const count = (text: string, pattern: RegExp) => text.match(pattern)?.length ?? 0;
+
+/** Few numbers of four bytes are characters: that says enough. */
+function read32(head: Uint8Array, isWhole: boolean): Text | undefined {
+  if (head.length < 8 || (isWhole && head.length % 4 !== 0)) return undefined;
+  return ['utf-32le', 'utf-32be']
+    .map((charset) => ({ charset, start: decode(charset, head) }))
+    .find(({ start }) => !SENSELESS.test(start));
 }
 
 /** Byte by byte: ISO 8859-1. */
@@ -113,7 +116,8 @@ function decode32(bytes: Uint8Array, isLittle: boolean): string {
   let text = '';
   for (let at = 0; at + 4 <= bytes.length; at += 4) {
     const code = view.getUint32(at, isLittle);
-    text += code <= 0x10ffff ? String.fromCodePoint(code) : '\ufffd';
+    if (code > 0x10ffff) return `${text}\ufffd`;
+    text += String.fromCodePoint(code);
   }
   return text;
 }
