@@ -41,7 +41,7 @@ const MAX_HEADER_SIZE = 16 * 1024;
  */
 export function createHttpServer(app: RequestListener, times = TIMES): Server {
   /** The newest request's answer on each connection. */
-  const answers = new WeakMap<object, { headersSent: boolean; writableFinished: boolean }>();
+  const answers = new WeakMap<object, ServerResponse>();
   const http = createServer({
     requestTimeout: 0,
     headersTimeout: times.headers,
@@ -72,10 +72,18 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
   // (RFC 9110, 10.1.1), and we need not.
   http.on('checkExpectation', handle);
   http.setTimeout(times.idle);
+  // A client that has sent its request may end its side and wait for the answer. Node has no option for that, only this.
+  Object.assign(http, { httpAllowHalfOpen: true });
   http.on('clientError', (error: Error, socket: Socket) => {
     const answer = answers.get(socket);
-    const isInAnswer = answer?.headersSent && !answer.writableFinished;
-    if (socket.writable && !isInAnswer && !hasCode(error, 'ECONNRESET')) socket.write(toAnswer(error));
+    // Or is just being answered: a second answer would be taken for that of the next request.
+    const isAnswered = answer?.headersSent && !(answer.writableFinished && answer.req.complete);
+    if (answer && !answer.headersSent && hasCode(error, 'HPE_INVALID_EOF_STATE')) {
+      // The client has ended its side in the middle of a body. Its reader finds that out behind all that has come.
+      answer.setHeader('Connection', 'close');
+      return;
+    }
+    if (socket.writable && !isAnswered && !hasCode(error, 'ECONNRESET')) socket.write(toAnswer(error));
     socket.destroySoon();
   });
   return http;

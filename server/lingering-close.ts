@@ -35,7 +35,8 @@ export function lingeringClose(patience: Patience = PATIENCE): RequestHandler {
     if (hasBody(req)) {
       const end = res.end.bind(res) as (...args: unknown[]) => ServerResponse;
       res.end = ((...args: unknown[]) => {
-        if (!req.complete && !res.writableEnded) dismissRest(req, res, patience);
+        const isUnderWay = !req.complete && !req.socket.readableEnded;
+        if (isUnderWay && !res.writableEnded) dismissRest(req, res, patience);
         return end(...args);
       }) as typeof res.end;
     }

@@ -40,7 +40,9 @@ export interface IncomingFile {
   /** Bytes; null: known when all have come. */
   length: number | null;
   /** Opens the bytes. @param limit bytes; what exceeds them throws too_large */
-  open(limit: number): AsyncIterableIterator<Uint8Array>;
+  open(limit: number): AsyncIterable<Uint8Array>;
+  /** Ends the body that the bytes come from, as if no more had been sent. */
+  end(): void;
 }
 
 export interface ReceivedFile {
@@ -86,7 +88,7 @@ export async function receiveFile(
     lease.leave();
     return { file, sha256 };
   } catch (error) {
-    await end(deps, sender, lease);
+    await giveUp(deps, sender, lease);
     throw error;
   }
 }
@@ -95,7 +97,7 @@ export async function receiveFile(
 async function storeBytes(
   deps: PlainUploadDeps,
   { stopped }: Sender,
-  { open, length }: IncomingFile,
+  { open, end, length }: IncomingFile,
   row: Upload,
 ): Promise<string> {
   const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
@@ -103,7 +105,7 @@ async function storeBytes(
   const bytes = hashing(open(most), hash);
   const epoch = row.leaseEpoch;
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
-  const upload = await appendToUpload(deps, row, epoch, source, stopped);
+  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end });
   const isWhole = length === null ? !stopped.aborted : upload.offset === length;
   if (!isWhole) throw shutsDown();
   const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
@@ -120,23 +122,16 @@ export function shutsDown(cause?: unknown): AppError {
   });
 }
 
-/** What `source` yields. Not a generator: who asks it to stop would have to wait for the next chunk. */
-function hashing(source: AsyncIterableIterator<Uint8Array>, hash: Hash): AsyncIterableIterator<Uint8Array> {
-  return {
-    async next() {
-      const next = await source.next();
-      if (!next.done) hash.update(next.value);
-      return next;
-    },
-    return: async () => (await source.return?.()) ?? { done: true, value: undefined },
-    [Symbol.asyncIterator]() {
-      return this;
-    },
-  };
+/** What `source` yields. */
+async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
+  for await (const chunk of source) {
+    hash.update(chunk);
+    yield chunk;
+  }
 }
 
 /** If that fails, too, the upload expires like any that was given up. */
-async function end(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
+async function giveUp(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
   const { id } = lease.upload;
   try {
     await terminateUpload(deps, id, actor, { returnToken: principal.uploadToken?.id });

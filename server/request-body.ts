@@ -4,16 +4,6 @@ import { AppError } from '../core/errors.js';
 /** Chunks that may wait to be taken; then the socket is not read. Each has some 64 KiB. */
 const MAX_WAITING = 4;
 
-/** The connection broke in the middle of the body. Nobody is there to be told. */
-class ClientGone extends Error {
-  override name = 'ClientGone';
-  /** Our own fault it is not. */
-  readonly status = 400;
-  /** As @tus/server wants it. */
-  readonly status_code = 400;
-  readonly body = 'The connection broke\n';
-}
-
 export interface RequestBody extends AsyncIterableIterator<Uint8Array> {
   /** Ends the iteration behind what has been received, as if no more had been sent. */
   end(): void;
@@ -21,11 +11,13 @@ export interface RequestBody extends AsyncIterableIterator<Uint8Array> {
 
 /**
  * The body of a request, chunk by chunk as the socket gives them: a stream's own iterator would put chunks that wait
- * together by copying them.
+ * together by copying them. If the client ends in the middle of the body, or breaks the connection, the iteration throws
+ * behind all that has been received.
  * @param limit bytes; what exceeds them throws
- * @throws {AppError} too_large; {ClientGone}
+ * @throws {AppError} too_large; invalid_request when the body ends too early
  */
 export function readBody(req: IncomingMessage, limit: number): RequestBody {
+  const { socket } = req;
   const waiting: Uint8Array[] = [];
   let received = 0;
   let ended = false;
@@ -41,6 +33,7 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
     ended = true;
     failure = error;
     req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone);
+    socket.off('end', notify);
     // What is still to come is nobody's business here: see lingering-close.ts.
     req.pause();
     notify();
@@ -56,16 +49,25 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
     notify();
   };
   const onEnd = () => finish();
-  const onGone = () => finish(new ClientGone());
+  const onGone = () => finish(brokenOff());
+  /** The client has ended its side in the middle of the body (Node says nothing to `req` then), and all is read. */
+  const isCutShort = () => !req.complete && socket.readableEnded && req.readableLength === 0;
 
   if (req.readableEnded) ended = true;
-  else if (req.destroyed) finish(new ClientGone());
-  else req.on('data', onData).on('end', onEnd).on('error', onGone).on('close', onGone);
+  else if (req.destroyed) onGone();
+  else {
+    req.on('data', onData).on('end', onEnd).on('error', onGone).on('close', onGone);
+    socket.on('end', notify);
+  }
 
   return {
     end: () => finish(),
     async next() {
       while (waiting.length === 0 && !ended) {
+        if (isCutShort()) {
+          onGone();
+          break;
+        }
         await new Promise<void>((resolve) => {
           wake = resolve;
         });
@@ -87,4 +89,8 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
       return this;
     },
   };
+}
+
+function brokenOff(): AppError {
+  return new AppError('invalid_request', { detail: 'The connection ended in the middle of the body' });
 }

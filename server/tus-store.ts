@@ -3,6 +3,7 @@ import type { Response } from 'express';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { reserve, withinQuota } from '../core/quota.js';
+import type { AppendControl } from '../core/storage/storage.js';
 import { createUpload } from '../core/uploads/creation.js';
 import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Lease, Leases } from '../core/uploads/lease.js';
@@ -98,9 +99,10 @@ export class LedgerStore extends DataStore {
     const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
     const body = readBody(req, most - offset);
     if (asked.aborted) body.end();
-    asked.addEventListener('abort', () => body.end());
-    if (length === null) await this.appendWithinQuota(lease, body, asked);
-    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, asked);
+    asked.addEventListener('abort', body.end);
+    const control = { hurry: asked, onFailure: body.end };
+    if (length === null) await this.appendWithinQuota(lease, body, control);
+    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, control);
     // The rest of the body, if there is any, is not wanted.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
@@ -108,12 +110,12 @@ export class LedgerStore extends DataStore {
   }
 
   /** Of an upload that has reserved nothing, because nobody knows how long it becomes. */
-  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, asked: AbortSignal) {
+  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, control: AppendControl) {
     const { database, quota } = this.deps;
     const { id } = lease.upload;
     const source = withinQuota(this.deps, lease.upload, lease.epoch, body);
     try {
-      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, asked);
+      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, control);
     } finally {
       // What was reserved and did not come. If that fails, it is given back when the upload goes on or ends.
       await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});

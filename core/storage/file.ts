@@ -50,15 +50,16 @@ export async function openFileStorage(root: string): Promise<Storage> {
   };
 
   const uploads: UploadStore = {
-    async append({ key, offset, length }, source, commit) {
+    async append({ key, offset, length }, source, commit, { onFailure } = {}) {
       const handle = await create(path(key));
       try {
         if (offset === 0) await syncFolder(dirname(path(key)));
-        await appendTo(handle, offset, source, async (reached) => {
+        const commitAt = async (reached: number) => {
           // A connection that broke may have left bytes behind the last offset of an upload of unknown length.
           const isWhole = reached === length && (await handle.stat()).size === length;
           await commit({ offset: reached, ...(isWhole ? { objectKey: key } : {}) });
-        });
+        };
+        await appendTo(handle, offset, source, commitAt, onFailure);
       } finally {
         await handle.close();
       }
@@ -126,13 +127,15 @@ async function appendTo(
   offset: number,
   source: AsyncIterable<Uint8Array>,
   commit: (offset: number) => Promise<void>,
+  onFailure = () => {},
 ): Promise<void> {
   let committed = offset;
-  const sink = createSink(handle, offset);
+  const sink = createSink(handle, offset, onFailure);
   let checkpoint = Promise.resolve();
   let syncing = false;
   let lastSync = Date.now();
   let failure: unknown;
+  let broken: { error: unknown } | undefined;
 
   const sync = async () => {
     const reached = sink.written();
@@ -144,8 +147,8 @@ async function appendTo(
 
   try {
     for await (const chunk of source) {
+      if (failure) break;
       await sink.write(chunk);
-      if (failure) throw failure;
       const due = sink.written() - committed >= CHECKPOINT || Date.now() - lastSync >= CHECKPOINT_MS;
       if (!syncing && due) {
         syncing = true;
@@ -153,24 +156,27 @@ async function appendTo(
         checkpoint = sync()
           .catch((error: unknown) => {
             failure = error;
+            onFailure();
           })
           .finally(() => {
             syncing = false;
           });
       }
     }
-  } finally {
-    // Also after an error: what has arrived is kept, so that the client goes on from there.
-    await sink.drain();
-    await checkpoint;
-    if (!failure) await sync();
+  } catch (error) {
+    broken = { error };
   }
+  // Also after an error: what has arrived is kept, so that the client goes on from there.
+  await sink.drain();
+  await checkpoint;
+  if (!failure) await sync();
   sink.check();
   if (failure) throw failure;
+  if (broken) throw broken.error;
 }
 
 /** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */
-function createSink(handle: FileHandle, start: number) {
+function createSink(handle: FileHandle, start: number, onFailure: () => void) {
   let position = start;
   let waiting: Uint8Array[] = [];
   let waitingBytes = 0;
@@ -189,6 +195,7 @@ function createSink(handle: FileHandle, start: number) {
       }
     } catch (error) {
       failure = storageError(error);
+      onFailure();
     } finally {
       writing = undefined;
     }

@@ -80,19 +80,29 @@ export interface Progress {
   objectKey?: string;
 }
 
+/** How an append and the request that it serves end each other. */
+export interface AppendControl {
+  /** When it aborts, somebody waits: what is on its way has only some seconds left. */
+  hurry?: AbortSignal;
+  /**
+   * Called when something has failed, so that nothing more can be stored. It must end the source: a client that has
+   * stalled may never send the next chunk, and the append would wait for it before it could throw.
+   */
+  onFailure?(): void;
+}
+
 export interface UploadStore {
   /**
    * Stores what `source` yields behind the upload's offset. Calls `commit` with each offset up to which all bytes are
    * on stable storage: now and then on the way, and at the end, also when `source` ends with an error. `commit` is
    * never called twice at a time; when it throws, so does this, and nothing more is written.
-   * @param signal when it aborts, somebody waits: what is on its way has only some seconds left
    * @throws {AppError} storage_full, unavailable
    */
   append(
     upload: StoredUpload,
     source: AsyncIterable<Uint8Array>,
     commit: (progress: Progress) => Promise<void>,
-    signal?: AbortSignal,
+    control?: AppendControl,
   ): Promise<void>;
   /**
    * Makes the object of an upload whose bytes are all committed. May be called again, also when it was done before and

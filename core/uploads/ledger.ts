@@ -6,7 +6,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events.js';
 import { insertFile } from '../files.js';
 import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
-import type { Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
+import type { AppendControl, Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
 import type { CreationDeps } from './creation.js';
 import { LEASE_MS } from './lease.js';
 
@@ -62,7 +62,7 @@ export async function declareLength(
 /**
  * Appends what `source` yields behind the upload's offset. If that brings the last byte, the object is made too.
  * @param upload as it was when the lease was taken
- * @param signal when it aborts, somebody waits for the lease: what is on its way has only some seconds left
+ * @param control its `hurry` aborts when somebody waits for the lease
  * @returns the upload as it is then; bytes before its offset survive a power cut
  * @throws {AppError} locked when another request has taken the lease; gone when it was ended; storage_full, unavailable
  */
@@ -71,7 +71,7 @@ export async function appendToUpload(
   upload: Upload,
   epoch: number,
   source: AsyncIterable<Uint8Array>,
-  signal?: AbortSignal,
+  control: AppendControl = {},
 ): Promise<Upload> {
   if (upload.direct) {
     throw new AppError('wrong_state', { detail: 'The parts of this upload are sent to the storage itself' });
@@ -85,14 +85,14 @@ export async function appendToUpload(
       present = await commitProgress(deps, upload.id, epoch, progress);
     };
     await deps.storage.uploads
-      .append(toStored(upload), source, commit, signal)
+      .append(toStored(upload), source, commit, control)
       .catch(async (error: unknown) => {
         if (!isLeaseLost(error)) return endIfLost(deps, upload, epoch, error);
         await tidyAgain(deps, upload.id);
         throw await toldOfLoss(deps, upload.id, error);
       });
   }
-  return present.offset === present.length ? completeUpload(deps, present, epoch, signal) : present;
+  return present.offset === present.length ? completeUpload(deps, present, epoch, control.hurry) : present;
 }
 
 /**

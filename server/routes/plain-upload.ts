@@ -80,10 +80,15 @@ function receiveRaw(
   { filename, sha256 }: z.infer<typeof rawQuery>,
 ): Promise<ReceivedFile> {
   const isChunked = req.headers['transfer-encoding'] !== undefined;
+  let body: RequestBody | undefined;
   return receiveFile(deps, sender, {
     metadata: describe(filename, req.get('Content-Type'), sha256),
     length: isChunked ? null : Number(req.headers['content-length'] ?? 0),
-    open: (limit) => open(sender, req, limit),
+    open(limit) {
+      body = open(sender, req, limit);
+      return body;
+    },
+    end: () => body?.end(),
   });
 }
 
@@ -100,7 +105,8 @@ async function receiveForm(
   }
   const received: ReceivedFile[] = [];
   try {
-    for await (const { filename, type, content } of readForm(req, open(sender, req, Infinity))) {
+    const body = open(sender, req, Infinity);
+    for await (const { filename, type, content } of readForm(req, body)) {
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
       }
@@ -109,6 +115,7 @@ async function receiveForm(
         metadata: describe(filename, type),
         length: null,
         open: (limit) => upTo(limit, content),
+        end: body.end,
       });
       received.push(file);
     }
@@ -138,7 +145,7 @@ function countUpload(limits: Limits, req: Request, res: Response): Promise<void>
 function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
   const body = readBody(req, limit);
   if (stopped.aborted) body.end();
-  stopped.addEventListener('abort', () => body.end());
+  stopped.addEventListener('abort', body.end);
   return body;
 }
 

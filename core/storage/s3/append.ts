@@ -1,5 +1,5 @@
 import { AppError } from '../../errors.js';
-import type { Progress, Segment, StoredUpload } from '../storage.js';
+import type { AppendControl, Progress, Segment, StoredUpload } from '../storage.js';
 import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
 import { bytesOf, createGrowth, type Growth, type GrowthDeps } from './growth.js';
 import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
@@ -32,20 +32,18 @@ export async function appendToS3(
   upload: StoredUpload,
   source: AsyncIterable<Uint8Array>,
   commit: (progress: Progress) => Promise<void>,
-  signal?: AbortSignal,
+  { hurry, onFailure = () => {} }: AppendControl = {},
 ): Promise<void> {
-  const iterator = source[Symbol.asyncIterator]();
-  // Who waits for the next chunk need not wait for it when nothing can be stored any more.
-  const growth = createGrowth(deps, upload, commit, () => void iterator.return?.().catch(() => {}));
+  const growth = createGrowth(deps, upload, commit, onFailure);
   const hold = createHold(growth, deps.pool, upload);
-  signal?.addEventListener('abort', growth.hurry);
+  hurry?.addEventListener('abort', growth.hurry);
   const leave = deps.pool.join(hold);
   let broken: { error: unknown } | undefined;
   try {
     try {
-      for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
+      for await (const chunk of source) {
         if (growth.hasFailed()) break;
-        await hold.add(next.value);
+        await hold.add(chunk);
       }
     } catch (error) {
       broken = { error };
@@ -58,7 +56,7 @@ export async function appendToS3(
     throw toAppError(error);
   } finally {
     leave();
-    signal?.removeEventListener('abort', growth.hurry);
+    hurry?.removeEventListener('abort', growth.hurry);
     hold.drop();
   }
   if (broken) throw broken.error;

@@ -61,8 +61,8 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         : {}),
     },
     uploads: {
-      append: (upload, source, commit, signal) =>
-        appendToS3({ objects, pool }, upload, source, commit, signal),
+      append: (upload, source, commit, control) =>
+        appendToS3({ objects, pool }, upload, source, commit, control),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       async discard({ key, state }, keep) {
