@@ -11,6 +11,8 @@ import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
+import { type ByteSource, type Parsers, startParsers } from '../core/media/parsers.js';
+import type { Detected } from '../core/media/types.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
@@ -65,6 +67,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
+  const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const app = buildApp({
     ...config,
@@ -79,6 +82,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
+    detectType: types.detect,
   });
   const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
@@ -88,6 +92,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
+    types.close();
     await refusals.whenIdle();
     await limits.close();
     leases.close();
@@ -99,6 +104,28 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** A parser process that finds out types; it is started when the first one is asked for. */
+function startTypeParser(config: Readonly<Config>, log: Logger) {
+  let parsers: Parsers | undefined;
+  const closed = new AbortController();
+  return {
+    detect(bytes: ByteSource): Promise<Detected | null> {
+      parsers ??= startParsers({
+        count: 1,
+        timeoutSeconds: config.parserTimeoutSeconds,
+        maxImagePixels: config.maxImagePixels,
+        memory: config.parserMemory,
+        log,
+      });
+      return parsers.run('type', bytes, closed.signal);
+    },
+    close(): void {
+      closed.abort();
+      parsers?.close();
+    },
+  };
 }
 
 /** What may be meant, and is dangerous where it is not. */

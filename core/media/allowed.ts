@@ -38,6 +38,9 @@ const IN_ZIP =
 
 const SVG = 'image/svg+xml';
 
+/** What clients say that do not know. */
+const UNTOLD = 'application/octet-stream';
+
 /** Whatever is of these types is not text, as a rule; a playlist is an exception. */
 const MEDIA = /^(image|audio|video|font)\//;
 
@@ -67,9 +70,15 @@ export function isAllowed(
   });
 }
 
+/** Whether a file that is declared so may turn out to be of an allowed type. */
+export function mayBeAllowed(declared: string, allowed: string[]): boolean {
+  const name = named(declared);
+  return name === UNTOLD || isAllowedType(name, allowed.map(named));
+}
+
 /** Types that content may pass for. */
 function countsAs(declared: string, detected: Detected | null): string[] {
-  const isTold = declared !== '' && declared !== 'application/octet-stream';
+  const isTold = declared !== '' && declared !== UNTOLD;
   const { mime, root } = detected ?? {};
   if (mime && mime !== 'text/plain' && mime !== 'application/xml') {
     return mime === 'application/zip' && IN_ZIP.test(declared) ? [mime, declared] : [mime];
@@ -79,7 +88,7 @@ function countsAs(declared: string, detected: Detected | null): string[] {
   if (mime && root !== undefined && canonical(declared) === 'application/xml')
     return [declared, 'application/xml'];
   if (mime === 'application/xml') return [mime];
-  if (!isTold) return [mime ?? 'application/octet-stream'];
+  if (!isTold) return [mime ?? UNTOLD];
   return RECOGNISABLE.has(canonical(declared)) ? [] : [declared];
 }
 

@@ -1,3 +1,5 @@
+import { Readable } from 'node:stream';
+import type { ByteSource } from './parsers.js';
 import { HEAD, TAIL } from './types.js';
 
 /** Keeps what is needed of a stream of bytes to find out what they are. */
@@ -7,6 +9,8 @@ export interface Sample {
   size(): number;
   /** The first ones, and behind them the last ones if it is a ZIP archive. */
   bytes(): Buffer;
+  /** The same, for a parser process. @param isWhole whether nothing more comes */
+  source(isWhole: boolean): ByteSource;
 }
 
 export function createSample(): Sample {
@@ -31,6 +35,8 @@ export function createSample(): Sample {
     tail = tail.slice(dropped);
   }
 
+  const bytes = () => Buffer.concat([...head, ...tail]);
+
   return {
     push(chunk) {
       const left = Math.max(0, HEAD - size);
@@ -39,6 +45,11 @@ export function createSample(): Sample {
       size += chunk.length;
     },
     size: () => size,
-    bytes: () => Buffer.concat([...head, ...tail]),
+    bytes,
+    source: (isWhole) => ({
+      size: isWhole ? size : size + 1,
+      sent: bytes().length,
+      read: async () => Readable.from([bytes()]),
+    }),
   };
 }

@@ -30,6 +30,7 @@ export const TAIL = 1024 ** 2;
 const PROOF = 256;
 
 const PDF: Format = { mime: 'application/pdf', ext: 'pdf' };
+const TIFF: Format = { mime: 'image/tiff', ext: 'tif' };
 const MP3: Format = { mime: 'audio/mpeg', ext: 'mp3' };
 
 /** Formats that are written in text, by what they begin with. */
@@ -68,13 +69,7 @@ export function judge(bytes: Bytes, witness: Format | undefined): Detected | nul
   if (text && !(text.charset === 'utf-16le' && countFrames(head) > 2)) return judgeText(text);
   const believed = witness && isProven(witness, head) ? witness : undefined;
   if (believed && isZip(believed)) return readZip(bytes) ?? believed;
-  return (
-    readBoxes(head) ??
-    readTracks(head) ??
-    believed ??
-    writtenAs(latin1(head)) ??
-    (isTagged(head) ? MP3 : null)
-  );
+  return readBoxes(head) ?? readTracks(head) ?? believed ?? writtenAs(latin1(head)) ?? readStart(head);
 }
 
 function judgeText({ charset, start }: Text): Detected {
@@ -125,5 +120,9 @@ function isTransportStream(head: Uint8Array): boolean {
   });
 }
 
-/** Blanks or a picture may stand between the tag and the sound. */
-const isTagged = (head: Uint8Array) => latin1(head.subarray(0, 3)) === 'ID3' && isId3(head);
+/** What the witness looks for farther on: the first directory of an image, or the sound behind a tag and blanks. */
+function readStart(head: Uint8Array): Format | null {
+  const start = latin1(head.subarray(0, 4));
+  if (start === 'II*\0' || start === 'MM\0*') return TIFF;
+  return start.startsWith('ID3') && isId3(head) ? MP3 : null;
+}

@@ -1,5 +1,4 @@
 import { extname } from 'node:path';
-import { Readable } from 'node:stream';
 import type { Problem } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { isAllowed, isKindOf } from '../../core/media/allowed.js';
@@ -48,10 +47,8 @@ export const sniff: StreamStep = {
 
     /** What cannot be read in time, or within the memory, is of no known type. */
     async function detect(): Promise<{ detected: Detected | null; warnings: Problem[] }> {
-      const bytes = sample.bytes();
-      const source = { size: sample.size(), sent: bytes.length, read: async () => Readable.from([bytes]) };
       try {
-        return { detected: await parsers.run('type', source, signal), warnings: [] };
+        return { detected: await parsers.run('type', sample.source(true), signal), warnings: [] };
       } catch (error) {
         if (!(error instanceof AppError) || error.retryable) throw error;
         const { code, detail, title } = error;
