@@ -1,9 +1,12 @@
 import { spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
+import sharp from 'sharp';
 import { registerUser, type TestUser } from './client.js';
 import { makePhotograph } from './fixtures.js';
 import { childrenOf, type Processes, startProcesses } from './processes.js';
 import { createBucket, type TestBucket } from './s3.js';
+import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
 import { until } from './until.js';
 
 const CANARY = 'canary-5d0f8a1c';
@@ -17,17 +20,17 @@ const readProc = (pid: number, name: string) => readFileSync(`/proc/${pid}/${nam
 
 describe('a parser process', () => {
   let bucket: TestBucket;
+  let proxy: S3Proxy;
+  let env: TestBucket['env'];
   let processes: Processes;
   let user: TestUser;
   let parsers: number[];
 
   beforeAll(async () => {
     bucket = await createBucket();
-    processes = await startProcesses({
-      ...bucket.env,
-      JWT_SECRET: CANARY.repeat(3),
-      LANDFALL_CANARY: CANARY,
-    });
+    proxy = await startS3Proxy(bucket.env.S3_ENDPOINT);
+    env = { ...bucket.env, S3_ENDPOINT: proxy.url };
+    processes = await startProcesses({ ...env, JWT_SECRET: CANARY.repeat(3), LANDFALL_CANARY: CANARY });
     user = await registerUser(() => processes.url);
     await until('the parsers to have given up their rights', async () => {
       parsers = childrenOf(processes.pid('worker'));
@@ -39,6 +42,7 @@ describe('a parser process', () => {
 
   afterAll(async () => {
     await processes?.close();
+    await proxy?.close();
     await bucket?.drop();
   });
 
@@ -46,7 +50,7 @@ describe('a parser process', () => {
     expect(readProc(processes.pid('worker'), 'environ')).toContain(CANARY);
     for (const pid of parsers) {
       const known = readProc(pid, 'environ') + readProc(pid, 'cmdline');
-      const secrets = [CANARY, 'PATH', 'DATABASE_URL', processes.dataDir, ...Object.values(bucket.env)];
+      const secrets = [CANARY, 'PATH', 'DATABASE_URL', processes.dataDir, ...Object.values(env)];
       for (const secret of secrets) expect(known).not.toContain(secret);
     }
   });
@@ -58,6 +62,25 @@ describe('a parser process', () => {
       if (isRoot) expect(readProc(pid, 'status')).toMatch(/CapEff:\s+0+$/m);
       if (canUnshare) expect(network(pid)).not.toBe(network(processes.pid('worker')));
     }
+  });
+
+  it('does not take an image for broken when the store breaks off in the middle of it', async () => {
+    const noise = sharp(randomBytes(1000 * 1000 * 3), { raw: { width: 1000, height: 1000, channels: 3 } });
+    const image = await noise.jpeg().toBuffer();
+    let cut = 0;
+    // The first read of an object is that of verify, sniff and scan.
+    const removeRule = proxy.rule(
+      ({ operation }, index) => operation === 'GetObject' && index > 0 && cut++ < 2,
+      { cut: 'answer' },
+    );
+    const file = await user.settled(await user.upload(image, { filename: 'noise.jpg' }));
+    removeRule();
+    expect(cut).toBeGreaterThan(2);
+    expect(file).toMatchObject({
+      status: 'completed',
+      warnings: [],
+      steps: { thumbnails: { state: 'done' } },
+    });
   });
 
   it('reads what the worker fetches from S3 for it', async () => {

@@ -526,6 +526,11 @@ describe('archives are read as far as needed', () => {
       makeArchive([picture, document, types(`${WORD}.document`)]).subarray(0, 150_000),
     ],
     ['an empty one', 'application/zip', makeArchive([])],
+    [
+      'one that names itself oddly',
+      'application/zip',
+      makeArchive([{ name: 'mimetype', content: Buffer.from('constructor') }]),
+    ],
   ])('%s: %s', async (_name, mime, content) => {
     expect(await mimeOf(content)).toBe(mime);
   });
@@ -568,6 +573,8 @@ describe('binary formats are told', () => {
     ],
     ['image/webp', () => makeWebp(SIZE)],
     ['image/tiff', () => makeTiff(SIZE)],
+    ['image/tiff', () => filled(hex('49492a00 00ffff00'))],
+    ['image/tiff', () => filled(hex('4d4d002a 00ffff00'))],
     ['image/avif', () => makeAvif(SIZE)],
     ['image/heic', () => makeHeic()],
     ['image/bmp', () => bitmap],
@@ -723,6 +730,7 @@ describe('an upload token for certain types', () => {
       { mime: 'application/xml', ext: 'xml', root: 'a' },
     ],
     [false, 'text as XML', ['application/xml'], 'application/xml', text],
+    [false, 'what says it is nonsense', ['image/*'], 'constructor', null],
     [false, 'noise as an SVG', ['image/*'], 'image/svg+xml', null],
     [false, 'noise as a JPEG', ['image/*'], 'image/jpeg', null],
     [false, 'noise as a recording', ['audio/*'], 'audio/webm', null],

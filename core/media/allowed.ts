@@ -3,34 +3,36 @@ import { isAllowedType } from '../media-types.js';
 import type { Detected } from './types.js';
 
 /** Names for the same thing, so that they do not count as a lie. */
-const ALIASES: Record<string, string> = {
-  'image/jpg': 'image/jpeg',
-  'image/pjpeg': 'image/jpeg',
-  'image/x-png': 'image/png',
-  'image/heif': 'image/heic',
-  'image/apng': 'image/png',
-  'image/vnd.microsoft.icon': 'image/x-icon',
-  'audio/mp3': 'audio/mpeg',
-  'audio/x-wav': 'audio/wav',
-  'audio/wave': 'audio/wav',
-  'audio/x-m4a': 'audio/mp4',
-  'audio/m4a': 'audio/mp4',
-  'application/x-zip-compressed': 'application/zip',
-  'application/x-gzip': 'application/gzip',
-  'audio/x-flac': 'audio/flac',
-  'audio/x-aiff': 'audio/aiff',
-  'video/x-m4v': 'video/mp4',
-  'video/x-matroska': 'video/matroska',
-  'audio/x-matroska': 'audio/matroska',
-  'video/x-msvideo': 'video/vnd.avi',
-  'video/avi': 'video/vnd.avi',
-  'text/rtf': 'application/rtf',
-  'text/xml': 'application/xml',
-  // One container for all that Microsoft Office wrote before 2007.
-  'application/msword': 'application/x-cfb',
-  'application/vnd.ms-excel': 'application/x-cfb',
-  'application/vnd.ms-powerpoint': 'application/x-cfb',
-};
+const ALIASES = new Map<string, string>(
+  Object.entries({
+    'image/jpg': 'image/jpeg',
+    'image/pjpeg': 'image/jpeg',
+    'image/x-png': 'image/png',
+    'image/heif': 'image/heic',
+    'image/apng': 'image/png',
+    'image/vnd.microsoft.icon': 'image/x-icon',
+    'audio/mp3': 'audio/mpeg',
+    'audio/x-wav': 'audio/wav',
+    'audio/wave': 'audio/wav',
+    'audio/x-m4a': 'audio/mp4',
+    'audio/m4a': 'audio/mp4',
+    'application/x-zip-compressed': 'application/zip',
+    'application/x-gzip': 'application/gzip',
+    'audio/x-flac': 'audio/flac',
+    'audio/x-aiff': 'audio/aiff',
+    'video/x-m4v': 'video/mp4',
+    'video/x-matroska': 'video/matroska',
+    'audio/x-matroska': 'audio/matroska',
+    'video/x-msvideo': 'video/vnd.avi',
+    'video/avi': 'video/vnd.avi',
+    'text/rtf': 'application/rtf',
+    'text/xml': 'application/xml',
+    // One container for all that Microsoft Office wrote before 2007.
+    'application/msword': 'application/x-cfb',
+    'application/vnd.ms-excel': 'application/x-cfb',
+    'application/vnd.ms-powerpoint': 'application/x-cfb',
+  }),
+);
 
 /** Documents that are ZIP archives. */
 const IN_ZIP =
@@ -94,9 +96,9 @@ function countsAs(declared: string, detected: Detected | null): string[] {
 
 /** Whether a declared type is another name for what was recognised, or one for what may be in it. */
 export function isKindOf(declared: string, mime: string): boolean {
-  return (
-    canonical(declared) === canonical(mime) || (mime === 'application/zip' && IN_ZIP.test(bare(declared)))
-  );
+  if (mime === 'application/zip' && IN_ZIP.test(bare(declared))) return true;
+  // Names end alike for film and sound, so clients take sound alone for a film.
+  return [canonical(declared), canonical(declared).replace(/^video/, 'audio')].includes(canonical(mime));
 }
 
 /** By one name for each type; of the formats that are written in XML only that (RFC 6839, 4.1: `+xml`). */
@@ -107,7 +109,7 @@ function canonical(mime: string): string {
 
 function named(mime: string): string {
   const name = bare(mime);
-  return ALIASES[name] ?? name;
+  return ALIASES.get(name) ?? name;
 }
 
 /** In small letters, without parameters. */

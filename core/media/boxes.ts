@@ -1,5 +1,5 @@
 import type { Format } from './format.js';
-import { latin1 } from './text.js';
+import { latin1 } from './plain-text.js';
 
 /*
  * Files of the ISO base media file format (ISO/IEC 14496-12): pictures, sound and video in boxes. Their first box names

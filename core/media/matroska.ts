@@ -15,10 +15,15 @@ const TRACK_TYPE = 0x83;
 /** RFC 9559, 5.1.4.1.3. */
 const SOUND = 2;
 
-const FORMATS: Record<string, { sound: Format; video: Format }> = {
-  webm: { sound: { mime: 'audio/webm', ext: 'webm' }, video: { mime: 'video/webm', ext: 'webm' } },
-  matroska: { sound: { mime: 'audio/matroska', ext: 'mka' }, video: { mime: 'video/matroska', ext: 'mkv' } },
-};
+const FORMATS = new Map<string, { sound: Format; video: Format }>(
+  Object.entries({
+    webm: { sound: { mime: 'audio/webm', ext: 'webm' }, video: { mime: 'video/webm', ext: 'webm' } },
+    matroska: {
+      sound: { mime: 'audio/matroska', ext: 'mka' },
+      video: { mime: 'video/matroska', ext: 'mkv' },
+    },
+  }),
+);
 
 interface Element {
   id: number;
@@ -30,7 +35,7 @@ export function readTracks(head: Uint8Array): Format | undefined {
   const [header, segment] = elementsOf(head);
   if (header?.id !== HEADER) return undefined;
   const type = find(header, DOC_TYPE)[0];
-  const format = type && FORMATS[Buffer.from(type.content).toString('latin1').replace(/\0.*$/s, '')];
+  const format = type && FORMATS.get(Buffer.from(type.content).toString('latin1').replace(/\0.*$/s, ''));
   if (!format) return undefined;
   const entries =
     segment?.id === SEGMENT ? find(segment, TRACKS).flatMap((tracks) => find(tracks, TRACK_ENTRY)) : [];

@@ -1,7 +1,9 @@
 import exifr from 'exifr';
+import { readExif } from './exif.js';
 import { decoding, readHeader, tooLarge } from './image.js';
 import { toPlainJson } from './plain-json.js';
 import type { TaskInput } from './tasks.js';
+import { decodeText } from './text.js';
 
 /**
  * What an image says of itself: dimensions and tags, without decoding a pixel.
@@ -13,8 +15,8 @@ export function readMetadata(input: TaskInput): Promise<Record<string, unknown>>
   });
 }
 
-async function describe({ bytes, limits }: TaskInput): Promise<Record<string, unknown>> {
-  const header = await readHeader(bytes, limits);
+async function describe({ bytes }: TaskInput): Promise<Record<string, unknown>> {
+  const header = await readHeader(bytes);
   return toPlainJson({
     image: {
       format: header.format,
@@ -30,36 +32,32 @@ async function describe({ bytes, limits }: TaskInput): Promise<Record<string, un
       density: header.density,
       pages: header.pages,
     },
-    ...(await readTags(bytes, header.exif)),
+    // A TIFF is itself what an EXIF block is in other formats.
+    ...readExif(header.exif ?? bytes),
+    iptc: await readIptc(bytes),
     xmp: await readXmp(header.xmp),
   });
 }
 
-/** EXIF, GPS and IPTC. Tags that cannot be read are no reason to refuse an image. */
-async function readTags(bytes: Buffer, block: Buffer | undefined): Promise<Record<string, unknown>> {
-  const options = {
-    mergeOutput: false,
-    tiff: true,
-    exif: true,
-    gps: true,
-    iptc: true,
-    xmp: false,
-    icc: false,
-  };
-  let tags = await exifr.parse(bytes, options).catch(() => undefined);
-  if (!tags?.ifd0 && block) {
-    // exifr knows no WebP and no GIF and does not find all that AVIF holds. sharp hands out the EXIF block of
-    // them all; in some formats it begins with "Exif\0\0".
-    const tiff = block.subarray(block.toString('latin1', 0, 4) === 'Exif' ? 6 : 0);
-    tags = await exifr.parse(tiff, options).catch(() => undefined);
-  }
-  const { ifd0, exif, gps, iptc } = tags ?? {};
-  return { ifd0, exif, iptc, gps: gps && { ...gps, altitude: readAltitude(gps) } };
+/** Texts of press agencies, which stand in JPEG and TIFF only. Tags that cannot be read are no reason to refuse an image. */
+async function readIptc(bytes: Buffer): Promise<Record<string, unknown> | undefined> {
+  const options = { mergeOutput: false, iptc: true, xmp: false, exif: false, gps: false };
+  const found = await exifr.parse(bytes, options).catch(() => undefined);
+  return found?.iptc && mapTexts(found.iptc, (text) => decodeText(Buffer.from(text, 'latin1')));
 }
 
-/** Metres above the sea, negative below it. @param gps GPSAltitudeRef is 1 there (EXIF 2.32, 4.6.6) */
-function readAltitude(gps: { GPSAltitude?: number; GPSAltitudeRef?: Uint8Array }): number | undefined {
-  return gps.GPSAltitude && gps.GPSAltitudeRef?.[0] === 1 ? -gps.GPSAltitude : gps.GPSAltitude;
+/** exifr takes every text for Latin-1. */
+function mapTexts(
+  tags: Record<string, unknown>,
+  change: (text: string) => string | undefined,
+): Record<string, unknown> {
+  const changed = (value: unknown) => (typeof value === 'string' ? change(value) : value);
+  return Object.fromEntries(
+    Object.entries(tags).map(([name, value]) => [
+      name,
+      Array.isArray(value) ? value.map(changed) : changed(value),
+    ]),
+  );
 }
 
 /** Properties by the prefix of their namespace; the packet chooses those itself, so they stay among themselves. */

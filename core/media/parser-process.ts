@@ -18,20 +18,23 @@ import { TASKS } from './tasks.js';
 
 const MEMORY_CHECK_MS = 50;
 
-/** The uid and gid of `nobody`, on Linux and without a look into /etc/passwd, which is out of reach here. */
-const NOBODY = 65_534;
+/**
+ * A uid and a gid that nothing else on the machine has: the embedded PostgreSQL runs as `nobody` when root starts it.
+ * Below 65,536, which is as far as many containers count.
+ */
+const STRANGER = 65_533;
 
 const limits = JSON.parse(process.argv[2] ?? '{}') as ParserLimits;
 
 const readSome = promisify(read);
 
-/** Root gives up its rights here and not at the start, because `nobody` may be unable to reach the modules. */
+/** Root gives up its rights here and not at the start, because another user may be unable to reach the modules. */
 function dropRoot(): void {
   if (process.getuid?.() !== 0) return;
   try {
     process.setgroups?.([]);
-    process.setgid?.(NOBODY);
-    process.setuid?.(NOBODY);
+    process.setgid?.(STRANGER);
+    process.setuid?.(STRANGER);
   } catch {
     // A container may have taken the right to change users from root; then much else is taken from it, too.
   }

@@ -3,8 +3,8 @@ const MAX_ITEMS = 200;
 const MAX_DEPTH = 6;
 
 /**
- * Makes what a metadata parser returned fit for a jsonb column: no binary, no NUL, no NaN, dates as ISO 8601, and
- * nothing longer or deeper than anyone reads. What does not fit is left out.
+ * Makes what a metadata parser returned fit for a jsonb column: no binary, no NUL, no NaN, and nothing longer or deeper
+ * than anyone reads. What does not fit is left out; a text ends at its first NUL; null keeps a place in a list.
  */
 export function toPlainJson(value: Record<string, unknown>): Record<string, unknown> {
   return (plain(value, 0) ?? {}) as Record<string, unknown>;
@@ -14,14 +14,13 @@ function plain(value: unknown, depth: number): unknown {
   if (typeof value === 'string') return cleanText(value);
   if (typeof value === 'number') return Number.isFinite(value) ? value : undefined;
   if (typeof value === 'boolean') return value;
-  if (value instanceof Date) return Number.isNaN(value.getTime()) ? undefined : value.toISOString();
   if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || depth >= MAX_DEPTH) {
     return undefined;
   }
   if (Array.isArray(value)) {
     return value
       .slice(0, MAX_ITEMS)
-      .map((item) => plain(item, depth + 1))
+      .map((item) => (item === null ? null : plain(item, depth + 1)))
       .filter((item) => item !== undefined);
   }
   const entries = Object.entries(value)
@@ -32,5 +31,5 @@ function plain(value: unknown, depth: number): unknown {
 }
 
 function cleanText(text: string): string {
-  return text.replaceAll('\0', '').slice(0, MAX_TEXT).toWellFormed();
+  return (text.split('\0', 1)[0] ?? '').slice(0, MAX_TEXT).toWellFormed();
 }

@@ -1,5 +1,7 @@
-import sharp from 'sharp';
-import { decoding, openImage, readHeader, tooLarge } from './image.js';
+import sharp, { type Metadata, type SharpOptions } from 'sharp';
+import { AppError } from '../errors.js';
+import { decoding, readHeader, reasonOf, tooLarge } from './image.js';
+import type { ParserLimits } from './parser-protocol.js';
 import type { TaskInput } from './tasks.js';
 
 /** Longest side in pixels. */
@@ -9,10 +11,18 @@ const SIZES = [
   { name: 'small', side: 200 },
 ] as const;
 
+const LARGEST = SIZES[0].side;
+
 const QUALITY = 78;
 
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
+
+/** The scales at which a JPEG can be decoded, a whole number of coefficients of each block of 8 × 8 pixels. */
+const JPEG_SCALES = [8, 4, 2];
+
+/** The marker that a JPEG ends with. */
+const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
 
 export interface Thumbnail {
   name: string;
@@ -22,32 +32,83 @@ export interface Thumbnail {
   height: number;
 }
 
-/**
- * Decodes an image once, at the largest size (JPEGs are scaled while decoding), and makes the smaller ones from that.
- * @throws {AppError} unreadable, too_many_pixels, too_much_memory
- */
-export async function makeThumbnails(input: TaskInput): Promise<Thumbnail[]> {
-  if (input.bytes.length < input.size) throw tooLarge(input);
-  return decoding(make(input));
+export interface Thumbnails {
+  thumbnails: Thumbnail[];
+  /** Why they show only a part of the image. */
+  damage?: string;
 }
 
-async function make({ bytes, limits }: TaskInput): Promise<Thumbnail[]> {
-  await readHeader(bytes, limits);
-  const [largest] = SIZES;
-  const base = await openImage(bytes, limits)
-    .autoOrient()
-    .resize({ width: largest.side, height: largest.side, fit: 'inside', withoutEnlargement: true })
-    .toColourspace('srgb')
-    .raw()
-    .toBuffer({ resolveWithObject: true });
-  const raw = { width: base.info.width, height: base.info.height, channels: base.info.channels };
+interface Pixels {
+  data: Buffer;
+  info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
+}
+
+/**
+ * Decodes an image once, at the largest size, and makes the smaller ones from that.
+ * @throws {AppError} unreadable, too_many_pixels, too_much_memory
+ */
+export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
+  if (input.bytes.length < input.size) throw tooLarge(input);
+  const header = await decoding(readHeader(input.bytes));
+  checkSize(header, input.limits);
+  const { pixels, damage } = await decode(input.bytes, header);
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
-    const made = await sharp(base.data, { raw })
+    const { data, info } = await sharp(pixels.data, { raw: pixels.info })
       .resize({ width: side, height: side, fit: 'inside', withoutEnlargement: true })
       .webp({ quality: QUALITY, effort: EFFORT })
       .toBuffer({ resolveWithObject: true });
-    thumbnails.push({ name, bytes: made.data, width: made.info.width, height: made.info.height });
+    thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
-  return thumbnails;
+  return { thumbnails, ...(damage ? { damage } : {}) };
+}
+
+/**
+ * A JPEG is decoded at a reduced scale, a few rows at a time; only a progressive one needs all its coefficients at once.
+ * Other images are decoded whole.
+ */
+function checkSize(
+  { width, height, format, isProgressive, chromaSubsampling = '', channels }: Metadata,
+  { maxImagePixels, memory }: ParserLimits,
+): void {
+  const isJpeg = format === 'jpeg';
+  const scale =
+    JPEG_SCALES.find((candidate) => isJpeg && Math.max(width, height) >= LARGEST * candidate) ?? 1;
+  const pixels = (width * height) / scale ** 2;
+  if (pixels > maxImagePixels) {
+    throw new AppError('too_many_pixels', {
+      detail: `${width} × ${height} pixels; at most ${maxImagePixels} in all are decoded`,
+    });
+  }
+  // Two bytes for each coefficient; with 4:2:0 there are half as many for both colours as for the brightness.
+  const coefficients = width * height * (chromaSubsampling.startsWith('4:2:0') ? 1.5 : channels);
+  if (isJpeg && isProgressive && coefficients * 2 > memory) {
+    throw new AppError('too_much_memory', {
+      detail: `${width} × ${height} pixels, stored progressively, take ${coefficients * 2} bytes; at most ${memory} are used`,
+    });
+  }
+}
+
+/** Everything that is there: first as if the image were whole, then as much as can be decoded. */
+async function decode(bytes: Buffer, { format }: Metadata): Promise<{ pixels: Pixels; damage?: string }> {
+  try {
+    return { pixels: await readPixels(bytes, 'error') };
+  } catch (error) {
+    // Some programs forget the end marker. If that was all, decoding with one gives not even a warning.
+    const ended = format === 'jpeg' && Buffer.concat([bytes, END_OF_IMAGE]);
+    const whole = ended && (await readPixels(ended, 'warning').catch(() => undefined));
+    if (whole) return { pixels: whole };
+    const part = await readPixels(bytes, 'none').catch(() => decoding(Promise.reject(error)));
+    return { pixels: part, damage: `Only a part of the image could be decoded: ${reasonOf(error)}` };
+  }
+}
+
+function readPixels(bytes: Buffer, failOn: SharpOptions['failOn'] & string): Promise<Pixels> {
+  // The number of pixels has been checked.
+  return sharp(bytes, { limitInputPixels: false, failOn, sequentialRead: true })
+    .autoOrient()
+    .resize({ width: LARGEST, height: LARGEST, fit: 'inside', withoutEnlargement: true })
+    .toColourspace('srgb')
+    .raw()
+    .toBuffer({ resolveWithObject: true });
 }

@@ -2,7 +2,7 @@ import { readBoxes } from './boxes.js';
 import type { Bytes, Format } from './format.js';
 import { readTracks } from './matroska.js';
 import { countFrames } from './mpeg.js';
-import { isBinary, latin1, readText, type Text } from './text.js';
+import { isBinary, latin1, readText, type Text } from './plain-text.js';
 import { readZip } from './zip.js';
 
 /*

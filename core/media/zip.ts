@@ -1,6 +1,6 @@
 import { inflateRawSync } from 'node:zlib';
 import type { Bytes, Format } from './format.js';
-import { latin1 } from './text.js';
+import { latin1 } from './plain-text.js';
 
 /*
  * What a ZIP archive is, by the names of its entries. They stand in the central directory at its end (PKWARE APPNOTE 4.3),
@@ -35,32 +35,34 @@ const MAX_TRIES = 100;
 const OPEN_XML = 'application/vnd.openxmlformats-officedocument.';
 
 /** Extensions of the formats that name themselves, by media type without `.12`. */
-const EXTENSIONS: Record<string, string> = {
-  'application/epub+zip': 'epub',
-  'application/vnd.oasis.opendocument.text': 'odt',
-  'application/vnd.oasis.opendocument.text-template': 'ott',
-  'application/vnd.oasis.opendocument.spreadsheet': 'ods',
-  'application/vnd.oasis.opendocument.spreadsheet-template': 'ots',
-  'application/vnd.oasis.opendocument.presentation': 'odp',
-  'application/vnd.oasis.opendocument.presentation-template': 'otp',
-  'application/vnd.oasis.opendocument.graphics': 'odg',
-  'application/vnd.oasis.opendocument.graphics-template': 'otg',
-  [`${OPEN_XML}wordprocessingml.document`]: 'docx',
-  [`${OPEN_XML}wordprocessingml.template`]: 'dotx',
-  [`${OPEN_XML}spreadsheetml.sheet`]: 'xlsx',
-  [`${OPEN_XML}spreadsheetml.template`]: 'xltx',
-  [`${OPEN_XML}presentationml.presentation`]: 'pptx',
-  [`${OPEN_XML}presentationml.template`]: 'potx',
-  [`${OPEN_XML}presentationml.slideshow`]: 'ppsx',
-  'application/vnd.ms-word.document.macroenabled': 'docm',
-  'application/vnd.ms-word.template.macroenabledtemplate': 'dotm',
-  'application/vnd.ms-excel.sheet.macroenabled': 'xlsm',
-  'application/vnd.ms-excel.template.macroenabled': 'xltm',
-  'application/vnd.ms-powerpoint.presentation.macroenabled': 'pptm',
-  'application/vnd.ms-powerpoint.template.macroenabled': 'potm',
-  'application/vnd.ms-powerpoint.slideshow.macroenabled': 'ppsm',
-  'application/vnd.ms-visio.drawing': 'vsdx',
-};
+const EXTENSIONS = new Map<string, string>(
+  Object.entries({
+    'application/epub+zip': 'epub',
+    'application/vnd.oasis.opendocument.text': 'odt',
+    'application/vnd.oasis.opendocument.text-template': 'ott',
+    'application/vnd.oasis.opendocument.spreadsheet': 'ods',
+    'application/vnd.oasis.opendocument.spreadsheet-template': 'ots',
+    'application/vnd.oasis.opendocument.presentation': 'odp',
+    'application/vnd.oasis.opendocument.presentation-template': 'otp',
+    'application/vnd.oasis.opendocument.graphics': 'odg',
+    'application/vnd.oasis.opendocument.graphics-template': 'otg',
+    [`${OPEN_XML}wordprocessingml.document`]: 'docx',
+    [`${OPEN_XML}wordprocessingml.template`]: 'dotx',
+    [`${OPEN_XML}spreadsheetml.sheet`]: 'xlsx',
+    [`${OPEN_XML}spreadsheetml.template`]: 'xltx',
+    [`${OPEN_XML}presentationml.presentation`]: 'pptx',
+    [`${OPEN_XML}presentationml.template`]: 'potx',
+    [`${OPEN_XML}presentationml.slideshow`]: 'ppsx',
+    'application/vnd.ms-word.document.macroenabled': 'docm',
+    'application/vnd.ms-word.template.macroenabledtemplate': 'dotm',
+    'application/vnd.ms-excel.sheet.macroenabled': 'xlsm',
+    'application/vnd.ms-excel.template.macroenabled': 'xltm',
+    'application/vnd.ms-powerpoint.presentation.macroenabled': 'pptm',
+    'application/vnd.ms-powerpoint.template.macroenabled': 'potm',
+    'application/vnd.ms-powerpoint.slideshow.macroenabled': 'ppsm',
+    'application/vnd.ms-visio.drawing': 'vsdx',
+  }),
+);
 
 /** Documents of Office Open XML, by the folder of their parts: without macros, and with them. */
 const OFFICE: Record<string, [plain: string, macros: string]> = {
@@ -102,7 +104,7 @@ export function readZip(bytes: Bytes): Format | undefined {
 /** As their formats call themselves, and as IANA calls them: macro-enabled ones end in `.12`. */
 function formatOf(type: string | undefined): Format | undefined {
   const name = type?.toLowerCase() ?? '';
-  const ext = EXTENSIONS[name];
+  const ext = EXTENSIONS.get(name);
   if (!ext) return undefined;
   if (ext === 'vsdx') return { mime: 'application/vnd.visio', ext };
   return { mime: name.includes('macroenabled') ? `${MACRO[ext] ?? name}.12` : name, ext };

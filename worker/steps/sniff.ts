@@ -8,32 +8,34 @@ import { typeNotAllowed } from '../../core/media-types.js';
 import type { KnownFile, StreamStep } from './step.js';
 
 /** Extensions that stand for the same format as the one that file-type names. */
-const SAME_EXTENSION: Record<string, string> = {
-  jpeg: 'jpg',
-  jpe: 'jpg',
-  jfif: 'jpg',
-  tiff: 'tif',
-  heif: 'heic',
-  htm: 'html',
-  mpeg: 'mpg',
-  m4v: 'mp4',
-  m4a: 'mp4',
-  weba: 'webm',
-  mov: 'mp4',
-  apng: 'png',
-  aif: 'aiff',
-  tgz: 'gz',
-  'tar.gz': 'gz',
-  doc: 'cfb',
-  xls: 'cfb',
-  ppt: 'cfb',
-  svg: 'xml',
-  xhtml: 'xml',
-  rss: 'xml',
-  atom: 'xml',
-  kml: 'xml',
-  gpx: 'xml',
-};
+const SAME_EXTENSION = new Map<string, string>(
+  Object.entries({
+    jpeg: 'jpg',
+    jpe: 'jpg',
+    jfif: 'jpg',
+    tiff: 'tif',
+    heif: 'heic',
+    htm: 'html',
+    mpeg: 'mpg',
+    m4v: 'mp4',
+    m4a: 'mp4',
+    weba: 'webm',
+    mov: 'mp4',
+    apng: 'png',
+    aif: 'aiff',
+    tgz: 'gz',
+    'tar.gz': 'gz',
+    doc: 'cfb',
+    xls: 'cfb',
+    ppt: 'cfb',
+    svg: 'xml',
+    xhtml: 'xml',
+    rss: 'xml',
+    atom: 'xml',
+    kml: 'xml',
+    gpx: 'xml',
+  }),
+);
 
 /** Formats that are ZIP archives; what is inside may stand where nobody has looked. */
 const ZIP_EXTENSION =
@@ -97,5 +99,5 @@ function compare(file: KnownFile, detected: Detected | null): Problem[] {
 }
 
 function sameExtension(extension: string): string {
-  return SAME_EXTENSION[extension] ?? extension;
+  return SAME_EXTENSION.get(extension) ?? extension;
 }
