@@ -585,6 +585,7 @@ describe('binary formats are told', () => {
     ['image/icns', () => filled(hex('69636e73 00001000'))],
     ['audio/mpeg', () => mp3(6)],
     ['audio/mpeg', () => mp3(1)],
+    ['audio/mpeg', () => filled(mp3(1), 1000)],
     ['audio/mpeg', () => Buffer.concat([id3(300), mp3(3)])],
     ['audio/mpeg', () => Buffer.concat([id3(300), Buffer.alloc(1000), mp3(3)])],
     ['audio/mpeg', () => mp1],

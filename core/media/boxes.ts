@@ -33,8 +33,8 @@ const MAX_BRANDS = 4096;
 export function readBoxes(head: Uint8Array): Format | undefined {
   const view = new DataView(head.buffer, head.byteOffset, head.length);
   if (head.length < 16 || latin1(head.subarray(4, 8)) !== 'ftyp') return undefined;
-  const end = view.getUint32(0);
-  if (end > MAX_BRANDS || end > head.length) return undefined;
+  if (view.getUint32(0) > MAX_BRANDS) return undefined;
+  const end = Math.min(view.getUint32(0), head.length);
   const brands = [latin1(head.subarray(8, 12))];
   for (let at = 16; at + 4 <= end; at += 4) brands.push(latin1(head.subarray(at, at + 4)));
   const telling = brands.find((brand) => brand in PICTURES) ?? brands.find((brand) => brand in CONTAINERS);

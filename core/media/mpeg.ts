@@ -18,10 +18,14 @@ const SAMPLES = [44_100, 48_000, 32_000];
 /** Frames that are looked at. */
 const ENOUGH = 4;
 
-/** How many frames of MPEG audio, or of AAC (ADTS), stand at the start, up to four; 0: something else follows. */
+/**
+ * How many frames of MPEG audio, or of AAC (ADTS), stand at the start, up to four, before the end or before zeros; 0:
+ * something else follows.
+ */
 export function countFrames(head: Uint8Array): number {
   let at = 0;
   for (let frames = 0; frames < ENOUGH; frames++) {
+    if (frames > 0 && head.subarray(at, at + 6).every((byte) => byte === 0)) return frames;
     if (frames > 0 && at + 6 > head.length) return frames;
     const length = frameLength(head, at);
     if (length === undefined) return 0;
