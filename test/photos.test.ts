@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { gunzipSync } from 'node:zlib';
+import { crc32, gunzipSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { readMetadata } from '../core/media/metadata.js';
 import { makeThumbnails } from '../core/media/thumbnails.js';
@@ -112,6 +112,22 @@ describe('the date of a photograph', () => {
       expect(exif.DateTimeOriginal).toBe('2024-05-06T07:08:09');
       expect(ifd0.StripOffsets).toBeUndefined();
     }
+  });
+});
+
+describe('the EXIF of a PNG', () => {
+  it('is found behind the pixels, too', async () => {
+    const plain = { create: { width: 8, height: 8, channels: 3, background: '#808080' } } as const;
+    const png = await sharp(plain).png().toBuffer();
+    const exif = makeExif({ exif: { [TAG.dateTimeOriginal]: '2024:05:06 07:08:09\0' } });
+    const chunk = Buffer.concat([Buffer.from('eXIf'), exif]);
+    const frame = Buffer.alloc(8);
+    frame.writeUInt32BE(exif.length, 0);
+    frame.writeUInt32BE(crc32(chunk), 4);
+    const end = png.length - 12;
+    const pieces = [png.subarray(0, end), frame.subarray(0, 4), chunk, frame.subarray(4), png.subarray(end)];
+    const found = await describeImage(Buffer.concat(pieces));
+    expect(found.exif.DateTimeOriginal).toBe('2024-05-06T07:08:09');
   });
 });
 
@@ -358,6 +374,7 @@ describe('thumbnails', () => {
     ['a JPEG', () => half(noise().jpeg())],
     ['a progressive JPEG', () => half(noise().jpeg({ progressive: true }))],
     ['a PNG', () => half(noise().png())],
+    ['a WebP', () => half(noise().webp())],
     ['a GIF', () => half(noise().gif({ effort: 1 }))],
   ])('show what is there of %s that is cut off, and say so', async (_what, make) => {
     const made = await makeThumbnails(input(await make()));

@@ -436,7 +436,7 @@ describe('processing', () => {
 
   it('says why a broken image or a bomb has no thumbnails, and is not held up by them', async () => {
     const ids = [];
-    for (const content of [makePngBomb(), (await makeWebp(SMALL)).subarray(0, 100)]) {
+    for (const content of [makePngBomb(), (await makeAvif(SMALL)).subarray(0, 200)]) {
       ids.push(await user.upload(content, { filename: 'broken' }));
     }
     const good = await process(user, await makePng(SMALL), 'good.png');
@@ -453,7 +453,7 @@ describe('processing', () => {
     expect(bomb?.warnings).toEqual([
       { step: 'thumbnails', code: 'too_many_pixels', detail: expect.stringContaining('50000 × 50000') },
     ]);
-    expect(broken).toMatchObject({ status: 'completed', attempts: 1, detectedType: 'image/webp' });
+    expect(broken).toMatchObject({ status: 'completed', attempts: 1, detectedType: 'image/avif' });
     expect(broken?.warnings.map(({ step, code }) => [step, code])).toEqual([
       ['metadata', 'unreadable'],
       ['thumbnails', 'unreadable'],

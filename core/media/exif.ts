@@ -1,6 +1,6 @@
 import exifr from 'exifr';
 import { readClock, readDate, readOffset } from './exif-date.js';
-import { decodeText } from './text.js';
+import { decodeText, decodeWide } from './text.js';
 import { type Directory, type Entry, openTiff } from './tiff.js';
 
 /*
@@ -35,7 +35,7 @@ const SINGLE = ['ISO', 'ExifImageWidth', 'ExifImageHeight'];
 /** Texts as bytes of UTF-16 LE, an invention of Windows. */
 const WINDOWS_TEXT = /^XP/;
 
-/** Four digits: "0231" is 2.31. */
+/** Four digits: "0231" is 2.31, "0300" is 3.0. */
 const VERSIONS = ['ExifVersion', 'FlashpixVersion'];
 
 /** Left out together where there is no position. */
@@ -87,8 +87,9 @@ function readTags(block: string, directory: Directory): Tags {
 
 function readValue(name: string, { text, bytes, numbers }: Entry): unknown {
   if (text) return decodeText(text);
-  if (bytes && WINDOWS_TEXT.test(name)) return bytes.toString('utf16le').split('\0', 1)[0]?.trim();
-  if (bytes && VERSIONS.includes(name)) return readVersion(bytes.toString('latin1'));
+  if (bytes && name === 'OriginalRawFileName') return decodeText(bytes);
+  if (bytes && WINDOWS_TEXT.test(name)) return decodeWide(bytes);
+  if (bytes && VERSIONS.includes(name)) return readVersion(bytes);
   if (bytes && name === 'GPSVersionID') return bytes.join('.');
   // FileSource and SceneType are one byte; what is longer is for programs.
   const values = (numbers ?? (bytes?.length === 1 ? [...bytes] : [])).map((value) =>
@@ -99,8 +100,9 @@ function readValue(name: string, { text, bytes, numbers }: Entry): unknown {
   return values.some((value) => value !== null) ? values : undefined;
 }
 
-/** Four digits: "0231" is 2.31, "0300" is 3.0. */
-function readVersion(digits: string): string | undefined {
+/** Of ASCII digits, or of bytes that are the digits. */
+function readVersion(bytes: Buffer): string | undefined {
+  const digits = bytes.every((byte) => byte < 10) ? bytes.join('') : bytes.toString('latin1');
   const [, major, minor = ''] = /^(\d\d)(\d\d)$/.exec(digits) ?? [];
   return major && `${Number(major)}.${minor.replace(/0$/, '')}`;
 }
@@ -138,7 +140,7 @@ function readDegrees(
   const sign = signs[textOf(reference).toUpperCase()];
   if (!sign || typeof degrees !== 'number') return undefined;
   const value = degrees + (minutes ?? 0) / 60 + (seconds ?? 0) / 3600;
-  return value <= limit ? value * sign || 0 : undefined;
+  return Math.abs(value) <= limit ? value * sign || 0 : undefined;
 }
 
 const textOf = (value: unknown) => (typeof value === 'string' ? value : '');

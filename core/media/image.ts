@@ -17,6 +17,19 @@ export function readHeader(bytes: Buffer): Promise<Metadata> {
   return sharp(bytes, { limitInputPixels: false, failOn: 'none' }).metadata();
 }
 
+/**
+ * libvips opens no WebP that is shorter than it says. With zeros instead of the missing bytes it decodes what is there.
+ * @returns undefined unless this is such an image
+ */
+export function fillWebp({ bytes, limits }: TaskInput): Buffer | undefined {
+  if (bytes.length < 16 || bytes.toString('latin1', 0, 4) + bytes.toString('latin1', 8, 12) !== 'RIFFWEBP') {
+    return undefined;
+  }
+  const missing = bytes.readUInt32LE(4) + 8 - bytes.length;
+  const isHeld = bytes.length + missing <= limits.memory / 2;
+  return missing > 0 && isHeld ? Buffer.concat([bytes, Buffer.alloc(missing)]) : undefined;
+}
+
 /** The error of a task that would need more of the object than its first bytes. */
 export function tooLarge({ bytes, size }: TaskInput): AppError {
   const detail = `${size} bytes; at most ${bytes.length} are read into memory`;

@@ -1,6 +1,6 @@
 import exifr from 'exifr';
 import { readExif } from './exif.js';
-import { decoding, readHeader, tooLarge } from './image.js';
+import { decoding, fillWebp, readHeader, tooLarge } from './image.js';
 import { toPlainJson } from './plain-json.js';
 import type { TaskInput } from './tasks.js';
 import { decodeText } from './text.js';
@@ -15,7 +15,8 @@ export function readMetadata(input: TaskInput): Promise<Record<string, unknown>>
   });
 }
 
-async function describe({ bytes }: TaskInput): Promise<Record<string, unknown>> {
+async function describe(input: TaskInput): Promise<Record<string, unknown>> {
+  const bytes = fillWebp(input) ?? input.bytes;
   const header = await readHeader(bytes);
   return toPlainJson({
     image: {
@@ -33,10 +34,21 @@ async function describe({ bytes }: TaskInput): Promise<Record<string, unknown>> 
       pages: header.pages,
     },
     // A TIFF is itself what an EXIF block is in other formats.
-    ...readExif(header.exif ?? bytes),
+    ...readExif(header.exif ?? findPngExif(bytes) ?? bytes),
     iptc: await readIptc(bytes),
     xmp: await readXmp(header.xmp),
   });
+}
+
+/** The eXIf chunk of a PNG, which may stand behind the pixels; libvips looks no further than these. */
+function findPngExif(bytes: Buffer): Buffer | undefined {
+  if (bytes.toString('latin1', 1, 4) !== 'PNG') return undefined;
+  for (let at = 8; at + 8 <= bytes.length; ) {
+    const length = bytes.readUInt32BE(at);
+    if (bytes.toString('latin1', at + 4, at + 8) === 'eXIf') return bytes.subarray(at + 8, at + 8 + length);
+    at += length + 12;
+  }
+  return undefined;
 }
 
 /** Texts of press agencies, which stand in JPEG and TIFF only. Tags that cannot be read are no reason to refuse an image. */

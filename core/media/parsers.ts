@@ -71,7 +71,8 @@ export function startParsers(options: ParserOptions): Parsers {
     };
     child.once('error', (err) => replace({ err }));
     child.once('exit', (code, killedBy) => replace({ code, killedBy }));
-    putBack(child);
+    // Not before it says that it is up: the time that a busy machine needs to start it is not the task's.
+    child.once('message', () => putBack(child));
   }
 
   function putBack(child: ChildProcess): void {

@@ -1,5 +1,5 @@
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-const latin1 = new TextDecoder('windows-1252');
+/** Far more than is kept of a text (plain-json.ts), so that one of a gigabyte costs nothing. */
+const MAX_BYTES = 16 * 1024;
 
 /**
  * A text of a camera or of an editor up to its first NUL (EXIF separates texts by it), without blanks around it: UTF-8
@@ -7,15 +7,24 @@ const latin1 = new TextDecoder('windows-1252');
  * @returns undefined if nothing is left
  */
 export function decodeText(bytes: Uint8Array): string | undefined {
-  const end = bytes.indexOf(0);
-  const text = end < 0 ? bytes : bytes.subarray(0, end);
-  return decode(text).trim() || undefined;
+  const start = bytes.subarray(0, MAX_BYTES);
+  const end = start.indexOf(0);
+  return (
+    decode(end < 0 ? start : start.subarray(0, end), end < 0 && bytes.length > MAX_BYTES).trim() || undefined
+  );
 }
 
-function decode(bytes: Uint8Array): string {
+/** Texts of Windows: UTF-16 LE. */
+export function decodeWide(bytes: Buffer): string | undefined {
+  const [text = ''] = bytes.toString('utf16le', 0, MAX_BYTES).split('\0', 1);
+  return text.trim() || undefined;
+}
+
+/** @param stream the last character may be cut off */
+function decode(bytes: Uint8Array, stream: boolean): string {
   try {
-    return utf8.decode(bytes);
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes, { stream });
   } catch {
-    return latin1.decode(bytes);
+    return new TextDecoder('windows-1252').decode(bytes);
   }
 }

@@ -1,6 +1,6 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
-import { decoding, readHeader, reasonOf, tooLarge } from './image.js';
+import { decoding, fillWebp, readHeader, reasonOf, tooLarge } from './image.js';
 import type { ParserLimits } from './parser-protocol.js';
 import type { TaskInput } from './tasks.js';
 
@@ -20,6 +20,8 @@ const EFFORT = 2;
 
 /** The scales at which a JPEG can be decoded, a whole number of coefficients of each block of 8 × 8 pixels. */
 const JPEG_SCALES = [8, 4, 2];
+
+const PART = 'Only a part of the image could be decoded';
 
 /** The marker that a JPEG ends with. */
 const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
@@ -49,9 +51,12 @@ interface Pixels {
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   if (input.bytes.length < input.size) throw tooLarge(input);
-  const header = await decoding(readHeader(input.bytes));
+  const filled = fillWebp(input);
+  const header = await decoding(readHeader(filled ?? input.bytes));
   checkSize(header, input.limits);
-  const { pixels, damage } = await decode(input.bytes, header);
+  const { pixels, damage } = filled
+    ? { pixels: await decoding(readPixels(filled, 'none')), damage: `${PART}: bytes are missing at the end` }
+    : await decode(input.bytes, header);
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
     const { data, info } = await sharp(pixels.data, { raw: pixels.info })
@@ -99,7 +104,7 @@ async function decode(bytes: Buffer, { format }: Metadata): Promise<{ pixels: Pi
     const whole = ended && (await readPixels(ended, 'warning').catch(() => undefined));
     if (whole) return { pixels: whole };
     const part = await readPixels(bytes, 'none').catch(() => decoding(Promise.reject(error)));
-    return { pixels: part, damage: `Only a part of the image could be decoded: ${reasonOf(error)}` };
+    return { pixels: part, damage: `${PART}: ${reasonOf(error)}` };
   }
 }
 
