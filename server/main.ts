@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
@@ -33,6 +34,9 @@ const PARK_MS = 1_500;
 
 /** Less than the supervisor and containers wait before they kill. */
 const SHUTDOWN_MS = 7_000;
+
+/** How long an upload waits for its type; then the worker alone finds it out. */
+const TYPE_MS = 20_000;
 
 /** A connection that waits for its next request would keep the server from closing. */
 const HANG_UP_EVERY_MS = 20;
@@ -119,7 +123,7 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
         memory: config.parserMemory,
         log,
       });
-      return parsers.run('type', bytes, closed.signal);
+      return within(TYPE_MS, parsers.run('type', bytes, closed.signal), 'type');
     },
     close(): void {
       closed.abort();
