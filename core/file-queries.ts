@@ -50,13 +50,23 @@ export async function getFile(
   id: string,
   options: { trashed?: boolean } = {},
 ): Promise<File> {
+  const file = await findFile(database, id, options);
+  if (!file) throw new AppError('not_found');
+  return file;
+}
+
+/** The same; undefined: there is none. */
+export async function findFile(
+  database: DataSource,
+  id: string,
+  options: { trashed?: boolean } = {},
+): Promise<File | undefined> {
   const [file] = await queryEntities(
     database.manager,
     File,
     'SELECT * FROM files WHERE id = $1 AND ($2 OR deleted_at IS NULL)',
     [id, options.trashed ?? false],
   );
-  if (!file) throw new AppError('not_found');
   return file;
 }
 

@@ -176,8 +176,18 @@ export async function infectFile(
 
 /** Ends a run because a step failed and will not be tried again. @throws {AppError} wrong_state */
 export async function failFile(database: DataSource, file: FileRun, error: Problem): Promise<void> {
-  await database.transaction((manager) =>
-    changeStatus(manager, file, 'failed', { error, step: error.step }, 'file.failed'),
+  await database.transaction(async (manager) => {
+    if (error.code === 'type_not_allowed') await returnUploadToken(manager, file.id);
+    await changeStatus(manager, file, 'failed', { error, step: error.step }, 'file.failed');
+  });
+}
+
+/** The verdict on a type is ours, and whoever meant well can send the right file: see endRefusedUploadOf(). */
+async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
+  await manager.query(
+    `UPDATE upload_tokens SET used_at = NULL FROM uploads
+     WHERE uploads.id = $1 AND upload_tokens.id = uploads.upload_token_id`,
+    [fileId],
   );
 }
 

@@ -29,8 +29,9 @@ import { pagePolicy, securityHeaders } from './security-headers.js';
 import { createTusHandler, type TusDeps } from './tus.js';
 import { createTusLimits } from './tus-limits.js';
 import { tusPreflight } from './tus-preflight.js';
+import type { TypeCheckDeps } from './type-check.js';
 
-export interface AppDeps extends TusDeps, AuthenticateDeps {
+export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
   accessTokenMinutes: number;

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
@@ -12,6 +13,8 @@ import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
+import { type ByteSource, type Parsers, startParsers } from '../core/media/parsers.js';
+import type { Detected } from '../core/media/types.js';
 import { openQueue } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { claimStorage } from '../core/uploads/claim.js';
@@ -33,6 +36,9 @@ const PARK_MS = 1_500;
 
 /** Less than the supervisor and containers wait before they kill. */
 const SHUTDOWN_MS = 7_000;
+
+/** How long an upload waits for its type; then the worker alone finds it out. */
+const TYPE_MS = 20_000;
 
 /** A connection that waits for its next request would keep the server from closing. */
 const HANG_UP_EVERY_MS = 20;
@@ -70,6 +76,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
+  const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const app = buildApp({
     ...config,
@@ -84,6 +91,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
+    detectType: types.detect,
   });
   const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
@@ -93,6 +101,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
+    types.close();
     await refusals.flush();
     await limits.close();
     leases.close();
@@ -104,6 +113,28 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** A parser process that finds out types; it is started when the first one is asked for. */
+function startTypeParser(config: Readonly<Config>, log: Logger) {
+  let parsers: Parsers | undefined;
+  const closed = new AbortController();
+  return {
+    detect(bytes: ByteSource): Promise<Detected | null> {
+      parsers ??= startParsers({
+        count: 1,
+        timeoutSeconds: config.parserTimeoutSeconds,
+        maxImagePixels: config.maxImagePixels,
+        memory: config.parserMemory,
+        log,
+      });
+      return within(TYPE_MS, parsers.run('type', bytes, closed.signal), 'type');
+    },
+    close(): void {
+      closed.abort();
+      parsers?.close();
+    },
+  };
 }
 
 /** What may be meant, and is dangerous where it is not. */

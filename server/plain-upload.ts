@@ -11,6 +11,7 @@ import type { Lease, Leases } from '../core/uploads/lease.js';
 import { appendToUpload, completeUpload, declareLength } from '../core/uploads/ledger.js';
 import { terminateUpload } from '../core/uploads/termination.js';
 import type { Principal } from './auth/principal.js';
+import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
 import { checkMetadata } from './upload-metadata.js';
 
 /*
@@ -19,7 +20,7 @@ import { checkMetadata } from './upload-metadata.js';
  * can try again.
  */
 
-export interface PlainUploadDeps extends FinishDeps {
+export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
   leases: Leases;
   /** Bytes. */
   maxUploadSize: number;
@@ -103,7 +104,11 @@ async function storeBytes(
 ): Promise<string> {
   const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
   const hash = createHash('sha256');
-  const bytes = hashing(open(most), hash);
+  const { metadata, allowedTypes: types } = row;
+  const declaredType = metadata.filetype || metadata.type || null;
+  const body = open(most);
+  const allowed = types ? ofAllowedType(deps, { types, declaredType, stopped }, body) : body;
+  const bytes = hashing(allowed, hash);
   const epoch = row.leaseEpoch;
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
   const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(

@@ -152,6 +152,8 @@ const OTHERS: Record<string, Row> = {
   },
   // The same route with an id: further addresses of that upload.
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
+  // The same route with an upload that is finished.
+  'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
   'HEAD /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
   'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { scan } from '../worker/steps/scan.js';
-import type { KnownFile } from '../worker/steps/step.js';
+import type { KnownFile, StepContext } from '../worker/steps/step.js';
+import { makeArchive } from './archives.js';
 import { type FileJson, registerUser, type TestUser } from './client.js';
 import {
   eicar,
@@ -107,7 +108,7 @@ async function objectOf({ database, dataDir }: Processes, id: string): Promise<s
 
 describe('the simulated scan', () => {
   const finds = async (...chunks: Buffer[]) => {
-    const observer = scan.begin({} as KnownFile);
+    const observer = scan.begin({} as KnownFile, {} as StepContext);
     for (const chunk of chunks) observer.push(chunk);
     return (await observer.end()).threat !== undefined;
   };
@@ -129,7 +130,7 @@ describe('the simulated scan', () => {
 
   it('finds it when the reader uses the memory of its chunks again', async () => {
     const memory = Buffer.alloc(bytes.length);
-    const observer = scan.begin({} as KnownFile);
+    const observer = scan.begin({} as KnownFile, {} as StepContext);
     for (let at = 0; at < bytes.length; at += 7) {
       observer.push(memory.subarray(0, bytes.copy(memory, 0, at, at + 7)));
     }
@@ -299,6 +300,49 @@ describe('processing', () => {
       thumbnails: { state: 'skipped', reason: 'not an image' },
     });
     expect(file.links.thumbnails).toBeNull();
+  });
+
+  const table = Buffer.from('\uFEFFName;City\r\nJürgen;Köln\r\n', 'utf16le');
+  const WORD = 'application/vnd.openxmlformats-officedocument.wordprocessingml.document';
+  const pictureFirst = makeArchive([
+    { name: 'word/media/image1.png', content: randomBytes(200_000) },
+    { name: 'word/document.xml', content: Buffer.from('<w:document/>') },
+    { name: '[Content_Types].xml', content: Buffer.from('<Types/>') },
+  ]);
+  it.each([
+    ['a table of Excel', table, 'a.csv', 'text/csv', 'text/plain', 'text/plain; charset=utf-16le'],
+    ['Latin-1', Buffer.from('Jürgen, Köln', 'latin1'), 'a.txt', 'text/plain', 'text/plain', 'text/plain'],
+    [
+      'words',
+      Buffer.from('BMW: oil, tyres'),
+      'a.txt',
+      'text/plain',
+      'text/plain',
+      'text/plain; charset=utf-8',
+    ],
+    [
+      'a late PDF',
+      Buffer.concat([Buffer.from('\r\n'), makePdf()]),
+      'a.pdf',
+      'application/pdf',
+      'application/pdf',
+      'application/pdf',
+    ],
+    ['a document with its picture first', pictureFirst, 'a.docx', WORD, WORD, WORD],
+  ])('finds the type of %s', async (_name, content, filename, declared, detectedType, served) => {
+    const file = await process(user, content, filename, declared);
+    expect(file).toMatchObject({ status: 'completed', detectedType, warnings: [] });
+    const answer = await user.fetch(`/api/files/${file.id}/content`);
+    expect(answer.headers.get('Content-Type')).toBe(served);
+    expect(Buffer.from(await answer.arrayBuffer())).toEqual(content);
+  });
+
+  it('takes an AVIF image whose major brand says only how it is built for one', async () => {
+    const content = await makeAvif(SMALL);
+    content.write('mif1', 8);
+    const file = await process(user, content, 'a.avif', 'image/avif');
+    expect(file).toMatchObject({ status: 'completed', detectedType: 'image/avif', warnings: [] });
+    expect(file.steps.thumbnails?.state).toBe('done');
   });
 
   it('completes an empty file', async () => {

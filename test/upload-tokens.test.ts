@@ -7,13 +7,14 @@ import { v7 as uuidv7 } from 'uuid';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './aftermath.js';
+import { makeArchive } from './archives.js';
 import { closeBarrier, waitingForLocks } from './barrier.js';
 import { expectBooksRight, usageOf } from './books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './client.js';
-import { makeJpeg, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
+import { makeJpeg, makePdf, makePng, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
 import { openS3AndRedis } from './forms.js';
 import { sendHalf } from './half-open.js';
-import { begin, filesOf, post, streamOf } from './plain-client.js';
+import { begin, expectProblem, filesOf, post, streamOf } from './plain-client.js';
 import { type Processes, startProcesses } from './processes.js';
 import { problemOf, send } from './sign-in.js';
 import { until } from './until.js';
@@ -228,6 +229,8 @@ describe('once', () => {
   });
 });
 
+const jpeg = () => makeJpeg({ width: 30, height: 20 });
+
 describe('limits', () => {
   test('a size that is declared and too large is refused, and the token is not used up', async () => {
     const guest = await invite({ maxSize: 100 });
@@ -274,9 +277,11 @@ describe('limits', () => {
       expect(await answer.text()).toMatch(/image\/\*, application\/pdf/);
     }
     expect((await create(guest, 10, { filetype: 'IMAGE/PNG' })).status).toBe(201);
+    // Said by clients that do not know.
+    const other = await invite({ types: ['image/jpeg'] });
+    expect((await create(other, 10, { filetype: 'application/octet-stream' })).status).toBe(201);
   });
 
-  const jpeg = () => makeJpeg({ width: 30, height: 20 });
   test.each<[string, string[], string | undefined, () => Promise<Buffer> | Buffer]>([
     ['a JPEG that says so', ['image/jpeg'], 'image/jpeg', jpeg],
     ['a JPEG that says nothing', ['image/*'], undefined, jpeg],
@@ -314,6 +319,133 @@ describe('limits', () => {
     expect(file.links).toEqual({ content: null, thumbnails: null });
     expect((await owner.fetch(`/api/files/${id}/content`)).status).toBe(409);
     expect(await findFile(processes, id)).toMatchObject({ clean: false });
+  });
+});
+
+describe('a refusal for the type of the content', () => {
+  const text = Buffer.from('BM <script>alert(1)</script>');
+  const outcomeOf = async (guest: Guest, id: string) => {
+    const answer = await guest.fetch(`/api/uploads/${id}`);
+    return [answer.status, (await answer.json()).file];
+  };
+  const REFUSED = {
+    status: 'failed',
+    error: { step: 'sniff', code: 'type_not_allowed', detail: expect.any(String) },
+  };
+
+  test.each<[string, string[], () => Promise<Buffer> | Buffer]>([
+    ['text that begins as a bitmap', ['image/*'], () => text],
+    ['a table of Excel', ['audio/*'], () => Buffer.from('\uFEFFName;City\r\n', 'utf16le')],
+    ['a PDF', ['image/*'], makePdf],
+    ['an archive', ['image/png', 'image/jpeg'], makeZip],
+    ['a picture', ['application/pdf'], jpeg],
+  ])('answers a plain POST of %s where %j are allowed, and leaves nothing', async (_name, types, make) => {
+    const guest = await invite({ types });
+    const before = await usageOf(owner);
+    const files = (await owner.get('/api/files')).items.length;
+    const answer = await post(guest, await make(), {}, '?filename=a');
+    await expectProblem(answer, 422, 'type_not_allowed');
+    const data = new FormData();
+    data.append('a', new Blob([new Uint8Array(await make())]), 'a');
+    await expectProblem(await post(guest, data), 422, 'type_not_allowed');
+    expect(await usageOf(owner)).toEqual(before);
+    expect((await owner.get('/api/files')).items).toHaveLength(files);
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: null, uploadId: null });
+  });
+
+  test('comes before the rest of the body', async () => {
+    const guest = await invite({ types: ['image/*'] });
+    const outgoing = begin(processes.url, guest, { 'Content-Length': '5000000' });
+    const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;
+    outgoing.write(text.toString().padEnd(4000));
+    const [answer] = await answered;
+    expect(answer.statusCode).toBe(422);
+    outgoing.destroy();
+  });
+
+  test('takes what is allowed, in pieces of any size', async () => {
+    const archive = makeArchive([
+      { name: 'word/media/image1.png', content: randomBytes(200_000) },
+      { name: 'word/document.xml', content: Buffer.from('<w:document/>') },
+      { name: '[Content_Types].xml', content: Buffer.from('<Types/>') },
+    ]);
+    const WORD = 'application/vnd.openxmlformats-officedocument.wordprocessingml.document';
+    const pdf = Buffer.concat([Buffer.from('\r\n'), makePdf()]);
+    for (const [content, type, size] of [
+      [archive, WORD, 70_001],
+      [archive, WORD, 3000],
+      [pdf, 'application/pdf', 7],
+      [await jpeg(), 'image/jpeg', 100],
+    ] as const) {
+      const guest = await invite({ types: [type] });
+      const [file] = await filesOf(await post(guest, streamOf(content, size), {}, '?filename=a'));
+      const found = await expectCompletedOnce(processes, owner, file?.id ?? '', content);
+      expect(found.detectedType).toBe(type);
+    }
+  });
+
+  test('is heard by the guest of tus, who tells nothing else of it and may try again', async () => {
+    const guest = await invite({ types: ['image/*'] });
+    const before = await usageOf(owner);
+    const ids: string[] = [];
+    for (let i = 0; i < 3; i++) {
+      const id = await guest.upload(text, { filename: 'me.bmp', filetype: 'image/bmp' });
+      expect(await owner.settled(id)).toMatchObject(REFUSED);
+      expect(await outcomeOf(guest, id)).toEqual([200, REFUSED]);
+      ids.push(id);
+    }
+    // However often it is tried, one refused file is kept.
+    expect(await usageOf(owner)).toEqual({ bytes: before.bytes + text.length, files: before.files + 1 });
+    for (const id of ids.slice(0, -1)) {
+      expect((await outcomeOf(guest, id))[0]).toBe(404);
+      expect((await owner.tus('HEAD', `/uploads/${id}`)).status).toBe(410);
+    }
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: null, uploadId: ids.at(-1) });
+
+    const content = await jpeg();
+    const id = await guest.upload(content, { filename: 'me.jpg', filetype: 'image/jpeg' });
+    await expectCompletedOnce(processes, owner, id, content);
+    expect(await outcomeOf(guest, id)).toEqual([200, { status: 'completed', error: null }]);
+    expect(await tokenOf(guest)).toMatchObject({ usedAt: expect.any(String), uploadId: id });
+    expect((await create(guest, 10)).status).toBe(401);
+    expect(await usageOf(owner)).toEqual({ bytes: before.bytes + content.length, files: before.files + 1 });
+    await expectBooksRight(processes.database);
+  });
+
+  test('is heard by that guest only, also when the token has expired', async () => {
+    const guest = await invite({ types: ['image/*'] });
+    const id = await guest.upload(text);
+    await owner.settled(id);
+    await expire(guest);
+    expect(await outcomeOf(guest, id)).toEqual([200, REFUSED]);
+    expect((await create(guest, 10)).status).toBe(401);
+    expect((await outcomeOf(await invite(), id))[0]).toBe(404);
+    await revoke(guest);
+    expect((await outcomeOf(guest, id))[0]).toBe(401);
+  });
+
+  test('gives the token back once, for whatever comes first', async () => {
+    const guest = await invite({ types: ['image/*'] });
+    await owner.settled(await guest.upload(text));
+    const content = await jpeg();
+    const answers = await Promise.all(
+      Array.from({ length: 6 }, (_, i) =>
+        i % 2 === 0 ? create(guest, content.length) : post(guest, content),
+      ),
+    );
+    expect(answers.map(({ status }) => status).sort()).toEqual([201, 401, 401, 401, 401, 401]);
+    await expectBooksRight(processes.database);
+  });
+
+  test('of other kinds it is not', async () => {
+    const guest = await invite({ types: ['text/plain'] });
+    const id = await guest.upload(Buffer.from('words'), { sha256: '0'.repeat(64) });
+    await owner.settled(id);
+    expect(await outcomeOf(guest, id)).toEqual([
+      200,
+      { status: 'failed', error: expect.objectContaining({ code: 'checksum_mismatch' }) },
+    ]);
+    expect((await create(guest, 10)).status).toBe(401);
   });
 });
 

@@ -142,7 +142,11 @@ async function readThrough(
   at.step = open[0]?.name ?? '';
   const began = performance.now();
   const lap = createLap(began);
-  const watched = open.map((step) => ({ step, observer: step.begin(file), ms: 0 }));
+  const watched = open.map((step) => ({
+    step,
+    observer: step.begin(file, { parsers: deps.parsers, signal }),
+    ms: 0,
+  }));
   let read = 0;
   let shown = began;
   for await (const chunk of addAbortSignal(signal, await readBlob(deps.storage.blobs, blob))) {

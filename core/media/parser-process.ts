@@ -82,3 +82,6 @@ setInterval(() => {
   if (!process.connected) end('SIGKILL');
   if (process.memoryUsage.rss() > limits.memory) end(TOO_MUCH_MEMORY);
 }, MEMORY_CHECK_MS);
+
+// Up: see parsers.ts.
+process.send?.('up');

@@ -28,7 +28,9 @@ export interface Parsers {
 export interface ByteSource {
   /** Bytes of the whole object. */
   size: number;
-  /** Opens the object, or only its first `count` bytes. Called with `size` at most. */
+  /** Bytes that the task needs; undefined: all. */
+  sent?: number;
+  /** Opens the object, or only its first `count` bytes. Called with `sent` or `size` at most. */
   read(count: number): Promise<Readable>;
 }
 
@@ -69,7 +71,8 @@ export function startParsers(options: ParserOptions): Parsers {
     };
     child.once('error', (err) => replace({ err }));
     child.once('exit', (code, killedBy) => replace({ code, killedBy }));
-    putBack(child);
+    // Not before it says that it is up: the time that a busy machine needs to start it is not the task's.
+    child.once('message', () => putBack(child));
   }
 
   function putBack(child: ChildProcess): void {
@@ -79,13 +82,15 @@ export function startParsers(options: ParserOptions): Parsers {
     else free.push(child);
   }
 
-  function take(): Promise<ChildProcess> {
+  function take(name: TaskName): Promise<ChildProcess> {
     const child = free.pop();
-    return child ? Promise.resolve(child) : new Promise((resolve) => waiting.push(resolve));
+    if (child) return Promise.resolve(child);
+    // A type is found out within milliseconds: that does not wait behind pictures that are decoded.
+    return new Promise((resolve) => (name === 'type' ? waiting.unshift(resolve) : waiting.push(resolve)));
   }
 
   async function run(name: TaskName, source: ByteSource, signal: AbortSignal): Promise<unknown> {
-    const child = await take();
+    const child = await take(name);
     const answer = await ask(child, name, source, signal, options).finally(() => putBack(child));
     if (!answer.ok) throw new AppError(answer.code, { detail: answer.detail });
     return answer.result;
@@ -158,7 +163,7 @@ async function ask(
     });
 
     // Decoding takes more than the bytes themselves.
-    const sent = Math.min(source.size, Math.floor(memory / 2));
+    const sent = Math.min(source.sent ?? source.size, Math.floor(memory / 2));
     const deliver = async (bytes: Readable) => {
       const task: ParserTask = { name, size: source.size, sent };
       child.send(task, (error) => {

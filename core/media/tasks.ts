@@ -1,3 +1,4 @@
+import { detectType } from './detect.js';
 import { readMetadata } from './metadata.js';
 import type { ParserLimits } from './parser-protocol.js';
 import { makeThumbnails } from './thumbnails.js';
@@ -18,6 +19,7 @@ export interface TaskInput {
 export const TASKS = {
   metadata: readMetadata,
   thumbnails: makeThumbnails,
+  type: detectType,
 } satisfies Record<string, (input: TaskInput) => unknown>;
 
 export type TaskName = keyof typeof TASKS;

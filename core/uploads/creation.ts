@@ -10,10 +10,12 @@ import { isConflict, isDatabaseAway } from '../database/outage.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF } from '../events.js';
-import { isAllowedType, typeNotAllowed } from '../media-types.js';
+import { mayBeAllowed } from '../media/allowed.js';
+import { typeNotAllowed } from '../media-types.js';
 import { hasRoom, quotaExceeded } from '../quota.js';
 import type { Storage } from '../storage/storage.js';
 import { LEASE_MS } from './lease.js';
+import { endRefusedUploadOf } from './termination.js';
 
 /*
  * The rows of new uploads, and the room that they reserve.
@@ -95,6 +97,7 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
         detail: 'The upload token was used before, or is not valid any more',
       });
     }
+    await endRefusedUploadOf(manager, token.id, upload.actor);
     return insertAlone(deps, manager, upload);
   });
 }
@@ -107,7 +110,7 @@ function checkLimits(
     throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
   }
   const declared = metadata.filetype || metadata.type;
-  if (types && declared && !isAllowedType(declared, types)) throw typeNotAllowed(types);
+  if (types && declared && !mayBeAllowed(declared, types)) throw typeNotAllowed(types);
 }
 
 /**

@@ -2,6 +2,7 @@ import type { EntityManager } from 'typeorm';
 import { deleteUnreferencedBlobs } from '../blobs.js';
 import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
+import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
@@ -58,6 +59,23 @@ export async function terminateUploadOf(
 ): Promise<void> {
   const upload = await lock(manager, `upload_token_id = $1 AND status = 'uploading'`, uploadTokenId);
   if (upload) await end(manager, upload, actor);
+}
+
+/**
+ * Parts an upload token, which begins another upload, from the one before. The file that came of that was refused, and is
+ * deleted: however often a guest tries, one refused file is kept. Part of the caller's transaction, which has locked the
+ * token; the reconciler deletes the bytes.
+ */
+export async function endRefusedUploadOf(
+  manager: EntityManager,
+  uploadTokenId: string,
+  actor: Actor,
+): Promise<void> {
+  const upload = await lock(manager, 'upload_token_id = $1', uploadTokenId);
+  if (!upload) return;
+  await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [upload.id]);
+  const isRefused = await manager.getRepository(File).existsBy({ id: upload.id, status: 'failed' });
+  if (isRefused) await end(manager, upload, actor);
 }
 
 /** Not FOR UPDATE: a worker that is in the middle of this upload's file looks at the upload as its foreign key. */

@@ -3,6 +3,7 @@ import jwt from 'jsonwebtoken';
 import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
+import { Upload } from '../../core/database/entities/upload.js';
 import { UploadToken } from '../../core/database/entities/upload-token.js';
 import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
@@ -17,7 +18,7 @@ import { lockAccount } from './sessions.js';
  * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
  * it may be used for stands in the database; the signature keeps guesses away from there. It can begin one upload, until
  * it expires, and then go on with that one, also afterwards: an upload that was let in is not cut off, until the token is
- * revoked.
+ * revoked. If the file that came of it is refused for its type, the token may begin another one.
  */
 
 const PREFIX = 'lfu_';
@@ -144,7 +145,10 @@ export async function verifyUploadToken(
     .innerJoinAndMapOne('t.owner', User, 'u', 'u.id = t.ownerId AND u.disabledAt IS NULL')
     .where('t.id = :id AND t.revokedAt IS NULL', { id })
     .getOne();
-  if (!found || (found.usedAt === null && found.expiresAt < new Date())) throw notValid();
+  if (!found) throw notValid();
+  const isOver = found.usedAt === null && found.expiresAt < new Date();
+  // It was given back, because the file was refused: its guest may still hear of that.
+  if (isOver && !(await database.getRepository(Upload).existsBy({ uploadTokenId: id }))) throw notValid();
   const { owner } = found as UploadToken & { owner: User };
   return { userId: found.ownerId, role: owner.role, uploadToken: found };
 }

@@ -66,7 +66,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         await send(req, res, storage, {
           key: blob.key,
           size: blob.size,
-          type: type === 'text/plain' ? 'text/plain; charset=utf-8' : type,
+          type: type === 'text/plain' ? textType(file) : type,
           disposition,
           etag: file.sha256 ?? blob.id,
           modified: file.createdAt,
@@ -99,6 +99,12 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
       },
     }),
   ];
+}
+
+/** A browser that is told a wrong charset shows rubbish; told none, it guesses. */
+function textType({ metadata }: File): string {
+  const { charset = 'utf-8' } = (metadata.text ?? {}) as { charset?: string };
+  return charset === 'unknown-8bit' ? 'text/plain' : `text/plain; charset=${charset}`;
 }
 
 function requireClean(file: File): void {

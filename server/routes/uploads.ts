@@ -1,8 +1,9 @@
+import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
-import { getFile } from '../../core/file-queries.js';
+import { findFile, getFile } from '../../core/file-queries.js';
 import {
   beginDirectUpload,
   completeDirectUpload,
@@ -74,10 +75,11 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       path: '/api/uploads/:id',
       access: 'upload',
       limit: 'status',
-      summary: 'One of my uploads',
+      summary: 'One of my uploads, and what became of the file that came of it',
       params: byId,
       async handle(call) {
-        return toJson(call.own(await getUpload(database, call.params.id)));
+        const upload = call.own(await getUpload(database, call.params.id));
+        return { ...toJson(upload), file: await outcomeOf(database, upload) };
       },
     }),
     route({
@@ -121,6 +123,12 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       },
     }),
   ];
+}
+
+/** All that a guest is told of a file: its status, and why it has failed. Null: there is none, or none any more. */
+async function outcomeOf(database: DataSource, { id, status }: Upload) {
+  const file = status === 'finished' ? await findFile(database, id) : undefined;
+  return file ? { status: file.status, error: file.error } : null;
 }
 
 function signedJson({ upload, partSize, partCount, parts }: SignedParts) {

@@ -23,7 +23,10 @@ export interface StepContext {
 /** Looks at the bytes of a file as they go by in the one read that all such steps share. */
 export interface StreamStep {
   name: string;
-  begin(file: KnownFile): { push(chunk: Buffer): void; end(): Promise<Facts> | Facts };
+  begin(
+    file: KnownFile,
+    tools: Pick<StepContext, 'parsers' | 'signal'>,
+  ): { push(chunk: Buffer): void; end(): Promise<Facts> | Facts };
 }
 
 /** Works on a file that was found clean. */

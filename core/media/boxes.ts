@@ -1,0 +1,64 @@
+import type { Format } from './format.js';
+import { latin1 } from './plain-text.js';
+
+/*
+ * Files of the ISO base media file format (ISO/IEC 14496-12): pictures, sound and video in boxes. Their first box names
+ * brands: the major one, which may only say how the file is built (`mif1`, `isom`), and those that it is compatible with.
+ */
+
+/** Brands that name a kind of picture. */
+const PICTURES: Record<string, Format> = {
+  avif: { mime: 'image/avif', ext: 'avif' },
+  avis: { mime: 'image/avif', ext: 'avif' },
+  heic: { mime: 'image/heic', ext: 'heic' },
+  heix: { mime: 'image/heic', ext: 'heic' },
+  heim: { mime: 'image/heic', ext: 'heic' },
+  heis: { mime: 'image/heic', ext: 'heic' },
+  hevc: { mime: 'image/heic-sequence', ext: 'heic' },
+  hevx: { mime: 'image/heic-sequence', ext: 'heic' },
+  hevm: { mime: 'image/heic-sequence', ext: 'heic' },
+  hevs: { mime: 'image/heic-sequence', ext: 'heic' },
+};
+
+/** Brands that say no more than that there are pictures. */
+const CONTAINERS: Record<string, Format> = {
+  mif1: { mime: 'image/heif', ext: 'heic' },
+  msf1: { mime: 'image/heif-sequence', ext: 'heic' },
+};
+
+/** Bytes of the first box; letters in place of its length mean more. */
+const MAX_BRANDS = 4096;
+
+/** Says what the brands and tracks of a file tell; undefined: nothing. */
+export function readBoxes(head: Uint8Array): Format | undefined {
+  const view = new DataView(head.buffer, head.byteOffset, head.length);
+  if (head.length < 16 || latin1(head.subarray(4, 8)) !== 'ftyp') return undefined;
+  if (view.getUint32(0) > MAX_BRANDS) return undefined;
+  const end = Math.min(view.getUint32(0), head.length);
+  const brands = [latin1(head.subarray(8, 12))];
+  for (let at = 16; at + 4 <= end; at += 4) brands.push(latin1(head.subarray(at, at + 4)));
+  const telling = brands.find((brand) => brand in PICTURES) ?? brands.find((brand) => brand in CONTAINERS);
+  if (telling !== undefined) return PICTURES[telling] ?? CONTAINERS[telling];
+  const isGeneric = GENERIC.test(brands[0] ?? '');
+  return isGeneric && isSound(head, view) ? { mime: 'audio/mp4', ext: 'm4a' } : undefined;
+}
+
+/** Major brands of files that hold video or sound. */
+const GENERIC = /^(iso.|mp4[12]|dash)$/;
+
+/** Whether all tracks of the movie are sound: each has a `hdlr` box with the kind of its media. */
+function isSound(head: Uint8Array, view: DataView): boolean {
+  for (let at = 0; at + 8 <= head.length; ) {
+    const size = view.getUint32(at);
+    if (latin1(head.subarray(at + 4, at + 8)) === 'moov') {
+      if (at + size > head.length) return false;
+      const kinds = [...latin1(head.subarray(at, at + size)).matchAll(/hdlr.{8}(vide|soun)/gs)].map(
+        ([, kind]) => kind,
+      );
+      return kinds.length > 0 && kinds.every((kind) => kind === 'soun');
+    }
+    if (size < 8) return false;
+    at += size;
+  }
+  return false;
+}

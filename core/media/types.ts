@@ -1,0 +1,128 @@
+import { readBoxes } from './boxes.js';
+import type { Bytes, Format } from './format.js';
+import { readTracks } from './matroska.js';
+import { countFrames } from './mpeg.js';
+import { isBinary, latin1, readText, type Text } from './plain-text.js';
+import { readZip } from './zip.js';
+
+/*
+ * What a file is, by its bytes. file-type is asked for what it takes them for, and is heard as a witness: it goes by
+ * signatures, and many of those are a few letters that words begin with, too ("BM", "MZ", "FORM", "ID3", "PAR1").
+ *
+ * Bytes that are text are text, of a format that is written in text if they begin as such. All else is what the witness
+ * says, if it does not begin as text; containers are looked into, because what a file is may stand at its end.
+ */
+
+export interface Detected extends Format {
+  /** Of text. */
+  charset?: string;
+  /** Of markup: the name of its first element, in small letters. */
+  root?: string;
+}
+
+/** Bytes of the head of a file. */
+export const HEAD = 64 * 1024;
+
+/** Bytes of the end of a file, where it is a ZIP archive: its directory is there. */
+export const TAIL = 1024 ** 2;
+
+/** Signatures of binary formats are followed by a byte that text does not hold within so many bytes. */
+const PROOF = 256;
+
+const PDF: Format = { mime: 'application/pdf', ext: 'pdf' };
+const TIFF: Format = { mime: 'image/tiff', ext: 'tif' };
+const MP3: Format = { mime: 'audio/mpeg', ext: 'mp3' };
+
+/** Formats that are written in text, by what they begin with. */
+const WRITTEN: [RegExp, Format][] = [
+  [/^\s*<\?xml\s/, { mime: 'application/xml', ext: 'xml' }],
+  [/^\{\\rtf/, { mime: 'application/rtf', ext: 'rtf' }],
+  [/^%!PS-Adobe-\S+ EPSF-/, { mime: 'application/eps', ext: 'eps' }],
+  [/^%!PS(-|\s)/, { mime: 'application/postscript', ext: 'ps' }],
+  [/^BEGIN:VCARD\b/i, { mime: 'text/vcard', ext: 'vcf' }],
+  [/^BEGIN:VCALENDAR\b/i, { mime: 'text/calendar', ext: 'ics' }],
+  // https://www.w3.org/TR/webvtt1/#file-structure
+  [/^WEBVTT([\t\n\r ]|$)/, { mime: 'text/vtt', ext: 'vtt' }],
+  [
+    /^(REGEDIT4|Windows Registry Editor Version 5\.00)\r?\n/,
+    { mime: 'application/x-ms-regedit', ext: 'reg' },
+  ],
+  [/^-----BEGIN PGP MESSAGE-----/, { mime: 'application/pgp-encrypted', ext: 'pgp' }],
+  [/^solid\b[^\n]*\n\s*(facet\s+normal|endsolid)\b/, { mime: 'model/stl', ext: 'stl' }],
+  // ISO 32000-1, annex H.3, 13: "Acrobat viewers require only that the header appear somewhere within the first 1024 bytes
+  // of the file". Behind words it counts if the first object follows: words may be about PDF.
+  [/^[\s\0]{0,1019}%PDF-/, PDF],
+  [/^.{0,1019}?%PDF-\d\.\d\s+(%[^\r\n]*[\r\n]\s*)*\d+ \d+ obj\b/s, PDF],
+];
+
+/** The first element, behind a declaration, comments and a document type. */
+const ROOT =
+  /^(?:\s*(?:<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE(?:[^>[]|\[[^\]]*\])*>))*\s*<(?:[\w.-]+:)?([a-z][\w.-]*)[\s/>]/is;
+
+/**
+ * Judges what a file is. @param witness what file-type takes it for
+ * @returns null: nothing that is known here
+ */
+export function judge(bytes: Bytes, witness: Format | undefined): Detected | null {
+  const { head, size } = bytes;
+  const text = isSketch(head) ? undefined : readText(head, size <= head.length);
+  if (text && !(text.charset === 'utf-16le' && countFrames(head) > 2)) return judgeText(text);
+  const believed = witness && isProven(witness, head) ? witness : undefined;
+  if (believed && isZip(believed)) return readZip(bytes) ?? believed;
+  return readBoxes(head) ?? readTracks(head) ?? believed ?? writtenAs(latin1(head)) ?? readStart(head);
+}
+
+function judgeText({ charset, start }: Text): Detected {
+  const [, root] = ROOT.exec(start) ?? [];
+  return {
+    ...(writtenAs(start) ?? { mime: 'text/plain', ext: 'txt' }),
+    charset,
+    ...(root === undefined ? {} : { root: root.toLowerCase() }),
+  };
+}
+
+/** Also of what is not text from end to end: some of these formats may hold bytes of any kind. */
+const writtenAs = (start: string) => WRITTEN.find(([beginning]) => beginning.test(start))?.[1];
+
+/** The one binary format that begins with a mark of text: SketchUp's, whose name stands in it in UTF-16. */
+const isSketch = (head: Uint8Array) => latin1(head.subarray(0, 6)) === '\xff\xfe\xff\x0eS\0';
+
+const isZip = ({ ext, mime }: Format) =>
+  mime === 'application/zip' || ZIP_FORMATS.has(ext) || /openxmlformats|opendocument|macroenabled/.test(mime);
+const ZIP_FORMATS = new Set(['jar', 'apk', 'xpi', 'epub', '3mf', 'vsdx']);
+
+/** Whether the bytes are more than a signature that words could begin with, too. */
+function isProven({ mime, ext }: Format, head: Uint8Array): boolean {
+  if (latin1(head.subarray(0, 3)) === 'ID3') return isId3(head);
+  if (mime === 'audio/mpeg' || mime === 'audio/aac') return countFrames(head) > 0;
+  if (mime === 'image/bmp') return isBitmap(head);
+  if (ext === 'mts') return isTransportStream(head);
+  return head.subarray(0, PROOF).some(isBinary);
+}
+
+/** https://id3.org/id3v2.4.0-structure: "4.0": the version is below 0xFF, the size has four bytes of seven bits. */
+function isId3(head: Uint8Array): boolean {
+  const [major = 0, revision = 0, , ...length] = head.subarray(3, 10);
+  return major <= 4 && revision < 0xff && length.length === 4 && length.every((byte) => byte < 0x80);
+}
+
+/** Its second header, whose length says which one it is, begins behind 14 bytes. */
+function isBitmap(head: Uint8Array): boolean {
+  const [length = 0, ...rest] = head.subarray(14, 18);
+  return [12, 16, 40, 52, 56, 64, 108, 124].includes(length) && rest.every((byte) => byte === 0);
+}
+
+/** Packets of 188 bytes, or of 192 with a time before each, all of which begin with the same letter. */
+function isTransportStream(head: Uint8Array): boolean {
+  return [188, 192].some((length) => {
+    const starts = Array.from({ length: 5 }, (_, index) => length - 188 + index * length);
+    return starts.filter((at) => at < head.length).every((at) => head[at] === 0x47);
+  });
+}
+
+/** What the witness looks for farther on: the first directory of an image, or the sound behind a tag and blanks. */
+function readStart(head: Uint8Array): Format | null {
+  const start = latin1(head.subarray(0, 4));
+  if (start === 'II*\0' || start === 'MM\0*') return TIFF;
+  return start.startsWith('ID3') && isId3(head) ? MP3 : null;
+}
