@@ -261,7 +261,8 @@ describe('names', () => {
     ],
     ['..\\..\\x', 'x', 'filename="x"'],
     ['../../etc/passwd', 'passwd', 'filename="passwd"'],
-    ['\u200EIMG 1.jpg', '\u200EIMG 1.jpg', "filename*=UTF-8''%E2%80%8EIMG%201.jpg"],
+    ['\u200EIMG 1.jpg', 'IMG 1.jpg', 'filename="IMG 1.jpg"'],
+    ['photo\u202Egpj.exe', 'photogpj.exe', 'filename="photogpj.exe"'],
   ])('%j is kept and sent safely', async (given, kept, parameter) => {
     const { id, filename } = await user.settled(await user.upload(Buffer.from('x'), { filename: given }));
     expect(filename).toBe(kept);
@@ -274,7 +275,7 @@ describe('names', () => {
   });
 
   it.each([
-    ...['a\r\nSet-Cookie: x=1', 'a\nb', 'a\0b', 'a\u0085b', 'a\u2028b', 'photo\u202Egpj.exe'],
+    ...['a\r\nSet-Cookie: x=1', 'a\nb', 'a\0b', 'a\u0085b', 'a\u2028b'],
     ...['..', '/', '\u200B', 'x'.repeat(300)],
   ])('%j is refused', async (filename) => {
     await expect(user.upload(Buffer.from('x'), { filename })).rejects.toThrow(/upload: 400/);
