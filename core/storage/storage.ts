@@ -19,7 +19,7 @@ export interface Storage {
   remove(object: StoredObject): Promise<void>;
 }
 
-export interface StorageRoom {
+interface StorageRoom {
   /** @throws {AppError} storage_full when no new upload should begin, and none go on */
   require(): Promise<void>;
   /** Whether that is so at the moment. */
