@@ -1,7 +1,9 @@
 import type { DataSource } from 'typeorm';
 import type { TimeLimits } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
+import { openListener } from '../core/database/listen.js';
 import { isConflict, isDatabaseAway } from '../core/database/outage.js';
+import { createLogger } from '../core/log.js';
 import { createDatabase, type TestDatabase } from './database.js';
 import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.js';
 import { until } from './until.js';
@@ -41,15 +43,13 @@ const CONFLICT = { away: false, conflict: true };
 const NEITHER = { away: false, conflict: false };
 
 test('queries that are under way when the host vanishes fail in time, and their connections are replaced', async () => {
-  const sleeping = Array.from({ length: 10 }, () => failure(database.query('SELECT pg_sleep(0.4)')));
-  await until('PostgreSQL to work on all of them', async () => {
-    const { rows } = await test_.query(
-      `SELECT FROM pg_stat_activity WHERE application_name = 'client test' AND query LIKE '%sleep(0.4)'`,
-    );
-    return rows.length === 10;
-  });
+  const sql = 'SELECT 10 AS ten';
+  const pauses = Array.from({ length: 10 }, () => wire.pauseAt(({ text }) => text === sql, 'before'));
+  const asking = pauses.map(() => failure(database.query(sql)));
+  await Promise.all(pauses.map(({ reached }) => reached));
   wire.vanish();
-  for (const error of await Promise.all(sleeping)) expect(kindOf(error)).toEqual(AWAY);
+  for (const { open } of pauses) open();
+  for (const error of await Promise.all(asking)) expect(kindOf(error)).toEqual(AWAY);
   wire.reappear();
   const answers = Array.from({ length: 20 }, () => database.query('SELECT 1 AS one'));
   expect(await Promise.all(answers)).toEqual(Array(20).fill([{ one: 1 }]));
@@ -119,6 +119,28 @@ test('the failure of another service is not an outage of the database', async ()
   const other = Object.assign(new Error('connect ECONNREFUSED 127.0.0.1:9000'), { code: 'ECONNREFUSED' });
   expect(kindOf(other)).toEqual(NEITHER);
   expect(kindOf(new Error('Connection terminated unexpectedly'))).toEqual(NEITHER);
+});
+
+test('the connection that listens is opened anew when it hangs', async () => {
+  const listener = await openListener(url, createLogger('silent', 'test'));
+  let heard = false;
+  await listener.subscribe('news', () => {
+    heard = true;
+  });
+  wire.vanish();
+  wire.reappear();
+  await until('it to hear again', async () => {
+    await test_.query('NOTIFY news');
+    return heard;
+  });
+  await listener.close();
+});
+
+test('a pool that hangs is closed in time', async () => {
+  const other = await openDatabase(url, 'client test');
+  wire.vanish();
+  await other.destroy();
+  wire.reappear();
 });
 
 test('a database that refuses connections is away', async () => {

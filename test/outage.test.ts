@@ -53,6 +53,15 @@ test('while the database is away clients are told to come again, and all goes on
   expect(await user.settled(id)).toMatchObject({ status: 'completed', size: 6, attempts: 1 });
 });
 
+test('a HEAD of an upload that nobody holds writes nothing', async () => {
+  const upload = await user.create(6);
+  const from = wire.statements.length;
+  const head = await user.fetch(upload, { method: 'HEAD', headers: tusHeaders });
+  expect([head.status, head.headers.get('Upload-Offset')]).toEqual([200, '0']);
+  const ofServer = wire.statements.slice(from).filter(({ application }) => application === 'landfall server');
+  expect(ofServer.filter(({ text }) => !/^SELECT/.test(text))).toEqual([]);
+});
+
 test('a database that shuts down as connections come up ends no process', async () => {
   await wire.away();
   wire.endAsTheyCome(20);

@@ -54,7 +54,7 @@ function isAbout(filename: string): (statement: Statement) => boolean {
 
 /** The renewal of leases, which comes when it comes. */
 function isTimer(text: string): boolean {
-  return /SET lease_expires_at = now\(\).*unnest/s.test(text);
+  return /unnest.*SET lease_expires_at = now\(\)/s.test(text);
 }
 
 let uploads = 0;

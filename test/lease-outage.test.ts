@@ -1,0 +1,70 @@
+import { openListener } from '../core/database/listen.js';
+import { createLogger } from '../core/log.js';
+import { openLeases } from '../core/uploads/lease.js';
+import { openLedger, type TestLedger } from './ledger.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
+import { until } from './until.js';
+
+/* Leases while single connections to PostgreSQL hang. */
+
+const never = new AbortController().signal;
+
+let wire: PostgresProxy;
+let ledger: TestLedger;
+
+beforeAll(async () => {
+  wire = await startPostgresProxy();
+  ledger = await openLedger(wire.reach);
+});
+afterAll(async () => {
+  await ledger?.close();
+  await wire?.close();
+});
+
+async function acquire(holder: string) {
+  const log = createLogger('silent', 'test');
+  const listener = await openListener(ledger.url, log);
+  const leases = await openLeases({ database: ledger.database, listener, log }, holder);
+  const { id } = await ledger.create(100);
+  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
+  const take = () => leases.acquire(id, { ownerId: ledger.ownerId }, never, () => {});
+  const close = async () => {
+    leases.close();
+    await listener.close();
+  };
+  return { id, lease: await take(), take, close };
+}
+
+const isRelease = ({ text }: Statement) => text.startsWith('UPDATE uploads SET lease_holder = NULL WHERE');
+const isRenewal = ({ text }: Statement) => /renewed AS/.test(text);
+
+test('a lease outlives a renewal that hangs, and renewals do not pile up', async () => {
+  const { id, lease, close } = await acquire('renews');
+  const hanging = wire.pauseAt(isRenewal, 'before');
+  await hanging.reached;
+  const from = wire.statements.length;
+  const { lease_expires_at: before } = await ledger.row(id);
+  await until('another renewal', async () => (await ledger.row(id)).lease_expires_at > before);
+  expect(wire.statements.slice(from).filter(isRenewal)).toHaveLength(1);
+  hanging.open();
+  await lease.release();
+  await close();
+});
+
+test('giving a lease back takes no longer than the database lets it, and it is free when it has run out', async () => {
+  const { id, lease, take, close } = await acquire('releases');
+  const hanging = wire.pauseAt(isRelease, 'before');
+  await lease.release();
+  await hanging.reached;
+  expect((await ledger.row(id)).lease_holder).toBe('releases');
+  const again = await take();
+  expect(again).toMatchObject({ epoch: lease.epoch + 1, upload: { untidy: true } });
+  // It comes late, and changes nothing any more.
+  const carriedOut = wire.pauseAt(isRelease, 'after');
+  hanging.open();
+  await carriedOut.reached;
+  expect((await ledger.row(id)).lease_holder).toBe('releases');
+  carriedOut.open();
+  await again.release();
+  await close();
+});
