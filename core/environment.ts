@@ -135,6 +135,7 @@ export const environment = z.object({
     // Less than some parts in flight would be no faster than one.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
     .default(48 * 1024 ** 2),
+  HEALTH_PORT: integer(0, 65_535).optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),

@@ -10,6 +10,7 @@ import { createLogger } from '../core/log.js';
 import { openQueue, startWorker } from '../core/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
+import { openHealth } from './health.js';
 import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
 import { startReconciler } from './reconcile.js';
@@ -57,11 +58,14 @@ async function start(config: Readonly<Config>): Promise<void> {
     handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
   });
   const stopReconciler = startReconciler({ ...config, database, storage, leases, queue, log });
+  const health =
+    config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
     // A queue whose database has just broken down may never close: then it ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    health?.close();
     parsers.close();
     leases.close();
     await listener.close();
