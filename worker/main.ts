@@ -7,9 +7,11 @@ import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
-import { openQueue, startWorker } from '../core/queue.js';
+import { openQueue } from '../core/queue.js';
+import { startWorker } from '../core/queue-worker.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
+import { watchDependencies } from './dependencies.js';
 import { openHealth } from './health.js';
 import { startParsers } from './parsers.js';
 import { processFile } from './pipeline.js';
@@ -50,12 +52,19 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
   });
   const stopping = new AbortController();
+  const dependencies = watchDependencies({
+    database,
+    storage,
+    log,
+    onAway: () => worker.pause(),
+    onBack: () => worker.resume(),
+  });
   const worker = startWorker({
     databaseUrl,
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
+    handle: (job) => processFile({ database, storage, dependencies, parsers, log }, job, stopping.signal),
   });
   const stopReconciler = startReconciler({ ...config, database, storage, leases, queue, log });
   const health =
@@ -65,6 +74,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     // A queue whose database has just broken down may never close: then it ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    dependencies.stop();
     health?.close();
     parsers.close();
     leases.close();

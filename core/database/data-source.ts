@@ -4,6 +4,7 @@ import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js'
 import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../../migrations/1763700000000-people.js';
 import { Forget1763710000000 } from '../../migrations/1763710000000-forget.js';
+import { CountedAttempts1763800000001 } from '../../migrations/1763800000001-counted-attempts.js';
 import { refuseStillborn } from './connect.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -41,7 +42,13 @@ export async function openDatabase(
     connectTimeoutMS: 10_000,
     extra: { idle_in_transaction_session_timeout: STALLED_TRANSACTION_MS, onConnect: refuseStillborn },
     entities: [ApiKey, Blob, Derivative, Event, File, Invitation, Session, Upload, UploadToken, User],
-    migrations: [Initial1763640000000, S31763650000000, People1763700000000, Forget1763710000000],
+    migrations: [
+      Initial1763640000000,
+      S31763650000000,
+      People1763700000000,
+      Forget1763710000000,
+      CountedAttempts1763800000001,
+    ],
   });
   return database.initialize();
 }
