@@ -57,6 +57,8 @@ export interface Config {
   /** Bytes. */
   maxUploadSize: number;
   uploadExpiryHours: number;
+  /** Where a worker says that it is alive; undefined: nowhere. */
+  healthPort: number | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -174,6 +176,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     },
     maxUploadSize: e.MAX_UPLOAD_SIZE,
     uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
+    healthPort: e.HEALTH_PORT,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,

@@ -147,6 +147,7 @@ export const environment = z.object({
   DISK_RESERVE: bytes.optional(),
   // libuv reads it by itself, before any of our code runs; this is to know what it has read.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
+  HEALTH_PORT: integer(0, 65_535).optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),

@@ -95,17 +95,28 @@ export async function listDerivatives(
     .getRawMany();
 }
 
+/** A file whose processing has not come to its end. */
+export type UnfinishedFile = Pick<File, 'id' | 'run'>;
+
 /** Files that are not at their end, in order of id. @param after id to go on from */
 export async function listUnfinished(
   database: DataSource,
   after: string | undefined,
   limit: number,
-): Promise<File[]> {
-  return queryEntities(
-    database.manager,
-    File,
-    `SELECT * FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
+): Promise<UnfinishedFile[]> {
+  return database.query(
+    `SELECT id, run FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
      ORDER BY id LIMIT $2`,
     [after ?? null, limit],
   );
+}
+
+/** How many files are not at their end. @param leastAgeMs younger ones do not count */
+export async function countUnfinished(database: DataSource, leastAgeMs: number): Promise<number> {
+  const [{ count }] = await database.query(
+    `SELECT count(*)::int AS count FROM files
+     WHERE status IN ('pending', 'processing') AND created_at < now() - $1 * interval '1 millisecond'`,
+    [leastAgeMs],
+  );
+  return count;
 }

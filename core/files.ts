@@ -129,22 +129,23 @@ export async function insertFile(
 
 /**
  * Begins an attempt of a run, or takes it over from a worker that died.
+ * @param job `attempt`: the first is 1; one that takes over another, or follows one that was interrupted, has its number
  * @param step where a run begins
  * @returns undefined if there is nothing to do any more: the file is done, gone, or has a newer run
  */
 export async function startAttempt(
   database: DataSource,
-  id: string,
-  run: number,
+  job: { fileId: string; run: number; attempt: number },
   step: string,
 ): Promise<{ file: File; blob: Blob } | undefined> {
   return database.transaction(async (manager) => {
     const [file] = await queryEntities(
       manager,
       File,
-      `UPDATE files SET attempts = attempts + 1, step = coalesce(step, $3), eta_seconds = NULL, updated_at = now()
+      `UPDATE files SET attempts = attempts + 1, counted_attempts = $4, step = coalesce(step, $3), eta_seconds = NULL,
+         updated_at = now()
        WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
-      [id, run, step],
+      [job.fileId, job.run, step, job.attempt],
     );
     if (!file) return undefined;
     if (file.status === 'pending') {
@@ -195,11 +196,14 @@ async function returnUploadToken(manager: EntityManager, fileId: string): Promis
  * Gives an unfinished file a new run, because the queue holds the job of the present one as done.
  * @returns the new run; undefined if the file has moved on meanwhile
  */
-export async function raiseRun(database: DataSource, file: FileRun): Promise<number | undefined> {
+export async function raiseRun(
+  database: DataSource,
+  file: Pick<File, 'id' | 'run'>,
+): Promise<number | undefined> {
   const [raised] = await queryEntities(
     database.manager,
     File,
-    `UPDATE files SET run = run + 1, attempts = 0, updated_at = now()
+    `UPDATE files SET run = run + 1, attempts = 0, counted_attempts = 0, updated_at = now()
      WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
     [file.id, file.run],
   );

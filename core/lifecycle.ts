@@ -5,9 +5,22 @@ import type { Logger } from './log.js';
  * it only listens to signals.
  */
 
-/** Tells the supervisor, if there is one, that this process does its work. */
+/** How often a process tells its supervisor that its event loop turns. */
+export const BEAT_MS = 1_000;
+
+/** Tells the supervisor, if there is one, that this process does its work, and from then on that it still does. */
 export function announceReady(url?: string): void {
-  process.send?.({ type: 'ready', ...(url ? { url } : {}) });
+  if (!process.send) return;
+  process.send({ type: 'ready', ...(url ? { url } : {}) });
+  let isTaken = true;
+  setInterval(() => {
+    // A supervisor that is stopped takes nothing: messages would gather here.
+    if (!process.connected || !isTaken) return;
+    isTaken = false;
+    process.send?.({ type: 'alive' }, undefined, undefined, () => {
+      isTaken = true;
+    });
+  }, BEAT_MS).unref();
 }
 
 /** Ends a process that could not start, or a command that failed, with one line that says why. */

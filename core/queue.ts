@@ -1,14 +1,9 @@
 import {
   createPostgresBackend,
   type DefaultJobOptions,
-  DelayedError,
-  type Job,
   type PgPool,
   Queue,
   runMigrations,
-  UnrecoverableError,
-  Worker,
-  type WorkerOptions,
   withBackend,
 } from 'bullmq';
 import { TimedOut, within } from './concurrency.js';
@@ -18,7 +13,7 @@ import type { Logger } from './log.js';
 import { connectRedis } from './redis.js';
 
 /*
- * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The only importer of bullmq.
+ * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. What takes them out is in queue-worker.ts.
  *
  * The queue is derived: PostgreSQL's `files` rows are the truth, a job only wakes a worker up. A job's id is
  * `<fileId>-<run>`, so adding it twice is harmless, and a job that was lost is added again by the relay. Redis may
@@ -40,6 +35,8 @@ export interface ProcessingQueue {
   add(...jobs: ProcessingJob[]): Promise<void>;
   /** @throws soon when the queue cannot be reached */
   getState(job: ProcessingJob): Promise<JobState>;
+  /** How many jobs have not ended. @throws soon when the queue cannot be reached */
+  countOpen(): Promise<number>;
   close(): Promise<void>;
   /** Whether the queue answers, as far as is known. */
   readonly reachable: boolean;
@@ -49,54 +46,34 @@ export interface ProcessingQueue {
   readonly bull: Queue;
 }
 
-export interface ProcessingWorker {
-  /** Takes no more jobs and waits for the running ones. */
-  close(): Promise<void>;
-}
-
-/** What a worker is told about the job it runs. */
-export interface JobContext extends ProcessingJob {
-  /** 1 for the first attempt. */
-  attempt: number;
-  /** Whether the job fails for good if this attempt does. */
-  lastAttempt: boolean;
-}
-
-/** Thrown by a handler that stops because its process does: the job waits for the next worker and loses no attempt. */
-export class JobInterrupted extends Error {
-  override name = 'JobInterrupted';
-}
-
 /** Where the queue is kept: in Redis if its address is known. */
-interface QueuePlace {
+export interface QueuePlace {
   databaseUrl: string;
   redisUrl: string | undefined;
 }
 
-const postgres = withBackend(createPostgresBackend);
+export const postgres = withBackend(createPostgresBackend);
 
-const QUEUE = 'processing';
+export const QUEUE = 'processing';
 
 /** What the keys in Redis begin with. */
-const PREFIX = 'landfall';
+export const PREFIX = 'landfall';
 
-/** A worker that died is noticed after at most LOCK_MS + STALLED_CHECK_MS. */
-const LOCK_MS = 10_000;
-const STALLED_CHECK_MS = 5_000;
+/**
+ * Jobs that have ended, kept for whoever looks at the board: what became of a file stands in its row. PostgreSQL counts
+ * them at the end of each job, so they must be few.
+ */
+const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
+const KEEP_FAILED = { age: 60 * 60, count: 200 };
 
-/** How often a job may lose its worker before it fails: crashes are rarely the file's fault (parsers are children). */
-const MAX_STALLED = 10;
-
-/** How long a worker that could not reach the queue waits before it tries again; BullMQ's own 15 s are felt. */
-const AFTER_OUTAGE_MS = 1_000;
-
-const KEEP_COMPLETED_SECONDS = 24 * 3600;
+/** BullMQ's names for the states of jobs that have not ended. */
+const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
 
 /** Connections to PostgreSQL for one queue or worker; one of a worker's listens for wake-ups. */
 const POOL_SIZE = 5;
 
-/** How long Redis may take to answer before the job is left to the relay: a client's upload waits for it. */
-const ANSWER_MS = 1_500;
+/** How long the queue may take to answer before the job is left to the relay: a client's upload waits for it. */
+export const ANSWER_MS = 1_500;
 
 /** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
 const BACKOFF_JITTER = 0.5;
@@ -121,7 +98,8 @@ export function openQueue(
   const defaultJobOptions = {
     attempts: options.attempts,
     backoff: { type: 'exponential', delay: options.backoffMs, jitter: BACKOFF_JITTER },
-    removeOnComplete: { age: KEEP_COMPLETED_SECONDS },
+    removeOnComplete: KEEP_COMPLETED,
+    removeOnFail: KEEP_FAILED,
   };
   return options.redisUrl
     ? openRedisQueue(options.redisUrl, options.log, defaultJobOptions)
@@ -129,7 +107,7 @@ export function openQueue(
 }
 
 /** Of our own, because BullMQ opens one to listen on without looking whether it was stillborn. */
-function openPool(connectionString: string): PgPool {
+export function openPool(connectionString: string): PgPool {
   const pool = new DatabasePool({
     connectionString,
     max: POOL_SIZE,
@@ -152,7 +130,7 @@ function openPostgresQueue(
   });
   bull.on('error', (error) => options.log.warn({ err: error }, 'queue connection'));
   return {
-    ...operations(bull as unknown as Queue),
+    ...operations(bull as unknown as Queue, () => false),
     reachable: true,
     async close() {
       await bull.close();
@@ -165,21 +143,10 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   const { client, reportError, onBack } = connectRedis(url, log, { use: 'queue' });
   const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
   bull.on('error', reportError);
-  const { add, getState, ...rest } = operations(bull);
-
-  /** Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them. */
-  async function promptly<T>(work: () => Promise<T>): Promise<T> {
-    if (['close', 'reconnecting', 'end'].includes(client.status)) throw queueAway();
-    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
-      throw error instanceof TimedOut ? queueAway() : error;
-    });
-  }
-
   return {
-    ...rest,
+    // Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them.
+    ...operations(bull, () => ['close', 'reconnecting', 'end'].includes(client.status)),
     onBack,
-    add: (...jobs) => promptly(() => add(...jobs)),
-    getState: (job) => promptly(() => getState(job)),
     get reachable() {
       return client.status === 'ready';
     },
@@ -190,125 +157,37 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   };
 }
 
-function operations(bull: Queue<ProcessingJob>): Pick<ProcessingQueue, 'add' | 'getState' | 'bull'> {
+function operations(
+  bull: Queue<ProcessingJob>,
+  isAway: () => boolean,
+): Pick<ProcessingQueue, 'add' | 'getState' | 'countOpen' | 'bull'> {
+  /** What comes too late is carried out all the same. */
+  async function promptly<T>(work: () => Promise<T>): Promise<T> {
+    if (isAway()) throw queueAway();
+    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
+      throw error instanceof TimedOut ? queueAway() : error;
+    });
+  }
   return {
     bull,
     async add(...jobs) {
-      await bull.addBulk(jobs.map((data) => ({ name: 'process', data, opts: { jobId: jobId(data) } })));
+      const entries = jobs.map((data) => ({ name: 'process', data, opts: { jobId: jobId(data) } }));
+      await promptly(() => bull.addBulk(entries));
     },
     async getState(job) {
-      const state = await bull.getJobState(jobId(job));
+      const id = jobId(job);
+      const found = await promptly(() => bull.getJob(id));
+      if (!found) return 'missing';
+      // Of a job that has not ended, BullMQ would look for the state in the list of all that wait.
+      if (!found.finishedOn) return 'open';
+      const state = await promptly(() => bull.getJobState(id));
       if (state === 'completed' || state === 'failed') return state;
       return state === 'unknown' ? 'missing' : 'open';
     },
+    countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
   };
 }
 
 function queueAway(): AppError {
   return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
-}
-
-/**
- * Starts to work on jobs: `handle` runs up to `concurrency` times at once. What it throws is tried again after
- * the backoff, except an AppError that is not retryable.
- */
-export function startWorker(
-  options: QueuePlace & {
-    concurrency: number;
-    log: Logger;
-    handle: (job: JobContext) => Promise<void>;
-  },
-): ProcessingWorker {
-  const settings = {
-    concurrency: options.concurrency,
-    lockDuration: LOCK_MS,
-    stalledInterval: STALLED_CHECK_MS,
-    maxStalledCount: MAX_STALLED,
-    runRetryDelay: AFTER_OUTAGE_MS,
-  };
-  let closing = false;
-  const run = (job: Job<ProcessingJob>, token?: string) => {
-    // BullMQ may have asked for one more when it was told to close.
-    const handle = closing ? () => Promise.reject(new JobInterrupted()) : options.handle;
-    return runJob(handle, job, token);
-  };
-  const worker = options.redisUrl
-    ? startRedisWorker(options.redisUrl, options.log, settings, run)
-    : startPostgresWorker(options.databaseUrl, options.log, settings, run);
-  let closed: Promise<void> | undefined;
-  return {
-    close() {
-      closing = true;
-      closed ??= worker.close();
-      return closed;
-    },
-  };
-}
-
-type Run = (job: Job<ProcessingJob>, token?: string) => Promise<void>;
-type WorkerSettings = Omit<WorkerOptions, 'connection'>;
-
-function startPostgresWorker(
-  databaseUrl: string,
-  log: Logger,
-  settings: WorkerSettings,
-  run: Run,
-): ProcessingWorker {
-  const pool = openPool(databaseUrl);
-  const worker = new postgres.Worker<ProcessingJob>(QUEUE, run, {
-    connection: pool,
-    ...settings,
-  });
-  worker.on('error', (error) => log.warn({ err: error }, 'worker connection'));
-  return {
-    async close() {
-      await worker.close();
-      await pool.end();
-    },
-  };
-}
-
-function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, run: Run): ProcessingWorker {
-  const { client, reportError } = connectRedis(url, log, { use: 'queue' });
-  const running = new Set<Promise<void>>();
-  const worker = new Worker<ProcessingJob>(
-    QUEUE,
-    (job, token) => {
-      const promise = run(job, token).finally(() => running.delete(promise));
-      running.add(promise);
-      return promise;
-    },
-    { connection: client, prefix: PREFIX, ...settings },
-  );
-  worker.on('error', reportError);
-  return {
-    async close() {
-      const away = client.status !== 'ready';
-      if (away) {
-        // BullMQ would wait for its connection, and with it for Redis.
-        await worker.pause(true);
-        await Promise.allSettled(running);
-      }
-      await worker.close(away);
-      client.disconnect();
-    },
-  };
-}
-
-async function runJob(
-  handle: (job: JobContext) => Promise<void>,
-  job: Job<ProcessingJob>,
-  token: string | undefined,
-): Promise<void> {
-  const attempt = job.attemptsMade + 1;
-  try {
-    await handle({ ...job.data, attempt, lastAttempt: attempt >= (job.opts.attempts ?? 1) });
-  } catch (error) {
-    if (error instanceof JobInterrupted) {
-      await job.moveToDelayed(Date.now(), token);
-      throw new DelayedError();
-    }
-    if (error instanceof AppError && !error.retryable) throw new UnrecoverableError(error.message);
-    throw error;
-  }
 }

@@ -1,11 +1,14 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { BEAT_MS } from '../core/lifecycle.js';
 import type { Logger } from '../core/log.js';
 
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 10_000;
 /** Who ran for so long had no trouble starting: the delays begin again. */
 const STEADY_MS = 60_000;
+/** A child that has said nothing for so many beats hangs. */
+const SILENT_BEATS = 20;
 
 export interface Child {
   /** The address that the child said it serves, if any. Rejects when it ends before it was ready. */
@@ -23,8 +26,9 @@ export interface ChildOptions {
 }
 
 /**
- * Runs a script in a child process that sends `{ type: 'ready', url? }` when it is up. Once it was, it is started
- * again whenever it ends, after a delay that doubles.
+ * Runs a script in a child process that sends `{ type: 'ready', url? }` when it is up, and something each second from
+ * then on. Once it was up, it is killed when it falls silent, and started again whenever it ends, after a delay that
+ * doubles.
  */
 export function keepRunning({ name, script, env, log }: ChildOptions): Child {
   const stopping = new AbortController();
@@ -42,7 +46,9 @@ export function keepRunning({ name, script, env, log }: ChildOptions): Child {
         wasReady = true;
         onReady(message.url);
       });
+      const stopWatching = killWhenSilent(child, () => log.error(`the ${name} hangs and is killed`));
       const how = await ended(child);
+      stopWatching();
       if (!wasReady) return onFailed(new Error(`the ${name} did not start (${how})`));
       if (stopping.signal.aborted) return;
       if (Date.now() - started > STEADY_MS) delay = FIRST_DELAY_MS;
@@ -64,6 +70,22 @@ export function keepRunning({ name, script, env, log }: ChildOptions): Child {
     clearTimeout(timer);
   };
   return { ready, stop };
+}
+
+/** @returns ends the watch */
+function killWhenSilent(child: ChildProcess, onSilent: () => void): () => void {
+  let watch: NodeJS.Timeout | undefined;
+  let silence = 0;
+  child.on('message', () => {
+    silence = 0;
+    // Beats are counted, not time: this process may have been stopped itself, with messages waiting.
+    watch ??= setInterval(() => {
+      if (++silence !== SILENT_BEATS) return;
+      onSilent();
+      child.kill('SIGKILL');
+    }, BEAT_MS);
+  });
+  return () => clearInterval(watch);
 }
 
 function isReady(message: unknown): message is { type: 'ready'; url?: string } {

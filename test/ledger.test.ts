@@ -386,7 +386,8 @@ describe('state machine of files', () => {
   });
 
   const problem = { step: 'scan', code: 'infected', detail: 'found' };
-  const start = (id: string, run = 1) => startAttempt(ledger.database, id, run, 'verify');
+  const start = (fileId: string, run = 1) =>
+    startAttempt(ledger.database, { fileId, run, attempt: 1 }, 'verify');
 
   test('the database is changed by no wrong transition, and no event tells of one', async () => {
     const file = await createFile();

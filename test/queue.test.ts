@@ -2,15 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
-import {
-  type JobContext,
-  JobInterrupted,
-  openQueue,
-  type ProcessingQueue,
-  type ProcessingWorker,
-  startWorker,
-} from '../core/queue.js';
+import { openQueue, type ProcessingQueue } from '../core/queue.js';
+import { type JobContext, JobInterrupted, type ProcessingWorker, startWorker } from '../core/queue-worker.js';
 import { createDatabase } from './database.js';
+import { startPostgresProxy } from './postgres-proxy.js';
 import { type RedisProcess, startRedis } from './redis.js';
 import { until } from './until.js';
 
@@ -45,15 +40,24 @@ async function stopWorkers(): Promise<void> {
 
 describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
   let close: () => Promise<void>;
+  /** As if that many workers had died with the job. */
+  let setCrashes: (jobId: string, crashes: number) => Promise<unknown>;
 
   beforeAll(async () => {
     if (kind === 'Redis') {
       const redis = await startRedis();
       place = { databaseUrl: '', redisUrl: redis.url };
-      close = redis.close;
+      const client = new Redis(redis.url);
+      setCrashes = (id, crashes) => client.hset(`landfall:processing:${id}`, 'stc', crashes);
+      close = async () => {
+        client.disconnect();
+        await redis.close();
+      };
     } else {
       const database = await createDatabase();
       place = { databaseUrl: database.url, redisUrl: undefined };
+      setCrashes = (id, crashes) =>
+        database.query('UPDATE bullmq.job SET stalled_count = $2 WHERE id = $1', [id, crashes]);
       close = database.drop;
     }
     queue = open();
@@ -81,7 +85,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     await queue.add(job);
     expect(await queue.getState(job)).toBe('completed');
     expect(seen).toHaveLength(2);
-    expect(seen).toContainEqual({ ...job, requestId: 'r-1', attempt: 1, lastAttempt: false });
+    expect(seen).toContainEqual({ ...job, requestId: 'r-1', attempt: 1, lastAttempt: false, crashes: 0 });
     // Another run of the same file is another job.
     expect(await queue.getState({ ...job, run: 2 })).toBe('missing');
   });
@@ -158,6 +162,82 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     expect(attempts).toEqual([1, 1]);
   });
 
+  test('a job that is interrupted again and again loses no attempt', async () => {
+    const job = makeJob();
+    const seen: JobContext[] = [];
+    work(async (context) => {
+      seen.push(context);
+      if (seen.length < 3 * ATTEMPTS) throw new JobInterrupted(10);
+    });
+    await queue.add(job);
+    await until('it to be done', async () => (await queue.getState(job)) === 'completed');
+    expect(
+      new Set(seen.map(({ attempt, lastAttempt, crashes }) => `${attempt} ${lastAttempt} ${crashes}`)),
+    ).toEqual(new Set(['1 false 0']));
+  });
+
+  test('a worker that is paused takes no jobs until it is told to go on', async () => {
+    const seen: string[] = [];
+    let isPaused = false;
+    const worker = work(async ({ fileId }) => {
+      // One may still come that was asked for before.
+      if (isPaused) throw new JobInterrupted(10);
+      seen.push(fileId);
+    });
+    for (const round of [1, 2, 3]) {
+      isPaused = true;
+      worker.pause();
+      const jobs = [makeJob(), makeJob(), makeJob()];
+      await queue.add(...jobs);
+      expect(await queue.countOpen()).toBe(3);
+      // Another worker is not held up, and when it has taken one, this one could have, too.
+      const other = makeJob();
+      await queue.add(other);
+      const second = startWorker({ ...place, concurrency: 1, log, handle: async () => {} });
+      await until('another to take them', async () => (await queue.getState(other)) === 'completed');
+      await second.close();
+      expect(seen).toHaveLength(round - 1);
+
+      isPaused = false;
+      worker.resume();
+      const last = makeJob();
+      await queue.add(last);
+      await until('it to go on', () => seen.length === round);
+      expect(seen.at(-1)).toBe(last.fileId);
+      await until('all to be done', async () => (await queue.countOpen()) === 0);
+    }
+  });
+
+  test('a job whose workers have died is told how often, and is not failed by the queue', async () => {
+    const job = makeJob();
+    await queue.add(job);
+    await setCrashes(`${job.fileId}-${job.run}`, 1000);
+    const seen: JobContext[] = [];
+    work(async (context) => void seen.push(context));
+    await until('it to be done', async () => (await queue.getState(job)) === 'completed');
+    expect(seen).toEqual([{ ...job, attempt: 1, lastAttempt: false, crashes: 1000 }]);
+  });
+
+  test('of jobs that have ended a bounded number is kept', async () => {
+    const jobs = Array.from({ length: 500 }, makeJob);
+    const failing = new Set<string>(jobs.slice(0, 300).map(({ fileId }) => fileId));
+    await queue.add(...jobs);
+    const worker = startWorker({
+      ...place,
+      concurrency: 20,
+      log,
+      async handle({ fileId }) {
+        if (failing.has(fileId)) throw new AppError('unreadable');
+      },
+    });
+    workers.push(worker);
+    await until('all to have ended', async () => (await queue.countOpen()) === 0);
+    const { completed, failed } = await queue.bull.getJobCounts('completed', 'failed');
+    // Jobs that end at the same moment in PostgreSQL do not see each other.
+    expect(completed).toBeLessThan(150);
+    expect(failed).toBeLessThan(250);
+  });
+
   test('a worker that stops waits for the job that runs', async () => {
     const job = makeJob();
     let end = () => {};
@@ -181,6 +261,30 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     await closing;
     expect(await queue.getState(job)).toBe('completed');
   });
+});
+
+test('a PostgreSQL that does not answer does not hold up who adds a job', async () => {
+  const database = await createDatabase();
+  const wire = await startPostgresProxy();
+  const away = openQueue({
+    databaseUrl: await wire.reach(database.url),
+    redisUrl: undefined,
+    attempts: ATTEMPTS,
+    backoffMs: 20,
+    log,
+  });
+  try {
+    const pause = wire.pauseAt(({ text }) => text.includes('add_jobs_bulk'), 'before');
+    const job = makeJob();
+    await expect(away.add(job)).rejects.toMatchObject({ code: 'unavailable', retryable: true });
+    await pause.reached;
+    pause.open();
+    await until('the job to be there all the same', async () => (await away.getState(job)) === 'open');
+  } finally {
+    await away.close();
+    await wire.close();
+    await database.drop();
+  }
 });
 
 describe('a Redis that', () => {

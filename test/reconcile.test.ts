@@ -5,7 +5,7 @@ import { openDatabase } from '../core/database/data-source.js';
 import { failFile } from '../core/files.js';
 import { createLogger } from '../core/log.js';
 import { type JobState, openQueue, type ProcessingJob, type ProcessingQueue } from '../core/queue.js';
-import { relayJobs } from '../worker/relay.js';
+import { createRelay, relayJobs } from '../worker/relay.js';
 import {
   expectBlobsInOrder,
   expectCompletedOnce,
@@ -79,6 +79,17 @@ describe('jobs', () => {
     await expectBlobsInOrder(processes);
   });
 
+  test('a file that has taken its workers with it too often fails, before its job does', async () => {
+    await start(['server']);
+    const { id } = await uploadImage();
+    await setJob(id, 'stalled_count = 11');
+    await processes.start('worker');
+    expect(await user.settled(id)).toMatchObject({
+      status: 'failed',
+      error: { code: 'internal', detail: 'The processing was interrupted too often' },
+    });
+  });
+
   test('a file in processing whose job is lost or done gets a new one; if its job has failed, so has the file', async () => {
     await start(['server']);
     const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
@@ -113,7 +124,8 @@ describe('jobs', () => {
     function queueThat(getState: (job: ProcessingJob) => Promise<JobState>): ProcessingQueue {
       added = [];
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
-      return { getState, add, close: async () => {}, reachable: true, bull: undefined as never };
+      const countOpen = async () => 0;
+      return { getState, countOpen, add, close: async () => {}, reachable: true, bull: undefined as never };
     }
 
     beforeEach(async () => {
@@ -141,6 +153,38 @@ describe('jobs', () => {
       } finally {
         await queue.close();
       }
+    });
+
+    test('looks at the files at first, and then only when the queue has fewer jobs than there are files', async () => {
+      const files = [await uploadImage(), await uploadImage(), await uploadImage()];
+      // Younger ones may be just about to get their jobs.
+      await processes.database.query(`UPDATE files SET created_at = now() - interval '1 minute'`);
+      const asked: string[] = [];
+      let open = files.length;
+      let comeBack = () => {};
+      const queue: ProcessingQueue = {
+        ...queueThat(async ({ fileId }) => {
+          asked.push(fileId);
+          return fileId === files[0]?.id && open < files.length ? 'missing' : 'open';
+        }),
+        countOpen: async () => open,
+        onBack: (listener) => {
+          comeBack = listener;
+        },
+      };
+      const relay = createRelay({ database, queue });
+      expect(await relay()).toBe(0);
+      expect(asked.splice(0)).toHaveLength(3);
+      expect(await relay()).toBe(0);
+      expect(asked).toEqual([]);
+      open--;
+      expect(await relay()).toBe(1);
+      expect(asked.splice(0)).toHaveLength(3);
+      expect(added).toEqual([{ fileId: files[0]?.id, run: 1 }]);
+      open++;
+      comeBack();
+      expect(await relay()).toBe(0);
+      expect(asked).toHaveLength(3);
     });
 
     test('a file that comes to its end meanwhile does not keep the others from their jobs', async () => {

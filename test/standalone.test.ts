@@ -275,6 +275,21 @@ describe('accidents', () => {
     expect(started.process.exitCode).toBeNull();
   });
 
+  test('replaces a server and a worker that stand still', async () => {
+    const started = await start({ LOG_LEVEL: 'silent' });
+    await register(started);
+    const commands = [/server\/main\.js/, /worker\/main\.js/];
+    const pids = commands.map(find);
+    for (const pid of pids) kill(pid, 'SIGSTOP');
+    for (const [index, command] of commands.entries()) {
+      await until('another one runs', () =>
+        ours().some((process) => command.test(process.command) && process.pid !== pids[index]),
+      );
+    }
+    await until('it answers at the same address', async () => (await logIn(started)) === 200);
+    expect(started.process.exitCode).toBeNull();
+  });
+
   test('brings a killed PostgreSQL back, even while a statement is running', async () => {
     const started = await start({ LOG_LEVEL: 'silent' });
     await register(started);

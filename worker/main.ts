@@ -9,10 +9,13 @@ import { migrate } from '../core/database/migrate.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { openQueue, startWorker } from '../core/queue.js';
+import { openQueue } from '../core/queue.js';
+import { startWorker } from '../core/queue-worker.js';
 import { openStorage } from '../core/storage/open.js';
 import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
+import { watchDependencies } from './dependencies.js';
+import { openHealth } from './health.js';
 import { processFile } from './pipeline.js';
 import { startReconciler } from './reconcile.js';
 
@@ -54,12 +57,19 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
   });
   const stopping = new AbortController();
+  const dependencies = watchDependencies({
+    database,
+    storage,
+    log,
+    onAway: () => worker.pause(),
+    onBack: () => worker.resume(),
+  });
   const worker = startWorker({
     databaseUrl,
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, parsers, log }, job, stopping.signal),
+    handle: (job) => processFile({ database, storage, dependencies, parsers, log }, job, stopping.signal),
   });
   const workerName = config.instanceId ?? randomUUID();
   const stopReconciler = startReconciler({
@@ -72,11 +82,15 @@ async function start(config: Readonly<Config>): Promise<void> {
     workerName,
     log,
   });
+  const health =
+    config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
     // A queue whose database has just broken down may never close: then it ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    dependencies.stop();
+    health?.close();
     parsers.close();
     leases.close();
     await listener.close();

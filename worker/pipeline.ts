@@ -15,9 +15,10 @@ import {
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
 import type { Logger } from '../core/log.js';
 import type { ByteSource, Parsers } from '../core/media/parsers.js';
-import { type JobContext, JobInterrupted } from '../core/queue.js';
+import { type JobContext, JobInterrupted } from '../core/queue-worker.js';
 import { readBlob } from '../core/storage/blob-reader.js';
 import type { Storage } from '../core/storage/storage.js';
+import type { Dependencies } from './dependencies.js';
 import { metadata } from './steps/metadata.js';
 import { scan } from './steps/scan.js';
 import { sniff } from './steps/sniff.js';
@@ -36,6 +37,7 @@ import { verify } from './steps/verify.js';
 export interface PipelineDeps {
   database: DataSource;
   storage: Storage;
+  dependencies: Pick<Dependencies, 'away' | 'check'>;
   parsers: Parsers;
   log: Logger;
 }
@@ -51,17 +53,41 @@ const PROGRESS_EVERY_MS = 200;
 /** What the steps behind the read are expected to take: not more for a large file than for a small one. */
 const DECODE_SECONDS = 1;
 
+/** How long a job waits at least that was interrupted by an outage. */
+const AFTER_OUTAGE_MS = 5_000;
+
+/** How often a file may take its worker with it: crashes are rarely the file's fault (what decodes it runs elsewhere). */
+const MAX_CRASHES = 10;
+
 /**
  * Runs one attempt of a job.
  * @param signal aborts when the process shuts down
+ * @throws {JobInterrupted} when the process shuts down, or something is away that every file needs
  * @throws what the failed step threw, after it was recorded: the queue decides by it about another attempt
  */
 export async function processFile(deps: PipelineDeps, job: JobContext, signal: AbortSignal): Promise<void> {
-  const started = await startAttempt(deps.database, job.fileId, job.run, STREAM_STEPS[0]?.name ?? '');
+  if (deps.dependencies.away) throw new JobInterrupted(AFTER_OUTAGE_MS);
+  try {
+    await runAttempt(deps, job, signal);
+  } catch (error) {
+    if (signal.aborted) throw new JobInterrupted();
+    if (isOver(error)) return;
+    if (await isOutage(deps, error)) throw new JobInterrupted(AFTER_OUTAGE_MS);
+    throw error;
+  }
+}
+
+async function runAttempt(deps: PipelineDeps, job: JobContext, signal: AbortSignal): Promise<void> {
+  const started = await startAttempt(deps.database, job, STREAM_STEPS[0]?.name ?? '');
   if (!started) return;
   const { file, blob } = started;
   const log = deps.log.child({ fileId: file.id, run: file.run, requestId: job.requestId });
   const at = { step: file.step ?? '' };
+  if (job.crashes > MAX_CRASHES) {
+    const detail = 'The processing was interrupted too often';
+    await failFile(deps.database, file, { step: at.step, code: 'internal', detail });
+    return;
+  }
   try {
     const infected = await readThrough(deps, file, blob, at, signal);
     if (infected) {
@@ -83,11 +109,20 @@ export async function processFile(deps: PipelineDeps, job: JobContext, signal: A
     }
     await completeFile(deps.database, file);
   } catch (error) {
-    if (signal.aborted) throw new JobInterrupted();
-    if (isOver(error)) return;
+    if (signal.aborted || isOver(error) || (await isOutage(deps, error))) throw error;
     await recordFailure(deps, file, at.step, error, job.lastAttempt, log);
     throw error;
   }
+}
+
+/**
+ * Whether no file is to blame for an error. Database and store are asked: an error alone does not tell a store that is
+ * away from an object that it will never give.
+ */
+async function isOutage({ dependencies }: PipelineDeps, error: unknown): Promise<boolean> {
+  if (!isRetryable(error)) return false;
+  if (error instanceof AppError && error.code === 'storage_full') return true;
+  return dependencies.check();
 }
 
 /** The row went on without this run: deleted, processed again, or finished by another worker. */
@@ -220,7 +255,7 @@ async function runStep(
     return { step: step.name, record: { state: 'done', ms: elapsed() }, facts };
   } catch (error) {
     const final = !isRetryable(error) || attempt.lastAttempt;
-    if (attempt.signal.aborted || !step.optional || !final) throw error;
+    if (attempt.signal.aborted || !step.optional || !final || (await isOutage(deps, error))) throw error;
     attempt.log.info({ err: error, step: step.name }, 'optional step failed');
     const problem = toProblem(step.name, error);
     return {

@@ -10,7 +10,7 @@ import { type FinishDeps, finishAndQueue } from '../core/uploads/finish.js';
 import type { Leases } from '../core/uploads/lease.js';
 import { completeUpload } from '../core/uploads/ledger.js';
 import { joinLeadership, type Leader } from './leader.js';
-import { relayJobs } from './relay.js';
+import { createRelay } from './relay.js';
 import { createTrim } from './trash.js';
 
 const EVERY_MS = 30_000;
@@ -41,7 +41,7 @@ const MAX_FAILURES = 3;
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   const parts = Object.entries({
     'uploads finished': () => finishUploads(deps),
-    'jobs queued': () => relayJobs(deps),
+    'jobs queued': createRelay(deps),
     'uploads discarded': async () => {
       await expireUploads(deps.database);
       return discardUploads(deps);

@@ -4,6 +4,7 @@ import { Initial1763640000000 } from '../../migrations/1763640000000-initial.js'
 import { S31763650000000 } from '../../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../../migrations/1763700000000-people.js';
 import { Forget1763710000000 } from '../../migrations/1763710000000-forget.js';
+import { CountedAttempts1763800000001 } from '../../migrations/1763800000001-counted-attempts.js';
 import { Endings1763800000003 } from '../../migrations/1763800000003-endings.js';
 import { Passes1763800000004 } from '../../migrations/1763800000004-passes.js';
 import { Description1763800000005 } from '../../migrations/1763800000005-description.js';
@@ -53,6 +54,7 @@ export async function openDatabase(
       S31763650000000,
       People1763700000000,
       Forget1763710000000,
+      CountedAttempts1763800000001,
       Endings1763800000003,
       Passes1763800000004,
       Description1763800000005,

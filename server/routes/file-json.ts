@@ -36,6 +36,11 @@ export async function sentFileToJson(deps: FileJsonDeps, file: File, principal: 
   return { id, filename, size, declaredType, status, createdAt };
 }
 
+/** How often the processing was tried. An attempt that was interrupted, or taken over by another worker, does not count. */
+export function attemptsOf(file: File): number {
+  return file.countedAttempts ?? file.attempts;
+}
+
 function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {
   const path = `/api/files/${file.id}`;
   const thumbnails = derivativeNames
@@ -51,7 +56,7 @@ function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) 
     status: file.status,
     step: file.step,
     progress: file.progress,
-    attempts: file.attempts,
+    attempts: attemptsOf(file),
     steps: file.steps,
     metadata: file.metadata,
     warnings: file.warnings,

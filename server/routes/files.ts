@@ -8,7 +8,7 @@ import type { LedgerDeps } from '../../core/uploads/ledger.js';
 import { terminateUpload } from '../../core/uploads/termination.js';
 import type { Keys } from '../auth/keys.js';
 import { byId, pageLimit } from './fields.js';
-import { filesToJson, fileToJson } from './file-json.js';
+import { attemptsOf, filesToJson, fileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
@@ -92,7 +92,8 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       params: byId,
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
-        const { status, step, progress, attempts, error } = file;
+        const { status, step, progress, error } = file;
+        const attempts = attemptsOf(file);
         return { status, step, progress, attempts, etaSeconds: remainingSeconds(file), error };
       },
     }),

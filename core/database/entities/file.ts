@@ -83,9 +83,13 @@ export class File {
   @Column('integer')
   run: number;
 
-  /** Attempts that the present run has begun. */
+  /** How often the present run was begun or taken over: the number of the attempt that may write. */
   @Column('integer')
   attempts: number;
+
+  /** Attempts of the present run without those that were interrupted; null: nobody has counted, see `attempts`. */
+  @Column('integer', { name: 'counted_attempts', nullable: true })
+  countedAttempts: number | null;
 
   /** Whether the scan found it clean: nothing is served before. */
   @Column('boolean')

@@ -1,0 +1,84 @@
+import { setTimeout as pause } from 'node:timers/promises';
+import type { DataSource } from 'typeorm';
+import { within } from '../core/concurrency.js';
+import type { Logger } from '../core/log.js';
+import type { Storage } from '../core/storage/storage.js';
+
+/** What a file is processed with: PostgreSQL and the store. No file is to blame for what fails while one is away. */
+export interface Dependencies {
+  /** As far as is known. */
+  readonly away: boolean;
+  /** Asks them, after something has failed. @returns whether one is away */
+  check(): Promise<boolean>;
+  stop(): void;
+}
+
+/** How long one may take to answer a question: one that hangs is away, too. */
+const ANSWER_MS = 5_000;
+
+/** Between two questions to one that is away, doubled each time. */
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 10_000;
+
+/**
+ * Says whether database and store can be used. From the first failure on, while one is away, both are asked again and
+ * again until they answer, by one loop for the process.
+ * @param options.onAway the worker is to take no more jobs
+ * @param options.onBack the worker may go on
+ */
+export function watchDependencies(options: {
+  database: DataSource;
+  storage: Storage;
+  log: Logger;
+  onAway: () => void;
+  onBack: () => void;
+}): Dependencies {
+  const { database, storage, log } = options;
+  const parts = {
+    database: () => database.query('SELECT 1'),
+    storage: () => storage.check(),
+  };
+  const stopping = new AbortController();
+  let away = false;
+
+  async function findAway(): Promise<{ part: string; err: unknown } | undefined> {
+    for (const [part, ask] of Object.entries(parts)) {
+      try {
+        await within(ANSWER_MS, ask(), part);
+      } catch (err) {
+        return { part, err };
+      }
+    }
+    return undefined;
+  }
+
+  async function waitForReturn(): Promise<void> {
+    let pauseMs = FIRST_PAUSE_MS;
+    do {
+      await pause(pauseMs, undefined, { signal: stopping.signal });
+      pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
+    } while (await findAway());
+    away = false;
+    log.info('database and storage answer again: jobs are taken');
+    options.onBack();
+  }
+
+  return {
+    get away() {
+      return away;
+    },
+    async check() {
+      if (away) return true;
+      const found = await findAway();
+      // Another job may have found it meanwhile.
+      if (found && !away) {
+        away = true;
+        log.error(found, `the ${found.part} does not answer: no jobs are taken until it does`);
+        options.onAway();
+        waitForReturn().catch(() => {});
+      }
+      return away;
+    },
+    stop: () => stopping.abort(),
+  };
+}
