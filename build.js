@@ -31,4 +31,4 @@ if (process.argv.includes('--force') || !upToDate()) {
   utimesSync(stamp, started, started);
 }
 
-if (process.argv.includes('--start')) await import('./dist/server/standalone.js');
+if (process.argv.includes('--start')) await import('./dist/server/standalone/supervisor.js');

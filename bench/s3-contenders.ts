@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startEmbeddedPostgres } from '../core/database/embedded-postgres.js';
+import { startEmbeddedPostgres } from '../core/database/embedded/postgres.js';
 import { createBucket, findFreePort, type Store, sumRequests } from './s3-stores.js';
 import { cpuSeconds, type Measured, peakMemory, register, resetPeakMemory, startScript } from './system.js';
 import type { TusServer } from './tus-client.js';

@@ -8,7 +8,7 @@ import { startScript } from './system.js';
 
 /* The stores that the benches of S3 run on: one that discards what it gets, and a real one. */
 
-const CEPH = fileURLToPath(new URL('../../test/services/ceph-rgw.sh', import.meta.url));
+const CEPH = fileURLToPath(new URL('../../test/support/services/ceph-rgw.sh', import.meta.url));
 
 export interface Store {
   name: string;

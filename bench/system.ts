@@ -72,7 +72,7 @@ export async function startLandfall(): Promise<Measured & { token: string }> {
   const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-'));
   // As root PostgreSQL runs as another user, who must be able to pass.
   chmodSync(folder, 0o711);
-  const system = await startScript('../server/standalone.js', { DATA_DIR: join(folder, 'data') });
+  const system = await startScript('../server/standalone/supervisor.js', { DATA_DIR: join(folder, 'data') });
   return {
     ...system,
     pid: findChild(system.pid, 'server/main.js'),

@@ -1,7 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { type Environment, environment } from './environment.js';
+import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
 const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);

@@ -3,14 +3,14 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 export class Passes1763800000004 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`
-      -- Whose the storage is; see core/uploads/claim.ts.
+      -- Whose the storage is; see core/storage/claim.ts.
       CREATE TABLE installation (
         single boolean PRIMARY KEY DEFAULT true CHECK (single),
         id uuid NOT NULL DEFAULT gen_random_uuid()
       );
       INSERT INTO installation DEFAULT VALUES;
 
-      -- Which worker runs the passes; see worker/leader.ts.
+      -- Which worker runs the passes; see worker/passes/leader.ts.
       CREATE TABLE pass_leader (
         single boolean PRIMARY KEY DEFAULT true CHECK (single),
         holder text NOT NULL,

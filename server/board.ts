@@ -5,12 +5,12 @@ import { parse as parseCookies } from 'cookie';
 import { type Express, type Request, type RequestHandler, Router } from 'express';
 import type { DataSource } from 'typeorm';
 import { AppError } from '../core/errors.js';
-import { appendEvents } from '../core/events.js';
-import type { ProcessingQueue } from '../core/queue.js';
+import { appendEvents } from '../core/events/append.js';
+import type { ProcessingQueue } from '../core/queue/queue.js';
 import type { Authenticate } from './auth/authenticate.js';
 import { actorOf } from './auth/principal.js';
-import { requireKnownOrigin } from './cors.js';
-import { boardPolicy } from './security-headers.js';
+import { requireKnownOrigin } from './http/cors.js';
+import { boardPolicy } from './http/security-headers.js';
 
 export const BOARD_PATH = '/admin/queues';
 

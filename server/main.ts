@@ -15,18 +15,18 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import { type ByteSource, type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
-import { openQueue } from '../core/queue.js';
+import { openQueue } from '../core/queue/queue.js';
+import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
-import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
 import { createRefusals } from './auth/refusals.js';
-import { createDrain } from './drain.js';
-import { createHttpServer } from './http-server.js';
-import { openSharedCounts } from './limit-counts.js';
-import { createLimits } from './limits.js';
+import { createDrain } from './http/drain.js';
+import { createHttpServer } from './http/server.js';
+import { openSharedCounts } from './limits/counts.js';
+import { createLimits } from './limits/limits.js';
 
 /** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
 const FINISH_MS = 2_000;

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer';
 import type { Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
-import type { Description } from '../core/uploads/creation.js';
+import type { Description } from '../core/uploads/create.js';
 
 /*
  * What clients say of a file: as Upload-Metadata (tus), as JSON (presign) or in a query or form. All of it is checked

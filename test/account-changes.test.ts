@@ -1,7 +1,7 @@
 import { request } from 'node:http';
-import { waitingForLocks, whenSomebodyWaitsFor } from './barrier.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
+import { waitingForLocks, whenSomebodyWaitsFor } from './support/barrier.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 import {
   eventsOf,
   logIn,
@@ -12,7 +12,7 @@ import {
   refresh,
   registerAdmin,
   send,
-} from './sign-in.js';
+} from './support/sign-in.js';
 
 /*
  * What becomes of sessions, keys and tokens when a password, a role or an account changes.

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import type { Browser, BrowserContext, Locator, Page, Response } from 'playwright-core';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signToken } from '../server/auth/tokens.js';
-import { launchBrowser } from './browser.js';
-import { encodeMetadata } from './client.js';
-import { type HttpProxy, startHttpProxy } from './http-proxy.js';
+import { launchBrowser } from './support/browser.js';
+import { encodeMetadata } from './support/client.js';
+import { type HttpProxy, startHttpProxy } from './support/http-proxy.js';
 import {
   choose,
   completed,
@@ -20,9 +20,9 @@ import {
   register,
   signIn,
   startUpload,
-} from './page.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+} from './support/page.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const MiB = 2 ** 20;
 const SECRET = 'a secret of this test, long enough for a key';

@@ -1,7 +1,15 @@
-import { closeBarrier, waitingForLocks } from './barrier.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { eventsOf, newSession, postAuth, problemOf, refresh, registerAdmin, send } from './sign-in.js';
+import { closeBarrier, waitingForLocks } from './support/barrier.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import {
+  eventsOf,
+  newSession,
+  postAuth,
+  problemOf,
+  refresh,
+  registerAdmin,
+  send,
+} from './support/sign-in.js';
 
 /*
  * What somebody asks for at the very moment at which the right to it is taken away: who holds a stolen session must not

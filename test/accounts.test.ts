@@ -3,8 +3,8 @@ import jwt from 'jsonwebtoken';
 import { v7 as uuidv7 } from 'uuid';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signToken } from '../server/auth/tokens.js';
-import { idOf, PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
+import { idOf, PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
 const keys = deriveKeys(SECRET);

@@ -4,7 +4,6 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { DataSource } from 'typeorm';
-import { verifyEvents } from '../core/audit.js';
 import { openDatabase } from '../core/database/data-source.js';
 import {
   appendEvents,
@@ -15,11 +14,12 @@ import {
   hashEvent,
   readHead,
   sequenceEvents,
-} from '../core/events.js';
-import { registerUser } from './client.js';
-import { createDatabase, type TestDatabase } from './database.js';
-import { startSystem } from './system.js';
-import { until } from './until.js';
+} from '../core/events/append.js';
+import { verifyEvents } from '../core/events/verify.js';
+import { registerUser } from './support/client.js';
+import { createDatabase, type TestDatabase } from './support/database.js';
+import { startSystem } from './support/system.js';
+import { until } from './support/until.js';
 
 /** More than are checked at a time. */
 const COUNT = 1200;
@@ -327,7 +327,7 @@ interface Ended {
 
 describe('npm run audit:verify', () => {
   function run(env: Record<string, string>, ...args: string[]): Promise<Ended> {
-    const command = [resolve('dist/core/audit-command.js'), ...args];
+    const command = [resolve('dist/core/commands/audit-verify.js'), ...args];
     return new Promise((done) => {
       execFile(process.execPath, command, { cwd: '/', env }, (error, stdout, stderr) => {
         done({ code: error ? Number(error.code) : 0, stdout, stderr });

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { AppError } from '../core/errors.js';
 import { readBlob } from '../core/storage/blob-reader.js';
-import { until } from './until.js';
+import { until } from './support/until.js';
 
 /* How a stored object is read over connections that break. The store that breaks them is in faults/broken-reads.test.ts. */
 

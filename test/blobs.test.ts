@@ -1,7 +1,7 @@
-import { deleteUnreferencedBlobs, referenceBlobs, releaseBlobs, reserveBlobs } from '../core/blobs.js';
 import type { Blob } from '../core/database/entities/blob.js';
+import { deleteUnreferencedBlobs, referenceBlobs, releaseBlobs, reserveBlobs } from '../core/files/blobs.js';
 import { type Storage, StoreAway } from '../core/storage/storage.js';
-import { openLedger, type TestLedger } from './ledger.js';
+import { openLedger, type TestLedger } from './support/ledger.js';
 
 /* Objects that nothing refers to any more. */
 

@@ -1,4 +1,4 @@
-import { BLOCK_SIZE, type BlockPool, createBlockPool } from '../core/storage/s3/block-pool.js';
+import { BLOCK_SIZE, type BlockPool, createBlockPool } from '../core/storage/s3/blocks.js';
 
 /** Holds blocks until asked to put them away, and gives them back when told to. */
 function hold(pool: BlockPool, count: number) {

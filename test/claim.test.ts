@@ -7,12 +7,12 @@ import type { DataSource } from 'typeorm';
 import { ConfigError, loadConfig } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { createLogger } from '../core/log.js';
+import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
 import { MARKER, type Storage, type StoredObject } from '../core/storage/storage.js';
-import { claimStorage } from '../core/uploads/claim.js';
-import { createDatabase, type TestDatabase } from './database.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { startS3Proxy } from './s3-proxy.js';
+import { createDatabase, type TestDatabase } from './support/database.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { startS3Proxy } from './support/s3-proxy.js';
 
 /*
  * Which installation a storage belongs to: the first one that uses it marks it, and no other one starts on it or

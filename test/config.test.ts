@@ -111,7 +111,7 @@ test('.env.example names every variable, with its default', () => {
     value,
   ]);
   const names = entries.map(([name]) => name);
-  const source = readFileSync('core/environment.ts', 'utf8');
+  const source = readFileSync('core/variables.ts', 'utf8');
   const read = [...source.matchAll(/^ {2}([A-Z][A-Z0-9_]+): /gm)].map(([, name]) => name);
   expect([...names].sort()).toEqual([...read].sort());
   // HOST depends on the form and is checked above.

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import zlib from 'node:zlib';
-import { listKeys } from './aftermath.js';
-import { setQuota, usageOf, userWithQuota } from './books.js';
-import { encodeMetadata, registerUser, type TestUser } from './client.js';
+import { listKeys } from './support/aftermath.js';
+import { setQuota, usageOf, userWithQuota } from './support/books.js';
+import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
 import {
   expectProblem,
   FORM_TYPE,
@@ -13,8 +13,8 @@ import {
   post,
   sha256,
   streamOf,
-} from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
+} from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 /* Bodies with a Content-Encoding. */
 

@@ -4,10 +4,10 @@ import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
-import { type FileJson, registerUser, type TestUser } from './client.js';
-import { makeHtml, makeJpeg, makePdf, makeSvg, makeXmlSvg, makeZip } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { type FileJson, registerUser, type TestUser } from './support/client.js';
+import { makeHtml, makeJpeg, makePdf, makeSvg, makeXmlSvg, makeZip } from './support/fixtures.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const BYTES = randomBytes(1000);
 const ETAG = `"${createHash('sha256').update(BYTES).digest('hex')}"`;

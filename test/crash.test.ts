@@ -3,12 +3,18 @@ import { randomBytes } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload, pathOf } from './aftermath.js';
-import { type Barrier, closeBarrier } from './barrier.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { makeJpeg, makeSlowPng } from './fixtures.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import {
+  expectBlobsInOrder,
+  expectCompletedOnce,
+  findFile,
+  findUpload,
+  pathOf,
+} from './support/aftermath.js';
+import { type Barrier, closeBarrier } from './support/barrier.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { makeJpeg, makeSlowPng } from './support/fixtures.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /** A worker that died is noticed after 15 s, a job that was lost after 30 s; then it still has to be done. */
 const TAKEOVER_SECONDS = 90;

@@ -1,11 +1,11 @@
 import { v7 as uuidv7 } from 'uuid';
 import { isDatabaseAway } from '../core/database/outage.js';
-import { createUpload } from '../core/uploads/creation.js';
-import { expectBooksRight, usageOf } from './books.js';
-import { registerUser } from './client.js';
-import { openLedger, type TestLedger } from './ledger.js';
-import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.js';
-import { type Processes, startProcesses } from './processes.js';
+import { createUpload } from '../core/uploads/create.js';
+import { expectBooksRight, usageOf } from './support/books.js';
+import { registerUser } from './support/client.js';
+import { openLedger, type TestLedger } from './support/ledger.js';
+import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 /* Creations of one user that come together are written together. None suffers by that for another. */
 

@@ -4,9 +4,9 @@ import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { createLogger } from '../core/log.js';
-import { createDatabase, type TestDatabase } from './database.js';
-import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.js';
-import { until } from './until.js';
+import { createDatabase, type TestDatabase } from './support/database.js';
+import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
+import { until } from './support/until.js';
 
 /* What queries do when PostgreSQL does not answer, and how that is told apart from other failures. */
 

@@ -1,13 +1,13 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { CreateMultipartUploadCommand, GetObjectCommand, UploadPartCommand } from '@aws-sdk/client-s3';
-import { findUpload, timeline } from './aftermath.js';
-import { usageOf } from './books.js';
-import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
-import { terminate } from './deletions.js';
-import { type Processes, startProcesses } from './processes.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
-import { until } from './until.js';
+import { findUpload, timeline } from './support/aftermath.js';
+import { usageOf } from './support/books.js';
+import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
+import { terminate } from './support/deletions.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
+import { until } from './support/until.js';
 
 /*
  * Direct upload: the client sends parts to S3 itself. The servers reach S3 through one proxy and hand out addresses of

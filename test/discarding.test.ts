@@ -3,10 +3,10 @@ import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { putOff } from '../core/retries.js';
 import { type Storage, StoreAway } from '../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
+import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
 import { appendToUpload, completeUpload, finishUpload } from '../core/uploads/ledger.js';
-import { expectBooksRight } from './books.js';
-import { openLedger, parts, type TestLedger } from './ledger.js';
+import { expectBooksRight } from './support/books.js';
+import { openLedger, parts, type TestLedger } from './support/ledger.js';
 
 /* What the reconciler does with uploads in whose way the store stands. */
 

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
-import { findFile, findUpload } from './aftermath.js';
-import { closeBarrier } from './barrier.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { sendHalf } from './half-open.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findFile, findUpload } from './support/aftermath.js';
+import { closeBarrier } from './support/barrier.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { sendHalf } from './support/half-open.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 let processes: Processes;
 let first: TestUser;

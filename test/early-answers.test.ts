@@ -5,9 +5,9 @@ import { setImmediate as turn } from 'node:timers/promises';
 import * as tus from 'tus-js-client';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signToken } from '../server/auth/tokens.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * Requests that are answered while their bodies are still being sent: the client gets the answer, not a broken

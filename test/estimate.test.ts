@@ -3,10 +3,10 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { findUpload, pathOf } from './aftermath.js';
-import { registerUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload, pathOf } from './support/aftermath.js';
+import { registerUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /* What a user is told of the time that processing takes, while it takes it and afterwards. */
 

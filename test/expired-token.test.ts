@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto';
 import type * as tus from 'tus-js-client';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signToken } from '../server/auth/tokens.js';
-import { idOf, registerUser, type TestUser, useAccount } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { newSession, refreshed } from './sign-in.js';
+import { idOf, registerUser, type TestUser, useAccount } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { newSession, refreshed } from './support/sign-in.js';
 
 /*
  * A token that expires in the middle of an upload: a clean 401, nothing lost, and on with a fresh one.

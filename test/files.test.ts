@@ -2,10 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type FileJson, registerUser, type TestUser } from './client.js';
-import { restore, terminate, trash } from './deletions.js';
-import { makeJpeg } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
+import { type FileJson, registerUser, type TestUser } from './support/client.js';
+import { restore, terminate, trash } from './support/deletions.js';
+import { makeJpeg } from './support/fixtures.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 let processes: Processes;
 let user: TestUser;

@@ -2,12 +2,12 @@ import { createServer, type Server } from 'node:http';
 import { type AddressInfo, isIPv4 } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import type { Browser } from 'playwright-core';
-import { launchBrowser } from './browser.js';
-import { PASSWORD } from './client.js';
-import * as ownPage from './page.js';
-import { type Processes, startProcesses } from './processes.js';
-import { exchange, formRequest } from './raw-http.js';
-import { newAddress, postAuth } from './sign-in.js';
+import { launchBrowser } from './support/browser.js';
+import { PASSWORD } from './support/client.js';
+import * as ownPage from './support/page.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { exchange, formRequest } from './support/raw-http.js';
+import { newAddress, postAuth } from './support/sign-in.js';
 
 /*
  * Which pages may make accounts. Whoever makes the first one is the admin, and a page that its owner's browser has open

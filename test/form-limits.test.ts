@@ -1,10 +1,20 @@
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
-import { registerUser, type TestUser } from './client.js';
-import { begin, expectProblem, FORM_TYPE, filePart, filesOf, form, MIB, part, post } from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { openRedis, type TestRedis } from './redis.js';
+import { registerUser, type TestUser } from './support/client.js';
+import {
+  begin,
+  expectProblem,
+  FORM_TYPE,
+  filePart,
+  filesOf,
+  form,
+  MIB,
+  part,
+  post,
+} from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { openRedis, type TestRedis } from './support/redis.js';
 
 /* Each file of a form is an upload, also for RATE_LIMIT_UPLOADS; on two servers that count together. */
 

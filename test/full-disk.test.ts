@@ -1,7 +1,7 @@
 import { loadConfig } from '../core/config.js';
-import { registerUser, type TestUser } from './client.js';
-import { expectProblem, FORM_TYPE, filePart, form, post } from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { expectProblem, FORM_TYPE, filePart, form, post } from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 /* A disk with less room than its reserve. One that fills up is in faults/full-disk.test.ts. */
 

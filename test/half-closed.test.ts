@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
-import { findUpload } from './aftermath.js';
-import { usageOf } from './books.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { FORM_TYPE, filePart, form, sha256 } from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload } from './support/aftermath.js';
+import { usageOf } from './support/books.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { FORM_TYPE, filePart, form, sha256 } from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * Clients that end their side of the connection (FIN) right behind what they have sent: because they have nothing more to

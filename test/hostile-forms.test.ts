@@ -1,8 +1,8 @@
 import { randomInt } from 'node:crypto';
-import { registerUser, type TestUser } from './client.js';
-import { BAD_FORMS, FORM_BOUNDARY, FORM_PIECES, ODD_FORMS } from './hostile-inputs.js';
-import { type Processes, startProcesses } from './processes.js';
-import { type Answer, exchange, formRequest } from './raw-http.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { BAD_FORMS, FORM_BOUNDARY, FORM_PIECES, ODD_FORMS } from './support/hostile-inputs.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { type Answer, exchange, formRequest } from './support/raw-http.js';
 
 /*
  * Forms as no browser sends them. Each has its answer, none leaves an upload behind, and none keeps the server from

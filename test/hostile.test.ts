@@ -1,5 +1,5 @@
 import { gzipSync } from 'node:zlib';
-import { encodeMetadata, registerUser, type TestUser } from './client.js';
+import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
 import {
   BAD_JSON,
   BAD_METADATA,
@@ -10,9 +10,9 @@ import {
   QUERIES,
   TURNED_NAMES,
   VALUES,
-} from './hostile-inputs.js';
-import { type Processes, startProcesses } from './processes.js';
-import { type Answer, exchange, formRequest } from './raw-http.js';
+} from './support/hostile-inputs.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { type Answer, exchange, formRequest } from './support/raw-http.js';
 
 /*
  * Whatever is sent: no answer is the server's fault (5xx), each is in its form and tells nothing about the inside, and

@@ -2,16 +2,16 @@ import { randomUUID } from 'node:crypto';
 import { exportSPKI, generateKeyPair } from 'jose';
 import { openDatabase } from '../core/database/data-source.js';
 import { createVerifyExternal } from '../server/auth/external.js';
-import { PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
+import { PASSWORD, registerUser, type TestUser, useAccount } from './support/client.js';
 import {
   AUDIENCE,
   type Claims,
   type IdentityProvider,
   signWith,
   startIdentityProvider,
-} from './identity-provider.js';
-import { type Processes, startProcesses } from './processes.js';
-import { logIn, newAddress, postAuth, problemOf, send } from './sign-in.js';
+} from './support/identity-provider.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { logIn, newAddress, postAuth, problemOf, send } from './support/sign-in.js';
 
 /*
  * Access tokens of an identity provider: whose they are, which of them are taken, and what happens when its keys change

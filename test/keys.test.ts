@@ -1,10 +1,10 @@
 import { openDatabase } from '../core/database/data-source.js';
 import { verifyApiKey } from '../server/auth/api-keys.js';
-import { closeBarrier, waitingForLocks } from './barrier.js';
-import { registerUser, type TestUser, useAccount } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { eventsOf, logIn, problemOf, send, sha256 } from './sign-in.js';
-import { until } from './until.js';
+import { closeBarrier, waitingForLocks } from './support/barrier.js';
+import { registerUser, type TestUser, useAccount } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { eventsOf, logIn, problemOf, send, sha256 } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 /*
  * API keys. Which scope opens which route is in matrix.test.ts.

@@ -1,13 +1,13 @@
 import type { DataSource } from 'typeorm';
 import { openDatabase } from '../core/database/data-source.js';
 import { createLogger } from '../core/log.js';
-import { joinLeadership, type Leader } from '../worker/leader.js';
-import { findUpload } from './aftermath.js';
-import { idOf, registerUser } from './client.js';
-import { createDatabase, type TestDatabase } from './database.js';
-import { startPostgresProxy } from './postgres-proxy.js';
-import { type Part, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { joinLeadership, type Leader } from '../worker/passes/leader.js';
+import { findUpload } from './support/aftermath.js';
+import { idOf, registerUser } from './support/client.js';
+import { createDatabase, type TestDatabase } from './support/database.js';
+import { startPostgresProxy } from './support/postgres-proxy.js';
+import { type Part, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * One of all workers runs the passes, and another one goes on where it ends.

@@ -1,9 +1,9 @@
 import { openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
 import { openLeases } from '../core/uploads/lease.js';
-import { openLedger, type TestLedger } from './ledger.js';
-import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
-import { until } from './until.js';
+import { openLedger, type TestLedger } from './support/ledger.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
+import { until } from './support/until.js';
 
 /* Leases while single connections to PostgreSQL hang. */
 

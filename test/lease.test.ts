@@ -1,12 +1,12 @@
 import { v7 as uuidv7 } from 'uuid';
 import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { expireUploads } from '../core/uploads/cleanup.js';
+import { expireUploads } from '../core/uploads/discard.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
 import { appendToUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
-import { openLedger, parts, type TestLedger } from './ledger.js';
-import { until } from './until.js';
+import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { until } from './support/until.js';
 
 const never = new AbortController().signal;
 const ignore = () => {};

@@ -3,14 +3,14 @@ import { dirname } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
-import { appendEvents, sequenceEvents } from '../core/events.js';
-import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
+import { appendEvents, sequenceEvents } from '../core/events/append.js';
+import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import type { Storage } from '../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/cleanup.js';
+import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
+import { terminateUpload } from '../core/uploads/end.js';
 import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
-import { terminateUpload } from '../core/uploads/termination.js';
-import { openLedger, parts, type TestLedger } from './ledger.js';
-import { until } from './until.js';
+import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { until } from './support/until.js';
 
 let ledger: TestLedger;
 

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { findUpload, listKeys, pathOf } from './aftermath.js';
-import { encodeMetadata, idOf, registerUser, type TestUser } from './client.js';
-import { purge, terminate, trash } from './deletions.js';
-import { post } from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload, listKeys, pathOf } from './support/aftermath.js';
+import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
+import { purge, terminate, trash } from './support/deletions.js';
+import { post } from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /* What is left of a file, and of an upload that never became one, when it is gone for good: neither bytes nor a name. */
 

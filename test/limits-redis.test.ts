@@ -1,11 +1,11 @@
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { Redis } from 'ioredis';
-import { closeBarrier } from './barrier.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { type RedisProcess, startRedis } from './redis.js';
-import { until } from './until.js';
+import { closeBarrier } from './support/barrier.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { type RedisProcess, startRedis } from './support/redis.js';
+import { until } from './support/until.js';
 
 /*
  * Two servers: with Redis they count together. While it is away each counts for itself, and nobody notices more than

@@ -3,10 +3,10 @@ import type { Options } from 'express-rate-limit';
 import { v7 as uuidv7 } from 'uuid';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
-import { createMemoryStore } from '../server/limit-counts.js';
-import { encodeMetadata, PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { createMemoryStore } from '../server/limits/counts.js';
+import { encodeMetadata, PASSWORD, registerUser, type TestUser, useAccount } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
 

@@ -1,8 +1,8 @@
 import { hash } from '@node-rs/argon2';
-import { hashPassword, isPassword, NO_USER_HASH } from '../server/auth/passwords.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { logIn, newAddress, postAuth } from './sign-in.js';
+import { hashPassword, isPassword, NO_USER_HASH } from '../server/accounts/passwords.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { logIn, newAddress, postAuth } from './support/sign-in.js';
 
 /*
  * Passwords are hashed by as few at a time as leaves uploads their threads, and an unknown address costs as much as a

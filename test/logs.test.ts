@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { idOf } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { idOf } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const JWT_SECRET = 'a secret of the server that no log may show';
 const PASSWORD = 'a password that no log may show';

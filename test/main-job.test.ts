@@ -1,11 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import sharp from 'sharp';
-import { expectBlobsInOrder, expectCompletedOnce } from './aftermath.js';
-import { type FileJson, registerUser, type TestUser } from './client.js';
-import { eicar, makePdf, makePhotograph, makeTruncatedJpeg } from './fixtures.js';
-import { FORMS, type Form } from './forms.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { expectBlobsInOrder, expectCompletedOnce } from './support/aftermath.js';
+import { type FileJson, registerUser, type TestUser } from './support/client.js';
+import { eicar, makePdf, makePhotograph, makeTruncatedJpeg } from './support/fixtures.js';
+import { FORMS, type Form } from './support/forms.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * What the product is for, from the first byte to the last deletion, over everything that it can stand on. The details

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
 import { type AppDeps, buildApp, declareRoutes } from '../server/app.js';
 import { signLink } from '../server/auth/links.js';
-import type { TestUser } from './client.js';
+import type { TestUser } from './support/client.js';
 import {
   type Action,
   type Caller,
@@ -10,10 +10,10 @@ import {
   linkKey,
   MATRIX_ENV,
   makeCallers,
-} from './matrix-callers.js';
-import { type Processes, startProcesses } from './processes.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { send, sha256 } from './sign-in.js';
+} from './support/matrix-callers.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { send, sha256 } from './support/sign-in.js';
 
 /*
  * Every route, and everybody who may knock at it. A route that is declared and not in the table, one that is in the

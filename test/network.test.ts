@@ -1,4 +1,4 @@
-import { networkOf } from '../server/network.js';
+import { networkOf } from '../server/http/network.js';
 
 test.each([
   ['203.0.113.4', '203.0.113.4'],

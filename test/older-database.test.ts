@@ -5,10 +5,10 @@ import { v7 as uuidv7 } from 'uuid';
 import { migrate } from '../core/database/migrate.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
-import { hashPassword } from '../server/auth/passwords.js';
-import { PASSWORD, useAccount } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { logIn, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
+import { hashPassword } from '../server/accounts/passwords.js';
+import { PASSWORD, useAccount } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { logIn, problemOf, refresh, refreshed, sha256 } from './support/sign-in.js';
 
 /*
  * A database as it was before there were rotated sessions and quotas, brought up to date by the server's start.

@@ -1,8 +1,8 @@
-import { registerUser, type TestUser } from './client.js';
-import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
-import { type Processes, startProcesses } from './processes.js';
-import { eventsOf } from './sign-in.js';
-import { until } from './until.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { eventsOf } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 let wire: PostgresProxy;
 let processes: Processes;

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import sharp from 'sharp';
-import { launchBrowser } from './browser.js';
-import { layCable } from './cable.js';
-import { openS3AndRedis } from './forms.js';
+import { launchBrowser } from './support/browser.js';
+import { layCable } from './support/cable.js';
+import { openS3AndRedis } from './support/forms.js';
 import {
   choose,
   completed,
@@ -18,9 +18,9 @@ import {
   register,
   startUpload,
   type UploadRequest,
-} from './page.js';
-import { startProcesses } from './processes.js';
-import { startSystem } from './system.js';
+} from './support/page.js';
+import { startProcesses } from './support/processes.js';
+import { startSystem } from './support/system.js';
 
 const MiB = 2 ** 20;
 const admin = { email: 'first@example.org', password: PASSWORD };

@@ -2,12 +2,12 @@ import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
 import sharp from 'sharp';
-import { registerUser, type TestUser } from './client.js';
-import { makePhotograph } from './fixtures.js';
-import { childrenOf, type Processes, startProcesses } from './processes.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
-import { until } from './until.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { makePhotograph } from './support/fixtures.js';
+import { childrenOf, type Processes, startProcesses } from './support/processes.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
+import { until } from './support/until.js';
 
 const CANARY = 'canary-5d0f8a1c';
 

@@ -1,12 +1,12 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../core/quota.js';
-import { expireUploads } from '../core/uploads/cleanup.js';
+import { expireUploads } from '../core/uploads/discard.js';
 import { appendToUpload } from '../core/uploads/ledger.js';
-import { createTrim } from '../worker/trash.js';
-import { openLedger, parts, type TestLedger } from './ledger.js';
-import { countRead } from './plans.js';
-import { type PostgresProxy, type Statement, startPostgresProxy } from './postgres-proxy.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
+import { createTrim } from '../worker/passes/trash.js';
+import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { countRead } from './support/plans.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 
 /*
  * What the reconciler's passes read. It must not grow with what is not due: here each of them has a lot of that before

@@ -4,8 +4,8 @@ import { crc32, gunzipSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { readMetadata } from '../core/media/metadata.js';
 import { makeThumbnails } from '../core/media/thumbnails.js';
-import { type Directories, exifSegment, makeExif, makeJpegWith, segment, TAG } from './exif.js';
-import { makeGif, makeJpeg, makePngBomb } from './fixtures.js';
+import { type Directories, exifSegment, makeExif, makeJpegWith, segment, TAG } from './support/exif.js';
+import { makeGif, makeJpeg, makePngBomb } from './support/fixtures.js';
 
 const LIMITS = { maxImagePixels: 100_000_000, memory: 1024 ** 3 };
 

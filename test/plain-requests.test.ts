@@ -3,11 +3,11 @@ import { once } from 'node:events';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { expectCompletedOnce, findUpload } from './aftermath.js';
-import { closeBarrier } from './barrier.js';
-import { usageOf } from './books.js';
-import { type FileJson, registerUser, type TestUser, useAccount } from './client.js';
-import { TURNED_NAMES } from './hostile-inputs.js';
+import { expectCompletedOnce, findUpload } from './support/aftermath.js';
+import { closeBarrier } from './support/barrier.js';
+import { usageOf } from './support/books.js';
+import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
+import { TURNED_NAMES } from './support/hostile-inputs.js';
 import {
   BOUNDARY,
   type Body,
@@ -23,9 +23,9 @@ import {
   post,
   sha256,
   streamOf,
-} from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+} from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /* POST /api/files: names, types, refusals, hostile forms, slow storage, servers that stop. */
 

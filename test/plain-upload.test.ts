@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce, findUpload, timeline } from './aftermath.js';
-import { usageOf } from './books.js';
-import { registerUser, type TestUser } from './client.js';
-import { makeJpeg, makePhotograph } from './fixtures.js';
-import { FORMS, type Form } from './forms.js';
+import { expectCompletedOnce, findUpload, timeline } from './support/aftermath.js';
+import { usageOf } from './support/books.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { makeJpeg, makePhotograph } from './support/fixtures.js';
+import { FORMS, type Form } from './support/forms.js';
 import {
   begin,
   expectProblem,
@@ -15,9 +15,9 @@ import {
   post,
   sha256,
   streamOf,
-} from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+} from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const MAX = 24 * MIB;
 

@@ -6,8 +6,8 @@ import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { scan } from '../worker/steps/scan.js';
 import type { KnownFile, StepContext } from '../worker/steps/step.js';
-import { makeArchive } from './archives.js';
-import { type FileJson, registerUser, type TestUser } from './client.js';
+import { makeArchive } from './support/archives.js';
+import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import {
   eicar,
   makeAvif,
@@ -27,9 +27,9 @@ import {
   makeWebp,
   makeXmlSvg,
   makeZip,
-} from './fixtures.js';
-import { childrenOf, type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+} from './support/fixtures.js';
+import { childrenOf, type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const MIB = 1024 ** 2;
 const SMALL = { width: 300, height: 200 };

@@ -2,12 +2,12 @@ import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
-import { openQueue, type ProcessingQueue } from '../core/queue.js';
-import { type JobContext, JobInterrupted, type ProcessingWorker, startWorker } from '../core/queue-worker.js';
-import { createDatabase } from './database.js';
-import { startPostgresProxy } from './postgres-proxy.js';
-import { type RedisProcess, startRedis } from './redis.js';
-import { until } from './until.js';
+import { openQueue, type ProcessingQueue } from '../core/queue/queue.js';
+import { type JobContext, JobInterrupted, type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { createDatabase } from './support/database.js';
+import { startPostgresProxy } from './support/postgres-proxy.js';
+import { type RedisProcess, startRedis } from './support/redis.js';
+import { until } from './support/until.js';
 
 const log = createLogger('silent', 'test');
 

@@ -1,14 +1,14 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { request } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
-import { findUpload } from './aftermath.js';
-import { expectBooksRight, setQuota, usageOf, userWithQuota } from './books.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { FORMS, type Form } from './forms.js';
-import { sendHalf } from './half-open.js';
-import { type PostgresProxy, startPostgresProxy } from './postgres-proxy.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload } from './support/aftermath.js';
+import { expectBooksRight, setQuota, usageOf, userWithQuota } from './support/books.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { FORMS, type Form } from './support/forms.js';
+import { sendHalf } from './support/half-open.js';
+import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * Uploads of which nobody knows how long they become: room is reserved as the bytes come, and where there is none left

@@ -3,8 +3,8 @@ import { v7 as uuidv7 } from 'uuid';
 import { migrate } from '../core/database/migrate.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
-import { expectBooksRight } from './books.js';
-import { createDatabase, type TestDatabase } from './database.js';
+import { expectBooksRight } from './support/books.js';
+import { createDatabase, type TestDatabase } from './support/database.js';
 
 /*
  * What an installation of before quotas has counts from the moment on that it is migrated, and what has ended loses its

@@ -1,9 +1,9 @@
-import { askFor, expectBooksRight, usageOf, userWithQuota, type WantedQuota } from './books.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { purge, terminate, trash } from './deletions.js';
-import { FORMS, type Form } from './forms.js';
-import { type Processes, startProcesses } from './processes.js';
-import { send } from './sign-in.js';
+import { askFor, expectBooksRight, usageOf, userWithQuota, type WantedQuota } from './support/books.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { purge, terminate, trash } from './support/deletions.js';
+import { FORMS, type Form } from './support/forms.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { send } from './support/sign-in.js';
 
 /* One user, at the edge of the quota, doing everything at once over two servers. */
 

@@ -2,10 +2,10 @@ import { v7 as uuidv7 } from 'uuid';
 import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
-import { trashFile } from '../core/files.js';
-import { listTrashBeyondQuota, listTrashOwners, reserve } from '../core/quota.js';
-import { expireUploads } from '../core/uploads/cleanup.js';
-import { createUpload } from '../core/uploads/creation.js';
+import { trashFile } from '../core/files/status.js';
+import { createUpload } from '../core/uploads/create.js';
+import { expireUploads } from '../core/uploads/discard.js';
+import { terminateUpload } from '../core/uploads/end.js';
 import {
   appendToUpload,
   commitProgress,
@@ -13,9 +13,9 @@ import {
   finishUpload,
   type LedgerDeps,
 } from '../core/uploads/ledger.js';
-import { terminateUpload } from '../core/uploads/termination.js';
-import { expectBooksRight } from './books.js';
-import { openLedger, parts, type TestLedger } from './ledger.js';
+import { listTrashBeyondQuota, listTrashOwners, reserve } from '../core/uploads/quota.js';
+import { expectBooksRight } from './support/books.js';
+import { openLedger, parts, type TestLedger } from './support/ledger.js';
 
 /*
  * Everything that changes what counts against a quota, at the same moment, for the same users: the books stay right,

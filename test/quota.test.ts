@@ -1,9 +1,16 @@
-import { askFor, expectBooksRight, setQuota, usageOf, userWithQuota, type WantedQuota } from './books.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { purge, terminate, trash } from './deletions.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { send } from './sign-in.js';
-import { until } from './until.js';
+import {
+  askFor,
+  expectBooksRight,
+  setQuota,
+  usageOf,
+  userWithQuota,
+  type WantedQuota,
+} from './support/books.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { purge, terminate, trash } from './support/deletions.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { send } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 const DEFAULT = { bytes: 100_000, files: 1000 };
 

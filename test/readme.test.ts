@@ -3,8 +3,8 @@ import { readFile } from 'node:fs/promises';
 import * as tus from 'tus-js-client';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signToken } from '../server/auth/tokens.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 /* The README's example for tus-js-client, run as it stands there. */
 

@@ -2,10 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import type { DataSource } from 'typeorm';
 import { openDatabase } from '../core/database/data-source.js';
-import { failFile } from '../core/files.js';
+import { failFile } from '../core/files/status.js';
 import { createLogger } from '../core/log.js';
-import { type JobState, openQueue, type ProcessingJob, type ProcessingQueue } from '../core/queue.js';
-import { createRelay, relayJobs } from '../worker/relay.js';
+import { type JobState, openQueue, type ProcessingJob, type ProcessingQueue } from '../core/queue/queue.js';
+import { createRelay, relayJobs } from '../worker/passes/relay.js';
 import {
   expectBlobsInOrder,
   expectCompletedOnce,
@@ -14,12 +14,12 @@ import {
   listKeys,
   pathOf,
   timeline,
-} from './aftermath.js';
-import { closeBarrier } from './barrier.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { makeJpeg } from './fixtures.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+} from './support/aftermath.js';
+import { closeBarrier } from './support/barrier.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { makeJpeg } from './support/fixtures.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /** A worker that died is noticed after 15 s, a job that was lost after 30 s; then it still has to be done. */
 const TAKEOVER_SECONDS = 90;

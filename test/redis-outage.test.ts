@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { Redis } from 'ioredis';
-import { expectBlobsInOrder, expectCompletedOnce, findFile } from './aftermath.js';
-import { closeBarrier } from './barrier.js';
-import { registerUser, type TestUser } from './client.js';
-import { makeJpeg } from './fixtures.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { type RedisProcess, startRedis } from './redis.js';
-import { until } from './until.js';
+import { expectBlobsInOrder, expectCompletedOnce, findFile } from './support/aftermath.js';
+import { closeBarrier } from './support/barrier.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { makeJpeg } from './support/fixtures.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { type RedisProcess, startRedis } from './support/redis.js';
+import { until } from './support/until.js';
 
 let redis: RedisProcess;
 let processes: Processes;

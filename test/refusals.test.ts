@@ -3,8 +3,8 @@ import { openDatabase } from '../core/database/data-source.js';
 import { createLogger } from '../core/log.js';
 import { createRefusalCounts } from '../server/auth/refusal-counts.js';
 import { createRefusals } from '../server/auth/refusals.js';
-import { createDatabase } from './database.js';
-import { until } from './until.js';
+import { createDatabase } from './support/database.js';
+import { until } from './support/until.js';
 
 /*
  * How many lines refusals may add to the event log, and that none of them is missing there.

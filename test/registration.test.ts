@@ -1,6 +1,6 @@
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { eventsOf, newAddress, postAuth, problemOf, send } from './sign-in.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { eventsOf, newAddress, postAuth, problemOf, send } from './support/sign-in.js';
 
 /*
  * Who may make an account: REGISTRATION=invite and closed. What is open to everybody is in accounts.test.ts.

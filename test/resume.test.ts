@@ -5,9 +5,9 @@ import { type ClientRequest, request as httpRequest, type IncomingMessage } from
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import * as tus from 'tus-js-client';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const MiB = 2 ** 20;
 

@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, request as httpRequest } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { expectBlobsInOrder, expectCompletedOnce } from './aftermath.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { makeJpeg } from './fixtures.js';
-import { type Form, openS3AndRedis } from './forms.js';
-import { type Part, type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { expectBlobsInOrder, expectCompletedOnce } from './support/aftermath.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { makeJpeg } from './support/fixtures.js';
+import { type Form, openS3AndRedis } from './support/forms.js';
+import { type Part, type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * A new version is brought in: one process after the other is told to stop, and is started again. Nobody who uploads

@@ -11,12 +11,12 @@ import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
 import type { Refusal, Refusals } from '../server/auth/refusals.js';
 import { signToken } from '../server/auth/tokens.js';
-import { createLimits } from '../server/limits.js';
-import { notFound, problemHandler } from '../server/problem.js';
-import { requestLog } from '../server/requests.js';
+import { notFound, problemHandler } from '../server/http/problem.js';
+import { requestLog } from '../server/http/requests.js';
+import { createLimits } from '../server/limits/limits.js';
 import { type AnyRoute, route, serve } from '../server/routes/route.js';
-import { exchange, formRequest } from './raw-http.js';
-import { until } from './until.js';
+import { exchange, formRequest } from './support/raw-http.js';
+import { until } from './support/until.js';
 
 const keys = deriveKeys('only-for-tests-only-for-tests-only');
 const log = createLogger('silent', 'test');

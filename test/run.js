@@ -2,8 +2,8 @@
 // has started. What each service may be, and what it is otherwise, is in services/services.js.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { startServices } from './services/services.js';
-import { listImports } from './services/suites.js';
+import { startServices } from './support/services/services.js';
+import { listImports } from './support/services/suites.js';
 
 const command = [
   '--experimental-vm-modules',

@@ -2,11 +2,11 @@ import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { get } from 'node:http';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { type FileJson, registerUser, type TestUser } from './client.js';
-import { makeHtml, makeJpeg, makeXmlSvg } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { until } from './until.js';
+import { type FileJson, registerUser, type TestUser } from './support/client.js';
+import { makeHtml, makeJpeg, makeXmlSvg } from './support/fixtures.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { until } from './support/until.js';
 
 /* Downloads of what is in S3: through the server, or by a redirect to the store. What is the same as from files is in content.test.ts. */
 

@@ -3,10 +3,10 @@ import { buffer } from 'node:stream/consumers';
 import { DeleteBucketCommand, HeadBucketCommand } from '@aws-sdk/client-s3';
 import { ConfigError, loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
-import { openS3Storage } from '../core/storage/s3/s3.js';
+import { openS3Storage } from '../core/storage/s3/storage.js';
 import type { Part, Storage, StoredUpload } from '../core/storage/storage.js';
-import { createBucket, createS3Client, type TestBucket } from './s3.js';
-import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
+import { createBucket, createS3Client, type TestBucket } from './support/s3.js';
+import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
 
 const MIB = 1024 ** 2;
 

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer, request, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { putTo, S3Unavailable } from '../core/storage/s3/put.js';
+import { putTo, S3Unavailable } from '../core/storage/s3/http-put.js';
 
 /* Sending a body again when that fails. */
 

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Browser } from 'playwright-core';
-import { launchBrowser } from './browser.js';
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { makeHtml, makeJpeg, makeSvg, makeXmlSvg } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
+import { launchBrowser } from './support/browser.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { makeHtml, makeJpeg, makeSvg, makeXmlSvg } from './support/fixtures.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 const OTHER = 'https://other.example';
 const LISTED = 'https://app.example';

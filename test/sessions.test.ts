@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { whenSomebodyWaitsFor } from './barrier.js';
-import { registerUser, type TestUser } from './client.js';
-import { countRead } from './plans.js';
-import { startPostgresProxy } from './postgres-proxy.js';
-import { type Processes, startProcesses } from './processes.js';
-import { eventsOf, newSession, postAuth, problemOf, refresh, refreshed, sha256 } from './sign-in.js';
-import { until } from './until.js';
+import { whenSomebodyWaitsFor } from './support/barrier.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { countRead } from './support/plans.js';
+import { startPostgresProxy } from './support/postgres-proxy.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { eventsOf, newSession, postAuth, problemOf, refresh, refreshed, sha256 } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 /*
  * Refresh tokens: rotation, and what becomes of a session when one comes a second time. Two servers share the database.

@@ -4,17 +4,17 @@ import { type AddressInfo, connect, type Socket } from 'node:net';
 import express from 'express';
 import { createLogger } from '../core/log.js';
 import type { Refusals } from '../server/auth/refusals.js';
-import { createHttpServer } from '../server/http-server.js';
-import { readJson } from '../server/json-body.js';
-import { lingeringClose } from '../server/lingering-close.js';
-import { problemHandler } from '../server/problem.js';
-import { registerUser } from './client.js';
-import { startProcesses } from './processes.js';
-import { until } from './until.js';
+import { readJson } from '../server/http/json-body.js';
+import { lingeringClose } from '../server/http/lingering-close.js';
+import { problemHandler } from '../server/http/problem.js';
+import { createHttpServer } from '../server/http/server.js';
+import { registerUser } from './support/client.js';
+import { startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * Clients that take their time, on purpose. The parts that watch over them, with short times; what those are in
- * earnest stands in server/http-server.ts and server/json-body.ts.
+ * earnest stands in server/http/server.ts and server/http/json-body.ts.
  */
 
 const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, flush: async () => {} };

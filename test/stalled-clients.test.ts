@@ -5,12 +5,12 @@ import { type IncomingMessage, request } from 'node:http';
 import { dirname, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
-import { findUpload } from './aftermath.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { FORMS, type Form } from './forms.js';
-import { sendHalf } from './half-open.js';
-import { FORM_TYPE, filePart, MIB } from './plain-client.js';
-import { type Processes, startProcesses } from './processes.js';
+import { findUpload } from './support/aftermath.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { FORMS, type Form } from './support/forms.js';
+import { sendHalf } from './support/half-open.js';
+import { FORM_TYPE, filePart, MIB } from './support/plain-client.js';
+import { type Processes, startProcesses } from './support/processes.js';
 
 /* Clients that send no more, and do not close either, when what they have sent cannot be stored: they are told at once. */
 

@@ -6,11 +6,11 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
-import { lockFolder } from '../core/folder-lock.js';
-import { freePort } from './services/port.js';
-import { until } from './until.js';
+import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { freePort } from './support/services/port.js';
+import { until } from './support/until.js';
 
-const SCRIPT = resolve('dist/server/standalone.js');
+const SCRIPT = resolve('dist/server/standalone/supervisor.js');
 const ACCOUNT = { email: 'ada@example.org', password: 'correct horse battery staple' };
 const isRoot = process.getuid?.() === 0;
 

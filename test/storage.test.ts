@@ -6,9 +6,9 @@ import { buffer } from 'node:stream/consumers';
 import { loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
 import { openFileStorage } from '../core/storage/file.js';
-import { openS3Storage } from '../core/storage/s3/s3.js';
+import { openS3Storage } from '../core/storage/s3/storage.js';
 import type { Part, Progress, Storage, StoredObject, StoredUpload } from '../core/storage/storage.js';
-import { createBucket } from './s3.js';
+import { createBucket } from './support/s3.js';
 
 const MIB = 1024 ** 2;
 

@@ -9,12 +9,12 @@ import { createLogger } from '../core/log.js';
 import { openStorage } from '../core/storage/open.js';
 import type { Storage, StoredObject } from '../core/storage/storage.js';
 import { sweep } from '../core/uploads/sweep.js';
-import { registerUser, type TestUser } from './client.js';
-import { createDatabase } from './database.js';
-import { makeJpeg } from './fixtures.js';
-import { type Processes, startProcesses } from './processes.js';
-import { createBucket, type TestBucket } from './s3.js';
-import { startSystem } from './system.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { createDatabase } from './support/database.js';
+import { makeJpeg } from './support/fixtures.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { createBucket, type TestBucket } from './support/s3.js';
+import { startSystem } from './support/system.js';
 
 const MIB = 1024 ** 2;
 
@@ -25,7 +25,7 @@ interface Ended {
 }
 
 function run(env: Record<string, string>, args: string[], cwd: string): Promise<Ended> {
-  const command = [resolve('dist/core/uploads/sweep-command.js'), ...args];
+  const command = [resolve('dist/core/commands/sweep.js'), ...args];
   return new Promise((done) => {
     execFile(process.execPath, command, { cwd, env }, (error, stdout, stderr) => {
       done({ code: error ? Number(error.code) : 0, stdout, stderr });

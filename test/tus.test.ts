@@ -4,10 +4,10 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { version as uuidVersion, v7 as uuidv7 } from 'uuid';
-import { findUpload } from './aftermath.js';
-import { encodeMetadata, idOf, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload } from './support/aftermath.js';
+import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 const MAX = 2 ** 20;
 const OCTETS = { 'Content-Type': 'application/offset+octet-stream' };

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import type { ClientRequest } from 'node:http';
-import { findUpload } from './aftermath.js';
-import { idOf, registerUser, type TestUser } from './client.js';
-import { FORMS, type Form } from './forms.js';
-import { sendHalf as openHalf } from './half-open.js';
-import { type Processes, startProcesses } from './processes.js';
-import { until } from './until.js';
+import { findUpload } from './support/aftermath.js';
+import { idOf, registerUser, type TestUser } from './support/client.js';
+import { FORMS, type Form } from './support/forms.js';
+import { sendHalf as openHalf } from './support/half-open.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * Two servers over the same database and the same bytes, with nothing in front of them: each request may come to

@@ -4,7 +4,7 @@ import sharp from 'sharp';
 import { isAllowed } from '../core/media/allowed.js';
 import { detectType } from '../core/media/detect.js';
 import { createSample } from '../core/media/sample.js';
-import { makeArchive } from './archives.js';
+import { makeArchive } from './support/archives.js';
 import {
   makeAvif,
   makeGif,
@@ -17,7 +17,7 @@ import {
   makeTiff,
   makeWebp,
   makeXmlSvg,
-} from './fixtures.js';
+} from './support/fixtures.js';
 
 /*
  * What bytes are, from both sides: no text passes for something else, whatever letters it begins with and in whatever

@@ -1,7 +1,7 @@
-import { PASSWORD, registerUser, type TestUser } from './client.js';
-import { type Processes, startProcesses } from './processes.js';
-import { exchange, formRequest } from './raw-http.js';
-import { newAddress } from './sign-in.js';
+import { PASSWORD, registerUser, type TestUser } from './support/client.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { exchange, formRequest } from './support/raw-http.js';
+import { newAddress } from './support/sign-in.js';
 
 /*
  * What clients say of themselves and cannot be proved: who reads the logs in a terminal must not have it obeyed. U+009B

@@ -1,8 +1,8 @@
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { type Processes, startProcesses } from './processes.js';
-import { freePort } from './services/port.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { freePort } from './support/services/port.js';
 
 /* How a container runtime finds out whether a worker hangs: by the command that the image names. */
 

@@ -9,15 +9,15 @@ import { migrate } from '../core/database/migrate.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { openQueue } from '../core/queue.js';
-import { startWorker } from '../core/queue-worker.js';
+import { openQueue } from '../core/queue/queue.js';
+import { startWorker } from '../core/queue/worker.js';
+import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
-import { claimStorage } from '../core/uploads/claim.js';
 import { openLeases } from '../core/uploads/lease.js';
 import { watchDependencies } from './dependencies.js';
 import { openHealth } from './health.js';
+import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
-import { startReconciler } from './reconcile.js';
 
 /** How long running jobs may go on after the signal to stop; then they are left to the next worker. */
 const FINISH_MS = 3_000;

@@ -1,9 +1,10 @@
 import { addAbortSignal } from 'node:stream';
 import type { DataSource } from 'typeorm';
-import { reserveBlobs } from '../core/blobs.js';
 import type { Blob } from '../core/database/entities/blob.js';
 import type { File, Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
+import { reserveBlobs } from '../core/files/blobs.js';
+import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import {
   type Facts,
   type Progress,
@@ -11,11 +12,10 @@ import {
   recordSteps,
   type StepResult,
   showProgress,
-} from '../core/file-steps.js';
-import { completeFile, failFile, infectFile, startAttempt } from '../core/files.js';
+} from '../core/files/steps.js';
 import type { Logger } from '../core/log.js';
 import type { ByteSource, Parsers } from '../core/media/parsers.js';
-import { type JobContext, JobInterrupted } from '../core/queue-worker.js';
+import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
 import { readBlob } from '../core/storage/blob-reader.js';
 import type { Storage } from '../core/storage/storage.js';
 import type { Dependencies } from './dependencies.js';

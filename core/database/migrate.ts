@@ -1,4 +1,4 @@
-import { migrateQueue } from '../queue.js';
+import { migrateQueue } from '../queue/queue.js';
 import { connectOnce } from './connect.js';
 import { openDatabase } from './data-source.js';
 

@@ -1,5 +1,5 @@
 import { supportedMimeTypes } from 'file-type';
-import { isAllowedType } from '../media-types.js';
+import { isAllowedType } from './media-types.js';
 import type { Detected } from './types.js';
 
 /** Names for the same thing, so that they do not count as a lie. */

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { Config } from '../config.js';
 import type { Logger } from '../log.js';
 import { openFileStorage } from './file.js';
-import { openS3Storage } from './s3/s3.js';
+import { openS3Storage } from './s3/storage.js';
 import type { Storage } from './storage.js';
 
 /** Opens the storage that the configuration asks for. The only place that chooses. */

@@ -3,12 +3,12 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { DirectUploads, Part } from '../storage/storage.js';
-import { createUpload, type NewUpload } from './creation.js';
+import { createUpload, type NewUpload } from './create.js';
+import { terminateUpload } from './end.js';
 import { type FinishDeps, finishAndQueue } from './finish.js';
 import type { Leases } from './lease.js';
 import { commitProgress, completeUpload } from './ledger.js';
 import { getUpload, isOverdue, type UploadAccess } from './queries.js';
-import { terminateUpload } from './termination.js';
 
 /*
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
@@ -22,7 +22,7 @@ import { terminateUpload } from './termination.js';
  * once the upload is completed.
  *
  * A client can still send a part to an upload that was aborted, and some stores keep such a part. So the upload is
- * discarded once more when its addresses have expired (cleanup.ts).
+ * discarded once more when its addresses have expired (uploads/discard.ts).
  */
 
 /** Addresses that one answer holds at most: signing one takes about a millisecond. */

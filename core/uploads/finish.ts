@@ -1,7 +1,7 @@
 import type { Actor } from '../database/entities/event.js';
 import type { File } from '../database/entities/file.js';
 import type { Logger } from '../log.js';
-import type { ProcessingQueue } from '../queue.js';
+import type { ProcessingQueue } from '../queue/queue.js';
 import { finishUpload, type LedgerDeps } from './ledger.js';
 
 export interface FinishDeps extends LedgerDeps {

@@ -3,16 +3,16 @@ import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { appendEvents } from '../events.js';
-import { insertFile } from '../files.js';
-import { quotaExceededBy, releaseQuota, reserve } from '../quota.js';
+import { appendEvents } from '../events/append.js';
+import { insertFile } from '../files/status.js';
 import type { AppendControl, Part, Progress, Storage, StoredUpload } from '../storage/storage.js';
-import type { CreationDeps } from './creation.js';
+import type { CreationDeps } from './create.js';
 import { LEASE_MS } from './lease.js';
 import { movedExpiry } from './queries.js';
+import { quotaExceededBy, releaseQuota, reserve } from './quota.js';
 
 /*
- * The ledger of uploads: create (creation.ts), append, finish, terminate (termination.ts). Every protocol (tus, a plain
+ * The ledger of uploads: create (uploads/create.ts), append, finish, terminate (uploads/end.ts). Every protocol (tus, a plain
  * POST, direct upload) only calls these.
  *
  * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch

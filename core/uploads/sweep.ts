@@ -1,8 +1,8 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from '../concurrency.js';
 import { AppError } from '../errors.js';
+import { isOurKey, isStored, newestBlob, requireClaimed } from '../storage/claim.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
-import { isOurKey, isStored, newestBlob, requireClaimed } from './claim.js';
 
 /*
  * Finds what is stored although nothing refers to it. Normally there is no such thing: rows come before bytes and go

@@ -5,7 +5,7 @@ import { ApiKey, type Scope } from '../../core/database/entities/api-key.js';
 import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
-import { appendEvents } from '../../core/events.js';
+import { appendEvents } from '../../core/events/append.js';
 import type { Principal, SignedInActor } from './principal.js';
 import { hashSecret, newSecret } from './secrets.js';
 import { lockAccount } from './sessions.js';

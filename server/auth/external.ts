@@ -4,7 +4,7 @@ import { z } from 'zod';
 import type { IdentityProvider } from '../../core/config.js';
 import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
-import { findOrCreateExternal } from './accounts.js';
+import { findOrCreateExternal } from '../accounts/accounts.js';
 import type { Principal } from './principal.js';
 import { notValid } from './tokens.js';
 

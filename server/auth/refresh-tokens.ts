@@ -5,7 +5,7 @@ import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
 import { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
-import { appendEvents } from '../../core/events.js';
+import { appendEvents } from '../../core/events/append.js';
 import { RefusedError } from './refusals.js';
 import { hashSecret, newSecret } from './secrets.js';
 import { isSealed, namedSession, sealToken } from './token-seal.js';

@@ -2,9 +2,9 @@ import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { within } from '../../core/concurrency.js';
 import { AppError, type ErrorCode } from '../../core/errors.js';
-import { appendEvents, type EventType, type NewEvent } from '../../core/events.js';
+import { appendEvents, type EventType, type NewEvent } from '../../core/events/append.js';
 import type { Logger } from '../../core/log.js';
-import { networkOf } from '../network.js';
+import { networkOf } from '../http/network.js';
 import { actorOf } from './principal.js';
 import { createRefusalCounts } from './refusal-counts.js';
 

@@ -4,7 +4,7 @@ import { Session } from '../../core/database/entities/session.js';
 import type { Role } from '../../core/database/entities/user.js';
 import { queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
-import { appendEvents } from '../../core/events.js';
+import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from './principal.js';
 import { lockSessionOf } from './refresh-tokens.js';
 

@@ -8,9 +8,9 @@ import { UploadToken } from '../../core/database/entities/upload-token.js';
 import { User } from '../../core/database/entities/user.js';
 import { countChanged, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
-import { appendEvents } from '../../core/events.js';
+import { appendEvents } from '../../core/events/append.js';
+import { terminateUploadOf } from '../../core/uploads/end.js';
 import { mapTokensToUploads } from '../../core/uploads/queries.js';
-import { terminateUploadOf } from '../../core/uploads/termination.js';
 import type { Principal, SignedInActor } from './principal.js';
 import { lockAccount } from './sessions.js';
 

@@ -5,15 +5,15 @@ import { z } from 'zod';
 import type { Config } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
-import { logIn, register, registrationNow } from '../auth/accounts.js';
+import { logIn, register, registrationNow } from '../accounts/accounts.js';
 import type { Keys } from '../auth/keys.js';
 import { actorOf } from '../auth/principal.js';
 import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../auth/refresh-tokens.js';
 import { closeSession } from '../auth/sessions.js';
 import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
-import { requireKnownOrigin } from '../cors.js';
-import { originOf } from '../origin.js';
+import { requireKnownOrigin } from '../http/cors.js';
+import { originOf } from '../http/origin.js';
 import { password } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 

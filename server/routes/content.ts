@@ -5,10 +5,10 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
-import { getBlob, getFile, listDerivatives } from '../../core/file-queries.js';
+import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
 import { readBlob } from '../../core/storage/blob-reader.js';
 import type { Storage } from '../../core/storage/storage.js';
-import { allowEmbedding } from '../security-headers.js';
+import { allowEmbedding } from '../http/security-headers.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 

@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import type { File } from '../../core/database/entities/file.js';
-import { listDerivatives } from '../../core/file-queries.js';
+import { listDerivatives } from '../../core/files/queries.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';

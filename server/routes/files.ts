@@ -1,11 +1,11 @@
 import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
-import { listEvents } from '../../core/events.js';
-import { type FileCursor, getFile, listFiles } from '../../core/file-queries.js';
-import { trashFile } from '../../core/files.js';
+import { listEvents } from '../../core/events/append.js';
+import { type FileCursor, getFile, listFiles } from '../../core/files/queries.js';
+import { trashFile } from '../../core/files/status.js';
+import { terminateUpload } from '../../core/uploads/end.js';
 import type { LedgerDeps } from '../../core/uploads/ledger.js';
-import { terminateUpload } from '../../core/uploads/termination.js';
 import type { Keys } from '../auth/keys.js';
 import { byId, pageLimit } from './fields.js';
 import { attemptsOf, filesToJson, fileToJson } from './file-json.js';

@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
 import type { Storage } from '../../core/storage/storage.js';
-import type { Drain } from '../drain.js';
+import type { Drain } from '../http/drain.js';
 import { type AnyRoute, route } from './route.js';
 
 interface HealthDeps {

@@ -1,7 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Invitation } from '../../core/database/entities/invitation.js';
-import { createInvitation, listInvitations, revokeInvitation } from '../auth/invitations.js';
+import { createInvitation, listInvitations, revokeInvitation } from '../accounts/invitations.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route, signedInActor } from './route.js';
 

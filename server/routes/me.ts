@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Quota } from '../../core/config.js';
 import { Session } from '../../core/database/entities/session.js';
-import { changePassword, getUser } from '../auth/accounts.js';
+import { changePassword, getUser } from '../accounts/accounts.js';
 import { getOwned } from '../auth/owned.js';
 import { endSessions, listSessions } from '../auth/sessions.js';
 import { byId, password } from './fields.js';

@@ -3,18 +3,18 @@ import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
-import { codingOf, decode, refuseCoding } from '../content-coding.js';
-import type { Drain } from '../drain.js';
-import { isForm, readForm } from '../form-files.js';
-import type { Limits } from '../limits.js';
+import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
+import type { Drain } from '../http/drain.js';
+import { type RequestBody, readBody } from '../http/request-body.js';
+import type { Limits } from '../limits/limits.js';
+import { isForm, readForm } from '../plain/form-files.js';
 import {
   type PlainUploadDeps,
   type ReceivedFile,
   receiveFile,
   type Sender,
   shutsDown,
-} from '../plain-upload.js';
-import { type RequestBody, readBody } from '../request-body.js';
+} from '../plain/upload.js';
 import { toMetadata } from '../upload-metadata.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';

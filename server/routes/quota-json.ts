@@ -1,6 +1,6 @@
 import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
-import { quotaOf } from '../../core/quota.js';
+import { quotaOf } from '../../core/uploads/quota.js';
 
 /** What a user holds and may hold; null is without limit. @param defaults of users who have none of their own */
 export function quotaJson(user: User, defaults: Quota) {

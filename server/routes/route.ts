@@ -5,8 +5,8 @@ import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
-import { readJson } from '../json-body.js';
-import type { Bucket, Limits } from '../limits.js';
+import { readJson } from '../http/json-body.js';
+import type { Bucket, Limits } from '../limits/limits.js';
 
 /** One route, declared once: what is not in its schemas does not reach its handler. */
 export interface Route<P, Q, B> {

@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
-import { findFile, getFile } from '../../core/file-queries.js';
+import { findFile, getFile } from '../../core/files/queries.js';
 import {
   beginDirectUpload,
   completeDirectUpload,

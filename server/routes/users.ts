@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
-import { changeUser, listUsers } from '../auth/users.js';
+import { changeUser, listUsers } from '../accounts/users.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { quotaJson } from './quota-json.js';
 import { type AnyRoute, pageOf, route, signedInActor } from './route.js';

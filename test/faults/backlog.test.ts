@@ -1,11 +1,11 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { forEachOf } from '../../core/concurrency.js';
-import { makeJpeg } from '../fixtures.js';
-import { type PostgresProxy, startPostgresProxy } from '../postgres-proxy.js';
-import { openRedis, type TestRedis } from '../redis.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
+import { makeJpeg } from '../support/fixtures.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { type PostgresProxy, startPostgresProxy } from '../support/postgres-proxy.js';
+import { openRedis, type TestRedis } from '../support/redis.js';
+import { until } from '../support/until.js';
 
 /* What a file is processed with is away for longer than all attempts take, while hundreds of files wait. */
 

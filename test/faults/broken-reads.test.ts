@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
-import { expectCompletedOnce, findUpload } from '../aftermath.js';
-import { sha256 } from '../plain-client.js';
-import { type Installation, install } from './installation.js';
-import { MIB } from './piecewise-upload.js';
+import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
+import { type Installation, install } from '../support/installation.js';
+import { MIB } from '../support/piecewise-upload.js';
+import { sha256 } from '../support/plain-client.js';
 
 /* Connections to S3 are reset again and again while a large object is read. */
 

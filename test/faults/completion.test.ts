@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce, findFile, findUpload } from '../aftermath.js';
-import { letRetry } from '../deletions.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { expectCompletedOnce, findFile, findUpload } from '../support/aftermath.js';
+import { letRetry } from '../support/deletions.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /*
  * The last call of a multipart upload goes wrong. Until it is done no client may be told that all is there: it would

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, findUpload } from '../aftermath.js';
-import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
-import type { KillPoint } from './kill.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { expectBlobsInOrder, findUpload } from '../support/aftermath.js';
+import { type Installation, install } from '../support/installation.js';
+import type { KillPoint } from '../support/kill.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /* What is deleted stays deleted, whenever the server dies, and leaves nothing in the bucket. */
 

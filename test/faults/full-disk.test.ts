@@ -4,13 +4,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expectCompletedOnce } from '../aftermath.js';
-import { registerUser, type TestUser } from '../client.js';
-import { makeJpeg } from '../fixtures.js';
-import { expectProblem, post } from '../plain-client.js';
-import { type Processes, startProcesses } from '../processes.js';
-import { until } from '../until.js';
-import { MIB } from './piecewise-upload.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
+import { registerUser, type TestUser } from '../support/client.js';
+import { makeJpeg } from '../support/fixtures.js';
+import { MIB } from '../support/piecewise-upload.js';
+import { expectProblem, post } from '../support/plain-client.js';
+import { type Processes, startProcesses } from '../support/processes.js';
+import { until } from '../support/until.js';
 
 /* The disk of the files fills up: a small one of its own, which only root can mount. */
 

@@ -1,8 +1,8 @@
-import { encodeMetadata, registerUser, type TestUser } from '../client.js';
-import { type PostgresProxy, type Statement, startPostgresProxy } from '../postgres-proxy.js';
-import { type Installation, install } from './installation.js';
-import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from './kill.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { encodeMetadata, registerUser, type TestUser } from '../support/client.js';
+import { type Installation, install } from '../support/installation.js';
+import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from '../support/postgres-proxy.js';
 
 /*
  * The server is killed before and after every statement that it sends to PostgreSQL for an upload.

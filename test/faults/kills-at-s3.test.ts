@@ -1,9 +1,9 @@
 import { UploadPartCommand } from '@aws-sdk/client-s3';
-import { findUpload } from '../aftermath.js';
-import { until } from '../until.js';
-import { type Installation, install } from './installation.js';
-import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from './kill.js';
-import { beginUpload, MIB, type PiecewiseUpload, UNEVEN } from './piecewise-upload.js';
+import { findUpload } from '../support/aftermath.js';
+import { type Installation, install } from '../support/installation.js';
+import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
+import { beginUpload, MIB, type PiecewiseUpload, UNEVEN } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /* The server is killed before and after every call to S3 that an upload makes. */
 

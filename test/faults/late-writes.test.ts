@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce, findUpload } from '../aftermath.js';
-import type { TestUser } from '../client.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
+import type { TestUser } from '../support/client.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /*
  * A server stands still while it sends bytes to S3, loses its leases, and wakes up when another has long gone on with

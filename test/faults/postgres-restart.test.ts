@@ -3,11 +3,11 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../core/database/embedded-postgres.js';
-import { expectCompletedOnce } from '../aftermath.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB, UNEVEN } from './piecewise-upload.js';
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../core/database/embedded/postgres.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB, UNEVEN } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /* PostgreSQL, one of this suite's own, is restarted in the middle of uploads. */
 

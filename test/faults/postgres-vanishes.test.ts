@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce } from '../aftermath.js';
-import { idOf } from '../client.js';
-import { sendHalf } from '../half-open.js';
-import { type PostgresProxy, type Statement, startPostgresProxy } from '../postgres-proxy.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB, UNEVEN } from './piecewise-upload.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
+import { idOf } from '../support/client.js';
+import { sendHalf } from '../support/half-open.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB, UNEVEN } from '../support/piecewise-upload.js';
+import { type PostgresProxy, type Statement, startPostgresProxy } from '../support/postgres-proxy.js';
+import { until } from '../support/until.js';
 
 /*
  * PostgreSQL vanishes without a word, as when its host loses its power: no connection is refused or ended, and no byte

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce } from '../aftermath.js';
-import { idOf } from '../client.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { MIB } from './piecewise-upload.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
+import { idOf } from '../support/client.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { MIB } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /* Fifty uploads at once, of all sizes, under kills at random moments. */
 

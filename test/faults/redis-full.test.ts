@@ -1,9 +1,9 @@
 import { Redis } from 'ioredis';
-import { expectCompletedOnce } from '../aftermath.js';
-import { registerUser, type TestUser } from '../client.js';
-import { type Processes, startProcesses } from '../processes.js';
-import { type RedisProcess, startRedis } from '../redis.js';
-import { until } from '../until.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
+import { registerUser, type TestUser } from '../support/client.js';
+import { type Processes, startProcesses } from '../support/processes.js';
+import { type RedisProcess, startRedis } from '../support/redis.js';
+import { until } from '../support/until.js';
 
 /* Redis has reached its limit of memory and evicts nothing: commands that would add something are refused. */
 

@@ -1,10 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { timeline } from '../aftermath.js';
-import { idOf } from '../client.js';
-import { type RedisProcess, startRedis } from '../redis.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { MIB } from './piecewise-upload.js';
+import { timeline } from '../support/aftermath.js';
+import { idOf } from '../support/client.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { MIB } from '../support/piecewise-upload.js';
+import { type RedisProcess, startRedis } from '../support/redis.js';
+import { until } from '../support/until.js';
 
 /* Redis is killed again and again under uploads and jobs; each time it comes back it is empty. */
 

@@ -1,5 +1,5 @@
 import { Redis } from 'ioredis';
-import { openRedis, startRedis } from '../redis.js';
+import { openRedis, startRedis } from '../support/redis.js';
 
 async function ask<T>(url: string, question: (client: Redis) => Promise<T>): Promise<T> {
   const client = new Redis(url, { retryStrategy: () => null });

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload } from '../aftermath.js';
-import { expectBooksRight, usageOf } from '../books.js';
-import { useAccount } from '../client.js';
-import { letRetry, purge, terminate } from '../deletions.js';
-import { post, sha256 } from '../plain-client.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload } from '../support/aftermath.js';
+import { expectBooksRight, usageOf } from '../support/books.js';
+import { useAccount } from '../support/client.js';
+import { letRetry, purge, terminate } from '../support/deletions.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { post, sha256 } from '../support/plain-client.js';
+import { until } from '../support/until.js';
 
 /*
  * Something is to end, and the store is away, does not answer, or denies it. What the database has decided holds, and

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { expectCompletedOnce, findUpload } from '../aftermath.js';
-import { until } from '../until.js';
-import { expectInOrder, type Installation, install } from './installation.js';
-import { beginUpload, MIB } from './piecewise-upload.js';
+import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
+import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { until } from '../support/until.js';
 
 /* S3 is away, refuses, or never answers. */
 

@@ -9,8 +9,8 @@ import {
   type S3Client,
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
-import { createBucket, createS3Client, type TestBucket } from '../s3.js';
-import { type S3Proxy, startS3Proxy } from '../s3-proxy.js';
+import { createBucket, createS3Client, type TestBucket } from '../support/s3.js';
+import { type S3Proxy, startS3Proxy } from '../support/s3-proxy.js';
 
 const MIB = 1024 ** 2;
 

@@ -2,9 +2,9 @@ import { extname } from 'node:path';
 import type { Problem } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { isAllowed, isKindOf } from '../../core/media/allowed.js';
+import { typeNotAllowed } from '../../core/media/media-types.js';
 import { createSample } from '../../core/media/sample.js';
 import type { Detected } from '../../core/media/types.js';
-import { typeNotAllowed } from '../../core/media-types.js';
 import type { KnownFile, StreamStep } from './step.js';
 
 /** Extensions that stand for the same format as the one that file-type names. */

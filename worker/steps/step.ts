@@ -1,6 +1,6 @@
 import type { Blob } from '../../core/database/entities/blob.js';
 import type { File } from '../../core/database/entities/file.js';
-import type { Facts } from '../../core/file-steps.js';
+import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
 import type { ByteSource, Parsers } from '../../core/media/parsers.js';
 

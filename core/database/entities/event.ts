@@ -15,7 +15,7 @@ export interface Actor {
   requestId?: string;
 }
 
-/** One line of the append-only log. See core/events.ts. */
+/** One line of the append-only log. See core/events/append.ts. */
 @Entity('events')
 export class Event {
   @PrimaryGeneratedColumn('identity', { type: 'bigint' })
@@ -46,7 +46,7 @@ export class Event {
   @Column('text', { default: 'ok' })
   result: 'ok' | 'refused';
 
-  /** Chains the row to the one with the number before; see core/audit.ts. */
+  /** Chains the row to the one with the number before; see core/events/verify.ts. */
   @Column('bytea', { nullable: true })
   hash: Buffer | null;
 

@@ -35,7 +35,7 @@ export class User {
   @Column('timestamptz', { name: 'quota_changed_at', nullable: true })
   quotaChangedAt: Date | null;
 
-  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/quota.ts. */
+  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/uploads/quota.ts. */
   @Column('bigint', { name: 'used_bytes', transformer: bigintColumn })
   usedBytes: number;
 

@@ -1,7 +1,7 @@
 import { isConflict, isDatabaseAway } from '../../database/outage.js';
 import { AppError } from '../../errors.js';
 import type { AppendControl, Progress, Segment, StoredUpload } from '../storage.js';
-import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
+import { BLOCK_SIZE, type BlockPool } from './blocks.js';
 import { bytesOf, createGrowth, type Growth, type GrowthDeps } from './growth.js';
 import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
 

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { AppError } from '../../errors.js';
 import type { Part, StoredUpload } from '../storage.js';
 import { bytesOf, newKey } from './growth.js';
-import { isMissing, type ObjectStore } from './objects.js';
+import { isMissing, type ObjectStore } from './operations.js';
 import { MIN_PART } from './part-size.js';
 
 /*

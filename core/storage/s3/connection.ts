@@ -3,9 +3,9 @@ import https from 'node:https';
 import { S3Client } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
 import type { S3Config } from '../../config.js';
-import { getFrom } from './get.js';
-import { type PutRequest, putTo } from './put.js';
-import { createRequester } from './request.js';
+import { getFrom } from './http-get.js';
+import { type PutRequest, putTo } from './http-put.js';
+import { createRequester } from './http-request.js';
 
 /*
  * The way to S3. Whatever carries bytes (UploadPart, PutObject, GetObject) goes by requests of our own: the AWS SDK would
@@ -31,9 +31,9 @@ export interface S3Connection {
   /** For addresses that are handed out. */
   publicClient: S3Client;
   config: S3Config;
-  /** See put.ts. */
+  /** See s3/http-put.ts. */
   put(request: PutRequest): Promise<IncomingHttpHeaders>;
-  /** See get.ts. */
+  /** See s3/http-get.ts. */
   get(key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<IncomingMessage>;
 }
 

@@ -1,10 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { AppError } from '../../errors.js';
 import type { Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
-import { BLOCK_SIZE, type BlockPool } from './block-pool.js';
-
-import { isMissing, type ObjectStore } from './objects.js';
-import { type Body, S3Unavailable } from './put.js';
+import { BLOCK_SIZE, type BlockPool } from './blocks.js';
+import { type Body, S3Unavailable } from './http-put.js';
+import { isMissing, type ObjectStore } from './operations.js';
 
 /*
  * What an append has begun: parts, segments and whole objects on their way to the store, in the order of their bytes,

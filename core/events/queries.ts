@@ -1,0 +1,108 @@
+import type { DataSource } from 'typeorm';
+import { Event } from '../database/entities/event.js';
+import { queryEntities } from '../database/rows.js';
+
+/* Reading the event log as an audit log: who did what, in the order of the numbers. */
+
+export interface AuditFilter {
+  /** Such as `auth.login`, or `auth.*` for all that begin so. */
+  type?: string | undefined;
+  /** Who did it. */
+  userId?: string | undefined;
+  /** What it was done to. */
+  subjectId?: string | undefined;
+  result?: 'ok' | 'refused' | undefined;
+  /** From this time on, … */
+  from?: Date | undefined;
+  /** … and before this one. */
+  to?: Date | undefined;
+  /** Also what nobody did, but the system by itself. */
+  system: boolean;
+}
+
+/** Events of an export that are read at a time. */
+const BATCH = 500;
+
+/** More than any transaction lasts. */
+const SLACK = `interval '1 hour'`;
+
+/** Newest first. @param before only smaller numbers; undefined: from the end of the log on */
+export async function listAudit(
+  database: DataSource,
+  filter: AuditFilter,
+  before: number | undefined,
+  limit: number,
+): Promise<Event[]> {
+  const range = await findRange(database, filter);
+  if (before !== undefined) range.below = Math.min(before, range.below);
+  return select(database, filter, range, 'DESC', limit);
+}
+
+/** Oldest first, in batches that are read when they are asked for. @param last the last number */
+export async function* readAudit(
+  database: DataSource,
+  filter: AuditFilter,
+  last: number,
+): AsyncGenerator<Event[]> {
+  const range = await findRange(database, filter);
+  range.below = Math.min(last + 1, range.below);
+  for (;;) {
+    const events = await select(database, filter, range, 'ASC', BATCH);
+    if (events.length > 0) yield events;
+    if (events.length < BATCH) return;
+    range.above = events.at(-1)?.seq ?? range.below;
+  }
+}
+
+/** Numbers, without the limits themselves. */
+interface Range {
+  above: number;
+  below: number;
+}
+
+function select(
+  database: DataSource,
+  { type, userId, subjectId, result, from, to, system }: AuditFilter,
+  { above, below }: Range,
+  order: 'ASC' | 'DESC',
+  limit: number,
+): Promise<Event[]> {
+  const parameters: unknown[] = [above, below, limit];
+  const conditions = ['seq > $1', 'seq < $2'];
+  const add = (condition: string, value: unknown) => {
+    if (value === undefined) return;
+    parameters.push(value);
+    conditions.push(condition.replace('?', `$${parameters.length}`));
+  };
+  if (!system) conditions.push('actor IS NOT NULL');
+  if (type?.endsWith('*')) add('type LIKE ?', `${type.slice(0, -1).replaceAll('_', '\\_')}%`);
+  else add('type = ?', type);
+  add(`actor ->> 'userId' = ?`, userId);
+  add('subject_id = ?', subjectId);
+  add('result = ?', result);
+  add('created_at >= ?', from);
+  add('created_at < ?', to);
+  return queryEntities(
+    database.manager,
+    Event,
+    `SELECT * FROM events WHERE ${conditions.join(' AND ')} ORDER BY seq ${order} LIMIT $3`,
+    parameters,
+  );
+}
+
+/**
+ * Between which numbers the events of a time are. Numbers follow commits and times are those of the beginning of a
+ * transaction, so the two orders differ by no more than a transaction lasts. Without this, what lies long ago would be
+ * looked for in all that came after it.
+ */
+async function findRange(database: DataSource, { from, to }: AuditFilter): Promise<Range> {
+  const [range]: { above: string | null; below: string | null }[] = await database.query(
+    `SELECT
+       (SELECT seq FROM events WHERE seq IS NOT NULL AND created_at < $1::timestamptz - ${SLACK}
+        ORDER BY created_at DESC LIMIT 1) AS above,
+       (SELECT seq FROM events WHERE seq IS NOT NULL AND created_at >= $2::timestamptz + ${SLACK}
+        ORDER BY created_at LIMIT 1) AS below`,
+    [from ?? null, to ?? null],
+  );
+  return { above: Number(range?.above ?? 0), below: Number(range?.below ?? Number.MAX_SAFE_INTEGER) };
+}

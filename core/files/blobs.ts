@@ -1,0 +1,97 @@
+import { randomUUID } from 'node:crypto';
+import type { DataSource, EntityManager } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { Blob } from '../database/entities/blob.js';
+import { countChanged, queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { IS_DUE, workThrough } from '../retries.js';
+import type { Storage } from '../storage/storage.js';
+
+/*
+ * Stored objects and who refers to them. A blob's row comes first, without a reference; then its bytes; then the
+ * reference, in the transaction that makes it known. What a crash leaves is therefore always a row without a
+ * reference, and the reconciler deletes those.
+ *
+ * A deletion begins with a mark that is committed before the store is asked (`doomed_at`). A blob with that mark never
+ * gets a reference again, so no transaction has to stay open while the store deletes the object. The row goes last: if
+ * the process dies on the way, the mark is found by the next pass.
+ */
+
+interface BlobDeps {
+  database: DataSource;
+  storage: Storage;
+}
+
+/** How long a row may stay without a reference because its bytes are just being written. */
+const UNREFERENCED_MINUTES = 60;
+
+/** Writes the rows of blobs that are about to be stored. @param sizes bytes of each */
+export async function reserveBlobs(database: DataSource, sizes: number[]): Promise<Blob[]> {
+  const blobs = sizes.map((size) => ({ id: uuidv7(), key: randomUUID(), size, refs: 0 }));
+  await database.getRepository(Blob).insert(blobs);
+  return blobs as Blob[];
+}
+
+/**
+ * Adds a reference to each. Part of the caller's transaction.
+ * @throws {AppError} unavailable when one of them is to be deleted: its bytes have to be stored anew, as another blob
+ */
+export async function referenceBlobs(manager: EntityManager, ids: string[]): Promise<void> {
+  const changed = await countChanged(
+    manager,
+    'UPDATE blobs SET refs = refs + 1 WHERE id = ANY ($1) AND doomed_at IS NULL',
+    [ids],
+  );
+  if (changed === ids.length) return;
+  throw new AppError('unavailable', { detail: 'What was stored has been given up', retryable: true });
+}
+
+/**
+ * Takes one reference from each. Part of the caller's transaction; deleteUnreferencedBlobs, after it, deletes those that
+ * have lost their last one.
+ */
+export async function releaseBlobs(manager: EntityManager, ids: string[]): Promise<void> {
+  await manager.query(
+    `UPDATE blobs SET refs = refs - 1, doomed_at = CASE WHEN refs = 1 THEN now() END WHERE id = ANY ($1)`,
+    [ids],
+  );
+}
+
+/**
+ * Deletes objects that nothing refers to, and their rows: those that have lost their last reference, and those that have
+ * been without any for an hour.
+ * @param ids only these; undefined: all
+ * @returns how many were deleted
+ * @throws {PassIncomplete} after all others were deleted; the rows of those that failed stay
+ */
+export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): Promise<number> {
+  const { database, storage } = deps;
+  return workThrough(
+    database,
+    'blobs',
+    (limit) => doomBlobs(database, limit, ids),
+    async ({ id, key }) => {
+      await storage.blobs.delete(key);
+      await database.getRepository(Blob).delete({ id });
+    },
+  );
+}
+
+/** Marks blobs whose objects are to be deleted next, those again that an earlier call has marked and not deleted. */
+async function doomBlobs(database: DataSource, limit: number, ids?: string[]): Promise<Blob[]> {
+  const isMeant = ids
+    ? 'id = ANY ($2)'
+    : `(doomed_at IS NOT NULL OR created_at < now() - $2 * interval '1 minute')`;
+  return queryEntities(
+    database.manager,
+    Blob,
+    `WITH due AS (
+       SELECT id FROM blobs WHERE refs = 0 AND ${IS_DUE} AND ${isMeant}
+       ORDER BY created_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+     ), doomed AS (
+       UPDATE blobs SET doomed_at = coalesce(doomed_at, now()) FROM due WHERE blobs.id = due.id RETURNING blobs.*
+     )
+     SELECT * FROM doomed`,
+    [limit, ids ?? UNREFERENCED_MINUTES],
+  );
+}

@@ -1,0 +1,122 @@
+import type { DataSource } from 'typeorm';
+import { Blob } from '../database/entities/blob.js';
+import { Derivative } from '../database/entities/derivative.js';
+import { File } from '../database/entities/file.js';
+import { queryEntities, toEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+
+/** Where a page of a list ended. */
+export interface FileCursor {
+  /** Microseconds since 1970: a Date would lose those that the column has, and files of one millisecond with them. */
+  createdAtMicros: number;
+  id: string;
+}
+
+/** A file of a list, and the cursor of a page that ends with it. */
+export interface ListedFile {
+  file: File;
+  cursor: FileCursor;
+}
+
+/** Newest first. @param after the last file of the page before */
+export async function listFiles(
+  database: DataSource,
+  ownerId: string,
+  after: FileCursor | undefined,
+  limit: number,
+): Promise<ListedFile[]> {
+  const rows: { id: string; micros: string }[] = await database.query(
+    `SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS micros FROM files
+     WHERE owner_id = $1 AND deleted_at IS NULL
+       AND ($2::uuid IS NULL
+            OR (created_at, id) < (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $2))
+     ORDER BY created_at DESC, id DESC LIMIT $4`,
+    [ownerId, after?.id ?? null, after?.createdAtMicros ?? null, limit],
+  );
+  const files = toEntities(database.manager, File, rows);
+  return files.map((file, index) => ({
+    file,
+    cursor: { createdAtMicros: Number(rows[index]?.micros), id: file.id },
+  }));
+}
+
+/**
+ * One file, of whomever; the caller checks whether it may be seen.
+ * @param options.trashed also look in the trash
+ * @throws {AppError} not_found
+ */
+export async function getFile(
+  database: DataSource,
+  id: string,
+  options: { trashed?: boolean } = {},
+): Promise<File> {
+  const file = await findFile(database, id, options);
+  if (!file) throw new AppError('not_found');
+  return file;
+}
+
+/** The same; undefined: there is none. */
+export async function findFile(
+  database: DataSource,
+  id: string,
+  options: { trashed?: boolean } = {},
+): Promise<File | undefined> {
+  const [file] = await queryEntities(
+    database.manager,
+    File,
+    'SELECT * FROM files WHERE id = $1 AND ($2 OR deleted_at IS NULL)',
+    [id, options.trashed ?? false],
+  );
+  return file;
+}
+
+/** The blob that holds a file's bytes. */
+export async function getBlob(database: DataSource, file: File): Promise<Blob> {
+  return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
+}
+
+/** Derivatives of many files at once, with the keys of their blobs. */
+export async function listDerivatives(
+  database: DataSource,
+  fileIds: string[],
+): Promise<(Derivative & { key: string; size: number })[]> {
+  return database
+    .getRepository(Derivative)
+    .createQueryBuilder('d')
+    .innerJoin(Blob, 'b', 'b.id = d.blobId')
+    .select([
+      'd.file_id AS "fileId"',
+      'd.name AS name',
+      'd.blob_id AS "blobId"',
+      'd.content_type AS "contentType"',
+    ])
+    .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
+    .where('d.file_id = ANY (:fileIds)', { fileIds })
+    .getRawMany();
+}
+
+/** A file whose processing has not come to its end. */
+export type UnfinishedFile = Pick<File, 'id' | 'run'>;
+
+/** Files that are not at their end, in order of id. @param after id to go on from */
+export async function listUnfinished(
+  database: DataSource,
+  after: string | undefined,
+  limit: number,
+): Promise<UnfinishedFile[]> {
+  return database.query(
+    `SELECT id, run FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
+     ORDER BY id LIMIT $2`,
+    [after ?? null, limit],
+  );
+}
+
+/** How many files are not at their end. @param leastAgeMs younger ones do not count */
+export async function countUnfinished(database: DataSource, leastAgeMs: number): Promise<number> {
+  const [{ count }] = await database.query(
+    `SELECT count(*)::int AS count FROM files
+     WHERE status IN ('pending', 'processing') AND created_at < now() - $1 * interval '1 millisecond'`,
+    [leastAgeMs],
+  );
+  return count;
+}

@@ -1,0 +1,257 @@
+import type { DataSource, EntityManager } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { Blob } from '../database/entities/blob.js';
+import { Derivative } from '../database/entities/derivative.js';
+import type { Actor } from '../database/entities/event.js';
+import { File, type FileStatus, type Problem, type StepRecord } from '../database/entities/file.js';
+import { countChanged, queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { APPEND_EVENT_OF, actorJson, appendEvents, type EventType } from '../events/append.js';
+import { releaseQuota } from '../uploads/quota.js';
+import { releaseBlobs } from './blobs.js';
+
+/*
+ * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that
+ * names the states it may come from and the attempt it belongs to, and leaves an event in the same transaction. A
+ * worker that lost its job therefore changes nothing, and each file is completed exactly once.
+ */
+
+const TRANSITIONS: Record<FileStatus, readonly FileStatus[]> = {
+  pending: ['processing', 'failed', 'paused', 'canceled'],
+  processing: ['completed', 'failed', 'infected', 'pending', 'paused', 'canceled'],
+  completed: ['pending'],
+  failed: ['pending'],
+  infected: ['pending'],
+  paused: ['pending', 'canceled'],
+  canceled: ['pending'],
+};
+
+/** Whether a file may go from one status to another. */
+export function canChange(from: FileStatus, to: FileStatus): boolean {
+  return TRANSITIONS[from].includes(to);
+}
+
+/** A file as one attempt of one run of its processing knows it. */
+export type FileRun = Pick<File, 'id' | 'run' | 'attempts' | 'ownerId'>;
+
+/** Columns that go with a change of status. */
+interface StatusColumns {
+  error?: Problem | null;
+  progress?: number;
+  step?: string | null;
+  steps?: Record<string, StepRecord>;
+}
+
+/** Moves a file to another status. @throws {AppError} wrong_state, not_found */
+async function changeStatus(
+  manager: EntityManager,
+  file: FileRun,
+  to: FileStatus,
+  columns: StatusColumns,
+  event: EventType,
+): Promise<void> {
+  const from = (Object.keys(TRANSITIONS) as FileStatus[]).filter((status) => canChange(status, to));
+  const changed = await countChanged(
+    manager,
+    `UPDATE files
+     SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
+         steps = steps || $8::jsonb,
+         completed_at = CASE WHEN $3 = 'completed' THEN now() END, updated_at = now()
+     WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
+    [
+      file.id,
+      file.run,
+      to,
+      from,
+      columns.error ? JSON.stringify(columns.error) : null,
+      columns.progress ?? null,
+      columns.step ?? null,
+      JSON.stringify(columns.steps ?? {}),
+      file.attempts,
+    ],
+  );
+  if (changed === 0) {
+    const now = await manager.getRepository(File).findOneBy({ id: file.id });
+    if (!now) throw new AppError('not_found');
+    throw new AppError('wrong_state', {
+      detail: `The file is ${now.status} (run ${now.run}); it cannot become ${to} (run ${file.run})`,
+    });
+  }
+  await appendEvents(manager, [
+    {
+      type: event,
+      subjectId: file.id,
+      ownerId: file.ownerId,
+      data: { run: file.run, ...(columns.error ? { error: columns.error } : {}) },
+    },
+  ]);
+}
+
+/**
+ * Finishes an upload whose object is made: its file as `pending`, with its blob and its event. One statement, because
+ * every upload comes by here and each further one is felt.
+ * @param actor who sent the last byte; undefined: found by the system
+ * @returns undefined if the upload is not ready for that, or finished already
+ */
+export async function insertFile(
+  manager: EntityManager,
+  uploadId: string,
+  actor: Actor | undefined,
+): Promise<File | undefined> {
+  const [file] = await queryEntities(
+    manager,
+    File,
+    `WITH upload AS (
+       UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
+       WHERE id = $1 AND status = 'uploading' AND object_key IS NOT NULL
+       RETURNING *
+     ), parts AS (
+       DELETE FROM upload_parts USING upload WHERE upload_id = upload.id
+     ), blob AS (
+       INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
+     ), file AS (
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
+                          status, created_at)
+       SELECT id, owner_id, $2,
+         coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
+         coalesce(nullif(metadata ->> 'filetype', ''), substring(metadata ->> 'type' FROM '^[^/[:space:]]{1,127}/[^/[:space:]]{1,127}$')),
+         lower(nullif(metadata ->> 'sha256', '')), allowed_types, coalesce(warnings, '[]'), 'pending', now()
+       FROM upload
+       RETURNING *
+     ), told AS (
+       ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size), $3::jsonb FROM file
+     )
+     SELECT * FROM file`,
+    [uploadId, uuidv7(), actorJson(actor)],
+  );
+  return file;
+}
+
+/**
+ * Begins an attempt of a run, or takes it over from a worker that died.
+ * @param job `attempt`: the first is 1; one that takes over another, or follows one that was interrupted, has its number
+ * @param step where a run begins
+ * @returns undefined if there is nothing to do any more: the file is done, gone, or has a newer run
+ */
+export async function startAttempt(
+  database: DataSource,
+  job: { fileId: string; run: number; attempt: number },
+  step: string,
+): Promise<{ file: File; blob: Blob } | undefined> {
+  return database.transaction(async (manager) => {
+    const [file] = await queryEntities(
+      manager,
+      File,
+      `UPDATE files SET attempts = attempts + 1, counted_attempts = $4, step = coalesce(step, $3), eta_seconds = NULL,
+         updated_at = now()
+       WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
+      [job.fileId, job.run, step, job.attempt],
+    );
+    if (!file) return undefined;
+    if (file.status === 'pending') {
+      await changeStatus(manager, file, 'processing', {}, 'file.processing');
+      file.status = 'processing';
+    }
+    const blob = await manager.getRepository(Blob).findOneByOrFail({ id: file.blobId });
+    return { file, blob };
+  });
+}
+
+/** Ends a run well. @throws {AppError} wrong_state */
+export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
+  await database.transaction((manager) =>
+    changeStatus(manager, file, 'completed', { progress: 100 }, 'file.completed'),
+  );
+}
+
+/** Ends a run for good because the scan found something. @throws {AppError} wrong_state */
+export async function infectFile(
+  database: DataSource,
+  file: FileRun,
+  error: Problem,
+  record: StepRecord,
+): Promise<void> {
+  const columns = { error, progress: 100, step: error.step, steps: { [error.step]: record } };
+  await database.transaction((manager) => changeStatus(manager, file, 'infected', columns, 'file.infected'));
+}
+
+/** Ends a run because a step failed and will not be tried again. @throws {AppError} wrong_state */
+export async function failFile(database: DataSource, file: FileRun, error: Problem): Promise<void> {
+  await database.transaction(async (manager) => {
+    if (error.code === 'type_not_allowed') await returnUploadToken(manager, file.id);
+    await changeStatus(manager, file, 'failed', { error, step: error.step }, 'file.failed');
+  });
+}
+
+/** The verdict on a type is ours, and whoever meant well can send the right file: see endRefusedUploadOf(). */
+async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
+  await manager.query(
+    `UPDATE upload_tokens SET used_at = NULL FROM uploads
+     WHERE uploads.id = $1 AND upload_tokens.id = uploads.upload_token_id`,
+    [fileId],
+  );
+}
+
+/**
+ * Gives an unfinished file a new run, because the queue holds the job of the present one as done.
+ * @returns the new run; undefined if the file has moved on meanwhile
+ */
+export async function raiseRun(
+  database: DataSource,
+  file: Pick<File, 'id' | 'run'>,
+): Promise<number | undefined> {
+  const [raised] = await queryEntities(
+    database.manager,
+    File,
+    `UPDATE files SET run = run + 1, attempts = 0, counted_attempts = 0, updated_at = now()
+     WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
+    [file.id, file.run],
+  );
+  return raised?.run;
+}
+
+/**
+ * Puts a file into the trash, where it keeps its bytes but does not count against the quota any more.
+ * @throws {AppError} not_found
+ */
+export async function trashFile(database: DataSource, id: string, actor: Actor): Promise<void> {
+  await database.transaction(async (manager) => {
+    const [file] = await queryEntities(
+      manager,
+      File,
+      `UPDATE files SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL RETURNING *`,
+      [id],
+    );
+    if (!file) throw new AppError('not_found');
+    await releaseQuota(manager, file.ownerId, file.size);
+    await appendEvents(manager, [{ type: 'file.deleted', subjectId: id, ownerId: file.ownerId, actor }]);
+  });
+}
+
+/**
+ * Removes the row of a file and of all that was made from it, in the caller's transaction.
+ * @param actor undefined: the system itself
+ * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
+ */
+export async function purgeFile(
+  manager: EntityManager,
+  id: string,
+  actor: Actor | undefined,
+): Promise<string[]> {
+  // First, as the steps do: a step that is just being recorded adds derivatives that have to go too.
+  await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
+  const derivatives = await queryEntities(
+    manager,
+    Derivative,
+    'DELETE FROM derivatives WHERE file_id = $1 RETURNING *',
+    [id],
+  );
+  const [file] = await queryEntities(manager, File, 'DELETE FROM files WHERE id = $1 RETURNING *', [id]);
+  if (!file) return [];
+  const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
+  await releaseBlobs(manager, blobIds);
+  // In the trash it did not count any more.
+  if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
+  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
+  return blobIds;
+}

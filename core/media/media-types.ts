@@ -1,0 +1,20 @@
+import { AppError } from '../errors.js';
+
+/**
+ * Whether a media type is among those that are allowed.
+ * @param type such as `image/png; charset=x`
+ * @param allowed such as `image/*`, `application/pdf`
+ */
+export function isAllowedType(type: string, allowed: string[]): boolean {
+  const [essence = ''] = type.toLowerCase().split(';');
+  const bare = essence.trim();
+  return allowed.some((one) => one === bare || (one.endsWith('/*') && bare.startsWith(one.slice(0, -1))));
+}
+
+/** Says what would be. @param found what it is instead, if it is not what the client said */
+export function typeNotAllowed(allowed: string[], found?: string): AppError {
+  const but = found === undefined ? '' : `, and the content is ${found}`;
+  return new AppError('type_not_allowed', {
+    detail: `Only these types are taken here: ${allowed.join(', ')}${but}`,
+  });
+}

@@ -1,0 +1,193 @@
+import {
+  createPostgresBackend,
+  type DefaultJobOptions,
+  type PgPool,
+  Queue,
+  runMigrations,
+  withBackend,
+} from 'bullmq';
+import { TimedOut, within } from '../concurrency.js';
+import { DatabasePool, REQUEST_LIMITS } from '../database/client.js';
+import { AppError } from '../errors.js';
+import type { Logger } from '../log.js';
+import { connectRedis } from '../redis.js';
+
+/*
+ * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. What takes them out is in queue/worker.ts.
+ *
+ * The queue is derived: PostgreSQL's `files` rows are the truth, a job only wakes a worker up. A job's id is
+ * `<fileId>-<run>`, so adding it twice is harmless, and a job that was lost is added again by the relay. Redis may
+ * therefore be away or lose all it has: nobody waits for it but the workers.
+ */
+
+export interface ProcessingJob {
+  fileId: string;
+  run: number;
+  /** Of the request that caused the job, for the logs. */
+  requestId?: string | undefined;
+}
+
+/** `missing`: the queue does not know the job. `open`: it runs, waits or will be retried. */
+export type JobState = 'missing' | 'open' | 'completed' | 'failed';
+
+export interface ProcessingQueue {
+  /** Adds the jobs that are not there already. @throws soon when the queue cannot be reached */
+  add(...jobs: ProcessingJob[]): Promise<void>;
+  /** @throws soon when the queue cannot be reached */
+  getState(job: ProcessingJob): Promise<JobState>;
+  /** How many jobs have not ended. @throws soon when the queue cannot be reached */
+  countOpen(): Promise<number>;
+  close(): Promise<void>;
+  /** Whether the queue answers, as far as is known. */
+  readonly reachable: boolean;
+  /** Calls `listener` each time a queue that may lose jobs is back after it was away. */
+  onBack?(listener: () => void): void;
+  /** For Bull Board. */
+  readonly bull: Queue;
+}
+
+/** Where the queue is kept: in Redis if its address is known. */
+export interface QueuePlace {
+  databaseUrl: string;
+  redisUrl: string | undefined;
+}
+
+export const postgres = withBackend(createPostgresBackend);
+
+export const QUEUE = 'processing';
+
+/** What the keys in Redis begin with. */
+export const PREFIX = 'landfall';
+
+/**
+ * Jobs that have ended, kept for whoever looks at the board: what became of a file stands in its row. PostgreSQL counts
+ * them at the end of each job, so they must be few.
+ */
+const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
+const KEEP_FAILED = { age: 60 * 60, count: 200 };
+
+/** BullMQ's names for the states of jobs that have not ended. */
+const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
+
+/** Connections to PostgreSQL for one queue or worker; one of a worker's listens for wake-ups. */
+const POOL_SIZE = 5;
+
+/** How long the queue may take to answer before the job is left to the relay: a client's upload waits for it. */
+export const ANSWER_MS = 1_500;
+
+/** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
+const BACKOFF_JITTER = 0.5;
+
+/** Creates or updates the queue's own tables. @param client a connected pg.Client */
+export async function migrateQueue(client: Parameters<typeof runMigrations>[0]): Promise<void> {
+  await runMigrations(client);
+}
+
+function jobId({ fileId, run }: ProcessingJob): string {
+  return `${fileId}-${run}`;
+}
+
+/**
+ * Opens the queue for adding jobs. Redis need not be there yet.
+ * @param options.attempts how often a job is tried in all
+ * @param options.backoffMs delay before the second attempt, doubled for each further one
+ */
+export function openQueue(
+  options: QueuePlace & { attempts: number; backoffMs: number; log: Logger },
+): ProcessingQueue {
+  const defaultJobOptions = {
+    attempts: options.attempts,
+    backoff: { type: 'exponential', delay: options.backoffMs, jitter: BACKOFF_JITTER },
+    removeOnComplete: KEEP_COMPLETED,
+    removeOnFail: KEEP_FAILED,
+  };
+  return options.redisUrl
+    ? openRedisQueue(options.redisUrl, options.log, defaultJobOptions)
+    : openPostgresQueue(options, defaultJobOptions);
+}
+
+/** Of our own, because BullMQ opens one to listen on without looking whether it was stillborn. */
+export function openPool(connectionString: string): PgPool {
+  const pool = new DatabasePool({
+    connectionString,
+    max: POOL_SIZE,
+    keepAlive: true,
+    options: '-c search_path=bullmq',
+    limits: REQUEST_LIMITS,
+  });
+  // BullMQ describes what it needs of a pool in types of its own, which fit those of pg but for overloads.
+  return pool as unknown as PgPool;
+}
+
+function openPostgresQueue(
+  options: QueuePlace & { log: Logger },
+  defaultJobOptions: DefaultJobOptions,
+): ProcessingQueue {
+  const pool = openPool(options.databaseUrl);
+  const bull = new postgres.Queue<ProcessingJob>(QUEUE, {
+    connection: pool,
+    defaultJobOptions,
+  });
+  bull.on('error', (error) => options.log.warn({ err: error }, 'queue connection'));
+  return {
+    ...operations(bull as unknown as Queue, () => false),
+    reachable: true,
+    async close() {
+      await bull.close();
+      await pool.end();
+    },
+  };
+}
+
+function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobOptions): ProcessingQueue {
+  const { client, reportError, onBack } = connectRedis(url, log, { use: 'queue' });
+  const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
+  bull.on('error', reportError);
+  return {
+    // Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them.
+    ...operations(bull, () => ['close', 'reconnecting', 'end'].includes(client.status)),
+    onBack,
+    get reachable() {
+      return client.status === 'ready';
+    },
+    async close() {
+      await bull.close();
+      client.disconnect();
+    },
+  };
+}
+
+function operations(
+  bull: Queue<ProcessingJob>,
+  isAway: () => boolean,
+): Pick<ProcessingQueue, 'add' | 'getState' | 'countOpen' | 'bull'> {
+  /** What comes too late is carried out all the same. */
+  async function promptly<T>(work: () => Promise<T>): Promise<T> {
+    if (isAway()) throw queueAway();
+    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
+      throw error instanceof TimedOut ? queueAway() : error;
+    });
+  }
+  return {
+    bull,
+    async add(...jobs) {
+      const entries = jobs.map((data) => ({ name: 'process', data, opts: { jobId: jobId(data) } }));
+      await promptly(() => bull.addBulk(entries));
+    },
+    async getState(job) {
+      const id = jobId(job);
+      const found = await promptly(() => bull.getJob(id));
+      if (!found) return 'missing';
+      // Of a job that has not ended, BullMQ would look for the state in the list of all that wait.
+      if (!found.finishedOn) return 'open';
+      const state = await promptly(() => bull.getJobState(id));
+      if (state === 'completed' || state === 'failed') return state;
+      return state === 'unknown' ? 'missing' : 'open';
+    },
+    countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
+  };
+}
+
+function queueAway(): AppError {
+  return new AppError('unavailable', { detail: 'The queue does not answer', retryable: true });
+}

@@ -1,0 +1,170 @@
+import type { DataSource } from 'typeorm';
+import { ConfigError } from '../config.js';
+import { hasCode } from '../errors.js';
+import type { Storage, StoredObject } from './storage.js';
+
+/*
+ * Which installation a storage belongs to. Two installations on one bucket (or folder) and prefix would do well side by
+ * side, since keys are random, until one of them sweeps: it would take the objects of the other for orphans. So a
+ * marker in the storage bears the id of its installation, which the database keeps; server and worker refuse to start
+ * on the storage of another one, and a sweep deletes only in its own.
+ */
+
+/** How our keys look. See growth.ts for the second part. */
+const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
+
+/** Whether an object may be Landfall's by its name; in a bucket that others use too, everything else is theirs. */
+export function isOurKey(key: string): boolean {
+  return OURS.test(key);
+}
+
+/** Objects that are looked at to find out whose a storage without a marker is. */
+const MAX_LOOKED_AT = 10_000;
+
+/** Keys that the database is asked for at a time. */
+const BATCH = 1000;
+
+const ID = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/;
+
+interface ClaimDeps {
+  database: DataSource;
+  storage: Storage;
+}
+
+/**
+ * Sees to it that the storage is this installation's. One without a marker gets it when nothing of Landfall is stored
+ * there, or when the database names something that is.
+ * @throws {ConfigError} naming the storage, with what to do
+ */
+export async function claimStorage(deps: ClaimDeps): Promise<void> {
+  const { marker } = deps.storage;
+  const own = await readInstallationId(deps.database);
+  let found = await readMarker(deps);
+  if (found === undefined) {
+    if (!(await isOursOrEmpty(deps))) {
+      throw new ConfigError(
+        `${marker.place}: holds objects that this database does not know: use another place (S3_PREFIX, S3_BUCKET, ` +
+          'DATA_DIR), or take over what is there: npm run sweep -- --take-over',
+      );
+    }
+    await writeMarker(deps, own);
+    // Another installation may have started at the same moment.
+    found = await readMarker(deps);
+  }
+  if (found !== own) throw belongsToAnother(deps, found, own);
+}
+
+/**
+ * Makes the storage this installation's, whosever it was.
+ * @returns the id of the installation that it belonged to; undefined if there was no marker
+ */
+export async function takeOverStorage(deps: ClaimDeps): Promise<string | undefined> {
+  const before = await readMarker(deps);
+  await writeMarker(deps, await readInstallationId(deps.database));
+  return before;
+}
+
+/** @throws {ConfigError} when the storage bears no marker, or that of another installation */
+export async function requireClaimed(deps: ClaimDeps): Promise<void> {
+  const own = await readInstallationId(deps.database);
+  const found = await readMarker(deps);
+  if (found === undefined) {
+    throw new ConfigError(
+      `${deps.storage.marker.place}: does not say which installation it belongs to: start this version's server or ` +
+        'worker once. Nothing was deleted',
+    );
+  }
+  if (found !== own) throw belongsToAnother(deps, found, own);
+}
+
+async function readInstallationId(database: DataSource): Promise<string> {
+  const [row]: { id: string }[] = await database.query('SELECT id FROM installation');
+  if (!row) throw new Error('the table installation is empty');
+  return row.id;
+}
+
+/** The id that the marker bears; undefined if there is no marker. */
+async function readMarker({ storage: { marker } }: ClaimDeps): Promise<string | undefined> {
+  const text = await marker.read().catch((error: unknown) => {
+    throw new ConfigError(`${marker.place}: ${marker.name} cannot be read: ${reasonOf(error)}`, {
+      cause: error,
+    });
+  });
+  if (text === undefined) return undefined;
+  return ID.exec(text)?.[0] ?? 'unknown';
+}
+
+async function writeMarker({ storage: { marker } }: ClaimDeps, id: string): Promise<void> {
+  const text = `Everything stored here belongs to the Landfall installation ${id}.\n`;
+  await marker.write(text).catch((error: unknown) => {
+    const detail = `${marker.name} could not be written: ${reasonOf(error)}: server, worker and sweep need write access`;
+    throw new ConfigError(`${marker.place}: ${detail}`, { cause: error });
+  });
+}
+
+/** Errors of the storage say what happened in their cause. */
+function reasonOf(error: unknown): string {
+  const { message, cause } = error as Error;
+  const inner = cause instanceof Error ? `: ${cause.message}` : '';
+  return hasCode(error, 'EACCES') ? 'not allowed (EACCES)' : `${message}${inner}`;
+}
+
+function belongsToAnother({ storage }: ClaimDeps, found: string | undefined, own: string): ConfigError {
+  const { place, name } = storage.marker;
+  return new ConfigError(
+    `${place}: ${name} says that it belongs to another installation of Landfall (${found ?? 'unknown'}; this one is ` +
+      `${own}): use another place (S3_PREFIX, S3_BUCKET, DATA_DIR); or, only if no other installation uses it any ` +
+      'more, take it over: npm run sweep -- --take-over',
+  );
+}
+
+/** Whether the database names something that is stored, or nothing that could be Landfall's is. */
+async function isOursOrEmpty({ database, storage }: ClaimDeps): Promise<boolean> {
+  const newest = await newestBlob(database);
+  if (newest !== undefined && (await isStored(storage, newest))) return true;
+  let lookedAt = 0;
+  let ofLandfall = 0;
+  let candidates: StoredObject[] = [];
+  for await (const object of storage.list()) {
+    lookedAt++;
+    if (isOurKey(object.key)) {
+      ofLandfall++;
+      candidates.push(object);
+    }
+    if (candidates.length === BATCH) {
+      if (await knowsAny(database, candidates)) return true;
+      candidates = [];
+    }
+    // Among so many objects of other programs Landfall needs a prefix of its own.
+    if (lookedAt === MAX_LOOKED_AT) break;
+  }
+  if (await knowsAny(database, candidates)) return true;
+  return ofLandfall === 0 && lookedAt < MAX_LOOKED_AT;
+}
+
+async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<boolean> {
+  const [row]: { known: boolean }[] = await database.query(
+    `SELECT EXISTS (SELECT FROM blobs WHERE key = ANY ($1))
+         OR EXISTS (SELECT FROM uploads WHERE storage_key = ANY ($2)) AS known`,
+    [objects.map(({ key }) => key), objects.map(({ key }) => key.split('.', 1)[0])],
+  );
+  return row?.known ?? false;
+}
+
+/** Key of the newest object that the database names. */
+export async function newestBlob(database: DataSource): Promise<string | undefined> {
+  const [blob]: { key: string }[] = await database.query(
+    'SELECT key FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
+  );
+  return blob?.key;
+}
+
+export async function isStored({ blobs }: Storage, key: string): Promise<boolean> {
+  return blobs.read(key).then(
+    (bytes) => {
+      bytes.destroy();
+      return true;
+    },
+    () => false,
+  );
+}

@@ -1,0 +1,194 @@
+import { createHash } from 'node:crypto';
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { setTimeout as pause } from 'node:timers/promises';
+import { AppError } from '../../errors.js';
+import { answerTo, type Requester, readRefusal, S3Error } from './http-request.js';
+
+/** A socket on which nothing moves. */
+const IDLE_MS = 10_000;
+
+/** The longest that one attempt may take: so many milliseconds, and besides its bytes at so many in a millisecond. */
+const LONGEST_MS = 60_000;
+const SLOWEST = 256;
+
+/**
+ * How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. A large
+ * body that is read back from the store may need longer than that for one attempt: it gets as many as this all the same.
+ */
+const SEND_FOR_MS = 30_000;
+const MIN_ATTEMPTS = 3;
+const FIRST_PAUSE_MS = 50;
+const LAST_PAUSE_MS = 2_000;
+
+export interface PutRequest {
+  /** With the configured prefix. */
+  key: string;
+  query?: Record<string, string>;
+  headers?: Record<string, string>;
+  body: Body;
+  /** Gives up when it aborts. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Bytes that can be sent more than once. */
+export interface Body {
+  size: number;
+  /** In memory, or read anew for each attempt. */
+  chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
+}
+
+/** The store did not take it in time. */
+export class S3Unavailable extends Error {
+  override name = 'S3Unavailable';
+  constructor(
+    /** Whether the store may have got it all the same. */
+    readonly uncertain: boolean,
+    cause: unknown,
+  ) {
+    super('S3 did not take the bytes in time', { cause });
+  }
+}
+
+/**
+ * Sends a body by PUT, again and again when that fails for reasons that may pass.
+ * @param options.withMd5 whether what is in memory gets a Content-MD5
+ * @param options.connectMs how long a connection may take to be made
+ * @param options.sendForMs after this time no further attempt begins, except the first few
+ * @returns sends; answers with the headers of the answer
+ * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time; {AppError} as the body
+ */
+export function putTo(
+  request: Requester,
+  options: { withMd5: boolean; connectMs: number; sendForMs?: number },
+) {
+  return async (put: PutRequest): Promise<IncomingHttpHeaders> => {
+    const deadline = Date.now() + (options.sendForMs ?? SEND_FOR_MS);
+    const { body, signal } = put;
+    const headers = {
+      'content-length': String(body.size),
+      ...put.headers,
+      ...(options.withMd5 ? contentMd5(body) : {}),
+    };
+    let uncertain = false;
+    let wait = FIRST_PAUSE_MS;
+    for (let attempt = 1; ; attempt++) {
+      let began = false;
+      try {
+        const outgoing = await request({ ...put, method: 'PUT', headers });
+        return await send(outgoing, body, options.connectMs, () => {
+          began = true;
+        });
+      } catch (error) {
+        const answered = error instanceof S3Error;
+        // An AppError comes from what the body is read from.
+        if (error instanceof AppError || (answered && !error.passes)) throw error;
+        // Without an answer nobody knows whether a request that had begun was carried out.
+        if (!answered && began) uncertain = true;
+        const isLate = attempt >= MIN_ATTEMPTS && Date.now() + wait > deadline;
+        if (signal?.aborted || isLate) throw new S3Unavailable(uncertain, error);
+      }
+      // Those that failed together should not come back together.
+      await pause(wait * (0.5 + Math.random()), undefined, { signal }).catch(() => {});
+      wait = Math.min(2 * wait, LAST_PAUSE_MS);
+    }
+  };
+}
+
+/** Only of what is in memory: the rest comes from the store itself. */
+function contentMd5({ chunks }: Body): Record<string, string> {
+  if (typeof chunks === 'function') return {};
+  const hash = createHash('md5');
+  for (const chunk of chunks) hash.update(chunk);
+  return { 'content-md5': hash.digest('base64') };
+}
+
+/** Sends the body and reads the answer. @param began called when the store may have got something of it */
+async function send(
+  outgoing: ClientRequest,
+  body: Body,
+  connectMs: number,
+  began: () => void,
+): Promise<IncomingHttpHeaders> {
+  const answered = answerTo(outgoing);
+  const late = (what: string) => () => outgoing.destroy(new Error(`S3 ${what}`));
+  const timers = [setTimeout(late('took too long'), LONGEST_MS + body.size / SLOWEST)];
+  outgoing.once('socket', (socket) => {
+    if (!socket.connecting) return began();
+    const connecting = setTimeout(late('could not be reached in time'), connectMs);
+    timers.push(connecting);
+    socket.once('connect', () => {
+      clearTimeout(connecting);
+      began();
+    });
+  });
+  outgoing.setTimeout(IDLE_MS, late('stopped answering'));
+  let sent = true;
+  try {
+    if (typeof body.chunks === 'function') {
+      sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
+      // A request that ends before its length would go back to the agent, with a store that waits for the rest of it.
+      if (sent) outgoing.end();
+    } else {
+      outgoing.cork();
+      for (const chunk of body.chunks) outgoing.write(chunk);
+      outgoing.end();
+    }
+    const response = await answered;
+    const status = response.statusCode ?? 0;
+    if (status < 200 || status > 299) throw await readRefusal(response);
+    for await (const _ of response);
+    if (!sent) throw new Error('S3 took an object for whole that was not');
+    return response.headers;
+  } catch (error) {
+    outgoing.destroy();
+    throw error;
+  } finally {
+    for (const timer of timers) clearTimeout(timer);
+  }
+}
+
+/**
+ * Ends early when an answer comes in mid-body, which is a refusal, or when the request fails.
+ * @returns whether all was sent
+ */
+async function sendStream(
+  outgoing: ClientRequest,
+  chunks: AsyncIterator<Uint8Array>,
+  answered: Promise<IncomingMessage>,
+): Promise<boolean> {
+  let over = false;
+  let interrupt = () => {};
+  const stop = () => {
+    over = true;
+    interrupt();
+  };
+  answered.then(stop, stop);
+  // Not Promise.race(): that would keep every chunk until the request is answered.
+  const unlessOver = <T>(work: Promise<T>) =>
+    new Promise<T | undefined>((resolve, reject) => {
+      if (over) resolve(undefined);
+      interrupt = () => resolve(undefined);
+      work.then(resolve, reject);
+    });
+  try {
+    while (!over) {
+      const next = await unlessOver(chunks.next());
+      if (next?.done) return true;
+      if (next && !outgoing.write(next.value)) await unlessOver(drained(outgoing));
+    }
+    return false;
+  } finally {
+    // Not waited for: what it reads from may stand still.
+    void chunks.return?.().catch(() => {});
+  }
+}
+
+function drained(outgoing: ClientRequest): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      outgoing.off('drain', done).off('close', done);
+      resolve();
+    };
+    outgoing.on('drain', done).on('close', done);
+  });
+}

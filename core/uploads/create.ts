@@ -1,0 +1,239 @@
+import { randomUUID } from 'node:crypto';
+import type { DataSource, EntityManager } from 'typeorm';
+import { within } from '../concurrency.js';
+import type { Quota } from '../config.js';
+import type { Actor } from '../database/entities/event.js';
+import type { Problem } from '../database/entities/file.js';
+import { Upload } from '../database/entities/upload.js';
+import { User } from '../database/entities/user.js';
+import { isConflict, isDatabaseAway } from '../database/outage.js';
+import { countChanged, queryEntities } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { APPEND_EVENT_OF } from '../events/append.js';
+import { mayBeAllowed } from '../media/allowed.js';
+import { typeNotAllowed } from '../media/media-types.js';
+import type { Storage } from '../storage/storage.js';
+import { endRefusedUploadOf } from './end.js';
+import { LEASE_MS } from './lease.js';
+import { hasRoom, quotaExceeded } from './quota.js';
+
+/*
+ * The rows of new uploads, and the room that they reserve.
+ *
+ * Each changes the row of its owner, so those of one owner would wait for each other in the database, each with a
+ * connection of its own. Here they wait before it instead: while one statement of an owner is under way, what else comes
+ * is gathered, and goes together in the next one. If not all of that fits the quota, or something is wrong with one of
+ * them, halves of it are tried one after the other. Nobody waits for a statement that is not answered for a while: it may be the only one.
+ */
+
+export interface CreationDeps {
+  database: DataSource;
+  storage: Pick<Storage, 'room'>;
+  /** Hours without an append after which an unfinished upload expires. */
+  uploadExpiryHours: number;
+  /** Of users who have none of their own. */
+  quota: Quota;
+}
+
+/** What its client says of a new upload, checked. */
+export interface Description {
+  metadata: Record<string, string | null>;
+  /** Upload-Metadata as it came, without blanks. */
+  metadataHeader?: string | null;
+  /** For the file that comes of it. */
+  warnings?: Problem[];
+}
+
+export interface NewUpload extends Description {
+  /** UUIDv7. */
+  id: string;
+  ownerId: string;
+  /** Bytes; null if not known yet. */
+  length: number | null;
+  /** Whether the client will send the bytes to the store itself; see direct.ts. */
+  direct?: boolean;
+  /** The process that will write at once, and so gets the first lease; null: nobody does. */
+  leaseHolder: string | null;
+  actor: Actor;
+  /** The token that allows it, with its limits; undefined: its owner does. */
+  token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
+}
+
+interface Waiting {
+  upload: NewUpload;
+  resolve(row: Upload): void;
+  reject(error: unknown): void;
+}
+
+/** Uploads in one statement. */
+const MAX_TOGETHER = 100;
+
+/** How long others wait for one statement, in milliseconds. */
+const PATIENCE_MS = 500;
+
+/** What waits, by owner; there is a list as long as a statement of that owner is under way. */
+const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
+
+/**
+ * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
+ * it.
+ * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
+ * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token
+ */
+export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+  const { token } = upload;
+  await deps.storage.room?.require();
+  if (!token) return insertUpload(deps, upload);
+  checkLimits(token, upload);
+  return deps.database.transaction(async (manager) => {
+    const claimed = await countChanged(
+      manager,
+      `UPDATE upload_tokens SET used_at = now()
+       WHERE id = $1 AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()`,
+      [token.id],
+    );
+    if (claimed === 0) {
+      throw new AppError('unauthenticated', {
+        detail: 'The upload token was used before, or is not valid any more',
+      });
+    }
+    await endRefusedUploadOf(manager, token.id, upload.actor);
+    return insertAlone(deps, manager, upload);
+  });
+}
+
+function checkLimits(
+  { maxSize, types }: NonNullable<NewUpload['token']>,
+  { length, metadata }: NewUpload,
+): void {
+  if (maxSize !== null && length !== null && length > maxSize) {
+    throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
+  }
+  const declared = metadata.filetype || metadata.type;
+  if (types && declared && !mayBeAllowed(declared, types)) throw typeNotAllowed(types);
+}
+
+/**
+ * Writes the row of a new upload, with its event, together with others of its owner that come at the same time.
+ * @throws {AppError} unauthenticated, quota_exceeded
+ */
+function insertUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+  const byOwner = lists.get(deps.database) ?? new Map<string, Waiting[]>();
+  lists.set(deps.database, byOwner);
+  return new Promise((resolve, reject) => {
+    const one = { upload, resolve, reject };
+    const list = byOwner.get(upload.ownerId);
+    if (list) list.push(one);
+    else void insertAll(deps, byOwner, one);
+  });
+}
+
+/** Inserts one, then what has come meanwhile, until nothing more comes. Never throws. */
+async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, first: Waiting): Promise<void> {
+  const { ownerId } = first.upload;
+  const list: Waiting[] = [];
+  byOwner.set(ownerId, list);
+  for (let batch = [first]; batch.length > 0; batch = list.splice(0, MAX_TOGETHER)) {
+    await within(PATIENCE_MS, insertTogether(deps, batch), 'creation').catch(() => {});
+  }
+  byOwner.delete(ownerId);
+}
+
+/**
+ * If not all of them can be written together, the one that is to blame is searched for by halves, one statement at a time.
+ * Never throws.
+ */
+async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<void> {
+  const { manager } = deps.database;
+  const [first] = batch;
+  if (first && batch.length === 1) {
+    return insertAlone(deps, manager, first.upload).then(first.resolve, first.reject);
+  }
+  const uploads = batch.map(({ upload }) => upload);
+  const outcome = await insertRows(deps, manager, uploads).catch((error: unknown) => ({ error }));
+  if ('error' in outcome && (isDatabaseAway(outcome.error) || isConflict(outcome.error))) {
+    // None of them is to blame, and each further statement would have to wait as long.
+    for (const { reject } of batch) reject(outcome.error);
+    return;
+  }
+  const rows = 'error' in outcome ? [] : outcome;
+  if (rows.length > 0) {
+    const byId = new Map(rows.map((row) => [row.id, row]));
+    for (const { upload, resolve } of batch) resolve(byId.get(upload.id) as Upload);
+    return;
+  }
+  const middle = Math.ceil(batch.length / 2);
+  await insertTogether(deps, batch.slice(0, middle));
+  await insertTogether(deps, batch.slice(middle));
+}
+
+/**
+ * Writes the row of one new upload, in the caller's transaction if it has one.
+ * @throws {AppError} unauthenticated, quota_exceeded
+ */
+async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: NewUpload): Promise<Upload> {
+  const [row] = await insertRows(deps, manager, [upload]);
+  if (row) return row;
+  const owner = await manager.getRepository(User).findOneBy({ id: upload.ownerId });
+  if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
+  throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
+}
+
+/** All of them, or none. @param uploads of one owner */
+async function insertRows(
+  deps: CreationDeps,
+  manager: EntityManager,
+  uploads: NewUpload[],
+): Promise<Upload[]> {
+  const rows = uploads.map((upload) => ({
+    id: upload.id,
+    length: upload.length,
+    metadata: upload.metadata,
+    metadata_header: upload.metadataHeader ?? null,
+    warnings: upload.warnings,
+    direct: upload.direct ?? false,
+    storage_key: randomUUID(),
+    lease_holder: upload.leaseHolder,
+    upload_token_id: upload.token?.id ?? null,
+    max_size: upload.token?.maxSize ?? null,
+    allowed_types: upload.token?.types ?? null,
+    actor: upload.actor,
+  }));
+  return queryEntities(
+    manager,
+    Upload,
+    `WITH wanted AS (
+       SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
+         id uuid, length bigint, metadata jsonb, metadata_header text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
+         upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
+     ), owner AS (
+       UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $4::bigint
+       WHERE id = $2 AND disabled_at IS NULL
+         AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
+       RETURNING id AS owner_id
+     ), created AS (
+       INSERT INTO uploads (id, owner_id, status, length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, lease_epoch,
+                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
+       SELECT id, owner_id, 'uploading', length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, 1,
+              CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
+              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
+       FROM wanted, owner
+       RETURNING *
+     ), told AS (
+       ${APPEND_EVENT_OF}
+       SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length), actor FROM wanted, owner
+     )
+     SELECT * FROM created`,
+    [
+      JSON.stringify(rows),
+      uploads[0]?.ownerId,
+      uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
+      uploads.length,
+      deps.quota.bytes,
+      deps.quota.files,
+      LEASE_MS,
+      deps.uploadExpiryHours,
+    ],
+  );
+}

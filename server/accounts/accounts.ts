@@ -1,0 +1,159 @@
+import { type DataSource, type EntityManager, IsNull } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import type { Config } from '../../core/config.js';
+import type { Actor } from '../../core/database/entities/event.js';
+import { User } from '../../core/database/entities/user.js';
+import { AppError, hasCode } from '../../core/errors.js';
+import { appendEvents } from '../../core/events/append.js';
+import type { SignedInActor } from '../auth/principal.js';
+import { RefusedError } from '../auth/refusals.js';
+import { lockAccount, revokeSessions } from '../auth/sessions.js';
+import { checkInvitation, useInvitation } from './invitations.js';
+import { hashPassword, isPassword } from './passwords.js';
+
+/** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
+const FIRST_ACCOUNT_LOCK = 0x66727374;
+
+export interface NewAccount {
+  email: string;
+  password: string;
+  /** Token of an invitation. */
+  invitation?: string | undefined;
+}
+
+/**
+ * Creates an account. The first one is an admin's, also when many register at once, and needs no invitation.
+ * @throws {AppError} email_taken; registration_closed
+ */
+export async function register(
+  database: DataSource,
+  registration: Config['registration'],
+  { email, password, invitation }: NewAccount,
+  actor: Actor,
+): Promise<User> {
+  const address = email.toLowerCase();
+  // Who may not register is neither worth the hashing nor told whether the address is taken.
+  const present = await registrationNow(database, registration);
+  if (present === 'closed') throw registrationClosed();
+  if (present === 'invite') await checkInvitation(database.manager, invitation, address);
+  const passwordHash = await hashPassword(password);
+  try {
+    return await database.transaction(async (manager) => {
+      const role = await nextRole(manager);
+      if (role !== 'admin' && registration === 'closed') throw registrationClosed();
+      const id = uuidv7();
+      const user = manager.create(User, { id, email: address, passwordHash, role });
+      await manager.insert(User, user);
+      const isNeeded = role !== 'admin' && registration === 'invite';
+      const used = await useInvitation(manager, invitation, address, isNeeded);
+      await appendEvents(manager, [
+        {
+          type: 'auth.register',
+          subjectId: id,
+          ownerId: id,
+          data: { role, ...(used ? { invitation: used } : {}) },
+          actor: { ...actor, userId: id },
+        },
+      ]);
+      return user;
+    });
+  } catch (error) {
+    if (hasCode(error, '23505')) throw new AppError('email_taken', { cause: error });
+    throw error;
+  }
+}
+
+/** Who may register at this moment: the first account is open to everybody. */
+export async function registrationNow(
+  database: DataSource,
+  registration: Config['registration'],
+): Promise<Config['registration']> {
+  if (registration === 'open') return 'open';
+  return (await database.getRepository(User).existsBy({})) ? registration : 'open';
+}
+
+function registrationClosed(): AppError {
+  return new AppError('registration_closed', { detail: 'Nobody can register here' });
+}
+
+/** Holds, until the end of the transaction, everybody else who would make an account. */
+async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
+  await manager.query('SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
+  return (await manager.getRepository(User).existsBy({})) ? 'user' : 'admin';
+}
+
+/** @throws {AppError} wrong_credentials, the same for an unknown address, a wrong password and a disabled account */
+export async function logIn(database: DataSource, email: string, password: string): Promise<User> {
+  // An identity provider may know somebody else by this address.
+  const user = await database
+    .getRepository(User)
+    .findOneBy({ email: email.toLowerCase(), externalId: IsNull() });
+  const fits = await isPassword(password, user?.passwordHash);
+  if (user && fits && !user.disabledAt) return user;
+  throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: user?.id });
+}
+
+/** @throws {AppError} unauthenticated when the account is gone */
+export async function getUser(database: DataSource, id: string): Promise<User> {
+  const user = await database.getRepository(User).findOneBy({ id });
+  if (!user) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
+  return user;
+}
+
+/**
+ * Sets another password and ends all other sessions of the account.
+ * @param user as it was when they came
+ * @throws {AppError} wrong_credentials; unauthenticated when the right to it is over by now; wrong_state for an account of
+ * the identity provider
+ */
+export async function changePassword(
+  database: DataSource,
+  user: User,
+  passwords: { current: string; next: string },
+  actor: SignedInActor,
+): Promise<void> {
+  const { id, passwordHash: before } = user;
+  if (before === null) {
+    throw new AppError('wrong_state', {
+      detail: 'The password of this account is kept by its identity provider',
+    });
+  }
+  if (!(await isPassword(passwords.current, before))) throw currentIsWrong(id);
+  const passwordHash = await hashPassword(passwords.next);
+  await database.transaction(async (manager) => {
+    // While that was hashed somebody else may have set another one, and ended this session.
+    await lockAccount(manager, actor);
+    const { affected } = await manager.update(User, { id, passwordHash: before }, { passwordHash });
+    if (affected === 0) throw currentIsWrong(id);
+    await appendEvents(manager, [{ type: 'auth.password', subjectId: id, ownerId: id, actor }]);
+    await revokeSessions(manager, id, actor, { except: actor.sessionId });
+  });
+}
+
+function currentIsWrong(subjectId: string): RefusedError {
+  const refusal = { type: 'auth.password', action: 'account', subjectId } as const;
+  return new RefusedError('wrong_credentials', refusal, 'The current password is wrong');
+}
+
+/** The account that stands for somebody whom the identity provider knows. */
+export async function findOrCreateExternal(
+  database: DataSource,
+  externalId: string,
+  email: string,
+  actor: Actor,
+): Promise<User> {
+  const users = database.getRepository(User);
+  const known = await users.findOneBy({ externalId });
+  if (known) return known;
+  return database.transaction(async (manager) => {
+    const role = await nextRole(manager);
+    const madeMeanwhile = await manager.findOneBy(User, { externalId });
+    if (madeMeanwhile) return madeMeanwhile;
+    const id = uuidv7();
+    await manager.insert(User, { id, email: email.toLowerCase(), passwordHash: null, externalId, role });
+    await appendEvents(manager, [
+      { type: 'auth.register', subjectId: id, ownerId: id, data: { role }, actor: { ...actor, userId: id } },
+    ]);
+    return manager.findOneByOrFail(User, { id });
+  });
+}

@@ -1,0 +1,83 @@
+import type { DataSource } from 'typeorm';
+import { type Role, User } from '../../core/database/entities/user.js';
+import { queryEntities } from '../../core/database/rows.js';
+import { AppError } from '../../core/errors.js';
+import { appendEvents } from '../../core/events/append.js';
+import type { SignedInActor } from '../auth/principal.js';
+import { RefusedError } from '../auth/refusals.js';
+import { getRoleNow, revokeSessions } from '../auth/sessions.js';
+
+/** What an admin changes of an account; undefined stays as it is. */
+export interface UserChange {
+  role?: Role | undefined;
+  disabled?: boolean | undefined;
+  /** Bytes; -1: without limit; null: the default. */
+  maxBytes?: number | null | undefined;
+  maxFiles?: number | null | undefined;
+}
+
+/** All accounts, oldest first. @param after id of the last one of the page before */
+export async function listUsers(
+  database: DataSource,
+  after: string | undefined,
+  limit: number,
+): Promise<User[]> {
+  return queryEntities(
+    database.manager,
+    User,
+    'SELECT * FROM users WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2',
+    [after ?? null, limit],
+  );
+}
+
+/**
+ * Changes an account. Who is disabled or gets another role is signed out everywhere.
+ * @throws {AppError} not_found; wrong_state when no admin would be left; unauthenticated, forbidden when who does it is none
+ * any more
+ */
+export async function changeUser(
+  database: DataSource,
+  id: string,
+  change: UserChange,
+  actor: SignedInActor,
+): Promise<User> {
+  return database.transaction(async (manager) => {
+    // All admins are locked, so that the last two cannot remove each other at the same moment.
+    const locked = await queryEntities(
+      manager,
+      User,
+      `SELECT * FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
+      [id],
+    );
+    // Others may have locked out, meanwhile, who is doing this.
+    if ((await getRoleNow(manager, actor)) !== 'admin') {
+      throw new RefusedError('forbidden', { action: 'admin', subjectId: id });
+    }
+    const user = locked.find((one) => one.id === id);
+    if (!user) throw new AppError('not_found');
+    const role = change.role ?? user.role;
+    const disabledAt =
+      change.disabled === undefined
+        ? user.disabledAt
+        : change.disabled
+          ? (user.disabledAt ?? new Date())
+          : null;
+    const others = locked.filter((one) => one.id !== id && one.role === 'admin' && !one.disabledAt);
+    if (others.length === 0 && user.role === 'admin' && (role !== 'admin' || disabledAt)) {
+      throw new AppError('wrong_state', { detail: 'This is the only admin: make another one first' });
+    }
+    const { maxBytes = user.maxBytes, maxFiles = user.maxFiles } = change;
+    const isQuotaSet = change.maxBytes !== undefined || change.maxFiles !== undefined;
+    await manager.update(
+      User,
+      { id },
+      { role, disabledAt, maxBytes, maxFiles, ...(isQuotaSet ? { quotaChangedAt: () => 'now()' } : {}) },
+    );
+    await appendEvents(manager, [
+      { type: 'user.changed', subjectId: id, ownerId: id, data: { ...change }, actor },
+    ]);
+    const isLessTrusted = role !== user.role || (disabledAt && !user.disabledAt);
+    if (isLessTrusted) await revokeSessions(manager, id, actor);
+    return manager.findOneByOrFail(User, { id });
+  });
+}

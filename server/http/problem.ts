@@ -1,0 +1,94 @@
+import type { ErrorRequestHandler, RequestHandler, Response } from 'express';
+import { isConflict, isDatabaseAway } from '../../core/database/outage.js';
+import { AppError } from '../../core/errors.js';
+import type { Logger } from '../../core/log.js';
+import { noteIfRefused, type Refusals } from '../auth/refusals.js';
+import { TokenExpired } from '../auth/tokens.js';
+
+/** For everything that no route took. */
+export const notFound: RequestHandler = () => {
+  throw new AppError('not_found');
+};
+
+/** What a handler may have said already of the content that now does not come. */
+const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition'];
+
+/** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
+export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHandler {
+  return async (thrown, req, res, _next) => {
+    const error = toAppError(thrown);
+    noteIfRefused(refusals, req, error);
+    if (error.status >= 500) log.error({ err: thrown, requestId: req.id }, 'request failed');
+    await refusals.whenWritten(req);
+    if (res.headersSent || res.destroyed) {
+      // Part of an answer is out: only breaking the connection tells the client that the rest will not come.
+      res.destroy();
+      return;
+    }
+    for (const name of CONTENT_HEADERS) res.removeHeader(name);
+    res.setHeader('Cache-Control', 'no-store');
+    setErrorHeaders(res, error);
+    res.status(error.status).type('application/problem+json').send(problemJson(error));
+  };
+}
+
+/** The body of an answer that tells of an error (RFC 9457). */
+export function problemJson({ title, status, code, detail }: AppError): string {
+  return JSON.stringify({ type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) });
+}
+
+/**
+ * When a request that only came at a bad moment may come again: a load balancer has found another server by then, or this
+ * one has been started again.
+ */
+const RETRY_AFTER_SECONDS = 2;
+
+/** The headers that go with an error, in answers of whatever kind. */
+export function setErrorHeaders(res: Response, { status, retryable, cause }: AppError): void {
+  // RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
+  if (status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
+  // "A server MAY generate a WWW-Authenticate header field in other response messages to indicate that supplying
+  // credentials (or different credentials) might affect the response" (RFC 9110, 11.6.1).
+  if (cause instanceof TokenExpired) res.setHeader('WWW-Authenticate', 'Bearer error="invalid_token"');
+  const passes = (status === 503 && retryable) || cause instanceof TokenExpired;
+  if (passes && !res.hasHeader('Retry-After')) {
+    res.setHeader('Retry-After', RETRY_AFTER_SECONDS);
+  }
+}
+
+/**
+ * What is thrown instead where HEAD asks for an upload. Clients take a HEAD that fails for the loss of the upload and send
+ * all of it again, except after 423. So a database that is away, and an access token that has run out, are told by 423:
+ * the upload is still there, and the same request works when the server is back, or with a fresh token.
+ */
+export function lockedForNow(thrown: unknown): unknown {
+  const { status, detail, title } = toAppError(thrown);
+  if (status < 500 && !(thrown instanceof TokenExpired)) return thrown;
+  return new AppError('locked', { detail: detail ?? title, cause: thrown, retryable: true });
+}
+
+/** What clients are told of an error: ours as they are, of others no more than a status that fits. */
+export function toAppError(thrown: unknown): AppError {
+  if (thrown instanceof AppError) return thrown;
+  // Express throws errors with a status and says itself whether to show the message.
+  const { status, expose, message } = (thrown ?? {}) as {
+    status?: number;
+    expose?: boolean;
+    message?: string;
+  };
+  if (status && status < 500) {
+    return new AppError('invalid_request', {
+      cause: thrown,
+      ...(expose && message ? { detail: message } : {}),
+    });
+  }
+  if (isConflict(thrown)) {
+    const detail = 'Others were changing the same at this moment: try again';
+    return new AppError('unavailable', { detail, cause: thrown, retryable: true });
+  }
+  if (isDatabaseAway(thrown)) {
+    const detail = 'The database cannot be used at the moment: try again';
+    return new AppError('unavailable', { detail, cause: thrown, retryable: true });
+  }
+  return new AppError('internal', { cause: thrown });
+}

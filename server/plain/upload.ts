@@ -1,0 +1,155 @@
+import { createHash, type Hash } from 'node:crypto';
+import { v7 as uuidv7 } from 'uuid';
+import type { Actor } from '../../core/database/entities/event.js';
+import type { File } from '../../core/database/entities/file.js';
+import type { Upload } from '../../core/database/entities/upload.js';
+import { AppError } from '../../core/errors.js';
+import { createUpload } from '../../core/uploads/create.js';
+import { terminateUpload } from '../../core/uploads/end.js';
+import { type FinishDeps, finishAndQueue } from '../../core/uploads/finish.js';
+import type { Lease, Leases } from '../../core/uploads/lease.js';
+import { appendToUpload, completeUpload, declareLength } from '../../core/uploads/ledger.js';
+import { withinQuota } from '../../core/uploads/quota.js';
+import type { Principal } from '../auth/principal.js';
+import { checkMetadata } from '../upload-metadata.js';
+import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
+
+/*
+ * One file that comes in one request, from a client without tus, on its way into the ledger. It cannot be resumed: if it
+ * does not come to its end, the upload is ended, its room given back, and its upload token too, so that the same client
+ * can try again.
+ */
+
+export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
+  leases: Leases;
+  /** Bytes. */
+  maxUploadSize: number;
+}
+
+/** Who sends. */
+export interface Sender {
+  principal: Principal;
+  actor: Actor;
+  /** Called when somebody else wants the upload, which they do not get, or when the process shuts down. */
+  onRequested: () => void;
+  /** Aborts when the body is cut short because the process shuts down. */
+  stopped: AbortSignal;
+}
+
+export interface IncomingFile {
+  metadata: Record<string, string>;
+  /** Bytes; null: known when all have come. */
+  length: number | null;
+  /** Opens the bytes. @param limit bytes; what exceeds them throws too_large */
+  open(limit: number): AsyncIterable<Uint8Array>;
+  /** Ends the body that the bytes come from, as if no more had been sent. */
+  end(): void;
+}
+
+export interface ReceivedFile {
+  file: File;
+  /** Of the bytes as they came; hex. */
+  sha256: string;
+}
+
+/**
+ * Stores a file and queues its job.
+ * @throws {AppError} invalid_request; too_large; quota_exceeded; type_not_allowed; unauthenticated; checksum_mismatch
+ * when it is not what `sha256` in its metadata announced; storage_full; unavailable; and what its bytes throw
+ */
+export async function receiveFile(
+  deps: PlainUploadDeps,
+  sender: Sender,
+  incoming: IncomingFile,
+): Promise<ReceivedFile> {
+  const { principal, actor } = sender;
+  const { length } = incoming;
+  if (length !== null && length > deps.maxUploadSize) {
+    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
+  }
+  const description = checkMetadata(incoming.metadata);
+  const row = await createUpload(deps, {
+    id: uuidv7(),
+    ownerId: principal.userId,
+    length,
+    ...description,
+    leaseHolder: deps.leases.holder,
+    actor,
+    token: principal.uploadToken,
+  });
+  const lease = deps.leases.adopt(row, sender.onRequested);
+  try {
+    const sha256 = await storeBytes(deps, sender, incoming, row);
+    const { sha256: announced } = description.metadata;
+    if (announced && announced.toLowerCase() !== sha256) {
+      throw new AppError('checksum_mismatch', {
+        detail: `The SHA-256 of what has arrived is ${sha256}; ${announced} was announced`,
+      });
+    }
+    const file = await finishAndQueue(deps, row.id, actor);
+    lease.leave();
+    return { file, sha256 };
+  } catch (error) {
+    await giveUp(deps, sender, lease);
+    throw error;
+  }
+}
+
+/** Writes all bytes, until the upload has its object. Returns their SHA-256. */
+async function storeBytes(
+  deps: PlainUploadDeps,
+  { stopped }: Sender,
+  { open, end, length }: IncomingFile,
+  row: Upload,
+): Promise<string> {
+  const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
+  const hash = createHash('sha256');
+  const { metadata, allowedTypes: types } = row;
+  const declaredType = metadata.filetype || metadata.type || null;
+  const body = open(most);
+  const allowed = types ? ofAllowedType(deps, { types, declaredType, stopped }, body) : body;
+  const bytes = hashing(allowed, hash);
+  const epoch = row.leaseEpoch;
+  const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
+  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(
+    (error: unknown) => {
+      // To a decoder or a form, a body that we have cut short looks broken.
+      throw stopped.aborted ? shutsDown(error) : error;
+    },
+  );
+  const isWhole = length === null ? !stopped.aborted : upload.offset === length;
+  if (!isWhole) throw shutsDown();
+  const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
+  await completeUpload(deps, declared, epoch);
+  return hash.digest('hex');
+}
+
+/** For a body that was cut short by us. */
+export function shutsDown(cause?: unknown): AppError {
+  return new AppError('unavailable', {
+    detail: 'This server shuts down: send it again',
+    cause,
+    retryable: true,
+  });
+}
+
+/** What `source` yields. */
+async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
+  for await (const chunk of source) {
+    hash.update(chunk);
+    yield chunk;
+  }
+}
+
+/** If that fails, too, the upload expires like any that was given up. */
+async function giveUp(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
+  const { id } = lease.upload;
+  try {
+    await terminateUpload(deps, id, actor, { returnToken: principal.uploadToken?.id });
+    lease.leave();
+  } catch (error) {
+    const isOver = error instanceof AppError && ['gone', 'not_found'].includes(error.code);
+    if (!isOver) deps.log.warn({ err: error, uploadId: id }, 'upload not ended');
+    await lease.release().catch(() => {});
+  }
+}

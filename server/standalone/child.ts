@@ -1,0 +1,101 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BEAT_MS } from '../../core/lifecycle.js';
+import type { Logger } from '../../core/log.js';
+
+const FIRST_DELAY_MS = 100;
+const LONGEST_DELAY_MS = 10_000;
+/** Who ran for so long had no trouble starting: the delays begin again. */
+const STEADY_MS = 60_000;
+/** A child that has said nothing for so many beats hangs. */
+const SILENT_BEATS = 20;
+
+export interface Child {
+  /** The address that the child said it serves, if any. Rejects when it ends before it was ready. */
+  ready: Promise<string | undefined>;
+  /** SIGTERM, and SIGKILL after `graceMs`. Resolves when the process has ended. */
+  stop(graceMs: number): Promise<void>;
+}
+
+export interface ChildOptions {
+  name: string;
+  script: URL;
+  /** Read at each start. */
+  env: NodeJS.ProcessEnv;
+  log: Logger;
+}
+
+/**
+ * Runs a script in a child process that sends `{ type: 'ready', url? }` when it is up, and something each second from
+ * then on. Once it was up, it is killed when it falls silent, and started again whenever it ends, after a delay that
+ * doubles.
+ */
+export function keepRunning({ name, script, env, log }: ChildOptions): Child {
+  const stopping = new AbortController();
+  let child: ChildProcess | undefined;
+  let wasReady = false;
+
+  const run = async (onReady: (url: string | undefined) => void, onFailed: (error: Error) => void) => {
+    let delay = FIRST_DELAY_MS;
+    while (!stopping.signal.aborted) {
+      const started = Date.now();
+      // In a session of its own: Ctrl-C in a terminal reaches the supervisor only, which stops all in good order.
+      child = fork(script, { env, detached: true });
+      child.on('message', (message) => {
+        if (!isReady(message)) return;
+        wasReady = true;
+        onReady(message.url);
+      });
+      const stopWatching = killWhenSilent(child, () => log.error(`the ${name} hangs and is killed`));
+      const how = await ended(child);
+      stopWatching();
+      if (!wasReady) return onFailed(new Error(`the ${name} did not start (${how})`));
+      if (stopping.signal.aborted) return;
+      if (Date.now() - started > STEADY_MS) delay = FIRST_DELAY_MS;
+      log.error(`the ${name} ended unexpectedly (${how}) and is started again in ${delay} ms`);
+      await sleep(delay, undefined, { signal: stopping.signal }).catch(() => undefined);
+      delay = Math.min(delay * 2, LONGEST_DELAY_MS);
+    }
+  };
+  let finished = Promise.resolve();
+  const ready = new Promise<string | undefined>((resolve, reject) => {
+    finished = run(resolve, reject);
+  });
+
+  const stop = async (graceMs: number) => {
+    stopping.abort();
+    child?.kill('SIGTERM');
+    const timer = setTimeout(() => child?.kill('SIGKILL'), graceMs);
+    await finished;
+    clearTimeout(timer);
+  };
+  return { ready, stop };
+}
+
+/** @returns ends the watch */
+function killWhenSilent(child: ChildProcess, onSilent: () => void): () => void {
+  let watch: NodeJS.Timeout | undefined;
+  let silence = 0;
+  child.on('message', () => {
+    silence = 0;
+    // Beats are counted, not time: this process may have been stopped itself, with messages waiting.
+    watch ??= setInterval(() => {
+      if (++silence !== SILENT_BEATS) return;
+      onSilent();
+      child.kill('SIGKILL');
+    }, BEAT_MS);
+  });
+  return () => clearInterval(watch);
+}
+
+function isReady(message: unknown): message is { type: 'ready'; url?: string } {
+  return typeof message === 'object' && message !== null && 'type' in message && message.type === 'ready';
+}
+
+/** Answers how: its exit code, its signal, or why it could not be started. */
+function ended(child: ChildProcess): Promise<string> {
+  return new Promise((resolve) => {
+    child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`));
+    child.once('error', (error) => resolve(error.message));
+  });
+}

@@ -1,0 +1,147 @@
+import { createHash } from 'node:crypto';
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { MARKER } from '../../core/storage/storage.js';
+import { expectBooksRight } from './books.js';
+import type { FileJson, TestUser } from './client.js';
+import type { Processes } from './processes.js';
+
+/*
+ * What must hold after any crash, once everything has settled.
+ */
+
+const STEPS = ['verify', 'sniff', 'scan', 'metadata', 'thumbnails'];
+
+const ONCE = ['upload.created', 'file.created', 'file.processing', ...STEPS, 'file.completed'];
+
+const sha256 = (content: Uint8Array) => createHash('sha256').update(content).digest('hex');
+
+/** Types of the events of an upload or file, in order; a step's event stands under the step's name. */
+export async function timeline({ database }: Processes, id: string): Promise<string[]> {
+  const { rows } = await database.query(
+    `SELECT type, data FROM events WHERE subject_id = $1 AND result = 'ok' ORDER BY id`,
+    [id],
+  );
+  return rows.map(({ type, data }) => (type === 'file.step' ? data.step : type));
+}
+
+/** Row of an upload, with its numbers as such. */
+export async function findUpload({ database }: Processes, id: string) {
+  const { rows } = await database.query(
+    'SELECT *, "offset"::float8 AS "offset", length::float8 AS length FROM uploads WHERE id = $1',
+    [id],
+  );
+  return rows[0];
+}
+
+/** Row of a file. */
+export async function findFile({ database }: Processes, id: string) {
+  const { rows } = await database.query('SELECT * FROM files WHERE id = $1', [id]);
+  return rows[0];
+}
+
+/** Waits until the file is completed, with its bytes as they were sent and everything done exactly once. */
+export async function expectCompletedOnce(
+  processes: Processes,
+  user: TestUser,
+  id: string,
+  content: Uint8Array,
+  seconds = 60,
+): Promise<FileJson> {
+  const file = await user.settled(id, seconds);
+  expect({ id, status: file.status, error: file.error }).toEqual({ id, status: 'completed', error: null });
+  expect(file.sha256).toBe(sha256(content));
+  expect(await timeline(processes, id)).toEqual(ONCE);
+  const head = await user.fetch(`/uploads/${id}`, { method: 'HEAD', headers: { 'Tus-Resumable': '1.0.0' } });
+  expect(head.headers.get('Upload-Offset')).toBe(String(content.byteLength));
+  const { rows } = await processes.database.query(
+    'SELECT name FROM derivatives WHERE file_id = $1 ORDER BY name',
+    [id],
+  );
+  const image = file.detectedType?.startsWith('image/');
+  const thumbnails = ['thumbnail-large', 'thumbnail-medium', 'thumbnail-small'];
+  expect(rows.map(({ name }) => name)).toEqual(image ? thumbnails : []);
+  return file;
+}
+
+/** Where the bytes are. A TestBucket is one. */
+interface Store {
+  listObjects(): Promise<{ key: string; size: number }[]>;
+  listMultipartUploads(): Promise<{ key: string }[]>;
+}
+
+/** The reconciler passes every 30 s, and needs one pass more for what it could not take the first time. */
+const TIDY_SECONDS = 75;
+
+/**
+ * Compares the blobs' rows with who refers to them and with what is stored: each reference is counted, each blob that
+ * is referred to is whole, and nothing is stored that belongs neither to a blob nor to an upload under way.
+ * @param store if it is not the folder. What nobody needs any more is deleted there without anyone waiting, so this waits.
+ */
+export async function expectBlobsInOrder(processes: Processes, store?: Store): Promise<void> {
+  await expectBooksRight(processes.database);
+  if (!store) return expectOrder(processes, folderStore(processes.dataDir));
+  const deadline = Date.now() + TIDY_SECONDS * 1000;
+  for (;;) {
+    try {
+      return await expectOrder(processes, store);
+    } catch (error) {
+      if (Date.now() > deadline) throw error;
+      await pause(200);
+    }
+  }
+}
+
+async function expectOrder({ database }: Processes, store: Store): Promise<void> {
+  // In this order: what is stored is known in the database before.
+  const objects = await store.listObjects();
+  const multiparts = await store.listMultipartUploads();
+  const { rows } = await database.query(
+    `SELECT key, size::float8 AS size, refs,
+       (SELECT count(*)::integer FROM files WHERE blob_id = blobs.id) +
+       (SELECT count(*)::integer FROM derivatives WHERE blob_id = blobs.id) AS used
+     FROM blobs`,
+  );
+  expect(rows.filter(({ refs, used }) => refs !== used)).toEqual([]);
+  const used = rows.filter((row) => row.used > 0).map(({ key, size }) => ({ key, size }));
+  const stored = new Map(objects.map((object) => [object.key, object.size]));
+  expect(used.filter(({ key, size }) => stored.get(key) !== size)).toEqual([]);
+
+  const { rows: uploads } = await database.query(
+    `SELECT storage_key FROM uploads WHERE status = 'uploading'`,
+  );
+  const growing = ({ key }: { key: string }) => uploads.some((upload) => key.startsWith(upload.storage_key));
+  const blobs = new Set(rows.map(({ key }) => key));
+  const stray = objects.filter((object) => !blobs.has(object.key) && !growing(object));
+  expect({ stray, multiparts: multiparts.filter((upload) => !growing(upload)) }).toEqual({
+    stray: [],
+    multiparts: [],
+  });
+}
+
+function folderStore(dataDir: string): Store {
+  return {
+    async listObjects() {
+      const keys = await listKeys(dataDir);
+      const objects = keys.map(async (key) => {
+        // One may go between the list and the look at it: it is not stored any more.
+        const found = await stat(pathOf(dataDir, key)).catch(() => undefined);
+        return found ? [{ key, size: found.size }] : [];
+      });
+      return (await Promise.all(objects)).flat();
+    },
+    listMultipartUploads: async () => [],
+  };
+}
+
+/** Keys of the objects that are stored. */
+export async function listKeys(dataDir: string): Promise<string[]> {
+  const entries = await readdir(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true });
+  return entries.filter((entry) => entry.isFile() && entry.name !== MARKER).map((entry) => entry.name);
+}
+
+/** Where an object is stored. */
+export function pathOf(dataDir: string, key: string): string {
+  return join(dataDir, 'blobs', key.slice(0, 2), key);
+}

@@ -1,0 +1,81 @@
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { DataSource } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { loadConfig, UNLIMITED } from '../../core/config.js';
+import { openDatabase } from '../../core/database/data-source.js';
+import type { Upload } from '../../core/database/entities/upload.js';
+import { createLogger } from '../../core/log.js';
+import { openFileStorage } from '../../core/storage/file.js';
+import type { Storage } from '../../core/storage/storage.js';
+import { createUpload } from '../../core/uploads/create.js';
+import type { LedgerDeps } from '../../core/uploads/ledger.js';
+import { createDatabase } from './database.js';
+
+export interface TestLedger extends LedgerDeps {
+  database: DataSource;
+  storage: Storage;
+  /** Of its database. */
+  url: string;
+  /** Of an account that exists. */
+  ownerId: string;
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
+  query(sql: string, parameters?: unknown[]): Promise<any[]>;
+  /** A new upload, whose first lease (epoch 1) has `leaseHolder`. */
+  create(length: number | null, leaseHolder?: string): Promise<Upload>;
+  /** Its row as it is now. */
+  // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
+  row(id: string): Promise<any>;
+  /** Where an object is stored. */
+  pathOf(key: string): string;
+  /** Content of the stored objects. */
+  stored(): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+/**
+ * The ledger of this process, without any server, on a database and a folder of its own.
+ * @param reach the address at which it finds the database
+ */
+export async function openLedger(
+  reach: (databaseUrl: string) => Promise<string> = async (url) => url,
+): Promise<TestLedger> {
+  const test = await createDatabase();
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-ledger-'));
+  const database = await openDatabase(await reach(test.url), 'ledger test');
+  const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));
+  const ownerId = uuidv7();
+  const query = async (sql: string, parameters?: unknown[]) => (await test.query(sql, parameters)).rows;
+  await query(
+    `INSERT INTO users (id, email, password_hash, role) VALUES ($1, 'owner@example.org', '', 'user')`,
+    [ownerId],
+  );
+  const quota = { bytes: UNLIMITED, files: UNLIMITED };
+  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24, quota };
+  return {
+    ...deps,
+    url: test.url,
+    ownerId,
+    query,
+    create: (length, leaseHolder = 'nobody') =>
+      createUpload(deps, { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder, actor: {} }),
+    row: async (id) => (await query('SELECT * FROM uploads WHERE id = $1', [id]))[0],
+    pathOf: (key) => join(folder, key.slice(0, 2), key),
+    async stored() {
+      const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+      const files = entries.filter((entry) => entry.isFile());
+      return Promise.all(files.map((file) => readFile(join(file.parentPath, file.name), 'utf8')));
+    },
+    async close() {
+      await database.destroy();
+      await test.drop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A body that yields these parts. */
+export async function* parts(...texts: string[]): AsyncGenerator<Uint8Array> {
+  for (const text of texts) yield Buffer.from(text);
+}

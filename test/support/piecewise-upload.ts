@@ -1,0 +1,79 @@
+import { idOf, type TestUser } from './client.js';
+import { until } from './until.js';
+
+/*
+ * A client that sends an upload in PATCHes which end at given offsets, and goes on whatever happens to the server: after
+ * each request that was not answered with 204 it asks for the offset. On the way it holds the server to its word.
+ */
+
+export interface PiecewiseUpload {
+  id: string;
+  user: TestUser;
+  /** Path of the upload. */
+  path: string;
+  /** Sends what is missing, up to the end. @param gate awaited before each PATCH */
+  finish(gate?: () => Promise<void>): Promise<void>;
+  /** Offsets that were acknowledged with 204, or by HEAD, in the order in which they were. */
+  acknowledged: number[];
+}
+
+export const MIB = 1024 ** 2;
+
+/**
+ * Sizes by which 24 MiB go every way to S3: crumbs that become segments, a whole part beside one, several segments that
+ * are consumed by a part, and a last part that is smaller.
+ */
+export const UNEVEN = [1, 9, 0.3, 6.2, 3, 4.5].map((size) => Math.round(size * MIB));
+
+/** Sends POST until one is answered. What the others have made expires one day. */
+export async function beginUpload(
+  user: TestUser,
+  content: Buffer,
+  sizes: number[],
+  headers: Record<string, string> = {},
+): Promise<PiecewiseUpload> {
+  const path = await until('an upload to be created', () =>
+    user.create(content.length, headers).catch(() => undefined),
+  );
+  const ends = sizes.map((_, index) => sizes.slice(0, index + 1).reduce((sum, size) => sum + size, 0));
+  const acknowledged = [0];
+  const last = () => acknowledged.at(-1) ?? 0;
+
+  function note(offset: number): void {
+    if (offset < last()) throw new Error(`${path}: the offset went back from ${last()} to ${offset}`);
+    acknowledged.push(offset);
+  }
+
+  /** Clients begin anew after other answers than these. */
+  async function askOffset(): Promise<void> {
+    const offset = await until(
+      `${path} to tell its offset`,
+      async () => {
+        const answer = await user.tus('HEAD', path).catch(() => undefined);
+        if (answer && ![200, 423].includes(answer.status)) throw new Error(`HEAD ${path}: ${answer.status}`);
+        return answer?.status === 200 ? answer.headers.get('Upload-Offset') : undefined;
+      },
+      60,
+    );
+    note(Number(offset));
+  }
+
+  return {
+    id: idOf(path),
+    user,
+    path,
+    acknowledged,
+    async finish(gate = async () => {}) {
+      while (last() < content.length) {
+        await gate();
+        const end = ends.find((offset) => offset > last()) ?? content.length;
+        const body = content.subarray(last(), end) as BodyInit;
+        const answer = await user
+          .tus('PATCH', path, { 'Upload-Offset': String(last()) }, body)
+          .catch(() => undefined);
+        if (answer?.status === 204) note(Number(answer.headers.get('Upload-Offset')));
+        else await askOffset();
+      }
+    },
+  };
+}
