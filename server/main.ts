@@ -11,6 +11,7 @@ import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
+import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import { type ByteSource, type Parsers, startParsers } from '../core/media/parsers.js';
@@ -53,6 +54,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits: REQUEST_LIMITS,
     onError: (error) => log.warn({ err: error }, 'database connection'),
   });
+  const sequencer = startSequencer(database, log);
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
@@ -107,6 +109,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.close();
     await listener.close();
     await queue.close();
+    await sequencer.stop();
     await database.destroy();
   });
 

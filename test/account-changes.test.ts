@@ -342,7 +342,7 @@ describe('roles', () => {
     expect((await as.fetch('/api/admin/users')).status).toBe(200);
     expect((await changeUser(user.id, { role: 'user' })).status).toBe(200);
     const { rows } = await processes.database.query(
-      `SELECT data, actor ->> 'userId' AS by FROM events WHERE type = 'user.changed' AND subject_id = $1
+      `SELECT data, actor ->> 'userId' AS by FROM all_events WHERE type = 'user.changed' AND subject_id = $1
        ORDER BY id`,
       [user.id],
     );
@@ -413,7 +413,7 @@ test('a change that changes nothing is none, and says what could be', async () =
     detail: 'body: name at least one of role, disabled, maxBytes, maxFiles',
   });
   const { rows } = await processes.database.query(
-    `SELECT FROM events WHERE type = 'user.changed' AND subject_id = $1`,
+    `SELECT FROM all_events WHERE type = 'user.changed' AND subject_id = $1`,
     [user.id],
   );
   expect(rows).toEqual([]);

@@ -192,7 +192,7 @@ describe('an admin who is just locked out', () => {
     const answer = await late;
     expect(await problemOf(answer)).toEqual([403, 'forbidden']);
     const { rows } = await processes.database.query(
-      `SELECT data ->> 'code' AS code FROM events WHERE result = 'refused' AND actor ->> 'requestId' = $1`,
+      `SELECT data ->> 'code' AS code FROM all_events WHERE result = 'refused' AND actor ->> 'requestId' = $1`,
       [answer.headers.get('X-Request-Id')],
     );
     expect(rows).toEqual([{ code: 'forbidden' }]);

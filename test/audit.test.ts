@@ -344,7 +344,8 @@ describe('the log tells', () => {
 
     const { items } = await user.get(`/api/files/${file}/events`);
     expect(items.length).toBeGreaterThan(3);
-    for (const item of items) expect(Object.keys(item).sort()).toEqual(['createdAt', 'data', 'id', 'type']);
+    for (const item of items)
+      expect(Object.keys(item).sort()).toEqual(['createdAt', 'data', 'seq', 'subjectId', 'type']);
     expect(items.map(({ type }: Item) => type)).not.toContain('access');
     expect(JSON.stringify(items)).not.toContain(address);
   });
@@ -545,7 +546,7 @@ describe('the list', () => {
     { who = marked, type = 'upload.created', ago = '0 s', result = 'ok' } = {},
   ) {
     await processes.database.query(
-      `INSERT INTO events (type, actor, result, created_at, data)
+      `INSERT INTO event_inbox (type, actor, result, created_at, data)
        SELECT $2, jsonb_build_object('userId', $3::text), $4, now() - $5::interval, jsonb_build_object('place', place)
        FROM generate_series(1, $1::integer) AS place`,
       [count, type, who, result, ago],
@@ -623,7 +624,7 @@ it('the chain is right when many servers number events at once', async () => {
   const append = async () => {
     const connection = await processes.database.connect();
     for (let round = 0; round < 60; round++) {
-      await connection.query(`INSERT INTO events (type) SELECT 'file.step' FROM generate_series(1, 25)`);
+      await connection.query(`INSERT INTO event_inbox (type) SELECT 'file.step' FROM generate_series(1, 25)`);
     }
   };
   const number = async (part: Part) => {
@@ -640,7 +641,7 @@ it('the chain is right when many servers number events at once', async () => {
 });
 
 it('nothing secret is in the table', async () => {
-  const { rows } = await processes.database.query('SELECT events::text AS line FROM events');
+  const { rows } = await processes.database.query('SELECT e::text AS line FROM all_events e');
   expect(rows.length).toBeGreaterThan(100);
   const lines: string = rows.map(({ line }) => line).join('\n');
   for (const value of secrets.filter((one) => one !== ''))
@@ -656,7 +657,7 @@ describe('the export', () => {
     own = await startProcesses({}, ['server']);
     boss = await registerUser(() => own.url);
     await own.database.query(
-      `INSERT INTO events (type, actor, data)
+      `INSERT INTO event_inbox (type, actor, data)
        SELECT 'upload.created', jsonb_build_object('userId', $2::text),
          jsonb_build_object('place', place, 'pad', repeat('x', 2000))
        FROM generate_series(1, $1::integer) AS place`,

@@ -393,7 +393,7 @@ describe('what is not finished', () => {
     expect((await stranger.tus('DELETE', `/uploads/${id}`)).status).toBe(404);
     await until('all three attempts to be in the event log', async () => {
       const { rowCount } = await processes.database.query(
-        `SELECT FROM events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'userId' = $2`,
+        `SELECT FROM all_events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'userId' = $2`,
         [id, stranger.id],
       );
       return rowCount === 3;

@@ -116,7 +116,7 @@ test('that it has expired is no attempt to break in: the log does not tell of it
   // A server that stops writes down what it still has to.
   await processes.stop('server');
   const { rows } = await processes.database.query(
-    `SELECT actor ->> 'requestId' AS request FROM events WHERE type = 'access' ORDER BY created_at`,
+    `SELECT actor ->> 'requestId' AS request FROM all_events WHERE type = 'access' ORDER BY created_at`,
   );
   await processes.start('server');
   expect(rows).toEqual(refused.map(({ headers }) => ({ request: headers.get('X-Request-Id') })));

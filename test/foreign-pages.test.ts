@@ -67,7 +67,7 @@ test('a page of another origin makes no account, and that it tried is in the log
   }
   expect(await countUsers(fresh)).toBe(0);
   const { rows } = await fresh.database.query(
-    `SELECT type, data FROM events WHERE result = 'refused' ORDER BY id`,
+    `SELECT type, data FROM all_events WHERE result = 'refused' ORDER BY id`,
   );
   const refusal = {
     type: 'auth.register',

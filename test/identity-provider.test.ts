@@ -66,7 +66,7 @@ describe('a token that the provider has signed', () => {
     const accounts = await Promise.all(Array.from({ length: 20 }, () => accountOf(token)));
     expect(new Set(accounts.map(({ id }) => id)).size).toBe(1);
     const { rows } = await processes.database.query(
-      `SELECT type FROM events WHERE subject_id = $1 AND type = 'auth.register'`,
+      `SELECT type FROM all_events WHERE subject_id = $1 AND type = 'auth.register'`,
       [accounts[0].id],
     );
     expect(rows).toHaveLength(1);

@@ -67,7 +67,7 @@ test('a key is shown once and kept as a hash; its prefix says which it is', asyn
   const { rows } = await processes.database.query('SELECT * FROM api_keys WHERE id = $1', [made.id]);
   expect(rows[0].secret_hash).toEqual(sha256(key));
   const { rows: all } = await processes.database.query(
-    `SELECT k::text AS row FROM api_keys k UNION ALL SELECT e::text FROM events e`,
+    `SELECT k::text AS row FROM api_keys k UNION ALL SELECT e::text FROM all_events e`,
   );
   const secret = key.slice(made.prefix.length + 1);
   expect(all.map(({ row }) => row).join('\n')).not.toContain(secret);
@@ -83,7 +83,7 @@ test('it uploads a whole file by tus, in many requests, and says so in the log',
   expect(await by(made).settled(id)).toMatchObject({ status: 'completed', size: 300_000 });
   expect((await user.get(`/api/files/${id}`)).filename).toBe('by key.txt');
   const { rows } = await processes.database.query(
-    `SELECT type FROM events WHERE subject_id = $1 AND actor ->> 'keyId' = $2 AND actor ->> 'userId' = $3
+    `SELECT type FROM all_events WHERE subject_id = $1 AND actor ->> 'keyId' = $2 AND actor ->> 'userId' = $3
      ORDER BY id`,
     [id, made.id, user.id],
   );
@@ -103,7 +103,7 @@ test('it does not delete for good what it has uploaded, unless it may manage', a
   expect([refused.status, await refused.text()]).toEqual([403, expect.stringContaining('manage')]);
   const { rows } = await until('the refusal to be written down', async () => {
     const found = await processes.database.query(
-      `SELECT data FROM events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'keyId' = $2`,
+      `SELECT data FROM all_events WHERE subject_id = $1 AND result = 'refused' AND actor ->> 'keyId' = $2`,
       [id, uploader.id],
     );
     return found.rows.length > 0 && found;
@@ -139,7 +139,7 @@ test('it cannot make keys, change the account or administer, whatever its scopes
   expect((await key.fetch('/api/me')).status).toBe(200);
   await until('all refusals to be in the log', async () => {
     const { rows } = await processes.database.query(
-      `SELECT FROM events WHERE type = 'access' AND result = 'refused' AND actor ->> 'keyId' = $1`,
+      `SELECT FROM all_events WHERE type = 'access' AND result = 'refused' AND actor ->> 'keyId' = $1`,
       [made.id],
     );
     return rows.length === attempts.length;

@@ -3,7 +3,8 @@ import { dirname } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
-import { appendEvents, sequenceEvents } from '../core/events/append.js';
+import { appendEvents } from '../core/events/append.js';
+import { sequenceEvents } from '../core/events/sequence.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import type { Storage } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
@@ -22,7 +23,7 @@ beforeAll(async () => {
 beforeEach(() =>
   ledger.query(`
     ALTER TABLE events DISABLE TRIGGER USER;
-    TRUNCATE events, files, derivatives, blobs, upload_parts, uploads;
+    TRUNCATE events, event_inbox, files, derivatives, blobs, upload_parts, uploads;
     ALTER TABLE events ENABLE TRIGGER USER;
     UPDATE event_head SET seq = 0, hash = sha256('landfall');
     UPDATE users SET used_bytes = 0, used_files = 0;
@@ -45,7 +46,7 @@ async function createFile() {
 }
 
 const eventsOf = async (id: string): Promise<string[]> =>
-  (await ledger.query('SELECT type FROM events WHERE subject_id = $1 ORDER BY id', [id])).map(
+  (await ledger.query('SELECT type FROM all_events WHERE subject_id = $1 ORDER BY id', [id])).map(
     ({ type }) => type,
   );
 
@@ -428,12 +429,14 @@ describe('state machine of files', () => {
 
   test('an event and its change stand or fall together', async () => {
     const file = await createFile();
-    await ledger.query(`ALTER TABLE events ADD CONSTRAINT closed CHECK (type <> 'file.failed') NOT VALID`);
+    await ledger.query(
+      `ALTER TABLE event_inbox ADD CONSTRAINT closed CHECK (type <> 'file.failed') NOT VALID`,
+    );
     try {
       await expect(failFile(ledger.database, file, problem)).rejects.toThrow('closed');
       expect(await ledger.query('SELECT status FROM files')).toEqual([{ status: 'pending' }]);
     } finally {
-      await ledger.query('ALTER TABLE events DROP CONSTRAINT closed');
+      await ledger.query('ALTER TABLE event_inbox DROP CONSTRAINT closed');
     }
   });
 });
@@ -444,10 +447,10 @@ describe('the sequence of events', () => {
     type: 'file.step' as const,
     subjectId,
     ownerId: null,
-    data: { name },
+    data: { step: name, state: 'done' as const, ms: 0 },
   });
   const inOrder = async () =>
-    (await ledger.query(`SELECT seq::integer AS seq, data->>'name' AS name FROM events ORDER BY seq`)).map(
+    (await ledger.query(`SELECT seq::integer AS seq, data->>'step' AS name FROM events ORDER BY seq`)).map(
       ({ seq, name }) => [seq, name],
     );
 

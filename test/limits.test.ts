@@ -399,7 +399,7 @@ describe('signing in', () => {
   /** Refusals by these limits in the event log, of these addresses. */
   async function refusalsFrom(...of: string[]) {
     const { rows } = await processes.database.query(
-      `SELECT actor ->> 'address' AS address FROM events
+      `SELECT actor ->> 'address' AS address FROM all_events
        WHERE type = 'access' AND result = 'refused' AND data ->> 'action' = 'auth'
        AND data ->> 'code' = 'rate_limited' AND actor ->> 'address' = ANY ($1)`,
       [of],

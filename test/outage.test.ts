@@ -80,6 +80,10 @@ test.each([
   ['after it has begun', ({ text }: Statement) => text === 'START TRANSACTION'],
   ['in its middle', ({ text }: Statement) => text.startsWith('INSERT INTO "api_keys"')],
 ])('who loses the database in a transaction, %s, is told to come again', async (_when, isThere) => {
+  await until('all events to be numbered', async () => {
+    const { rows } = await processes.database.query('SELECT FROM event_inbox');
+    return rows.length === 0;
+  });
   const pause = wire.pauseAt(isThere, 'after');
   const answer = user.fetch('/api/keys', {
     method: 'POST',
@@ -102,7 +106,7 @@ test('a refusal is in the log when its answer comes, and no answer waits for a l
   expect(await countRefusals()).toBe(1);
 
   const isRefusal = ({ text, parameters }: Statement) =>
-    text.startsWith('INSERT INTO events') && parameters.some((value) => value?.includes('refused'));
+    text.startsWith('INSERT INTO event_inbox') && parameters.some((value) => value?.includes('refused'));
   const pause = wire.pauseAt(isRefusal, 'before');
   const answer = await other.fetch(`/api/files/${id}`);
   await pause.reached;

@@ -410,7 +410,7 @@ describe('uploads', () => {
     }
     await until('the upload to expire', async () => (await findUpload(processes, expired)).discarded_at);
     const { rows } = await processes.database.query(
-      'SELECT count(seq), max(seq) FROM events WHERE seq IS NOT NULL',
+      'SELECT count(seq), max(seq) FROM all_events WHERE seq IS NOT NULL',
     );
     expect(Number(rows[0].count)).toBe(Number(rows[0].max));
     await expectBlobsInOrder(processes);

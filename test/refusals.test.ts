@@ -69,7 +69,7 @@ test('what was counted is written when its time is over, and again in the next w
   };
   const counted = async () => {
     const { rows } = await test.query(
-      `SELECT actor, result, (data -> 'count')::integer AS count FROM events WHERE type = 'access.counted'`,
+      `SELECT actor, result, (data -> 'count')::integer AS count FROM all_events WHERE type = 'access.counted'`,
     );
     return rows;
   };
@@ -83,7 +83,7 @@ test('what was counted is written when its time is over, and again in the next w
       expect(rows.at(-1)).toEqual({ actor: { address: '2001:db8::/64' }, result: 'refused', count: 10 });
     }
     await refusals.flush();
-    const { rowCount } = await test.query(`SELECT FROM events WHERE type = 'access'`);
+    const { rowCount } = await test.query(`SELECT FROM all_events WHERE type = 'access'`);
     expect(rowCount).toBe(60);
   } finally {
     await database.destroy();

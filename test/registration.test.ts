@@ -60,7 +60,7 @@ test('an invitation makes one account, also when twenty come with it at once to 
   const { user } = await (made[0] as Response).json();
   expect(user.role).toBe('user');
   const { rows } = await invite.database.query(
-    `SELECT data FROM events WHERE type = 'auth.register' AND subject_id = $1`,
+    `SELECT data FROM all_events WHERE type = 'auth.register' AND subject_id = $1`,
     [user.id],
   );
   expect(rows).toEqual([{ data: { role: 'user', invitation: id } }]);
@@ -96,7 +96,7 @@ test('one that has expired, or was taken back, is good for nothing', async () =>
 test('its token is kept nowhere', async () => {
   const { id, token } = await createInvitation();
   const { rows } = await invite.database.query(
-    `SELECT t::text AS row FROM invitations t UNION ALL SELECT e::text FROM events e`,
+    `SELECT t::text AS row FROM invitations t UNION ALL SELECT e::text FROM all_events e`,
   );
   const all = rows.map(({ row }) => row).join('\n');
   expect(all).toContain(id);
@@ -123,7 +123,7 @@ test.each([
   const answer = await register(email, invitation);
   expect((await answer.json()).code).toBe(code);
   const { rows } = await invite.database.query(
-    `SELECT type, data, result, e::text AS row FROM events e WHERE actor ->> 'requestId' = $1`,
+    `SELECT type, data, result, e::text AS row FROM all_events e WHERE actor ->> 'requestId' = $1`,
     [answer.headers.get('X-Request-Id')],
   );
   expect(rows).toEqual([

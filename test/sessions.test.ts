@@ -41,7 +41,7 @@ async function endGrace(token: string): Promise<void> {
 /** How often the log says that a token was used a second time in this session. */
 async function reuses(token: { sessionId: string }): Promise<number> {
   const { rows } = await processes.database.query(
-    `SELECT FROM events WHERE type = 'auth.token_reused' AND result = 'refused' AND subject_id = $1
+    `SELECT FROM all_events WHERE type = 'auth.token_reused' AND result = 'refused' AND subject_id = $1
        AND actor ->> 'sessionId' = $2`,
     [user.id, token.sessionId],
   );

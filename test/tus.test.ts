@@ -55,7 +55,7 @@ function chunked(...parts: (string | Uint8Array)[]): ReadableStream {
 
 async function eventsOf(path: string): Promise<string[]> {
   const { rows } = await processes.database.query(
-    'SELECT type FROM events WHERE subject_id = $1 ORDER BY id',
+    'SELECT type FROM all_events WHERE subject_id = $1 ORDER BY id',
     [idOf(path)],
   );
   return rows.map((row) => row.type);

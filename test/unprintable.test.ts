@@ -44,9 +44,10 @@ async function say(method: string, path: string, headers: object = {}, body?: ob
 }
 
 async function lineOf(requestId: string) {
-  const { rows } = await processes.database.query(`SELECT * FROM events WHERE actor ->> 'requestId' = $1`, [
-    requestId,
-  ]);
+  const { rows } = await processes.database.query(
+    `SELECT * FROM all_events WHERE actor ->> 'requestId' = $1`,
+    [requestId],
+  );
   return rows[0];
 }
 

@@ -111,7 +111,7 @@ describe('a token sends one file into the account of its maker', () => {
       usedAt: expect.any(String),
     });
     const { rows } = await processes.database.query(
-      `SELECT actor FROM events WHERE subject_id = $1 AND type IN ('upload.created', 'file.created')`,
+      `SELECT actor FROM all_events WHERE subject_id = $1 AND type IN ('upload.created', 'file.created')`,
       [id],
     );
     expect(rows.map(({ actor }) => [actor.uploadTokenId, actor.userId])).toEqual([
@@ -511,7 +511,7 @@ describe('time', () => {
     expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', metadata: {} });
     expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
     const { rows } = await processes.database.query(
-      `SELECT type, actor FROM events WHERE subject_id = ANY ($1) AND actor ->> 'userId' = $2 ORDER BY id DESC LIMIT 2`,
+      `SELECT type, actor FROM all_events WHERE subject_id = ANY ($1) AND actor ->> 'userId' = $2 ORDER BY id DESC LIMIT 2`,
       [[id, guest.tokenId], maker.id],
     );
     expect(rows.map(({ type, actor }) => [type, actor.uploadTokenId])).toEqual([

@@ -6,6 +6,7 @@ import { PASS_LIMITS } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { migrate } from '../core/database/migrate.js';
+import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
@@ -37,6 +38,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits: PASS_LIMITS,
     onError: (error) => log.warn({ err: error }, 'database connection'),
   });
+  const sequencer = startSequencer(database, log);
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
@@ -95,6 +97,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     leases.close();
     await listener.close();
     await queue.close();
+    await sequencer.stop();
     await database.destroy();
   });
 

@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, readEnvironment } from '../config.js';
 import { withDatabase } from '../database/embedded/installation.js';
 import { hasCode } from '../errors.js';
-import { type EventHead, formatHead } from '../events/append.js';
+import { type EventHead, formatHead } from '../events/sequence.js';
 import { LogDamage, verifyEvents } from '../events/verify.js';
 import { failStart } from '../lifecycle.js';
 

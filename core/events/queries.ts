@@ -2,7 +2,17 @@ import type { DataSource } from 'typeorm';
 import { Event } from '../database/entities/event.js';
 import { queryEntities } from '../database/rows.js';
 
-/* Reading the event log as an audit log: who did what, in the order of the numbers. */
+/* Reading the event log: the timeline of one thing, and the audit log, which says who did what. */
+
+/** The events of one upload or file, oldest first. Refusals are for the audit log only. */
+export async function listEvents(database: DataSource, subjectId: string): Promise<Event[]> {
+  return queryEntities(
+    database.manager,
+    Event,
+    `SELECT * FROM all_events WHERE subject_id = $1 AND result = 'ok' ORDER BY seq NULLS LAST, id`,
+    [subjectId],
+  );
+}
 
 export interface AuditFilter {
   /** Such as `auth.login`, or `auth.*` for all that begin so. */

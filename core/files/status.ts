@@ -6,7 +6,8 @@ import type { Actor } from '../database/entities/event.js';
 import { File, type FileStatus, type Problem, type StepRecord } from '../database/entities/file.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF, actorJson, appendEvents, type EventType } from '../events/append.js';
+import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
+import type { StatusEventType } from '../events/types.js';
 import { releaseQuota } from '../uploads/quota.js';
 import { releaseBlobs } from './blobs.js';
 
@@ -48,7 +49,7 @@ async function changeStatus(
   file: FileRun,
   to: FileStatus,
   columns: StatusColumns,
-  event: EventType,
+  event: StatusEventType,
 ): Promise<void> {
   const from = (Object.keys(TRANSITIONS) as FileStatus[]).filter((status) => canChange(status, to));
   const changed = await countChanged(
@@ -124,6 +125,7 @@ export async function insertFile(
      SELECT * FROM file`,
     [uploadId, uuidv7(), actorJson(actor)],
   );
+  noteAppended(manager.connection);
   return file;
 }
 

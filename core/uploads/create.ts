@@ -9,7 +9,7 @@ import { User } from '../database/entities/user.js';
 import { isConflict, isDatabaseAway } from '../database/outage.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF } from '../events/append.js';
+import { APPEND_EVENT_OF, noteAppended } from '../events/append.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
 import type { Storage } from '../storage/storage.js';
@@ -200,7 +200,7 @@ async function insertRows(
     allowed_types: upload.token?.types ?? null,
     actor: upload.actor,
   }));
-  return queryEntities(
+  const created = await queryEntities(
     manager,
     Upload,
     `WITH wanted AS (
@@ -236,4 +236,6 @@ async function insertRows(
       deps.uploadExpiryHours,
     ],
   );
+  noteAppended(manager.connection);
+  return created;
 }

@@ -1,7 +1,8 @@
 import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
-import { listEvents } from '../../core/events/append.js';
+import { listEvents } from '../../core/events/queries.js';
+import { toPublicEvent } from '../../core/events/types.js';
 import { type FileCursor, getFile, listFiles } from '../../core/files/queries.js';
 import { trashFile } from '../../core/files/status.js';
 import { terminateUpload } from '../../core/uploads/end.js';
@@ -108,7 +109,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
         const file = call.own(await getFile(database, call.params.id));
         const events = await listEvents(database, file.id);
         return {
-          items: events.map(({ id, type, data, createdAt }) => ({ id, type, data, createdAt })),
+          items: events.map(toPublicEvent),
           nextCursor: null,
         };
       },

@@ -20,7 +20,7 @@ const sha256 = (content: Uint8Array) => createHash('sha256').update(content).dig
 /** Types of the events of an upload or file, in order; a step's event stands under the step's name. */
 export async function timeline({ database }: Processes, id: string): Promise<string[]> {
   const { rows } = await database.query(
-    `SELECT type, data FROM events WHERE subject_id = $1 AND result = 'ok' ORDER BY id`,
+    `SELECT type, data FROM all_events WHERE subject_id = $1 AND result = 'ok' ORDER BY id`,
     [id],
   );
   return rows.map(({ type, data }) => (type === 'file.step' ? data.step : type));

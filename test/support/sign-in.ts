@@ -74,8 +74,9 @@ export async function problemOf(answer: Response): Promise<[number, string]> {
 
 /** Types of the events of one subject, with `!` after those that tell of a refusal; oldest first. */
 export async function eventsOf(database: TestDatabase, subjectId: string): Promise<string[]> {
-  const { rows } = await database.query('SELECT type, result FROM events WHERE subject_id = $1 ORDER BY id', [
-    subjectId,
-  ]);
+  const { rows } = await database.query(
+    'SELECT type, result FROM all_events WHERE subject_id = $1 ORDER BY id',
+    [subjectId],
+  );
   return rows.map(({ type, result }) => (result === 'refused' ? `${type}!` : type));
 }

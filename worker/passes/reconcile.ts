@@ -1,6 +1,6 @@
 import type { Listener } from '../../core/database/listen.js';
 import { AppError } from '../../core/errors.js';
-import { formatHead, readHead, sequenceEvents } from '../../core/events/append.js';
+import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';

@@ -1,4 +1,4 @@
-import { Column, Entity, PrimaryGeneratedColumn } from 'typeorm';
+import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { bigintColumn } from './columns.js';
 
 /** Who makes a request, as far as that is known. */
@@ -18,10 +18,11 @@ export interface Actor {
 /** One line of the append-only log. See core/events/append.ts. */
 @Entity('events')
 export class Event {
-  @PrimaryGeneratedColumn('identity', { type: 'bigint' })
+  /** Of the inbox. */
+  @PrimaryColumn('bigint')
   id: string;
 
-  /** Gapless order of committed events; null until the sequencer has seen the row. */
+  /** Gapless order of committed events; null while the row is in the inbox. */
   @Column('bigint', { transformer: bigintColumn, nullable: true })
   seq: number | null;
 

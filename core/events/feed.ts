@@ -1,0 +1,114 @@
+import type { DataSource } from 'typeorm';
+import { Event } from '../database/entities/event.js';
+import type { Listener } from '../database/listen.js';
+import { queryEntities } from '../database/rows.js';
+import type { Logger } from '../log.js';
+import { GROWN, readHead } from './sequence.js';
+
+/*
+ * Tells subscribers in this process of new events, in the order of their numbers.
+ *
+ * However many subscribe, one tail follows the log: it reads on when PostgreSQL says that the log has grown, and from time
+ * to time without that, because notifications can be lost. It reads nothing while nobody subscribes.
+ */
+
+const BATCH = 500;
+
+/** How often the tail looks without having been told to, in milliseconds. */
+const LOOK_EVERY_MS = 5_000;
+
+export interface EventFeed {
+  /**
+   * Calls `handle` with each event of this owner that is numbered from now on, in order.
+   * @param ownerId undefined: of all owners, and of none
+   * @returns ends it
+   */
+  subscribe(ownerId: string | undefined, handle: (event: Event) => void): Promise<() => void>;
+  close(): Promise<void>;
+}
+
+/** Events behind a number, in order, at most `limit`. @param ownerId undefined: of all owners, and of none */
+export async function readEventsAfter(
+  database: DataSource,
+  seq: number,
+  limit: number,
+  ownerId?: string,
+): Promise<Event[]> {
+  return queryEntities(
+    database.manager,
+    Event,
+    `SELECT * FROM events WHERE seq > $1 AND ($3::uuid IS NULL OR owner_id = $3) ORDER BY seq LIMIT $2`,
+    [seq, limit, ownerId ?? null],
+  );
+}
+
+/** Opens the feed of this process. */
+export async function openFeed(deps: {
+  database: DataSource;
+  listener: Listener;
+  log: Logger;
+}): Promise<EventFeed> {
+  const { database, listener, log } = deps;
+  const byOwner = new Map<string | undefined, Set<(event: Event) => void>>();
+  /** The number up to which subscribers were told; undefined while there are none. */
+  let last: number | undefined;
+  let reading: Promise<void> | undefined;
+  let again = false;
+
+  function dispatch(event: Event): void {
+    for (const owner of new Set([event.ownerId ?? undefined, undefined])) {
+      for (const handle of byOwner.get(owner) ?? []) handle(event);
+    }
+  }
+
+  async function readOn(): Promise<void> {
+    while (last !== undefined) {
+      const events = await readEventsAfter(database, last, BATCH);
+      for (const event of events) {
+        if (last === undefined) return;
+        last = event.seq ?? last;
+        dispatch(event);
+      }
+      if (events.length < BATCH) return;
+    }
+  }
+
+  function look(): void {
+    if (last === undefined) return;
+    if (reading) {
+      again = true;
+      return;
+    }
+    reading = readOn()
+      .catch((error: unknown) => log.warn({ err: error }, 'events could not be read'))
+      .finally(() => {
+        reading = undefined;
+        if (!again) return;
+        again = false;
+        look();
+      });
+  }
+
+  await listener.subscribe(GROWN, look);
+  const timer = setInterval(look, LOOK_EVERY_MS);
+  timer.unref();
+
+  return {
+    async subscribe(ownerId, handle) {
+      const handles = byOwner.get(ownerId) ?? new Set();
+      byOwner.set(ownerId, handles.add(handle));
+      const head = await readHead(database);
+      last ??= head.seq;
+      return () => {
+        handles.delete(handle);
+        if (handles.size === 0 && byOwner.get(ownerId) === handles) byOwner.delete(ownerId);
+        if (byOwner.size === 0) last = undefined;
+      };
+    },
+    async close() {
+      clearInterval(timer);
+      last = undefined;
+      await reading;
+    },
+  };
+}
