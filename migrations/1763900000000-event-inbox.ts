@@ -80,6 +80,17 @@ export class EventInbox1763900000000 implements MigrationInterface {
       END $$;
       SELECT ensure_event_partition((seq / 10000000 + 1) * 10000000) FROM event_head;
 
+      -- Processes of an older version still insert events without a number: these go on into the inbox.
+      CREATE TABLE events_unnumbered PARTITION OF events DEFAULT;
+      CREATE FUNCTION pass_into_inbox() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN
+        INSERT INTO event_inbox (type, subject_id, owner_id, data, actor, result, created_at)
+          VALUES (NEW.type, NEW.subject_id, NEW.owner_id, NEW.data, NEW.actor, NEW.result, NEW.created_at);
+        RETURN NULL;
+      END $$;
+      CREATE TRIGGER unnumbered_events BEFORE INSERT ON events_unnumbered FOR EACH ROW WHEN (NEW.seq IS NULL)
+        EXECUTE FUNCTION pass_into_inbox();
+
       -- Also those that have no number yet.
       CREATE VIEW all_events AS
         SELECT seq, hash, id, type, subject_id, owner_id, data, actor, result, created_at FROM events

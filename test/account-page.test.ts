@@ -348,7 +348,7 @@ describe('an access token that expires', () => {
     await startUpload(page);
     await completed(page, 'expired.bin');
     expect(await sha256Of('expired.bin')).toBe(sha256(content));
-    expect(answers).toEqual(['POST 401', 'POST 201', 'PATCH 401', 'HEAD 401', 'HEAD 200', 'PATCH 204']);
+    expect(answers).toEqual(['POST 401', 'POST 201', 'PATCH 401', 'HEAD 423', 'HEAD 200', 'PATCH 204']);
   });
 
   test('in the middle of an upload loses nothing: it goes on at the byte that the server has', async () => {

@@ -9,6 +9,7 @@ import { hashPassword } from '../server/accounts/passwords.js';
 import { PASSWORD, useAccount } from './support/client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { logIn, problemOf, refresh, refreshed, sha256 } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 /*
  * A database as it was before there were rotated sessions and quotas, brought up to date by the server's start.
@@ -75,6 +76,23 @@ test('sessions that were open go on, and rotate from then on', async () => {
   ]);
   expect((await as.fetch('/api/admin/users')).status).toBe(200);
   expect((await refresh(processes.url, first.refreshToken)).status).toBe(200);
+});
+
+test('an event of a process of the older version, which knows no inbox, is numbered, too', async () => {
+  const subject = uuidv7();
+  const { database } = processes;
+  await database.query(
+    `INSERT INTO events (type, subject_id, owner_id, data) VALUES ('upload.expired', $1, $1, '{"old": true}')`,
+    [subject],
+  );
+  // A server numbers what there is when it appends something itself.
+  expect((await refresh(processes.url, 'unknown')).status).toBe(401);
+  await logIn(processes.url, email);
+  const numbered = await until('its number', async () => {
+    const { rows } = await database.query('SELECT seq, data FROM events WHERE subject_id = $1', [subject]);
+    return rows[0];
+  });
+  expect(numbered).toMatchObject({ seq: expect.any(String), data: { old: true } });
 });
 
 test('one that had expired has', async () => {
