@@ -67,7 +67,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         const { cursor, limit } = call.query;
         const found = await listUnfinishedUploads(database, uploadAccessOf(userOf(call)), cursor, limit + 1);
         const { items, nextCursor } = pageOf(found, limit, ({ id }) => id);
-        return { items: items.map(toJson), nextCursor };
+        return { items: items.map((upload) => toJson(upload)), nextCursor };
       },
     }),
     route({
@@ -79,7 +79,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       params: byId,
       async handle(call) {
         const upload = call.own(await getUpload(database, call.params.id));
-        return { ...toJson(upload), file: await outcomeOf(database, upload) };
+        return toJson(upload, await outcomeOf(database, upload));
       },
     }),
     route({
@@ -135,7 +135,10 @@ function signedJson({ upload, partSize, partCount, parts }: SignedParts) {
   return { id: upload.id, partSize, partCount, parts, expiresAt: upload.expiresAt };
 }
 
-function toJson(upload: Upload) {
+type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
+
+/** @param file of an unfinished upload there is none */
+function toJson(upload: Upload, file: Outcome = null) {
   return {
     id: upload.id,
     status: upload.status,
@@ -144,6 +147,7 @@ function toJson(upload: Upload) {
     metadata: upload.metadata,
     direct: upload.direct,
     error: upload.error,
+    file,
     createdAt: upload.createdAt,
     expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
   };
