@@ -36,7 +36,11 @@ export function watchDependencies(options: {
   const { database, storage, log } = options;
   const parts = {
     database: () => database.query('SELECT 1'),
-    storage: () => storage.check(),
+    // A store may answer for its bucket and yet give no objects.
+    storage: async () => {
+      await storage.check();
+      await storage.marker.read();
+    },
   };
   const stopping = new AbortController();
   let away = false;

@@ -266,10 +266,10 @@ async function runStep(
   }
 }
 
-function sourceOf({ blobs }: Storage, { key, size }: Blob): ByteSource {
+function sourceOf({ blobs }: Storage, blob: Blob): ByteSource {
   return {
-    size,
-    read: (count) => blobs.read(key, count < size ? { start: 0, end: count - 1 } : undefined),
+    size: blob.size,
+    read: (count) => readBlob(blobs, blob, count < blob.size ? { start: 0, end: count - 1 } : undefined),
   };
 }
 
