@@ -351,7 +351,7 @@ describe('POST /api/files', () => {
     await until('it to be asked for', async () => {
       const { rows } = await processes.database.query(
         `SELECT FROM pg_stat_activity
-         WHERE datname = current_database() AND query LIKE 'SELECT FROM uploads WHERE id = $1 AND owner_id = $2%' AND query_start > $1`,
+         WHERE datname = current_database() AND query LIKE 'SELECT * FROM uploads WHERE id = $1 AND owner_id = $2%' AND query_start > $1`,
         [began],
       );
       return rows.length > 0;
