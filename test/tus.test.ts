@@ -903,3 +903,24 @@ describe('behind a proxy', () => {
     }
   });
 });
+
+test('however many HEADs come at once, each gets its answer, beside a PATCH and a DELETE of the same upload', async () => {
+  const metadata = `filename ${Buffer.from('seen by many').toString('base64')}`;
+  const path = await user.create(6, { 'Upload-Metadata': metadata });
+  const look = () =>
+    Promise.all(
+      Array.from({ length: 20 }, async () => {
+        const { status, headers } = await user.tus('HEAD', path);
+        return [status, headers.get('Upload-Length'), headers.get('Upload-Metadata')];
+      }),
+    );
+  const [first, patched] = await Promise.all([
+    look(),
+    user.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abcdef'),
+  ]);
+  expect(patched.status).toBe(204);
+  for (const answer of [...first, ...(await look())]) expect(answer).toEqual([200, '6', metadata]);
+  const [last, deleted] = await Promise.all([look(), user.tus('DELETE', path)]);
+  expect(deleted.status).toBe(204);
+  for (const [status] of last) expect([200, 404, 410]).toContain(status);
+});

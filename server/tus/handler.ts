@@ -43,19 +43,21 @@ const DRAIN_MS = 500;
 export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMiss'>): RequestHandler {
   /** By what @tus/server gets to see of them. */
   const requests = new WeakMap<Request, TusRequest>();
-  /** By upload, while they have its lock. */
+  /** By the keys of their uploads (see keyOf), while they have the lock of @tus/server. */
   const holders = new Map<string, TusRequest>();
 
   const server = new Server({
     path: '/uploads',
     datastore: new LedgerStore(deps, holders),
-    locker: (head) => ({ newLock: (id) => createLock(deps.leases, id, requestOf(requests, head), holders) }),
+    locker: (head) => ({
+      newLock: (key) => createLock(deps.leases, key, requestOf(requests, head), holders),
+    }),
     maxSize: deps.maxUploadSize,
     namingFunction: () => uuidv7(),
     exposedHeaders: EXPOSED_HEADERS,
     allowedHeaders: [...ALLOWED_ALWAYS, ...deps.corsHeaders],
     generateUrl: (head, { path, id }) => `${requestOf(requests, head).origin}${path}/${id}`,
-    getFileIdFromRequest: (req) => idIn(new URL(req.url).pathname),
+    getFileIdFromRequest: keyOf,
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (head) => {
       const request = requestOf(requests, head);
@@ -104,6 +106,20 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
 function idIn(path: string): string | undefined {
   const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(path) ?? [];
   return id && isUuid(id) ? id.toLowerCase() : undefined;
+}
+
+const UUID_LENGTH = 36;
+
+let looks = 0;
+
+/**
+ * What @tus/server calls the upload of a request when it asks the locker and the data store: its id. A HEAD mostly holds
+ * no lease, so several may look at one upload at once, beside a PATCH: each HEAD calls it by a key of its own, which
+ * begins with the id.
+ */
+function keyOf(req: Request): string | undefined {
+  const id = idIn(new URL(req.url).pathname);
+  return id && req.method === 'HEAD' ? `${id} ${++looks}` : id;
 }
 
 /** Somebody else's upload looks like none. For the event log it does make a difference. */
@@ -169,19 +185,19 @@ function translateError(
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
 }
 
-function createLock(leases: Leases, id: string, request: TusRequest, holders: Map<string, TusRequest>) {
+function createLock(leases: Leases, key: string, request: TusRequest, holders: Map<string, TusRequest>) {
   return {
     async lock(): Promise<void> {
       // A new upload gets its lease with its row, and nobody else knows its id yet.
       if (request.method !== 'POST') {
         const access = uploadAccessOf(principalOf(request));
         const get = request.method === 'HEAD' ? leases.look : leases.acquire;
-        request.lease = await get(id, access, request.gone, request.letGo);
+        request.lease = await get(key.slice(0, UUID_LENGTH), access, request.gone, request.letGo);
       }
-      holders.set(id, request);
+      holders.set(key, request);
     },
     async unlock(): Promise<void> {
-      holders.delete(id);
+      holders.delete(key);
       if (request.leavesLease) request.lease?.leave();
       else await request.lease?.release();
     },

@@ -69,16 +69,16 @@ export class LedgerStore extends DataStore {
     return upload;
   }
 
-  override async getUpload(id: string): Promise<TusUpload> {
-    const { upload, epoch } = this.lease(id);
+  override async getUpload(key: string): Promise<TusUpload> {
+    const { method, req, res } = requestOf(this.holders, key);
+    const { upload, epoch } = this.lease(key);
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
     // Clients remember addresses: one that is told that all has arrived does not send a file again that was deleted.
-    if (upload.status === 'finished' && (await isTrashed(this.deps.database, id))) {
+    if (upload.status === 'finished' && (await isTrashed(this.deps.database, upload.id))) {
       throw new AppError('gone', { detail: 'The file that came of this upload was deleted' });
     }
-    const { method, req, res } = requestOf(this.holders, id);
     // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
     // all is there before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
