@@ -76,7 +76,9 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const workerScript = new URL('../../worker/main.js', import.meta.url);
   const worker = keepRunning({ name: 'worker', script: workerScript, env: childEnv, log });
   const children = [server, worker];
-  stops.push((graceMs) => Promise.all(children.map((child) => child.stop(graceMs - POSTGRES_SHARE_MS))));
+  stops.push((graceMs) =>
+    Promise.all(children.map((child) => child.stop(Math.max(0, graceMs - POSTGRES_SHARE_MS)))),
+  );
   const aborted = once(signal, 'abort').then(() => Promise.reject(signal.reason));
   const [url] = await Promise.race([Promise.all([server.ready, worker.ready]), aborted]);
 
