@@ -2,7 +2,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 export class Forget1763710000000 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
-    // Uploads that have ended without a file, or whose file was deleted for good, keep no names from now on.
+    // From now on an upload keeps no names once it has ended without a file or its file was deleted for good.
     await runner.query(
       `UPDATE uploads SET metadata = '{}' WHERE status IN ('expired', 'terminated') AND metadata <> '{}'`,
     );

@@ -2,7 +2,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 export class CountedAttempts1763800000001 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
-    // Without a default: no row is written, and processes of an older version go on.
+    // Without a default, so that no row is rewritten and processes of an older version keep working.
     await runner.query('ALTER TABLE files ADD COLUMN counted_attempts integer');
   }
 

@@ -2,7 +2,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 export class Endings1763800000003 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
-    // The constraint holds for processes of an older version, too. No row breaks it yet, so none has to be looked at.
+    // The constraint also binds processes of an older version. No row violates it, so none needs checking.
     await runner.query(`
       ALTER TABLE uploads
         ADD failures integer NOT NULL DEFAULT 0,

@@ -1,8 +1,8 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Events go into an inbox and are moved from there, with their numbers, into a table that only ever grows. That table has
- * one partition for each ten million numbers; see core/events/sequence.ts.
+ * Events go into an inbox. The sequencer moves them, with their numbers, into a table that only grows. That
+ * table has one partition for each ten million numbers; see core/events/sequence.ts.
  */
 export class EventInbox1763900000000 implements MigrationInterface {
   name = 'EventInbox1763900000000';

@@ -41,11 +41,11 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   drain: Drain;
 }
 
-/** Puts the HTTP application together. Does not listen. */
+/** Builds the HTTP application; it does not listen. */
 export function buildApp(deps: AppDeps): Express {
   const app = express();
   app.disable('x-powered-by');
-  // ETags are set where they mean something; hashing every JSON answer is work for nothing.
+  // Handlers set ETags where they are useful; hashing every JSON answer would be wasted work.
   app.disable('etag');
   app.set('trust proxy', deps.trustProxy);
 
@@ -59,7 +59,7 @@ export function buildApp(deps: AppDeps): Express {
       await authenticate(req, access, { stillTrue: method === 'DELETE' });
     } catch (error) {
       const told = method === 'HEAD' ? lockedForNow(error) : error;
-      // Who guesses, or may not upload at all, goes on with nothing.
+      // Callers who guess tokens, or may not upload at all, continue no upload, so their requests count.
       if (isWrongToken(error) || toAppError(error).code === 'forbidden') await tusLimits.countMiss(req, res);
       throw told;
     }
@@ -88,7 +88,7 @@ export function buildApp(deps: AppDeps): Express {
   return app;
 }
 
-/** All routes but tus, the board and the page. */
+/** All routes except tus, the board and the page. */
 export function declareRoutes(deps: AppDeps): AnyRoute[] {
   return [
     ...authRoutes(deps),
@@ -106,7 +106,9 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
   ];
 }
 
-/** Built assets carry a hash in their name and never change; the page itself is asked for anew each time. */
+/**
+ * Built assets carry a hash in their name and never change; browsers revalidate the page itself each time.
+ */
 function page(folder: string, storage: Storage): Router {
   const assets = join(folder, 'assets');
   const files = express.static(folder, {
@@ -119,7 +121,7 @@ function page(folder: string, storage: Storage): Router {
   return Router().get(['/', '/index.html'], policy).use(files);
 }
 
-/** Where downloads are redirected to; only the signed addresses tell. Undefined: they come from this server. */
+/** The origin of redirected downloads, taken from a signed URL. Undefined: this server sends the content. */
 async function findContentOrigin({ blobs }: Storage): Promise<string | undefined> {
   const link = await blobs.link?.('any', { contentType: 'any/type', contentDisposition: 'inline' });
   return link && new URL(link).origin;

@@ -14,13 +14,13 @@ import { boardPolicy } from './http/security-headers.js';
 
 export const BOARD_PATH = '/admin/queues';
 
-/** Set when an admin signs in: the browser opens the board by following a link, without a header. */
+/** Set when an admin signs in: a link opens the board, and a browser sends no header with it. */
 export const BOARD_COOKIE = 'landfall_board';
 
-/** Of the path of a change, in the event log: queue, job and what is to be done, and more if somebody makes it up. */
+/** Limit for the path in the event log. It names queue, job and action, but a client may send anything. */
 const MAX_PATH = 200;
 
-/** How long the board may take to answer. */
+/** The longest time in which the board may answer. */
 const ANSWER_MS = 5_000;
 
 function queueAway(): AppError {
@@ -33,7 +33,7 @@ interface BoardDeps {
   queue: ProcessingQueue;
 }
 
-/** Bull Board, for admins only. What they do with it is in the event log. */
+/** Bull Board, for admins only. The event log records their changes. */
 export function createBoard({ database, queue, publicUrl }: BoardDeps, authenticate: Authenticate): Router {
   const adapter = new ExpressAdapter();
   adapter.setBasePath(BOARD_PATH);
@@ -49,7 +49,7 @@ export function createBoard({ database, queue, publicUrl }: BoardDeps, authentic
       requireKnownOrigin(req, { publicUrl }, { action: 'admin' });
     }
     await authenticate(req, 'admin', { boardCookie });
-    // It would wait for the queue as long as that is away, and may be the first to notice that.
+    // The board would wait for an unreachable queue, and might be the first to notice that it is away.
     if (!queue.reachable) throw queueAway();
     if (!['GET', 'HEAD'].includes(req.method)) await noteChange(database, req);
     const timer = setTimeout(() => {
@@ -63,7 +63,7 @@ export function createBoard({ database, queue, publicUrl }: BoardDeps, authentic
   return Router().use(BOARD_PATH, boardPolicy, adminOnly, board);
 }
 
-/** Before the board does it: how that went is the board's affair. */
+/** Records a change before the board makes it, whatever its result. */
 async function noteChange(database: DataSource, req: Request): Promise<void> {
   const data = { method: req.method, path: req.path.slice(0, MAX_PATH) };
   await appendEvents(database.manager, [

@@ -29,19 +29,19 @@ import { createHttpServer } from './http/server.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
 
-/** How long requests under way may go on after the signal to stop; then uploads are parked where they are. */
+/** How long requests may continue after the signal to stop. Then uploads must stop at their offset. */
 const FINISH_MS = 2_000;
 
-/** How long those have for it, and to say so, before their connections are cut. */
+/** How long those uploads have to stop and to answer before their connections are cut. */
 const PARK_MS = 1_500;
 
-/** Less than the supervisor and containers wait before they kill. */
+/** Shorter than the time that the supervisor and containers wait before they kill the process. */
 const SHUTDOWN_MS = 7_000;
 
-/** How long an upload waits for its type; then the worker alone finds it out. */
+/** How long an upload waits for the detected type. After that only the worker detects it. */
 const TYPE_MS = 20_000;
 
-/** A connection that waits for its next request would keep the server from closing. */
+/** How often idle connections are closed, because they keep the server from closing. */
 const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
@@ -98,7 +98,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
-    // Who takes the place of an orphan wants its port.
+    // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
@@ -118,7 +118,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   announceReady(url);
 }
 
-/** A parser process that finds out types; it is started when the first one is asked for. */
+/** Detects types in a parser process. The first call starts the process. */
 function startTypeParser(config: Readonly<Config>, log: Logger) {
   let parsers: Parsers | undefined;
   const closed = new AbortController();
@@ -140,7 +140,7 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
   };
 }
 
-/** What may be meant, and is dangerous where it is not. */
+/** Warns of settings that may be intended but are dangerous otherwise. */
 function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
@@ -166,7 +166,7 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
   });
 }
 
-/** Stops listening and waits for the connections to be over; cuts those that are not after `graceMs`. */
+/** Stops listening and waits until all connections have ended; after `graceMs` it cuts the rest. */
 async function closeHttp(http: Server, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => http.close(() => resolve()));
   const hangUp = setInterval(() => http.closeIdleConnections(), HANG_UP_EVERY_MS);

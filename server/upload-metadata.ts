@@ -4,9 +4,9 @@ import { AppError } from '../core/errors.js';
 import type { Description } from '../core/uploads/create.js';
 
 /*
- * What clients say of a file: as Upload-Metadata (tus), as JSON (presign) or in a query or form. All of it is checked
- * here, and honest names stay as they are: `12:30?.txt` is one on most systems, and emoji hold U+200D. What a browser or
- * file system does not take it replaces when the file is saved.
+ * The metadata of a file. Clients send it as Upload-Metadata (tus), as JSON (presign), or in a query or form.
+ * All of it is checked here. Valid names stay as they are: most systems allow `12:30?.txt`, and emoji contain
+ * U+200D. A browser or file system replaces the characters that it does not accept when it saves the file.
  */
 
 type Metadata = Record<string, string | null>;
@@ -16,10 +16,10 @@ const MAX_BYTES = 8 * 1024;
 
 const MAX_KEYS = 64;
 
-/** Characters; what most file systems take as a name. */
+/** In characters; the longest name that most file systems accept. */
 const MAX_FILENAME = 255;
 
-/** Clients send the file's name under the one key or the other. */
+/** Clients send the name of the file under either key. */
 const NAME_KEYS = ['filename', 'name'];
 
 const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
@@ -27,12 +27,12 @@ const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
 /** Visible ASCII. */
 const KEY = /^[!-+\--~]+$/;
 
-/** C0 and C1 controls, and what some take for a line break. */
+/** C0 and C1 controls, and the two characters that some programs take for a line break. */
 const CONTROL = /[\p{Cc}\u2028\u2029]/u;
 
 /**
- * What turns the direction of the text around it: `photo\u202Egpj.exe` looks like `photoexe.jpg`. Honest names hold some,
- * too (WhatsApp begins its own with U+200E), and lose nothing without them.
+ * Characters that turn the direction of the text around them: `photo\u202Egpj.exe` looks like `photoexe.jpg`.
+ * Valid names contain some too (WhatsApp begins its names with U+200E) and lose nothing without them.
  */
 const BIDI_CONTROL = /[\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/g;
 
@@ -42,7 +42,7 @@ const BIDI_WARNING: Problem = {
   detail: 'Characters that turn the direction of text were removed from the name of the file',
 };
 
-/** Nothing that could be seen. */
+/** Text without any visible character. */
 const INVISIBLE = /^[\p{Cf}\p{Z}]*$/u;
 
 /** RFC 9110, 8.3.1: type "/" subtype, and parameters. */
@@ -52,13 +52,13 @@ const MEDIA_TYPE =
 const MAX_MEDIA_TYPE = 255;
 
 /**
- * Reads an Upload-Metadata header: "one or more comma-separated key-value pairs. The key and value MUST be separated by a
- * space. The key MUST NOT contain spaces and commas and MUST NOT be empty. The key SHOULD be ASCII encoded and the value
- * MUST be Base64 encoded. All keys MUST be unique. … Since metadata can contain arbitrary binary values, Servers SHOULD
- * carefully validate metadata values or sanitize them before using them as header values". Clients also send none at all, a
- * comma at the end, blanks around commas, and several lines, which Node joins. What a value has that is not UTF-8 becomes
- * U+FFFD.
- * @returns values decoded, null where a key has none; and the header as it came, without blanks
+ * Reads an Upload-Metadata header: "one or more comma-separated key-value pairs. The key and value MUST be
+ * separated by a space. The key MUST NOT contain spaces and commas and MUST NOT be empty. The key SHOULD be
+ * ASCII encoded and the value MUST be Base64 encoded. All keys MUST be unique. … Since metadata can contain
+ * arbitrary binary values, Servers SHOULD carefully validate metadata values or sanitize them before using
+ * them as header values". Clients also send an empty header, a comma at the end, blanks around commas, and
+ * several headers, which Node joins. Bytes of a value that are not UTF-8 become U+FFFD.
+ * @returns the decoded values, null for a key without a value; and the header as it came, without blanks
  * @throws {AppError} invalid_request
  */
 export function parseMetadata(header: string): { metadata: Metadata; header: string } {
@@ -85,19 +85,19 @@ export function parseMetadata(header: string): { metadata: Metadata; header: str
 
 function decode(key: string, value: string): string {
   const bytes = Buffer.from(value, 'base64');
-  // Node overlooks characters that do not belong there, missing padding, and bits behind the last byte.
+  // Node ignores invalid characters, missing padding, and bits after the last byte.
   if (bytes.toString('base64') !== value) {
     throw invalid(`The value of ${key} in Upload-Metadata is not Base64 (RFC 4648, section 4, with padding)`);
   }
   if (isUtf8(bytes)) return bytes.toString();
-  // Bytes of something else may happen to be control characters, which PostgreSQL or a terminal would stumble over.
+  // Bytes of another encoding may decode to control characters, which PostgreSQL or a terminal cannot handle.
   return bytes.toString().replaceAll(new RegExp(CONTROL, 'gu'), '\uFFFD');
 }
 
 /**
- * What the ledger keeps of an Upload-Metadata header: "responses to HEAD requests MUST include the Upload-Metadata header and
- * its value as specified by the Client during the creation".
- * @param header undefined: there was none
+ * Turns an Upload-Metadata header into the description that the ledger keeps: "responses to HEAD requests
+ * MUST include the Upload-Metadata header and its value as specified by the Client during the creation".
+ * @param header undefined: the client sent none
  * @throws {AppError} invalid_request
  */
 export function describeUpload(header = ''): Description {
@@ -105,14 +105,14 @@ export function describeUpload(header = ''): Description {
   return { ...checkMetadata(sent.metadata), metadataHeader: sent.header || null };
 }
 
-/** As an Upload-Metadata header. */
+/** Writes metadata as an Upload-Metadata header. */
 export function writeMetadata(metadata: Metadata): string {
   return Object.entries(metadata)
     .map(([key, value]) => (value === null ? key : `${key} ${Buffer.from(value).toString('base64')}`))
     .join(',');
 }
 
-/** What other clients tell of a file, under the names that tus clients use. */
+/** Puts the description from a client without tus under the keys that tus clients use. */
 export function toMetadata(described: {
   filename?: string | undefined;
   type?: string | undefined;
@@ -127,9 +127,9 @@ export function toMetadata(described: {
 }
 
 /**
- * Checks the metadata of a new upload, however it came. The name of the file is reduced to a bare name; a type that is
- * none, as browsers send it at times, is forgotten.
- * @returns what is kept, with warnings for the file that comes of it
+ * Checks the metadata of a new upload, in whatever form it came. Reduces a path to the bare name of the file.
+ * Drops an invalid media type, because browsers sometimes send one.
+ * @returns the metadata to keep, with warnings for the file that the upload becomes
  * @throws {AppError} invalid_request
  */
 export function checkMetadata(metadata: Metadata): Description {
@@ -175,7 +175,7 @@ function isMediaType(type: string): boolean {
   return type.length <= MAX_MEDIA_TYPE && MEDIA_TYPE.test(type);
 }
 
-/** What every object has could be mistaken for what a client has sent. */
+/** A key that every object inherits could be mistaken for a key that the client sent. */
 function requireUsable(key: string): void {
   if (key === '' || key in Object.prototype) throw invalid(`The metadata must not have the key "${key}"`);
 }
@@ -185,7 +185,7 @@ function requireText(text: string, key: string): void {
   if (!text.isWellFormed()) throw invalid(`${printable(key)} in the metadata holds half of a surrogate pair`);
 }
 
-/** A key as it may stand in a message. */
+/** A key in a form that is safe to show in a message. */
 function printable(key: string): string {
   return KEY.test(key) ? key : 'A key';
 }

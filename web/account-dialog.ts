@@ -9,7 +9,7 @@ import type { Api, User } from './api.js';
 import { byId, setText } from './dom.js';
 import { hideSecret } from './one-time-secret.js';
 
-/** Makes the account dialog ready for this user. Answers what opens it; the focus returns by itself. */
+/** Prepares the account dialog and returns the function that opens it. The browser restores the focus. */
 export function prepareAccountDialog(api: Api, user: User): () => void {
   const dialog = byId('account-dialog', HTMLDialogElement);
   const sessions = prepareSessions(api);
@@ -24,7 +24,7 @@ export function prepareAccountDialog(api: Api, user: User): () => void {
   }
 
   byId('account-close', HTMLButtonElement).addEventListener('click', () => dialog.close());
-  // Neither secrets nor half-written forms wait for whoever opens it next.
+  // The next person who opens the dialog must not find secrets or half-written forms.
   dialog.addEventListener('close', () => {
     for (const secret of dialog.querySelectorAll<HTMLElement>('.secret')) hideSecret(secret);
     for (const form of dialog.querySelectorAll('form')) form.reset();

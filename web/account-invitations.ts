@@ -13,7 +13,7 @@ interface Invitation {
   expiresAt: string;
 }
 
-/** Invitations to register, for admins: list, create, take back. */
+/** Invitations to register, for admins: list, create, revoke. */
 export function prepareInvitations(api: Api): void {
   const section = new AccountSection('account-invitations', async () => {
     const { items } = await api.get<{ items: Invitation[] }>('/api/admin/invitations');

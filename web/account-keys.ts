@@ -15,7 +15,7 @@ interface ApiKey {
   expiresAt: string | null;
 }
 
-/** Keys for programs: list, create, revoke. */
+/** API keys for programs: list, create, revoke. */
 export function prepareKeys(api: Api): void {
   const section = new AccountSection('account-keys', async () => {
     const { items } = await api.get<{ items: ApiKey[] }>('/api/keys');
@@ -58,7 +58,7 @@ function toItem(api: Api, { id, name, prefix, scopes, lastUsedAt, expiresAt }: A
       deletion(api, `/api/keys/${id}`, {
         text: 'Revoke',
         label: `Revoke the key ${name}`,
-        question: `Revoke the key “${name}”? What uses it stops working at once.`,
+        question: `Revoke the key “${name}”? Programs that use it stop working at once.`,
       }),
     ],
   };

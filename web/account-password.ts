@@ -3,10 +3,10 @@ import type { Api } from './api.js';
 import { byId } from './dom.js';
 import { field, onSubmit } from './form.js';
 
-/** Change of the password. It ends all other sessions. */
+/** The form that changes the password. A change ends all other sessions. */
 export function preparePassword(api: Api, email: string, sessions: AccountSection): void {
   const form = byId('password-form', HTMLFormElement);
-  // Password managers want to know whose password it is.
+  // Password managers need the name of the account.
   field(form, 'username', HTMLInputElement).defaultValue = email;
   onSubmit(form, async () => {
     const currentPassword = field(form, 'current', HTMLInputElement).value;

@@ -2,7 +2,7 @@ import type { Api } from './api.js';
 import { explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 
-/** Something in a list of the account dialog. */
+/** An entry in a list of the account dialog. */
 export interface Item {
   id: string;
   name: string;
@@ -14,15 +14,15 @@ export interface Item {
 
 interface Action {
   text: string;
-  /** What it does to what, for those who hear the button without its surroundings. */
+  /** Names the action and its object, for users who hear the button without its surroundings. */
   label: string;
-  /** Asked before. */
+  /** Asked before the action runs. */
   question?: string;
-  /** Whether the items are to be asked for again afterwards. */
+  /** Returns whether to load the items again afterwards. */
   run(item: HTMLElement): Promise<boolean>;
 }
 
-/** An action that deletes what is at `path` of the API; then the items are asked for again. */
+/** An action that deletes the resource at `path` of the API; then the items are loaded again. */
 export function deletion(api: Api, path: string, words: Omit<Action, 'run'>): Action {
   return {
     ...words,
@@ -38,7 +38,7 @@ export interface ItemPage {
   nextCursor: string | null;
 }
 
-/** A part of the account dialog that lists something. It asks for it each time that it is opened. */
+/** A part of the account dialog that lists items. It loads them each time it is opened. */
 export class AccountSection {
   readonly #details: HTMLDetailsElement;
   readonly #load: (cursor: string | null) => Promise<ItemPage>;
@@ -57,7 +57,7 @@ export class AccountSection {
     });
   }
 
-  /** Asks for the first items anew and shows them. */
+  /** Loads the first items again and shows them. */
   async refresh(): Promise<void> {
     await this.#tried(async () => {
       const page = await this.#load(null);
@@ -66,7 +66,7 @@ export class AccountSection {
     });
   }
 
-  /** Shows an item in the place that it has. */
+  /** Shows the new state of an item in its place. */
   replace(item: Item): void {
     const present = this.#find(item.id);
     const fresh = this.#show(item);
@@ -119,7 +119,7 @@ export class AccountSection {
     return button;
   }
 
-  /** Asks anew, and puts the focus to where it was or near it. */
+  /** Loads the items again and restores the focus to its place or near it. */
   async #refreshAround(element: HTMLElement): Promise<void> {
     const near = [element, element.nextElementSibling, element.previousElementSibling];
     const ids = near.map((one) => (one instanceof HTMLElement ? one.dataset.id : undefined));

@@ -13,7 +13,7 @@ interface Session {
   userAgent: string | null;
 }
 
-/** Where the user is signed in. Answers the section. */
+/** The user's open sessions. Returns the section. */
 export function prepareSessions(api: Api): AccountSection {
   const others = byId('sessions-end-others', HTMLButtonElement);
   const section = new AccountSection('account-sessions', async () => {

@@ -15,7 +15,7 @@ interface UploadToken {
   usedAt: string | null;
 }
 
-/** Tokens with which somebody without an account sends one file: list, create, revoke. */
+/** Tokens that let somebody without an account send one file: list, create, revoke. */
 export function prepareUploadTokens(api: Api): void {
   const section = new AccountSection('account-upload-tokens', async () => {
     const { items } = await api.get<{ items: UploadToken[] }>('/api/upload-tokens');

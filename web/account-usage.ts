@@ -14,7 +14,7 @@ export async function showUsage(api: Api): Promise<void> {
       const most = me.quota[name];
       const meter = byId(`usage-${name}-meter`, HTMLMeterElement);
       meter.hidden = most === null;
-      // A meter has to have room; one for nothing is full.
+      // A meter needs a range; a quota of zero shows as full.
       meter.max = most || 1;
       meter.high = meter.max * 0.9;
       meter.value = most === 0 ? 1 : me.usage[name];

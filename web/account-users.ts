@@ -15,7 +15,7 @@ interface Account extends Usage {
   createdAt: string;
 }
 
-/** All accounts, for admins: role, quota, lock. */
+/** All accounts, for admins: role, quota, disabling. */
 export function prepareUsers(api: Api): void {
   const section: AccountSection = new AccountSection('account-users', async (cursor) => {
     const query = new URLSearchParams({ limit: '50', ...(cursor !== null && { cursor }) });
@@ -50,7 +50,7 @@ export function prepareUsers(api: Api): void {
     };
   }
 
-  /** Shows the form below the account, in place of one that is open elsewhere. */
+  /** Shows the form below the account and removes a form that is open elsewhere. */
   function edit(account: Account, element: HTMLElement): void {
     byId('account-users', HTMLElement).querySelector('.items form')?.remove();
     const form = formOf(account);
@@ -70,7 +70,7 @@ export function prepareUsers(api: Api): void {
   }
 }
 
-/** The form with what is true of the account now. */
+/** The form, filled with the current values of the account. */
 function formOf({ email, role, disabled, quota }: Account): HTMLFormElement {
   const template = byId('user-form', HTMLTemplateElement).content.cloneNode(true) as DocumentFragment;
   const form = template.firstElementChild as HTMLFormElement;
@@ -84,7 +84,7 @@ function formOf({ email, role, disabled, quota }: Account): HTMLFormElement {
   return form;
 }
 
-/** The number matters only where a number was chosen. */
+/** Shows the number field only if the limit is a number. */
 function prepareLimit(form: HTMLFormElement, name: string): void {
   const choice = field(form, `${name}-limit`, HTMLSelectElement);
   const number = form.querySelector(`[data-limit="${name}"]`) as HTMLElement;
@@ -105,7 +105,7 @@ function limitsText(quota: Account['quota']): string {
   return limits.length === 0 ? 'No limit now.' : `At most ${limits.join(' and ')} now.`;
 }
 
-/** Only what differs: a limit that was left alone stays the default if it is one. */
+/** Returns only the changed values: a default limit that was not touched stays the default. */
 function changeIn(form: HTMLFormElement, account: Account): object {
   const role = choiceOf(form, 'role');
   const disabled = field(form, 'disabled', HTMLInputElement).checked;

@@ -1,15 +1,15 @@
 import { soonText } from './format.js';
 
-/** An answer that says no. Its message is meant for people. */
+/** An answer with an error status. Its message is meant for users. */
 export class ApiError extends Error {
   override name = 'ApiError';
 
   constructor(
     readonly status: number,
     message: string,
-    /** Of a problem document; undefined when a proxy has answered. */
+    /** The code of a problem document; undefined if a proxy has answered. */
     readonly code: string | undefined,
-    /** How long the server asks to wait before the next attempt, if it does. */
+    /** How long the server asks clients to wait before the next attempt, if it does. */
     readonly retryAfterMs: number | undefined,
   ) {
     super(message);
@@ -36,7 +36,7 @@ export function readRetryAfter(value: string | null | undefined): number | undef
   return Number.isFinite(ms) ? Math.max(0, ms) : undefined;
 }
 
-/** What to tell people about an error. */
+/** The explanation of an error for users. */
 export function explain(error: unknown): string {
   if (!(error instanceof ApiError)) return 'The server cannot be reached.';
   if (error.status !== 429) return error.message;

@@ -28,7 +28,7 @@ export interface StoredFile {
   createdAt: string;
   error: { detail?: string | null } | null;
   warnings: { step: string; code: string; detail?: string | null }[];
-  /** Signed addresses for `<img>` and `<a>`; null until the file may be seen. */
+  /** Signed URLs for `<img>` and `<a>`; null until the file may be shown. */
   links: { content: string | null; thumbnails: { small?: string } | null };
 }
 
@@ -55,25 +55,25 @@ export interface Credentials {
 
 const REQUEST_TIMEOUT_MS = 30_000;
 /**
- * A refresh token works once, and for 10 s after its replacement once more. When an answer is late, the request is
- * therefore repeated well within that time, for the answer may be lost.
+ * A refresh token works once, and again for 10 s after its replacement. If an answer is late, the request is
+ * repeated well within that time, because the answer may be lost.
  */
 const REFRESH_PATIENCE_MS = 4000;
 const RENEW_BEFORE_MS = 30_000;
 
 /**
- * The server's API and who is signed in. The access token lives here, in memory only; what outlives a reload
- * is the refresh cookie, which scripts cannot read.
+ * The server's API and the signed-in user. The access token lives only in memory; after a reload the refresh
+ * cookie, which scripts cannot read, restores the session.
  */
 export class Api {
-  /** Called once the session is over on the server's side, or has become another user's. */
+  /** Called when the server has ended the session, or when the session has become another user's. */
   onSessionLost: () => void = () => {};
 
   #session: Session | undefined;
   #renewAt = 0;
   #renewing: Promise<void> | undefined;
 
-  /** The user whom the refresh cookie still knows, or undefined when someone has to sign in. */
+  /** The user of the refresh cookie, or undefined if the user has to sign in. */
   async restore(): Promise<User | undefined> {
     try {
       await this.#renew();
@@ -84,7 +84,7 @@ export class Api {
     return this.#session?.user;
   }
 
-  /** Who may create an account now. */
+  /** Tells who may create an account now. */
   async registration(): Promise<Registration> {
     const answer: { registration: Registration } = await (await send('/api/auth')).json();
     return answer.registration;
@@ -109,7 +109,7 @@ export class Api {
     return (await this.#request(path)).json();
   }
 
-  /** @returns undefined where the answer has no content */
+  /** @returns undefined if the answer has no content */
   async post<T>(path: string, body: object): Promise<T> {
     const answer = await this.#request(path, json('POST', body));
     return answer.status === 204 ? (undefined as T) : answer.json();
@@ -123,14 +123,14 @@ export class Api {
     await this.#request(path, { method: 'DELETE' });
   }
 
-  /** An access token that is not about to expire. */
+  /** An access token that does not expire soon. */
   async accessToken(): Promise<string> {
     if (Date.now() >= this.#renewAt) await this.#renew();
     if (!this.#session) throw new Error('Nobody is signed in');
     return this.#session.accessToken;
   }
 
-  /** Says that the server refused this token, so that the next request brings a new one. */
+  /** Reports that the server refused this token, so that the next request gets a new one. */
   tokenRefused(token: string): void {
     if (this.#session?.accessToken === token) this.#renewAt = 0;
   }
@@ -142,7 +142,7 @@ export class Api {
     try {
       return await sendWith(token);
     } catch (error) {
-      // A wrong password is no reason to try it once more.
+      // A wrong password must not be tried again.
       const isTokenRefused =
         error instanceof ApiError && error.status === 401 && error.code !== 'wrong_credentials';
       if (!isTokenRefused) throw error;
@@ -168,11 +168,11 @@ export class Api {
   async #renewOnce(): Promise<void> {
     const before = this.#session?.user.id;
     try {
-      // Tabs share the refresh cookie, and each refresh makes a new access token: one after the other is
-      // enough. Browsers offer locks to secure origins only; elsewhere two tabs may come with the same token.
+      // Tabs share the refresh cookie, and one refresh at a time is enough. Browsers offer locks to secure
+      // origins only; elsewhere two tabs may send the same token.
       const session = await (navigator.locks?.request('landfall-refresh', refresh) ?? refresh());
       const user = this.#accept(session);
-      // Someone else signed in, in another tab.
+      // Another user signed in, in another tab.
       if (before !== undefined && before !== user.id) this.onSessionLost();
     } catch (error) {
       if (before !== undefined && error instanceof ApiError && error.status === 401) this.onSessionLost();
@@ -181,7 +181,7 @@ export class Api {
   }
 }
 
-/** Nothing but a 401 says that the session is over. */
+/** Gets a new access token. Only a 401 means that the session is over. */
 async function refresh(): Promise<Session> {
   const enough = new AbortController();
   const ask = async (): Promise<Session> =>
@@ -194,15 +194,15 @@ async function refresh(): Promise<Session> {
 }
 
 /**
- * Asks a second time when the answer does not come in time, or is lost; the first one still counts if it comes after
- * all, as it does where the connection is slow.
+ * Asks a second time if the answer is late or lost. The first answer still counts if it arrives, as it may on
+ * a slow connection.
  */
 async function askAgainWhenLate<T>(ask: () => Promise<T>, patienceMs: number): Promise<T> {
   const first = ask();
   const late = Symbol();
   const patience = new Promise<typeof late>((resolve) => setTimeout(() => resolve(late), patienceMs));
   const answer = await Promise.race([first, patience]).catch((error: unknown) => {
-    // Of a proxy that has lost its server nobody knows what became of the request.
+    // A 5xx answer of a proxy does not tell whether the server handled the request.
     if (error instanceof ApiError && error.status < 500) throw error;
     return late;
   });
@@ -216,7 +216,7 @@ function json(method: string, body: object): RequestInit {
   return { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) };
 }
 
-/** @throws {ApiError} when the answer says no; a DOMException or TypeError when there is none */
+/** @throws {ApiError} for an error status; a DOMException or TypeError without an answer */
 async function send(path: string, init: RequestInit = {}, signal?: AbortSignal): Promise<Response> {
   const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
   const response = await fetch(path, {

@@ -1,11 +1,11 @@
-/** The element with this id, which index.html is known to have. */
+/** The element with this id. index.html must contain it. */
 export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
   const element = document.getElementById(id);
   if (!(element instanceof type)) throw new Error(`index.html has no ${type.name} #${id}`);
   return element;
 }
 
-/** Changes a text only where it differs: selections and screen readers stay undisturbed. */
+/** Changes a text only if it differs, so that selections and screen readers are not disturbed. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -7,22 +7,22 @@ import { soonText } from './format.js';
 const BUSY_POLL_MS = 1000;
 const IDLE_POLL_MS = 10_000;
 const AFTER_ERROR_MS = 5000;
-/** How long to keep looking closely after an upload: its file may take a moment to appear. */
+/** How long to poll often after an upload: its file may take a moment to appear. */
 const AFTER_UPLOAD_MS = 10_000;
 
-/** The list “Your files”: it asks the server again and again, and changes only what has changed. */
+/** The list “Your files”. It polls the server and changes only rows that differ. */
 export class FileList {
   readonly #api: Api;
   readonly #onDeleted: () => void;
   readonly #list = byId('files', HTMLElement);
   readonly #more = byId('files-more', HTMLButtonElement);
   readonly #rows = new Map<string, FileRow>();
-  /** Where the files below the last row begin; null when there are none. */
+  /** The cursor of the files below the last row; null if there are none. */
   #cursor: string | null = null;
   #closeUntil = 0;
   #timer: number | undefined;
   #isPolling = false;
-  /** When the list may be asked for again. */
+  /** The earliest time of the next request. */
   #notBefore = 0;
   #work: Promise<unknown> = Promise.resolve();
 
@@ -36,13 +36,13 @@ export class FileList {
     this.#pollIn(0);
   }
 
-  /** Looks closely for a while: something has just been uploaded. */
+  /** Polls often for a while, because something has just been uploaded. */
   expectChange(): void {
     this.#closeUntil = Date.now() + AFTER_UPLOAD_MS;
     this.#pollIn(0);
   }
 
-  /** Looks in so many milliseconds, or as soon after that as it may. */
+  /** Polls after this many milliseconds, or later if it must wait. */
   #pollIn(ms: number): void {
     clearTimeout(this.#timer);
     const wait = Math.max(ms, this.#notBefore - Date.now());
@@ -57,7 +57,7 @@ export class FileList {
       try {
         const begun = Date.now();
         const pages = await this.#refresh();
-        // The news of many uploads come together, and a long list is not asked for each second.
+        // This groups the changes of many uploads, and a long list is not loaded every second.
         this.#notBefore = begun + pages * BUSY_POLL_MS;
         const busy = Date.now() < this.#closeUntil || [...this.#rows.values()].some((row) => row.isActive);
         delay = busy ? BUSY_POLL_MS : IDLE_POLL_MS;
@@ -81,16 +81,16 @@ export class FileList {
     this.#showProblem(`The server is asked too often. The list goes on by itself ${soonText(wait)}.`);
   }
 
-  /** Runs after whatever runs now: two answers must not be woven into each other. */
+  /** Runs `work` after the current work: two answers must not be mixed. */
   #oneByOne(work: () => Promise<void>): void {
     this.#work = this.#work.then(work, work);
   }
 
-  /** Reads from the top down to the oldest file that is still in work; answers how many pages that took. */
+  /** Reads from the top to the oldest file that is still in process. Returns the number of pages read. */
   async #refresh(): Promise<number> {
     let { items, nextCursor } = await this.#api.files(null);
     let pages = 1;
-    // With more new files than a page holds there would be a hole between them and the rows: begin anew.
+    // If no item is known, unread files may lie between the page and the rows: begin again with this page.
     const connected = items.some((file) => this.#rows.has(file.id));
     while (connected && nextCursor !== null && this.#hasActiveBeyond(items)) {
       const page = await this.#api.files(nextCursor);
@@ -110,7 +110,7 @@ export class FileList {
     return [...this.#rows].some(([id, row]) => row.isActive && !seen.has(id));
   }
 
-  /** Removes the rows that are not in `items`, except those below the last of them when `keepsRest`. */
+  /** Removes the rows that are not in `items`. With `keepsRest`, rows below the last item stay. */
   #removeMissing(items: StoredFile[], keepsRest: boolean): void {
     const present = new Set(items.map((file) => file.id));
     let below = keepsRest;
@@ -130,7 +130,7 @@ export class FileList {
     this.#rows.delete(id);
   }
 
-  /** Shows files in this order before `place`, moving no row that is in its place; answers what follows them. */
+  /** Shows files before `place`, moving only rows that are out of order. Returns the element after them. */
   #show(files: StoredFile[], place: Element | null): Element | null {
     const news: string[] = [];
     let next = place;
@@ -178,14 +178,14 @@ export class FileList {
     try {
       await this.#api.delete(`/api/files/${encodeURIComponent(id)}`);
     } catch (error) {
-      // Gone already is gone.
+      // The file is already deleted.
       if (!(error instanceof ApiError) || error.status !== 404) {
         this.#showProblem(explain(error));
         return;
       }
     }
     this.#onDeleted();
-    // After an answer that is on its way: it may still hold the file and would bring the row back.
+    // Wait for an answer under way: it may still contain the file and would show its row again.
     this.#oneByOne(async () => {
       const order = this.#inOrder();
       const index = order.findIndex(([other]) => other === id);

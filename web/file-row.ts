@@ -2,7 +2,7 @@ import type { FileStatus, StoredFile } from './api.js';
 import { byId, setText } from './dom.js';
 import { sizeText, timeText } from './format.js';
 
-/** What a person reads for a status. */
+/** The word that users see for a status. */
 export const STATUS_WORDS: Record<FileStatus, string> = {
   pending: 'Waiting',
   processing: 'Processing',
@@ -39,7 +39,7 @@ export class FileRow {
     this.#delete.addEventListener('click', onDelete);
   }
 
-  /** Whether the worker has still something to do for it. */
+  /** Whether the worker still has work to do for the file. */
   get isActive(): boolean {
     return this.status === 'pending' || this.status === 'processing';
   }
@@ -101,7 +101,7 @@ export class FileRow {
     download.setAttribute('aria-label', `Download ${filename}`);
 
     setText(this.#part('.kind'), extension(filename));
-    // The address is signed anew in every answer; a picture that is there needs no other.
+    // Each answer signs a new URL; an image that is already shown does not need it.
     const address = links.thumbnails?.small;
     if (!address || this.#image) return;
     const image = document.createElement('img');

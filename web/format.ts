@@ -2,12 +2,12 @@ const timeFormat = new Intl.DateTimeFormat('en', { dateStyle: 'medium', timeStyl
 const hourFormat = new Intl.DateTimeFormat('en', { timeStyle: 'short' });
 const numberFormat = new Intl.NumberFormat('en');
 
-/** Day and hour, such as “Nov 21, 2026, 9:05 AM”. */
+/** Date and time, such as “Nov 21, 2026, 9:05 AM”. */
 export function timeText(time: string): string {
   return timeFormat.format(new Date(time));
 }
 
-/** When something is over that takes so long from now: “at 9:05 AM”, or “in 12 seconds”. */
+/** The time at which a wait of `ms` ends: “at 9:05 AM”, or “in 12 seconds”. */
 export function soonText(ms: number): string {
   const seconds = Math.max(1, Math.ceil(ms / 1000));
   if (seconds < 60) return `in ${countText(seconds, 'second')}`;
@@ -49,7 +49,10 @@ const SYSTEMS: [name: string, pattern: RegExp][] = [
   ['Linux', /\bLinux\b/],
 ];
 
-/** A User-Agent in short words: “Firefox on Linux”; of what is no browser the first word, such as “curl/8.5.0”. */
+/**
+ * A short form of a User-Agent: “Firefox on Linux”; without a known browser the first word, such as
+ * “curl/8.5.0”.
+ */
 export function programText(userAgent: string | null): string {
   if (!userAgent) return 'Unknown program';
   const find = (known: typeof BROWSERS) => known.find(([, pattern]) => pattern.test(userAgent))?.[0];

@@ -1,6 +1,7 @@
 /**
- * The token of the invitation in the page's address, which is taken out of it: neither a copied address nor the history
- * shall hold it. Best after a `#`, where no server sees it: `/#invitation=…`; `/?invitation=…` is understood too.
+ * Takes the token of an invitation out of the page's URL: neither a copied URL nor the history may contain
+ * it. The token is best placed after a `#`, where no server sees it: `/#invitation=…`; `/?invitation=…` works
+ * too.
  */
 export function takeInvitation(): string | undefined {
   const url = new URL(location.href);
@@ -14,7 +15,7 @@ export function takeInvitation(): string | undefined {
   return token || undefined;
 }
 
-/** The address that somebody who is invited opens. */
+/** The URL for a person who is invited. */
 export function invitationLink(token: string): string {
   return `${location.origin}/#${new URLSearchParams({ invitation: token })}`;
 }

@@ -12,11 +12,11 @@ const RETRY_MS = 5000;
 
 const invitation = takeInvitation();
 const api = new Api();
-// Uploads stop with the page and go on when their owner signs in again.
+// Uploads stop with the page and continue when their owner signs in again.
 api.onSessionLost = () => location.reload();
 await showApp((await restoreSession()) ?? (await signIn(api, invitation)));
 
-/** Who is still signed in from an earlier visit; waits for the server while it is away. */
+/** The user who is still signed in from an earlier visit. Waits while the server is away. */
 async function restoreSession(): Promise<User | undefined> {
   const notice = byId('notice', HTMLElement);
   for (;;) {

@@ -1,10 +1,10 @@
 import { setText } from './dom.js';
 
 /*
- * A secret that the server tells once: shown until it is put away, with a button that copies it.
+ * Shows a secret that the server reveals only once, with a button that copies it, until the user hides it.
  */
 
-/** Shows `secret` in `place`, which holds nothing else, and puts the focus on it. @param words what it is good for */
+/** Shows `secret` alone in `place` and gives it the focus. @param words the purpose of the secret */
 export function showSecret(place: HTMLElement, words: string, secret: string): void {
   const template = document.getElementById('secret-template') as HTMLTemplateElement;
   place.replaceChildren(template.content.cloneNode(true));
@@ -37,7 +37,7 @@ async function copy(field: HTMLInputElement): Promise<boolean> {
     await navigator.clipboard.writeText(field.value);
     return true;
   } catch {
-    // Browsers offer the clipboard to secure origins only, and the older way everywhere.
+    // Browsers offer the clipboard to secure origins only, but execCommand() everywhere.
     field.focus();
     field.select();
     return document.execCommand('copy');

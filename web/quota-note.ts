@@ -3,10 +3,10 @@ import { ApiError } from './api-error.js';
 import { byId, setText } from './dom.js';
 import { quotaNote, type Usage } from './usage.js';
 
-/** Many files are done in a second, and one look is enough for all of them. */
+/** Many files may finish in a second, and one request is enough for all of them. */
 const GATHER_MS = 1500;
 
-/** Says beside the upload area when the quota is nearly used up. */
+/** Shows a note beside the upload area when the quota is nearly used up. */
 export class QuotaNote {
   readonly #api: Api;
   #timer: number | undefined;
@@ -16,7 +16,7 @@ export class QuotaNote {
     this.#look();
   }
 
-  /** Something was uploaded, refused or deleted. */
+  /** Call this after something was uploaded, refused or deleted. */
   expectChange(): void {
     this.#lookIn(GATHER_MS);
   }
@@ -32,7 +32,7 @@ export class QuotaNote {
     try {
       setText(byId('quota-note', HTMLElement), quotaNote(await this.#api.get<Usage>('/api/me')));
     } catch (error) {
-      // The list of files says what is wrong with the server.
+      // The list of files shows the problem with the server.
       const wait = error instanceof ApiError ? error.retryAfterMs : undefined;
       if (wait !== undefined) this.#lookIn(Math.max(GATHER_MS, wait));
     }

@@ -7,7 +7,7 @@ const WORDS = {
   register: { title: 'Create an account', submit: 'Create account', switchTo: 'I have an account' },
 };
 
-/** Shows the form until someone has signed in or registered. @param invitation token of one, if there is one */
+/** Shows the form until a user has signed in. @param invitation the token of an invitation, if any */
 export function signIn(api: Api, invitation: string | undefined): Promise<User> {
   const form = byId('sign-in', HTMLFormElement);
   const email = byId('email', HTMLInputElement);
@@ -26,7 +26,7 @@ export function signIn(api: Api, invitation: string | undefined): Promise<User> 
     setText(problem, '');
     byId('password-hint', HTMLElement).hidden = !registering;
     password.autocomplete = registering ? 'new-password' : 'current-password';
-    // An existing password is the server's to judge.
+    // The server checks an existing password, whatever its length.
     password.minLength = registering ? 8 : 0;
   }
 
@@ -34,14 +34,14 @@ export function signIn(api: Api, invitation: string | undefined): Promise<User> 
     const invited = registration !== 'closed' && invitation !== undefined;
     change.hidden = registration !== 'open' && !invited;
     setText(byId('sign-in-note', HTMLElement), registrationNote(registration, invitation));
-    // Whoever comes with an invitation comes to register, unless they have begun something else meanwhile.
+    // A user with an invitation comes to register, unless the form is already in use.
     if (invited && email.value === '') show('register');
   }
 
   show('login');
   form.hidden = false;
   email.focus();
-  // Without an answer nobody is offered what may not be possible; signing in tells what is wrong with the server.
+  // Without an answer no registration is offered; signing in then shows the server's problem.
   api.registration().then(offerRegistration, () => {});
   change.addEventListener('click', () => {
     show(action === 'login' ? 'register' : 'login');
@@ -75,7 +75,7 @@ export function signIn(api: Api, invitation: string | undefined): Promise<User> 
 
 function registrationNote(registration: Registration, invitation: string | undefined): string {
   if (registration === 'closed' && invitation !== undefined) {
-    return 'Nobody can create an account here at the moment, also with an invitation.';
+    return 'Nobody can create an account here at the moment, even with an invitation.';
   }
   if (registration === 'invite' && invitation === undefined) {
     return 'No account yet? Ask an administrator for an invitation, and open the link in it.';

@@ -5,24 +5,24 @@ import { CreationGate } from './creation-gate.js';
 import { soonText } from './format.js';
 
 const MiB = 2 ** 20;
-// About ten minutes of patience with a server that is away. While the browser itself is offline nothing is
-// tried, and the attempts count anew after every byte that got through.
+// Keep trying for about ten minutes while the server is away. While the browser is offline there are no
+// attempts, and the attempts are counted anew after each byte that arrives.
 const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(20).fill(30_000)];
 const LOCK_WAIT_MS = 1000;
 const REFUSAL_SHOWN_MS = 10_000;
-/** Of refusals that are shown at a time: a folder that does not fit has thousands of them. */
+/** How many refusals are shown at once: a folder that exceeds the quota may cause thousands. */
 const REFUSALS_SHOWN = 3;
 const WAIT_SHOWN_MS = 30_000;
-/** How long to wait where the server does not say it. */
+/** How long to wait if the server does not say it. */
 const LIMITED_MS = 5000;
 
 /**
- * The Dashboard in `target`, which uploads for this user. `onNews` is called after each file, and whenever an
- * upload is disturbed: the Dashboard says nothing about a server that is away.
+ * Creates the Dashboard in `target`, which uploads for this user. `onNews` is called after each file and
+ * whenever an upload is disturbed, because the Dashboard does not report a server that is away.
  */
 export async function startUploader(api: Api, user: User, target: HTMLElement, onNews: () => void) {
   const restores = await ownsRestore(user);
-  // What is kept for a reload is kept under this name, so no user restores another one's files.
+  // The data kept for a reload has this name, so no user restores the files of another.
   const uppy = new Uppy({ id: `landfall-${user.id}${restores ? '' : `-${Date.now()}`}` });
 
   uppy.use(Dashboard, {
@@ -40,22 +40,22 @@ export async function startUploader(api: Api, user: User, target: HTMLElement, o
   if (restores) restoreAfterReload(uppy);
 
   return {
-    /** Whether a file is on its way. */
+    /** Whether an upload is in progress. */
     isUploading: () => uppy.getObjectOfFilesPerState().isUploadInProgress,
   };
 }
 
-/** Sends the files, each request with a token that is good, new uploads only while the server takes them. */
+/** Sends the files. Each request carries a valid token; new uploads wait until the server takes them. */
 function sendByTus(uppy: Uppy, api: Api, onNews: () => void): void {
   const gate = new CreationGate();
   const tokens = new WeakMap<object, string>();
-  /** The request of each file that counts. */
+  /** The current request of each file. */
   const latest = new Map<string, object>();
   uppy.on('upload-success', (file) => {
     if (file) latest.delete(file.id);
   });
 
-  /** Whether a request that has had to wait is still to be sent. */
+  /** Whether a request that had to wait is still needed. */
   function isWanted(id: string, request: object): boolean {
     const file = uppy.getFile(id);
     return file !== undefined && !('isPaused' in file && file.isPaused) && latest.get(id) === request;
@@ -78,7 +78,7 @@ function sendByTus(uppy: Uppy, api: Api, onNews: () => void): void {
       if (method !== 'DELETE') latest.set(file.id, request);
       if (method === 'POST') await gate.passed();
       const token = await tokenWhenOnline(api);
-      // After a pause another request has taken its place, and a file that was taken away wants none.
+      // A paused file has a newer request by now, and a removed file needs none.
       if (method !== 'DELETE' && !isWanted(file.id, request)) await new Promise(() => {});
       request.setHeader('Authorization', `Bearer ${token}`);
       tokens.set(request, token);
@@ -102,35 +102,35 @@ function sendByTus(uppy: Uppy, api: Api, onNews: () => void): void {
   });
 }
 
-/** Says how an upload has ended, and why. */
+/** Shows how an upload has ended, and why. */
 function tellOutcomes(uppy: Uppy, onNews: () => void): void {
   uppy.on('upload-success', onNews);
   uppy.on('upload-error', (file, _error, response) => {
     onNews();
     const reason = refusal(response?.body?.xhr);
     if (!file || !reason) return;
-    // What the Dashboard has to say of it holds the whole answer otherwise.
+    // Otherwise the Dashboard would show the whole answer.
     if (uppy.getFile(file.id)) uppy.setFileState(file.id, { error: reason });
     const shown = uppy.getState().info?.filter(({ type }) => type === 'error') ?? [];
     if (shown.length < REFUSALS_SHOWN) uppy.info(`${file.name}: ${reason}`, 'error', REFUSAL_SHOWN_MS);
   });
 }
 
-/** Keeps unfinished uploads for the time after a reload, and goes on with them. */
+/** Keeps unfinished uploads across a reload and continues them. */
 function restoreAfterReload(uppy: Uppy): void {
-  // Going on is what a reload is expected to do. Files that have to be selected again (they are too large
-  // to be kept), that were paused or not started yet wait for the user, whom the Dashboard asks.
+  // After a reload users expect their uploads to continue. The Dashboard asks the user about files that must
+  // be selected again (they are too large to be kept), were paused, or had not started.
   uppy.on('restored', () => {
     const waits = uppy.getFiles().some((file) => file.isGhost || ('isPaused' in file && file.isPaused));
     const started = Object.keys(uppy.getState().currentUploads).length > 0;
     if (started && !waits) uppy.emit('restore-confirmed');
   });
-  // Its types do not know the limits, which are 10 and 300 MiB otherwise.
+  // The types of GoldenRetriever lack these limits, which default to 10 and 300 MiB.
   const indexedDB: object = { maxFileSize: 1024 * MiB, maxTotalSize: 4096 * MiB };
   uppy.use(GoldenRetriever, { indexedDB });
 }
 
-/** An access token; waits while it cannot be renewed because the browser is offline, or has asked too much. */
+/** An access token. Waits while the browser is offline or the server limits requests. */
 async function tokenWhenOnline(api: Api): Promise<string> {
   for (;;) {
     try {
@@ -146,7 +146,7 @@ async function tokenWhenOnline(api: Api): Promise<string> {
   }
 }
 
-/** The server's words in an answer that ended an upload: tus errors are plain text, others problem documents. */
+/** The server's explanation of a failed upload: tus errors are plain text, others problem documents. */
 function refusal(request: unknown): string | undefined {
   if (!(request instanceof XMLHttpRequest)) return undefined;
   const type = request.getResponseHeader('content-type') ?? '';
@@ -160,9 +160,9 @@ function refusal(request: unknown): string | undefined {
 }
 
 /**
- * Whether an answer says nothing about the upload itself, so that the same request is to be sent again.
- * The tus client takes every HEAD that fails, be it for want of a token or by a proxy whose server restarts,
- * for the loss of the upload, and begins from the first byte. Only 404 and 410 mean that.
+ * Whether an answer says nothing about the upload itself, so that the same request is sent again. The tus
+ * client takes every failed HEAD (without a valid token, or from a proxy whose server restarts) for the loss
+ * of the upload and begins again at the first byte. Only 404 and 410 mean that the upload is lost.
  */
 function isPassing(method: string, status: number): boolean {
   if (status === 401 || status === 429) return true;
@@ -170,15 +170,15 @@ function isPassing(method: string, status: number): boolean {
 }
 
 /**
- * Whether this tab is the one that keeps and restores unfinished uploads. With two of them, both would send
- * the same upload and get in each other's way.
+ * Whether this tab is the one that keeps and restores unfinished uploads. Two such tabs would send the same
+ * upload and disturb each other.
  */
 async function ownsRestore(user: User): Promise<boolean> {
   // Only secure origins have locks.
   if (!navigator.locks) return true;
   return new Promise((resolve) => {
     navigator.locks
-      // A reloaded page may have to wait for its own former self to be gone.
+      // A reloaded page may have to wait until its former self has released the lock.
       .request(`landfall-uploads-${user.id}`, { signal: AbortSignal.timeout(LOCK_WAIT_MS) }, () => {
         resolve(true);
         return new Promise(() => {}); // held until the page goes

@@ -1,6 +1,6 @@
 import { countText, sizeText } from './format.js';
 
-/** What somebody holds and may hold; null is without limit. */
+/** The usage and the quota of a user; null means no limit. */
 export interface Usage {
   quota: { bytes: number | null; files: number | null };
   usage: { bytes: number; files: number };
@@ -8,7 +8,7 @@ export interface Usage {
 
 const NEARLY = 0.9;
 
-/** How much of the quota is in use: 0 to 1 and beyond; 0 without a quota. */
+/** The used share of the quota: 0 to 1, or more if exceeded; 0 without a quota. */
 function usedShares({ quota, usage }: Usage): { bytes: number; files: number } {
   return { bytes: shareOf(usage.bytes, quota.bytes), files: shareOf(usage.files, quota.files) };
 }
@@ -18,7 +18,7 @@ function shareOf(used: number, most: number | null): number {
   return most === 0 ? 1 : used / most;
 }
 
-/** “1.5 of 10 GiB” and “3 of 100 files”, or without the limit where there is none. */
+/** “1.5 of 10 GiB” and “3 of 100 files”; without a limit only the usage. */
 export function usageTexts({ quota, usage }: Usage): { bytes: string; files: string } {
   return {
     bytes:
@@ -30,7 +30,7 @@ export function usageTexts({ quota, usage }: Usage): { bytes: string; files: str
   };
 }
 
-/** What the upload area says; nothing as long as there is room. */
+/** The note in the upload area; empty while there is enough room. */
 export function quotaNote(me: Usage): string {
   const shares = usedShares(me);
   const near = (['bytes', 'files'] as const).filter((name) => shares[name] >= NEARLY);

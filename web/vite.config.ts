@@ -1,6 +1,6 @@
 import { defineConfig } from 'vite';
 
-// `npx vite web` serves the page alone; everything else is asked of a server that runs beside it.
+// `npx vite web` serves only the page and sends all other requests to a server that runs beside it.
 const server = 'http://localhost:3000';
 
 export default defineConfig({

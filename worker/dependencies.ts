@@ -4,27 +4,27 @@ import { within } from '../core/concurrency.js';
 import type { Logger } from '../core/log.js';
 import type { Storage } from '../core/storage/storage.js';
 
-/** What a file is processed with: PostgreSQL and the store. No file is to blame for what fails while one is away. */
+/** The services that every file needs: PostgreSQL and the store. An outage is never the file's fault. */
 export interface Dependencies {
   /** As far as is known. */
   readonly away: boolean;
-  /** Asks them, after something has failed. @returns whether one is away */
+  /** Asks the services after a failure. @returns whether one is away */
   check(): Promise<boolean>;
   stop(): void;
 }
 
-/** How long one may take to answer a question: one that hangs is away, too. */
+/** The longest time for an answer: a service that hangs counts as away. */
 const ANSWER_MS = 5_000;
 
-/** Between two questions to one that is away, doubled each time. */
+/** Pause before the next question to a service that is away; it doubles each time. */
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 
 /**
- * Says whether database and store can be used. From the first failure on, while one is away, both are asked again and
- * again until they answer, by one loop for the process.
- * @param options.onAway the worker is to take no more jobs
- * @param options.onBack the worker may go on
+ * Tells whether database and store work. After the first failure, one loop of the process asks both until
+ * they answer again.
+ * @param options.onAway the worker must take no more jobs
+ * @param options.onBack the worker may continue
  */
 export function watchDependencies(options: {
   database: DataSource;
@@ -74,7 +74,7 @@ export function watchDependencies(options: {
     async check() {
       if (away) return true;
       const found = await findAway();
-      // Another job may have found it meanwhile.
+      // Another job may have noticed this meanwhile.
       if (found && !away) {
         away = true;
         log.error(found, `the ${found.part} does not answer: no jobs are taken until it does`);

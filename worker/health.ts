@@ -3,8 +3,8 @@ import { createServer, type Server } from 'node:http';
 import { ConfigError } from '../core/config.js';
 
 /**
- * Answers every request with 200, so that whoever runs this process can tell one that works from one that hangs.
- * @throws {ConfigError} when the port cannot be had
+ * Answers every request with 200, so that an orchestrator can tell a working process from one that hangs.
+ * @throws {ConfigError} when the port is not available
  */
 export async function openHealth(host: string, port: number): Promise<Server> {
   const server = createServer((_request, response) => {

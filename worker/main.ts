@@ -20,13 +20,13 @@ import { openHealth } from './health.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 
-/** How long running jobs may go on after the signal to stop; then they are left to the next worker. */
+/** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
 const FINISH_MS = 3_000;
 
-/** How long they may take to notice that they were cut off. */
+/** How long the worker waits in all for jobs to end, including those that were cut off. */
 const GIVE_UP_MS = 5_000;
 
-/** Less than the supervisor and containers wait before they kill. */
+/** Shorter than the time that the supervisor and containers wait before they kill the process. */
 const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
@@ -42,7 +42,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
-  // Not the INSTANCE_ID, which a server may have, too.
+  // Not the INSTANCE_ID, because a server may have the same one.
   const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
   const queue = openQueue({
     databaseUrl,
@@ -88,7 +88,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => stopping.abort(), FINISH_MS);
-    // A queue whose database has just broken down may never close: then it ends with the process.
+    // A queue whose database has just broken down may never close; it then ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
     dependencies.stop();

@@ -27,11 +27,12 @@ import { thumbnails } from './steps/thumbnails.js';
 import { verify } from './steps/verify.js';
 
 /*
- * What is done with a file, and how it goes on after a crash.
+ * The processing of a file, and how it continues after a crash.
  *
- * One read of the object serves the stream steps: verify, sniff, scan. Only what was found clean is then given to
- * the steps that decode it. What a step found out is committed together with the note that it is done, so a later
- * attempt begins where this one ended. Each commit names the run and the attempt: a worker that lost its job changes nothing.
+ * One read of the object serves the stream steps: verify, sniff, scan. Only a clean file is passed on to the
+ * steps that decode it. The facts that a step found are committed together with the record that it is done,
+ * so a later attempt begins where this one ended. Each commit names the run and the attempt: a worker that
+ * lost its job changes nothing.
  */
 
 export interface PipelineDeps {
@@ -45,25 +46,25 @@ export interface PipelineDeps {
 const STREAM_STEPS: readonly StreamStep[] = [verify, sniff, scan];
 const STEPS: readonly Step[] = [metadata, thumbnails];
 
-/** Percent of the whole that the one read stands for; the other steps share the rest evenly. */
+/** Percent of the progress that the read stands for; the other steps share the rest evenly. */
 const READ_PERCENT = 50;
 
 const PROGRESS_EVERY_MS = 200;
 
-/** What the steps behind the read are expected to take: not more for a large file than for a small one. */
+/** Estimate for the steps after the read. It does not grow with the size of the file. */
 const DECODE_SECONDS = 1;
 
-/** How long a job waits at least that was interrupted by an outage. */
+/** The shortest delay of a job that an outage interrupted. */
 const AFTER_OUTAGE_MS = 5_000;
 
-/** How often a file may take its worker with it: crashes are rarely the file's fault (what decodes it runs elsewhere). */
+/** How many worker crashes a job survives. They are rarely the file's fault: parser processes decode it. */
 const MAX_CRASHES = 10;
 
 /**
  * Runs one attempt of a job.
  * @param signal aborts when the process shuts down
- * @throws {JobInterrupted} when the process shuts down, or something is away that every file needs
- * @throws what the failed step threw, after it was recorded: the queue decides by it about another attempt
+ * @throws {JobInterrupted} when the process shuts down, or a service is away that every file needs
+ * @throws the error of the failed step, after recording it: the queue decides by it about another attempt
  */
 export async function processFile(deps: PipelineDeps, job: JobContext, signal: AbortSignal): Promise<void> {
   if (deps.dependencies.away) throw new JobInterrupted(AFTER_OUTAGE_MS);
@@ -116,8 +117,8 @@ async function runAttempt(deps: PipelineDeps, job: JobContext, signal: AbortSign
 }
 
 /**
- * Whether no file is to blame for an error. Database and store are asked: an error alone does not tell a store that is
- * away from an object that it will never give.
+ * Whether an error comes from an outage and not from the file. This asks the database and the store: an error
+ * alone does not tell a store that is away from an object that it will never return.
  */
 async function isOutage({ dependencies }: PipelineDeps, error: unknown): Promise<boolean> {
   if (!isRetryable(error)) return false;
@@ -125,7 +126,9 @@ async function isOutage({ dependencies }: PipelineDeps, error: unknown): Promise
   return dependencies.check();
 }
 
-/** The row went on without this run: deleted, processed again, or finished by another worker. */
+/**
+ * Whether this run has lost its row: the file was deleted, processed again, or finished by another worker.
+ */
 function isOver(error: unknown): boolean {
   return error instanceof AppError && ['gone', 'not_found', 'wrong_state'].includes(error.code);
 }
@@ -139,14 +142,14 @@ async function recordFailure(
   log: Logger,
 ): Promise<void> {
   const problem = toProblem(step, error);
-  // What is wrong with a file is its owner's affair and stands in its row; the rest is ours.
+  // A faulty file concerns its owner, who finds the problem in its row. Other errors concern the operator.
   const level = error instanceof AppError && !error.retryable ? 'info' : 'warn';
   log[level]({ err: error, step, lastAttempt }, 'step failed');
   if (!isRetryable(error) || lastAttempt) await failFile(deps.database, file, problem);
   else await recordAttemptError(deps.database, file, problem);
 }
 
-/** What is not ours to judge (a database that is away, a disk that does not answer) may well work later. */
+/** An error that is not an AppError (the database is away, a disk does not answer) may be temporary. */
 function isRetryable(error: unknown): boolean {
   return !(error instanceof AppError) || error.retryable;
 }
@@ -156,7 +159,7 @@ function toProblem(step: string, error: unknown): Problem {
   return { step, code: known.code, detail: known.detail ?? known.title };
 }
 
-/** Commits what steps found out and keeps the file in memory in line with its row. */
+/** Commits the results of steps and updates the file in memory to match its row. */
 async function record(deps: PipelineDeps, file: File, results: StepResult[], next: Progress): Promise<void> {
   await recordSteps(deps.database, file, results, next);
   for (const { facts } of results) {
@@ -164,7 +167,7 @@ async function record(deps: PipelineDeps, file: File, results: StepResult[], nex
   }
 }
 
-/** Reads the object once for all stream steps that are not done. Returns the one that found a threat, if any. */
+/** Reads the object once for all open stream steps. Returns the result of a step that found a threat. */
 async function readThrough(
   deps: PipelineDeps,
   file: File,
@@ -185,7 +188,7 @@ async function readThrough(
   let read = 0;
   let shown = began;
   for await (const chunk of addAbortSignal(signal, await readBlob(deps.storage.blobs, blob))) {
-    // Waiting for bytes is the business of the first one.
+    // The first step is charged for the time spent waiting for bytes.
     if (watched[0]) watched[0].ms += lap();
     for (const one of watched) {
       one.observer.push(chunk);
@@ -208,7 +211,7 @@ async function readThrough(
     const facts = (await observer.end()) ?? {};
     results.push({ step: step.name, record: { state: 'done', ms: Math.round(ms + lap()) }, facts });
   }
-  // That one is recorded together with the verdict: a step that is on record as done is never asked again.
+  // A step that found a threat is recorded with the verdict: a step recorded as done never runs again.
   const infected = results.find(({ facts }) => facts.threat !== undefined);
   const clean = results.filter((result) => result !== infected);
   await record(deps, file, clean, {
@@ -219,7 +222,7 @@ async function readThrough(
   return infected;
 }
 
-/** @returns what tells the milliseconds since it was called last */
+/** @returns a function that tells the milliseconds since its last call */
 function createLap(began: number): () => number {
   let last = began;
   return () => {
@@ -230,7 +233,7 @@ function createLap(began: number): () => number {
   };
 }
 
-/** Runs a step. One that is optional and fails for good leaves a warning instead of failing the file. */
+/** Runs a step. An optional step that fails for good leaves a warning and does not fail the file. */
 async function runStep(
   deps: PipelineDeps,
   step: Step,

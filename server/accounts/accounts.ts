@@ -11,7 +11,7 @@ import { lockAccount, revokeSessions } from '../auth/sessions.js';
 import { checkInvitation, useInvitation } from './invitations.js';
 import { hashPassword, isPassword } from './passwords.js';
 
-/** Key of the advisory lock ("frst" in ASCII) under which the first account becomes the admin's. */
+/** Key of the advisory lock ("frst" in ASCII) for creating accounts: the first one becomes the admin. */
 const FIRST_ACCOUNT_LOCK = 0x66727374;
 
 export interface NewAccount {
@@ -22,7 +22,8 @@ export interface NewAccount {
 }
 
 /**
- * Creates an account. The first one is an admin's, also when many register at once, and needs no invitation.
+ * Creates an account. The first account becomes the admin and needs no invitation, even if many users
+ * register at once.
  * @throws {AppError} email_taken; registration_closed
  */
 export async function register(
@@ -32,7 +33,7 @@ export async function register(
   actor: Actor,
 ): Promise<User> {
   const address = email.toLowerCase();
-  // Who may not register is neither worth the hashing nor told whether the address is taken.
+  // A caller who may not register must not cost a hash or learn whether the address is taken.
   const present = await registrationNow(database, registration);
   if (present === 'closed') throw registrationClosed();
   if (present === 'invite') await checkInvitation(database.manager, invitation, address);
@@ -63,7 +64,7 @@ export async function register(
   }
 }
 
-/** Who may register at this moment: the first account is open to everybody. */
+/** Tells who may register at this moment: the first account is open to everybody. */
 export async function registrationNow(
   database: DataSource,
   registration: Config['registration'],
@@ -76,15 +77,17 @@ function registrationClosed(): AppError {
   return new AppError('registration_closed', { detail: 'Nobody can register here' });
 }
 
-/** Holds, until the end of the transaction, everybody else who would make an account. */
+/** Blocks other transactions from creating an account until this one ends. */
 async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
   await manager.query('SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
   return (await manager.getRepository(User).existsBy({})) ? 'user' : 'admin';
 }
 
-/** @throws {AppError} wrong_credentials, the same for an unknown address, a wrong password and a disabled account */
+/**
+ * @throws {AppError} wrong_credentials, for an unknown address, a wrong password and a disabled account alike
+ */
 export async function logIn(database: DataSource, email: string, password: string): Promise<User> {
-  // An identity provider may know somebody else by this address.
+  // An account of the identity provider may have the same address.
   const user = await database
     .getRepository(User)
     .findOneBy({ email: email.toLowerCase(), externalId: IsNull() });
@@ -102,9 +105,9 @@ export async function getUser(database: DataSource, id: string): Promise<User> {
 
 /**
  * Sets another password and ends all other sessions of the account.
- * @param user as it was when they came
- * @throws {AppError} wrong_credentials; unauthenticated when the right to it is over by now; wrong_state for an account of
- * the identity provider
+ * @param user as read when the request came
+ * @throws {AppError} wrong_credentials; unauthenticated when the caller has lost access meanwhile;
+ * wrong_state for an account of the identity provider
  */
 export async function changePassword(
   database: DataSource,
@@ -121,7 +124,7 @@ export async function changePassword(
   if (!(await isPassword(passwords.current, before))) throw currentIsWrong(id);
   const passwordHash = await hashPassword(passwords.next);
   await database.transaction(async (manager) => {
-    // While that was hashed somebody else may have set another one, and ended this session.
+    // During the hashing another request may have set another password and ended this session.
     await lockAccount(manager, actor);
     const { affected } = await manager.update(User, { id, passwordHash: before }, { passwordHash });
     if (affected === 0) throw currentIsWrong(id);
@@ -135,7 +138,7 @@ function currentIsWrong(subjectId: string): RefusedError {
   return new RefusedError('wrong_credentials', refusal, 'The current password is wrong');
 }
 
-/** The account that stands for somebody whom the identity provider knows. */
+/** Returns the account of a user of the identity provider. */
 export async function findOrCreateExternal(
   database: DataSource,
   externalId: string,

@@ -10,14 +10,14 @@ import { hashSecret, newSecret } from '../auth/secrets.js';
 import { lockAccount } from '../auth/sessions.js';
 
 export interface NewInvitation {
-  /** Undefined: good for any address. */
+  /** Undefined: valid for any address. */
   email?: string | undefined;
   expiresInHours: number;
 }
 
 /**
- * Makes an invitation to register. Its token is told here and kept nowhere.
- * @throws {AppError} unauthenticated, forbidden when who makes it is no admin any more
+ * Creates an invitation to register. Its token is returned here and stored nowhere.
+ * @throws {AppError} unauthenticated or forbidden when the caller is no longer an admin
  */
 export async function createInvitation(
   database: DataSource,
@@ -44,7 +44,7 @@ export async function createInvitation(
   return { invitation, token };
 }
 
-/** Those that can still be used, newest first. */
+/** Usable invitations, newest first. */
 export async function listInvitations(database: DataSource): Promise<Invitation[]> {
   return queryEntities(
     database.manager,
@@ -71,12 +71,12 @@ export async function revokeInvitation(
   });
 }
 
-/** Of an invitation that may be used: $1 is the hash of its token, $2 the address of who comes with it. */
+/** Condition for a usable invitation: $1 is the hash of its token, $2 the address of the new account. */
 const USABLE = 'token_hash = $1 AND used_at IS NULL AND expires_at > now() AND (email IS NULL OR email = $2)';
 
 const NOT_USABLE = 'The invitation is not valid for this address, was used before, or has expired';
 
-/** @throws {AppError} registration_closed when this invitation does not let this address in */
+/** @throws {AppError} registration_closed when this invitation does not admit this address */
 export async function checkInvitation(
   manager: EntityManager,
   token: string | undefined,
@@ -91,9 +91,9 @@ export async function checkInvitation(
 }
 
 /**
- * Spends an invitation, once. Part of the caller's transaction.
- * @param isNeeded whether nobody gets in without
- * @returns its id; undefined: it was not needed, and there was none or a bad one
+ * Uses an invitation; each works once. Part of the caller's transaction.
+ * @param isNeeded whether registration requires an invitation
+ * @returns its id; undefined: none was needed, and the token was missing or invalid
  * @throws {AppError} registration_closed
  */
 export async function useInvitation(

@@ -7,16 +7,16 @@ import type { SignedInActor } from '../auth/principal.js';
 import { RefusedError } from '../auth/refusals.js';
 import { getRoleNow, revokeSessions } from '../auth/sessions.js';
 
-/** What an admin changes of an account; undefined stays as it is. */
+/** The changes of an account by an admin; undefined leaves a value as it is. */
 export interface UserChange {
   role?: Role | undefined;
   disabled?: boolean | undefined;
-  /** Bytes; -1: without limit; null: the default. */
+  /** Bytes; -1: no limit; null: the default. */
   maxBytes?: number | null | undefined;
   maxFiles?: number | null | undefined;
 }
 
-/** All accounts, oldest first. @param after id of the last one of the page before */
+/** Lists all accounts, oldest first. @param after id of the last account of the previous page */
 export async function listUsers(
   database: DataSource,
   after: string | undefined,
@@ -31,9 +31,9 @@ export async function listUsers(
 }
 
 /**
- * Changes an account. Who is disabled or gets another role is signed out everywhere.
- * @throws {AppError} not_found; wrong_state when no admin would be left; unauthenticated, forbidden when who does it is none
- * any more
+ * Changes an account. A user who is disabled or gets another role is signed out everywhere.
+ * @throws {AppError} not_found; wrong_state when no admin would be left; unauthenticated or forbidden when
+ * the caller is no longer an admin
  */
 export async function changeUser(
   database: DataSource,
@@ -42,14 +42,14 @@ export async function changeUser(
   actor: SignedInActor,
 ): Promise<User> {
   return database.transaction(async (manager) => {
-    // All admins are locked, so that the last two cannot remove each other at the same moment.
+    // Lock all admins, so that the last two cannot remove each other at the same moment.
     const locked = await queryEntities(
       manager,
       User,
       `SELECT * FROM users WHERE id = $1 OR role = 'admin' ORDER BY id FOR NO KEY UPDATE`,
       [id],
     );
-    // Others may have locked out, meanwhile, who is doing this.
+    // Another admin may have disabled or demoted the caller meanwhile.
     if ((await getRoleNow(manager, actor)) !== 'admin') {
       throw new RefusedError('forbidden', { action: 'admin', subjectId: id });
     }

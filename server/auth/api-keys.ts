@@ -11,16 +11,16 @@ import { hashSecret, newSecret } from './secrets.js';
 import { lockAccount } from './sessions.js';
 
 /*
- * API keys: `lfk_<prefix>_<secret>`. The key is found by its prefix, which is shown, and compared by its hash; the
- * letters in front let scanners of source code recognise one that has slipped into it.
+ * API keys: `lfk_<prefix>_<secret>`. A key is found by its prefix, which users can see, and compared by its
+ * hash. The letters `lfk_` let scanners of source code recognise a leaked key.
  */
 
 const KEY = /^(lfk_[0-9a-f]{12})_[\w-]{43}$/;
 
-/** The last use is written down no more often than this. */
+/** The shortest interval between two updates of the time of last use. */
 const LAST_USED_EVERY_SECONDS = 60;
 
-/** More of one user could not be kept in view. */
+/** Limit of keys for one user; a longer list would be hard to oversee. */
 const MAX_KEYS = 100;
 
 export interface NewApiKey {
@@ -35,7 +35,7 @@ export function isApiKey(bearer: string): boolean {
 }
 
 /**
- * Makes a key. It is told here and kept nowhere.
+ * Creates a key. The key is returned here and stored nowhere.
  * @throws {AppError} wrong_state when there are too many; unauthenticated
  */
 export async function createApiKey(
@@ -47,7 +47,7 @@ export async function createApiKey(
   const key = `${prefix}_${newSecret()}`;
   const { userId } = actor;
   const apiKey = await database.transaction(async (manager) => {
-    // Which also holds others back until this one counts.
+    // The lock also makes parallel requests wait until this key is counted.
     await lockAccount(manager, actor);
     const keys = await manager.countBy(ApiKey, { userId, revokedAt: IsNull() });
     if (keys >= MAX_KEYS) {
@@ -80,7 +80,7 @@ export async function listApiKeys(database: DataSource, userId: string): Promise
   );
 }
 
-/** From now on nobody can use it. @throws {AppError} not_found when this user has no such key */
+/** Revokes a key at once. @throws {AppError} not_found when this user has no such key */
 export async function revokeApiKey(database: DataSource, id: string, actor: SignedInActor): Promise<void> {
   const { userId } = actor;
   await database.transaction(async (manager) => {
@@ -94,7 +94,7 @@ export async function revokeApiKey(database: DataSource, id: string, actor: Sign
   });
 }
 
-/** For whom a key speaks. @throws {AppError} unauthenticated */
+/** Returns the principal of a key. @throws {AppError} unauthenticated */
 export async function verifyApiKey(database: DataSource, bearer: string): Promise<Principal> {
   const [, prefix] = KEY.exec(bearer) ?? [];
   const found =
@@ -117,7 +117,7 @@ export async function verifyApiKey(database: DataSource, bearer: string): Promis
   return { userId: found.userId, role: user.role, key: { id: found.id, scopes: found.scopes } };
 }
 
-/** Not waited for: the request has nothing to do with it. */
+/** The request does not wait for this update. */
 function noteUse(database: DataSource, { id, lastUsedAt }: ApiKey): void {
   if (lastUsedAt && Date.now() - lastUsedAt.getTime() < LAST_USED_EVERY_SECONDS * 1000) return;
   database

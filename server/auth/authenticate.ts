@@ -13,19 +13,21 @@ import { getRoleNow } from './sessions.js';
 import { TokenExpired, verifyToken } from './tokens.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
-/** What a caller must be allowed to do: an action of can(), or nothing at all. */
+/** The action of can() that a caller must be allowed to do, or `public`. */
 export type Access = 'public' | Action;
 
 interface AuthenticateOptions {
-  /** Whether a link that was signed for exactly this path opens the door too; no principal is set then. */
+  /** Whether a link signed for exactly this path grants access too; it sets no principal. */
   link?: boolean;
-  /** The cookie of the board, which does instead of an Authorization header. */
+  /** The cookie of the board, which is accepted if there is no Authorization header. */
   boardCookie?: string | undefined;
-  /** Whether what a token says must still be true, though `access` is not one of those that always ask for that. */
+  /**
+   * Whether to check in the database that the token still holds, even if `access` alone would not require it.
+   */
   stillTrue?: boolean;
 }
 
-/** Sets `req.principal`, or throws if `access` asks for more than the request brings. */
+/** Sets `req.principal`, or throws if the request does not have the rights that `access` requires. */
 export type Authenticate = (req: Request, access: Access, options?: AuthenticateOptions) => Promise<void>;
 
 export interface AuthenticateDeps {
@@ -37,13 +39,14 @@ export interface AuthenticateDeps {
 }
 
 /**
- * A token says what was true when it was made, and is believed for its minutes where it reads or sends bytes. Not
- * where somebody whose password was changed or who was locked out could leave a door open behind them (a key, an upload
- * token), or do what cannot be undone.
+ * A token states facts from the time of its signing. Requests that read or send bytes rely on it until it
+ * expires. These actions check the facts in the database: otherwise somebody whose password was changed or
+ * whose account was disabled could still create an API key or an upload token, or do something that cannot be
+ * undone.
  */
 const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 
-/** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it makes) */
+/** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals } = deps;
 
@@ -59,7 +62,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return verifyToken(bearer, keys.access);
   }
 
-  /** Of keys and upload tokens the database was asked already. */
+  /** Verifying a key or an upload token has already asked the database. */
   async function check(principal: Principal): Promise<Principal> {
     if (principal.key || principal.uploadToken) return principal;
     return { ...principal, role: await getRoleNow(database.manager, principal) };
@@ -76,13 +79,13 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     const { token } = req.query;
     if (options.link && typeof token === 'string') {
       if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
-      // An old page asks for what it was allowed to see.
+      // A page that has been open for long uses expired links, which is no refusal worth noting.
       if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
     try {
       req.principal = await verify(req, options);
-      // Known by now, so that the log says who was refused.
+      // The principal is set before this check, so that the log names the refused user.
       if (options.stillTrue || CHECKED.includes(access)) req.principal = await check(req.principal);
     } catch (error) {
       const isRefused = error instanceof AppError && error.code === 'unauthenticated';
@@ -98,7 +101,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
 
 const HOW = 'Send Authorization: Bearer <access token>';
 
-/** Nothing was tried. */
+/** The request brought no token, so nothing was tried. */
 class NoToken extends AppError {
   constructor() {
     super('unauthenticated', { detail: HOW });

@@ -2,27 +2,29 @@ import type { UploadAccess } from '../../core/uploads/queries.js';
 import type { Principal } from './principal.js';
 
 /*
- * Who may do what. The only place that decides it, except that statements which find an upload and change or list it at
- * once check by UploadAccess whose it is.
+ * Decides who may do what. This is the only place that does, with one exception: statements that find an
+ * upload and change or list it at once check the owner by UploadAccess.
  *
- * Users see their own files only, and so do admins: to run a system is not to read what is in it. A key does what its
- * scopes say, in the name of its owner, and never touches accounts. An upload token sends one file.
+ * Users see their own files only, and so do admins: running a system does not include reading its content. A
+ * key does what its scopes allow, in the name of its owner, and never touches accounts. An upload token sends
+ * one file.
  */
 
 /**
- * `upload`: begin, resume and end uploads. `read`: list and fetch files, with links to them. `manage`: change and delete files, hand out
- * upload tokens. `account`: passwords, sessions, keys. `admin`: users, the queue, the audit log.
+ * `upload`: begin, resume and end uploads. `read`: list and fetch files, and create links to them. `manage`:
+ * change and delete files, create upload tokens. `account`: passwords, sessions, keys. `admin`: users, the
+ * queue, the audit log.
  */
 export type Action = 'upload' | 'read' | 'manage' | 'account' | 'admin';
 
-/** Something that belongs to somebody. */
+/** A resource that belongs to a user. */
 export interface Owned {
   ownerId: string;
-  /** Of an upload: the token that it was begun with. */
+  /** For an upload: the token that began it. */
   uploadTokenId?: string | null;
 }
 
-/** @param resource undefined: the action itself, whatever it is about */
+/** @param resource undefined: asks for the action alone, whatever the resource */
 export function can(principal: Principal, action: Action, resource?: Owned): boolean {
   return mayDo(principal, action) && (resource === undefined || isOwn(principal, resource));
 }
@@ -37,7 +39,7 @@ function isOwn({ userId, uploadToken }: Principal, resource: Owned): boolean {
   return resource.ownerId === userId && (!uploadToken || resource.uploadTokenId === uploadToken.id);
 }
 
-/** The same as isOwn(), for statements that find an upload and check it at once. */
+/** The check of isOwn(), for statements that find an upload and check it at once. */
 export function uploadAccessOf({ userId, uploadToken }: Principal): UploadAccess {
   return { ownerId: userId, uploadTokenId: uploadToken?.id };
 }

@@ -9,41 +9,41 @@ import type { Principal } from './principal.js';
 import { notValid } from './tokens.js';
 
 /*
- * Access tokens of an identity provider (RFC 7519, RFC 8725). They are told from ours by their algorithm, and that is
- * all that their header decides: ours are verified by our secret and HS256 only, those of the provider by its public
- * keys and RS256 or ES256 only, so that neither can be made to pass for the other.
+ * Access tokens of an identity provider (RFC 7519, RFC 8725). The algorithm in the header tells them from our
+ * tokens, and the header decides nothing else: our tokens are verified with our secret and HS256 only, the
+ * provider's tokens with its public keys and RS256 or ES256 only. So neither kind can pass for the other.
  */
 
-/** Takes access tokens of an identity provider. The actor is who brings one, as far as that is known without it. */
+/** Verifies access tokens of an identity provider. The actor describes the request that brought the token. */
 export type VerifyExternal = (token: string, actor: Actor) => Promise<Principal>;
 
-/** How long the keys of the provider are waited for, in milliseconds. */
+/** How long to wait for the keys of the provider, in milliseconds. */
 const KEYS_TIMEOUT_MS = 5_000;
 
-/** How far the clocks of this machine and of the provider may be apart. */
+/** The accepted difference between the clocks of this machine and of the provider. */
 const CLOCK_TOLERANCE_SECONDS = 30;
 
-/** When keys that were fetched are fetched again, in milliseconds. */
+/** When fetched keys are fetched again, in milliseconds. */
 interface KeysAge {
-  /** Younger than this, they are all there are: tokens with unknown keys cannot make us ask again. */
+  /** Younger keys are not fetched again, so tokens with unknown keys cannot make us ask. */
   freshMs: number;
-  /** Older than this, they may have been taken back. */
+  /** Older keys may have been revoked. */
   trustedMs: number;
 }
 
 const KEYS_AGE: KeysAge = { freshMs: 30_000, trustedMs: 600_000 };
 
-/** Text that PostgreSQL keeps as it is: no control characters, no halves of characters. */
+/** Text that PostgreSQL stores unchanged: no control characters, no lone surrogates. */
 const printable = z.string().regex(/^\P{C}*$/u);
 
 const claims = z.object({
   sub: printable.min(1).max(255),
   iss: printable.max(1000).optional(),
-  // For display only: an address that is none must not keep anybody out.
+  // For display only: an invalid address must not keep a user out.
   email: z.email().max(254).optional().catch(undefined),
 });
 
-/** Whether a token says that it is signed with a private key, as ours are not. It is not verified here. */
+/** Whether the header of a token names a private key's algorithm, unlike our tokens. Verifies nothing. */
 export function isExternal(token: string): boolean {
   try {
     return /^(RS|PS|ES|Ed)/.test(decodeProtectedHeader(token).alg ?? '');
@@ -53,9 +53,10 @@ export function isExternal(token: string): boolean {
 }
 
 /**
- * Verifies tokens of the provider and finds their accounts; who comes for the first time gets one. Roles are ours: what
- * a token says of them is for other applications.
- * @throws {AppError} unauthenticated; unavailable when the keys cannot be fetched (from the function that it makes)
+ * Creates the function that verifies tokens of the provider and finds their accounts; a new user gets an
+ * account. It ignores roles in a token, which are meant for other applications.
+ * @throws {AppError} unauthenticated; unavailable when the keys cannot be fetched (from the function that it
+ * returns)
  */
 export function createVerifyExternal(
   provider: IdentityProvider,
@@ -80,7 +81,7 @@ export function createVerifyExternal(
     const parsed = claims.safeParse(payload);
     if (!parsed.success) throw notValid(parsed.error, false);
     const { sub, iss, email } = parsed.data;
-    // Unambiguous, whatever characters are in them.
+    // JSON keeps the pair unambiguous, whatever characters it contains.
     const externalId = JSON.stringify([iss ?? null, sub]);
     const user = await findOrCreateExternal(database, externalId, email ?? sub, actor);
     if (user.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
@@ -88,7 +89,7 @@ export function createVerifyExternal(
   };
 }
 
-/** What goes wrong here is not the fault of the token, but for a key that the provider does not have. */
+/** Only a key that the provider does not have is the fault of the token; other errors here are not. */
 function fetchKeys(url: string, { freshMs, trustedMs }: KeysAge): JWTVerifyGetKey {
   const getKey = createRemoteJWKSet(new URL(url), {
     timeoutDuration: KEYS_TIMEOUT_MS,

@@ -1,13 +1,13 @@
 import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
 
-/** Keys derived from the one secret, so that a token made for one purpose is worth nothing for another. */
+/** Keys derived from one secret, so that a token made for one purpose is useless for another. */
 export interface Keys {
   access: KeyObject;
   refresh: KeyObject;
   board: KeyObject;
   link: KeyObject;
   uploadToken: KeyObject;
-  /** Of accounts in the counts of the rate limits. */
+  /** Hashes account names in the counts of the rate limits. */
   limitedAccount: KeyObject;
 }
 

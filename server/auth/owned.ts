@@ -5,7 +5,7 @@ import { UploadToken } from '../../core/database/entities/upload-token.js';
 import { AppError } from '../../core/errors.js';
 import type { Owned } from './can.js';
 
-/** Whose a key, a session or an upload token is, to be asked of can(). @throws {AppError} not_found */
+/** The owner of a key, a session or an upload token, for a check by can(). @throws {AppError} not_found */
 export async function getOwned(
   database: DataSource,
   kind: typeof ApiKey | typeof Session | typeof UploadToken,

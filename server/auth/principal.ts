@@ -4,37 +4,39 @@ import type { Actor } from '../../core/database/entities/event.js';
 import type { UploadToken } from '../../core/database/entities/upload-token.js';
 import type { Role } from '../../core/database/entities/user.js';
 
-/** For whom a request acts. */
+/** The user for whom a request acts. */
 export interface Principal {
   userId: string;
   role: Role;
-  /** Of the sign-in that the access token came from; an identity provider's tokens have none. */
+  /** The session that the access token belongs to; tokens of an identity provider have none. */
   sessionId?: string;
-  /** It came with an API key of that user. */
+  /** Set if the request came with an API key of the user. */
   key?: { id: string; scopes: Scope[] };
-  /** It came with an upload token of that user. */
+  /** Set if the request came with an upload token of the user. */
   uploadToken?: UploadToken;
 }
 
 declare global {
   namespace Express {
     interface Request {
-      /** Set where the route asks for it. */
+      /** Set by authenticate(), except on public routes and with a signed link. */
       principal?: Principal;
     }
   }
 }
 
-/** Who makes a request, where it is known for whom it acts. */
+/** The actor of a request whose user is known. */
 export type SignedInActor = Actor & { userId: string };
 
-/** More of a User-Agent says nothing. */
+/** Only the beginning of a User-Agent is useful. */
 const MAX_USER_AGENT = 200;
 
-/** An address with a port has 47 characters at most; a proxy that is trusted may hand on what is none. */
+/**
+ * An address with a port has at most 47 characters. A trusted proxy may pass on text that is not an address.
+ */
 const MAX_ADDRESS = 64;
 
-/** Who makes this request, for the event log. */
+/** The actor of this request, for the event log. */
 export function actorOf(req: Request): Actor {
   const { principal, ip } = req;
   const userAgent = req.get('User-Agent');
@@ -49,7 +51,7 @@ export function actorOf(req: Request): Actor {
   };
 }
 
-/** Control characters, which a terminal would obey, and others that nobody sees are replaced. */
+/** Replaces invisible characters and control characters, which a terminal would obey. */
 function toPrintable(text: string, maxLength: number): string {
   return text.slice(0, maxLength).replace(/\p{C}/gu, '\uFFFD');
 }

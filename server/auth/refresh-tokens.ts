@@ -11,18 +11,21 @@ import { hashSecret, newSecret } from './secrets.js';
 import { isSealed, namedSession, sealToken } from './token-seal.js';
 
 /*
- * Sessions are opened with a refresh token and go on by exchanging it (RFC 9700, 4.14.2: "refresh token rotation").
+ * A session opens with a refresh token and continues by exchanging it (RFC 9700, 4.14.2: "refresh token
+ * rotation").
  *
- * A refresh token is opaque, kept as a hash, and good once: its use gives the next one. Whoever uses one a second time
- * is not the one whom it was given to, or that one was robbed; nobody can tell, so the whole session ends. Two tabs, or
- * a client that did not get the answer, may come with the same token at nearly the same time: for some seconds a token
- * that was just replaced gives its successor again, or what has come of that since. That it can be given again without
- * being kept is why it is made from its predecessor by HMAC with a key of the server.
+ * A refresh token is opaque, stored as a hash, and valid once: its use returns the next token. A second use
+ * means that a thief uses a stolen token, or that its owner uses it after a thief. The server cannot tell
+ * which, so it ends the whole session. Two tabs, or a client that did not receive the answer, may send the
+ * same token at nearly the same time. So for some seconds a replaced token returns its successor again, or
+ * the newest token after that. The server can return it again without storing it, because a token is derived
+ * from its predecessor by HMAC with a key of the server.
  *
- * Hashes are kept of the token that is good and of those that were replaced in the last minute. An older one is known by
- * its seal (token-seal.ts). Tokens of earlier versions have none: their hashes are kept for as long as a session may last.
+ * The table holds the hash of the current token and of the tokens replaced in the last minute. An older token
+ * is recognised by its seal (token-seal.ts). Tokens of earlier versions have no seal: their hashes are kept
+ * for as long as a session may last.
  *
- * Whatever changes a session or its tokens locks the session's row first, so that no two wait for each other.
+ * Every change of a session or its tokens locks the session's row first, so that no deadlock can occur.
  */
 
 export const SESSION_DAYS = 30;
@@ -30,25 +33,25 @@ export const SESSION_DAYS = 30;
 /** How long the token that was just replaced still works. */
 const GRACE_SECONDS = 10;
 
-/** How long the hash of a sealed token is kept after its replacement: longer than any request that came in its grace. */
+/** How long the hash of a replaced sealed token is kept: longer than any request from its grace period. */
 const KEPT_SECONDS = 60;
 
-/** So many exchanges may lie between a token that comes late and the newest one. */
+/** The largest number of exchanges between a late token and the newest one. */
 const MAX_LATE = 20;
 
-/** Each sign-in clears so many sessions away that have run out. */
+/** How many expired sessions each sign-in deletes. */
 const CLEARED_AT_ONCE = 20;
 
-/** An open session and the refresh token that is good now, which is kept nowhere else. */
+/** An open session and its current refresh token, which is stored nowhere else. */
 export interface OpenSession {
   id: string;
   refreshToken: string;
 }
 
 /**
- * Opens a session for somebody who has shown who they are.
- * @param user as it was then
- * @throws {AppError} wrong_credentials when the account was locked out since, or got another password
+ * Opens a session for a user who has signed in or registered.
+ * @param user as read at that moment
+ * @throws {AppError} wrong_credentials when the account has been disabled or has got another password since
  */
 export async function openSession(
   database: DataSource,
@@ -61,7 +64,7 @@ export async function openSession(
   const refreshToken = sealToken(newSecret(), id, tokenKey);
   const { id: userId, passwordHash } = user;
   await database.transaction(async (manager) => {
-    // The lock lasts until the session can be seen: whoever ends all sessions of the account ends this one too.
+    // The lock lasts until the session is visible, so ending all sessions of the account ends this one too.
     const unchanged: unknown[] = await manager.query(
       `SELECT FROM users WHERE id = $1 AND disabled_at IS NULL AND password_hash IS NOT DISTINCT FROM $2 FOR SHARE`,
       [userId, passwordHash],
@@ -79,7 +82,7 @@ export async function openSession(
       tokenKey,
     });
     await insertToken(manager, id, refreshToken);
-    // Registration has told of itself.
+    // The registration has appended its own event.
     if (event === 'auth.register') return;
     const who = { ...actor, userId, sessionId: id };
     await appendEvents(manager, [{ type: event, subjectId: userId, ownerId: userId, actor: who }]);
@@ -87,7 +90,7 @@ export async function openSession(
   return { id, refreshToken };
 }
 
-/** Those that somebody else clears away at this moment are left to them. */
+/** Skips rows that another transaction is deleting. */
 async function clearExpired(manager: EntityManager): Promise<void> {
   await manager.query(
     `DELETE FROM sessions WHERE id IN
@@ -98,7 +101,7 @@ async function clearExpired(manager: EntityManager): Promise<void> {
 
 /**
  * Exchanges a refresh token for the next one.
- * @throws {AppError} unauthenticated; a token that was used before ends its session
+ * @throws {AppError} unauthenticated; a reused token ends its session
  */
 export async function rotateSession(
   database: DataSource,
@@ -129,7 +132,7 @@ export async function rotateSession(
         : await findNewest(manager, token, next);
     return refreshToken ? { user, session: { id, refreshToken } } : undefined;
   });
-  // Only now: the end of a stolen session has to be committed.
+  // The errors come after the commit: the end of a stolen session has to be committed.
   if (found) return found;
   const detail = 'The session has ended: sign in again';
   if (wasReused) throw new AppError('unauthenticated', { detail });
@@ -139,17 +142,17 @@ export async function rotateSession(
 interface LockedSession {
   id: string;
   userId: string;
-  /** Whether its time is not over yet. */
+  /** Whether the session has not expired. */
   isOpen: boolean;
   tokenKey: Buffer | null;
-  /** Of the token that it was found by. */
+  /** The state of the token by which the session was found. */
   state: TokenState;
 }
 
 /**
- * Locks the session that a token was given out in, however long ago: parallel refreshes of one session go through one
- * after the other.
- * @returns undefined if there is none
+ * Locks the session that a token belongs to, however old the token is. The lock serialises parallel refreshes
+ * of one session.
+ * @returns undefined if there is no such session
  */
 export async function lockSessionOf(
   manager: EntityManager,
@@ -164,14 +167,14 @@ export async function lockSessionOf(
   if (!row) return undefined;
   const { id, user_id: userId, is_open: isOpen, token_key: tokenKey } = row;
   let state = await stateOf(manager, token);
-  // Its hash is not kept any more.
+  // The hash of an older token is deleted; its seal proves that the token was issued.
   if (!state && tokenKey && isSealed(token, tokenKey)) state = 'used';
   return state && { id, userId, isOpen, tokenKey, state };
 }
 
 type TokenState = 'good' | 'just replaced' | 'used';
 
-/** A statement of its own, after the lock: it sees what those have done for whom that has waited. */
+/** A separate statement after the lock: it sees the changes of the transactions for which the lock waited. */
 async function stateOf(manager: EntityManager, token: string): Promise<TokenState | undefined> {
   const [row]: { state: TokenState }[] = await manager.query(
     `SELECT CASE WHEN replaced_at IS NULL THEN 'good'
@@ -183,10 +186,10 @@ async function stateOf(manager: EntityManager, token: string): Promise<TokenStat
   return row?.state;
 }
 
-/** What follows a token, always the same. */
+/** Derives the successor of a token; the result is always the same. */
 type Successor = (token: string) => string;
 
-/** Sessions that were opened by an earlier version get their key now. */
+/** A session that an earlier version opened gets its token key here. */
 async function createSuccessor(
   manager: EntityManager,
   key: KeyObject,
@@ -201,7 +204,10 @@ function newTokenKey(): Buffer {
   return randomBytes(32);
 }
 
-/** What has come of a token that was just replaced; undefined if the key of the server is another by now. */
+/**
+ * Follows the successors of a replaced token to the current one. Undefined if the server's key has changed,
+ * or if more than MAX_LATE exchanges lie between.
+ */
 async function findNewest(
   manager: EntityManager,
   token: string,
@@ -224,11 +230,11 @@ async function replaceToken(
   sessionId: string,
   actor: Actor,
 ): Promise<string> {
-  // Not now(), which is when the transaction began: it may have waited, and the grace is for those who come after it.
+  // Not now(), the start of the transaction: it may have waited, and the grace begins after the wait.
   await manager.query('UPDATE refresh_tokens SET replaced_at = clock_timestamp() WHERE token_hash = $1', [
     hashSecret(token),
   ]);
-  // One without a seal that is older than a session can be is not missed.
+  // An unsealed token that is older than any session can be needs no hash any more.
   await manager.query(
     `DELETE FROM refresh_tokens
      WHERE session_id = $1 AND replaced_at < now() - $2 * interval '1 second'

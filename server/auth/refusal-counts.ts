@@ -1,33 +1,34 @@
 /*
- * How refusals of one window of time are written: the first ones of each network one by one, what follows as counts, so
- * that nobody can fill the event log by being refused, and nothing that happened is missing there.
+ * Decides how the refusals of one window of time are written. The first refusals of each network become
+ * single events, later ones become counts. So nobody can fill the event log by being refused, and no refusal
+ * is missing from it.
  */
 
-/** Refusals that are written one by one in a window: of one network, and in all. */
+/** How many refusals are written singly in a window: for one network, and in total. */
 const MAX_OF_NETWORK = 30;
 const MAX_SINGLE = 300;
 
-/** Networks whose refusals are told apart in the counts, and how many there are while the window lasts. */
+/** How many networks the counts list separately, and how many are tracked during the window. */
 const MAX_TOLD = 20;
 const MAX_COUNTED = 1000;
 
-/** How many there were of each kind. */
+/** Number of refusals of each kind. */
 type Kinds = Record<string, number>;
 
-/** What was counted of one network, or of all that are not told apart. */
+/** The counted refusals of one network, or of all networks that are not listed separately. */
 interface RefusalCount {
-  /** Undefined: of several. */
+  /** Undefined: several networks. */
   network?: string;
   count: number;
   kinds: Kinds;
 }
 
-/** How one refusal is to be written; `last`: by itself, and those that follow are counted. */
+/** How one refusal is written; `last`: singly, and later ones are counted. */
 type HowWritten = 'single' | 'last' | 'counted';
 
 export interface RefusalCounts {
   take(network: string, kind: string): HowWritten;
-  /** All that was counted, the largest first. A new window begins. */
+  /** Returns all counts, the largest first, and begins a new window. */
   drain(): RefusalCount[];
 }
 

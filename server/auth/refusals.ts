@@ -9,18 +9,18 @@ import { networkOf } from '../http/network.js';
 import { actorOf } from './principal.js';
 import { createRefusalCounts } from './refusal-counts.js';
 
-/** A request that is turned away for want of rights, or of room. */
+/** A request that was refused for lack of rights or of quota. */
 export interface Refusal {
-  /** Of the event; `access` where there is no better one. */
+  /** Type of the event; `access` by default. */
   type?: EventType;
-  /** What it wanted to do: an action of can(), or a bucket of the rate limits. */
+  /** The refused action: an action of can(), a bucket of the rate limits, or another name. */
   action: string;
   code: ErrorCode;
-  /** What it wanted to do it to. */
+  /** Id of the thing that the request wanted to use or change. */
   subjectId?: string | undefined;
 }
 
-/** An error that says itself how it is to be noted, where an answer is made of it. */
+/** An error that says how its refusal is noted when the error is answered. */
 export class RefusedError extends AppError {
   readonly refusal: Refusal;
 
@@ -31,15 +31,15 @@ export class RefusedError extends AppError {
 }
 
 export interface Refusals {
-  /** Writes it into the event log, or counts it: see refusal-counts.ts. A request is refused once, for its first reason. */
+  /** Appends the refusal to the event log or counts it (refusal-counts.ts). A request is noted only once. */
   note(req: Request, refusal: Refusal): void;
-  /** Waits for what was noted of a request, so that who has the answer finds it in the log; at most three seconds. */
+  /** Waits at most three seconds, so that a client with the answer finds the refusal in the event log. */
   whenWritten(req: Request): Promise<void>;
-  /** Writes what was only counted so far, and waits for all that is being written. */
+  /** Writes the refusals that were only counted so far, and waits for all pending writes. */
   flush(): Promise<void>;
 }
 
-/** Errors that are refusals wherever they come from, and what was wanted. */
+/** Errors that are always refusals, with the refused action. */
 const REFUSING: Partial<Record<ErrorCode, Omit<Refusal, 'code'>>> = {
   quota_exceeded: { action: 'upload' },
   type_not_allowed: { action: 'upload' },
@@ -47,21 +47,21 @@ const REFUSING: Partial<Record<ErrorCode, Omit<Refusal, 'code'>>> = {
   email_taken: { type: 'auth.register', action: 'register' },
 };
 
-/** Notes an error that an answer is made of, if it is a refusal that nobody has noted where it was thrown. */
+/** Notes an error that is being answered, if it is a refusal that has not been noted yet. */
 export function noteIfRefused(refusals: Refusals, req: Request, error: unknown): void {
   if (!(error instanceof AppError)) return;
   const { code } = error;
   const refusal = REFUSING[code];
   if (error instanceof RefusedError) refusals.note(req, error.refusal);
   else if (refusal) refusals.note(req, { ...refusal, code });
-  // It came with a token that was good, and was found to be worth nothing later: one that was used up, say.
+  // The token was valid but later proved useless, for example an upload token that was already used.
   else if (code === 'unauthenticated' && req.principal) refusals.note(req, { action: 'authenticate', code });
 }
 
-/** How often what was counted is written. */
+/** How often the counted refusals are written. */
 const WINDOW_MS = 600_000;
 
-/** No answer waits for longer than this for a database that hangs. */
+/** The longest that an answer waits for a hanging database. */
 const WRITE_WITHIN_MS = 3000;
 
 export function createRefusals(
@@ -73,7 +73,7 @@ export function createRefusals(
   const counts = createRefusalCounts();
   let began: Date | undefined;
 
-  /** Fails never: then the log of this process tells of it. */
+  /** Never rejects: if the event cannot be written, the log of this process reports it. */
   function write(events: NewEvent[], about: object): Promise<void> {
     const written = appendEvents(database.manager, events)
       .catch((error: unknown) => log.warn({ err: error, ...about }, 'refusal not written down'))
@@ -121,7 +121,7 @@ export function createRefusals(
         type,
         subjectId: subjectId ?? null,
         ownerId: null,
-        // That what follows does not stand here by itself is said in the last one that does.
+        // The last event that is written singly says that later refusals are only counted.
         data: { action, code, method: req.method, ...(how === 'last' ? { nextAreCounted: true } : {}) },
         actor: actorOf(req),
         result: 'refused',

@@ -9,10 +9,10 @@ import type { SignedInActor } from './principal.js';
 import { lockSessionOf } from './refresh-tokens.js';
 
 /*
- * Where somebody is signed in, and how that ends. How it begins and goes on is in refresh-tokens.ts.
+ * Lists and ends sessions. refresh-tokens.ts opens and continues them.
  */
 
-/** Of one user, last used first. */
+/** The sessions of one user, last used first. */
 export async function listSessions(database: DataSource, userId: string): Promise<Session[]> {
   return queryEntities(
     database.manager,
@@ -22,7 +22,7 @@ export async function listSessions(database: DataSource, userId: string): Promis
   );
 }
 
-/** Ends the session that a refresh token belongs to, also one that was replaced; no error if there is none. */
+/** Ends the session of a refresh token, even of a replaced one; does nothing if there is none. */
 export async function closeSession(database: DataSource, token: string, actor: Actor): Promise<void> {
   await database.transaction(async (manager) => {
     const session = await lockSessionOf(manager, token);
@@ -36,8 +36,8 @@ export async function closeSession(database: DataSource, token: string, actor: A
 }
 
 /**
- * What role somebody has at this moment, if what let them in still holds.
- * @throws {AppError} unauthenticated when the account is gone or locked out, or its session has ended
+ * The current role of a user, if the account and the session still exist.
+ * @throws {AppError} unauthenticated when the account is gone or disabled, or the session has ended
  */
 export async function getRoleNow(
   manager: EntityManager,
@@ -58,13 +58,14 @@ export async function getRoleNow(
 }
 
 /**
- * As getRoleNow(), and it stays so until the end of the transaction: who sets another password, ends sessions or changes the
- * account waits for that; a sign-out, and the end of a session whose refresh token was used again, do not. For what would outlast a session that is ended at this very moment.
- * Locks the row of the user.
+ * Like getRoleNow(), but the result holds until the end of the transaction, because it locks the row of the
+ * user. A change of the password or of the account, and a request that ends sessions, wait for the lock. A
+ * sign-out and the end of a session by a reused refresh token do not wait. Use it for changes that would
+ * outlast a session that ends meanwhile.
  * @throws {AppError} unauthenticated
  */
 export async function lockAccount(manager: EntityManager, actor: SignedInActor): Promise<Role> {
-  // A statement of its own: the next one sees all that those have done for whom this one has waited.
+  // A separate statement: the next one sees the changes of the transactions for which this one waited.
   await manager.query('SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE', [actor.userId]);
   return getRoleNow(manager, actor);
 }
@@ -75,8 +76,8 @@ interface Which {
 }
 
 /**
- * As revokeSessions(), of one's own and in a transaction of its own.
- * @throws {AppError} not_found when there is no such one; unauthenticated
+ * Like revokeSessions(), but for the caller's own sessions and in its own transaction.
+ * @throws {AppError} not_found when there is no such session; unauthenticated
  */
 export async function endSessions(database: DataSource, actor: SignedInActor, which: Which): Promise<void> {
   const ended = await database.transaction(async (manager) => {
@@ -87,10 +88,11 @@ export async function endSessions(database: DataSource, actor: SignedInActor, wh
 }
 
 /**
- * Ends sessions of one user: their refresh tokens are dead at once; their access tokens cannot change anything of the
- * account any more (see authenticate.ts) and are dead after their minutes. The row of the user must be locked.
- * @param which the one, or all but one; neither: all
- * @returns how many
+ * Ends sessions of one user. Their refresh tokens are invalid at once. Their access tokens cannot change the
+ * account any more (see authenticate.ts) and expire within minutes. The caller must have locked the row of
+ * the user.
+ * @param which only one session, or all except one; empty: all
+ * @returns the number of ended sessions
  */
 export async function revokeSessions(
   manager: EntityManager,

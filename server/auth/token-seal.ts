@@ -1,9 +1,9 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 
 /*
- * The form of refresh tokens: `<secret>.<session>.<seal>`. The secret makes a token good, as long as its hash is kept.
- * The seal, an HMAC under a key of the session, only shows that the token was given out in that session, so that one
- * whose hash is not kept any more is still known for one that was used.
+ * The form of refresh tokens: `<secret>.<session>.<seal>`. The secret makes a token valid as long as its hash
+ * is stored. The seal, an HMAC with a key of the session, only proves that the token was issued in that
+ * session. So a token whose hash is no longer stored is still recognised as a used one.
  */
 
 const SEALED = /^[\w-]{43}\.([\w-]{22})\.([\w-]{22})$/;
@@ -18,7 +18,7 @@ export function sealToken(secret: string, sessionId: string, key: Buffer): strin
   return `${text}.${sealOf(text, key).toString('base64url')}`;
 }
 
-/** Id of the session that a token names, true or not; undefined if it is none of ours, or from an earlier version. */
+/** The session id that a token claims; undefined if the token is not ours or of an earlier version. */
 export function namedSession(token: string): string | undefined {
   const [, session] = SEALED.exec(token) ?? [];
   if (session === undefined) return undefined;
@@ -26,7 +26,7 @@ export function namedSession(token: string): string | undefined {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-/** Whether a token was given out in the session that has this key. */
+/** Whether a token was issued in the session with this key. */
 export function isSealed(token: string, key: Buffer): boolean {
   const [, , seal] = SEALED.exec(token) ?? [];
   if (seal === undefined) return false;

@@ -6,7 +6,7 @@ import type { Principal } from './principal.js';
 
 const claims = z.object({ sub: z.uuid(), role: z.enum(['user', 'admin']), sid: z.uuid().optional() });
 
-/** Makes a JWT (RFC 7519, HS256) that tells who its bearer is. */
+/** Makes a JWT (RFC 7519, HS256) that names the user, the role and the session. */
 export function signToken(
   { userId, role, sessionId }: Pick<Principal, 'userId' | 'role' | 'sessionId'>,
   key: KeyObject,
@@ -19,7 +19,7 @@ export function signToken(
   });
 }
 
-/** @throws {AppError} unauthenticated when the token is not one of ours, was changed or has expired */
+/** @throws {AppError} unauthenticated when the token is not ours, was changed or has expired */
 export function verifyToken(token: string, key: KeyObject): Principal {
   try {
     const { sub, role, sid } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
@@ -29,18 +29,18 @@ export function verifyToken(token: string, key: KeyObject): Principal {
   }
 }
 
-/** What every wrong access token is answered with. */
+/** The error for every invalid access token. */
 export function notValid(cause: unknown, expired: boolean): AppError {
   if (expired) return new TokenExpired(cause);
   return new AppError('unauthenticated', { detail: 'The access token is not valid', cause });
 }
 
-/** Whether somebody was refused for want of a token that is, or was, good. */
+/** Whether a request was refused because its token neither is nor was valid. */
 export function isWrongToken(error: unknown): boolean {
   return error instanceof AppError && error.code === 'unauthenticated' && !(error instanceof TokenExpired);
 }
 
-/** It was good once, and nobody has done anything wrong. */
+/** The token was valid once, so its use is no attack. */
 export class TokenExpired extends AppError {
   constructor(cause: unknown) {
     super('unauthenticated', { detail: 'The access token has expired', cause });

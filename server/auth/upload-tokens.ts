@@ -15,18 +15,18 @@ import type { Principal, SignedInActor } from './principal.js';
 import { lockAccount } from './sessions.js';
 
 /*
- * Upload tokens: `lfu_<JWT>`. Somebody without an account sends one file with it into the account of its maker. What
- * it may be used for stands in the database; the signature keeps guesses away from there. It can begin one upload, until
- * it expires, and then go on with that one, also afterwards: an upload that was let in is not cut off, until the token is
- * revoked. If the file that came of it is refused for its type, the token may begin another one.
+ * Upload tokens: `lfu_<JWT>`. Somebody without an account uses one to send one file into the account of its
+ * creator. The database holds the limits of a token; the signature keeps guesses away from the database. A
+ * token can begin one upload until it expires. It may continue that upload even after its expiry, until it is
+ * revoked. If the file is refused for its type, the token may begin another upload.
  */
 
 const PREFIX = 'lfu_';
 
-/** Of a token that may begin an upload. */
+/** Condition for a token that may begin an upload. */
 const LIVE = 'used_at IS NULL AND revoked_at IS NULL AND expires_at > now()';
 
-/** Of one user; as many are listed, so that none is out of sight. */
+/** Limit of live tokens for one user. A list shows as many, so that none stays hidden. */
 const MAX_LIVE = 1000;
 
 const claims = z.object({ jti: z.uuid() });
@@ -45,7 +45,7 @@ export function isUploadToken(bearer: string): boolean {
 }
 
 /**
- * Makes an upload token. It is told here and kept nowhere.
+ * Creates an upload token. The token is returned here and stored nowhere.
  * @throws {AppError} wrong_state when there are too many; unauthenticated
  */
 export async function createUploadToken(
@@ -56,7 +56,7 @@ export async function createUploadToken(
 ): Promise<{ uploadToken: UploadToken; token: string }> {
   const { userId } = actor;
   const uploadToken = await database.transaction(async (manager) => {
-    // Which also holds others back until this one counts.
+    // The lock also makes parallel requests wait until this token is counted.
     await lockAccount(manager, actor);
     const [{ live }]: [{ live: number }] = await manager.query(
       `SELECT count(*)::integer AS live FROM upload_tokens WHERE owner_id = $1 AND ${LIVE}`,
@@ -79,14 +79,14 @@ export async function createUploadToken(
     await appendEvents(manager, [{ type: 'upload_token.created', subjectId: id, ownerId: userId, actor }]);
     return manager.findOneByOrFail(UploadToken, { id });
   });
-  // No `exp`: an upload that was begun in time goes on.
+  // No `exp`: an upload that began in time may continue.
   const token = PREFIX + jwt.sign({}, key, { algorithm: 'HS256', jwtid: uploadToken.id });
   return { uploadToken, token };
 }
 
 /**
- * Upload tokens of one user that are not revoked, first those that wait to be used, newest first, at most 1000; with the
- * id of the upload that each was used for.
+ * Upload tokens of one user that are not revoked, with the id of the upload that each one began. Tokens that
+ * can still begin an upload come first, then the newest; at most 1000.
  */
 export async function listUploadTokens(
   database: DataSource,
@@ -107,8 +107,8 @@ export async function listUploadTokens(
 }
 
 /**
- * From now on it opens nothing. The upload that it has begun and not finished is ended: a request that is just sending it
- * gets no further, its room is given back, and the reconciler deletes its bytes.
+ * Revokes an upload token. Its unfinished upload is ended: a request that is sending bytes is cut off, the
+ * quota is given back, and the reconciler deletes the bytes.
  * @throws {AppError} not_found
  */
 export async function revokeUploadToken(
@@ -130,7 +130,8 @@ export async function revokeUploadToken(
 }
 
 /**
- * For whom an upload token speaks. Whether it may still begin an upload is decided when it does: see createUpload().
+ * Returns the principal of an upload token. createUpload() decides whether the token may still begin an
+ * upload.
  * @throws {AppError} unauthenticated
  */
 export async function verifyUploadToken(
@@ -147,7 +148,7 @@ export async function verifyUploadToken(
     .getOne();
   if (!found) throw notValid();
   const isOver = found.usedAt === null && found.expiresAt < new Date();
-  // It was given back, because the file was refused: its guest may still hear of that.
+  // The token was given back after its file was refused, and its sender may still read that.
   if (isOver && !(await database.getRepository(Upload).existsBy({ uploadTokenId: id }))) throw notValid();
   const { owner } = found as UploadToken & { owner: User };
   return { userId: found.ownerId, role: owner.role, uploadToken: found };

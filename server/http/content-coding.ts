@@ -4,22 +4,24 @@ import zlib from 'node:zlib';
 import { AppError } from '../../core/errors.js';
 
 /*
- * Content-Encoding of requests (RFC 9110, 8.4). Where the whole body is one file, its coding is undone; everywhere else a
- * body that has one is refused: the bytes of a PATCH are a piece of the file, and no JSON here is worth compressing.
+ * Content-Encoding of requests (RFC 9110, 8.4). If the whole body is one file, it is decoded. Other bodies
+ * with a coding are refused: the bytes of a PATCH are a piece of the file, and no JSON here is worth
+ * compressing.
  */
 
 type Decoder = zlib.Gunzip | zlib.BrotliDecompress;
 
-/** What one decoder gives at a time, in bytes. */
+/** The largest chunk that a decoder emits, in bytes. */
 const CHUNK = 64 * 1024;
 
 /**
- * The largest window of Zstandard, as a power of two (8 MiB). RFC 9659, 3: "Compressors MUST NOT emit frames requiring a
- * window size larger than 8 MB, and decompressors MUST support this window size." Node would take 128 MiB for each.
+ * The largest window of Zstandard, as a power of two (8 MiB). RFC 9659, 3: "Compressors MUST NOT emit frames
+ * requiring a window size larger than 8 MB, and decompressors MUST support this window size." Node would
+ * allow 128 MiB for each.
  */
 const ZSTD_WINDOW_LOG = 23;
 
-/** Node has it since 22.15. */
+/** Node has this function since 22.15. */
 const { createZstdDecompress } = zlib as unknown as {
   createZstdDecompress?: (options: zlib.BrotliOptions) => Decoder;
 };
@@ -37,13 +39,13 @@ const DECODERS: Record<string, () => Decoder> = {
   }),
 };
 
-/** Express' requests know their answer. */
+/** Requests of Express refer to their answer. */
 type CodedRequest = IncomingMessage & { res?: ServerResponse | undefined };
 
 /**
- * The coding of a body, which is to be undone.
- * @returns undefined if it has none
- * @throws {AppError} unsupported_media_type where it is not known, or more than one
+ * Returns the coding of a body that is to be decoded.
+ * @returns undefined if the body has no coding
+ * @throws {AppError} unsupported_media_type for an unknown coding or more than one
  */
 export function codingOf(req: CodedRequest): string | undefined {
   const codings = listCodings(req);
@@ -75,15 +77,15 @@ function listCodings({ headers }: IncomingMessage): string[] {
 function unsupported({ res }: CodedRequest, accepted: string): AppError {
   if (!res?.headersSent) res?.setHeader('Accept-Encoding', accepted);
   return new AppError('unsupported_media_type', {
-    detail: `Content-Encoding may be, and once only: ${accepted}`,
+    detail: `Content-Encoding must name one of: ${accepted}`,
   });
 }
 
 /**
- * Undoes a coding as the bytes come, a piece at a time.
+ * Decodes the bytes as they come, chunk by chunk.
  * @param coding from codingOf()
- * @throws {AppError} invalid_request where the bytes are not of that coding, end too early or go on behind its end; what
- * `source` throws
+ * @throws {AppError} invalid_request when the bytes do not have that coding, end too early or continue after
+ * its end; and the errors of `source`
  */
 export async function* decode(coding: string, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const decoder = (DECODERS[coding] as () => Decoder)();
@@ -94,7 +96,7 @@ export async function* decode(coding: string, source: AsyncIterable<Uint8Array>)
       yield chunk;
     }
   }
-  // Its errors are those of the decoder, which its reader is told.
+  // The pipeline's errors reach the reader through the decoder.
   const feeding = pipeline(feed(), decoder).catch(() => {});
   try {
     yield* decoder;
@@ -109,6 +111,6 @@ export async function* decode(coding: string, source: AsyncIterable<Uint8Array>)
 }
 
 function notCoded(coding: string, cause?: unknown): AppError {
-  const detail = `The body is not what its Content-Encoding says (${coding}), or not all of it`;
+  const detail = `The body is not complete ${coding}, as its Content-Encoding says`;
   return new AppError('invalid_request', { detail, cause });
 }

@@ -13,9 +13,9 @@ export const EXPOSED_ALWAYS = [
 ];
 
 /**
- * Headers that pages of other origins may send to all routes. A tracing tool adds its own to every request of the page
- * (W3C Trace Context and Baggage, Sentry), and some libraries add X-Requested-With: a preflight that does not allow them
- * would stop the page's requests altogether.
+ * Headers that pages of other origins may send to all routes. A tracing tool adds its headers to every
+ * request of a page (W3C Trace Context and Baggage, Sentry), and some libraries add X-Requested-With. A
+ * preflight that does not allow these headers would stop all requests of the page.
  */
 export const ALLOWED_ALWAYS = [
   'X-Request-Id',
@@ -24,15 +24,15 @@ export const ALLOWED_ALWAYS = [
   ...['If-Match', 'If-None-Match', 'If-Modified-Since', 'If-Unmodified-Since', 'If-Range'],
 ];
 
-/** Headers of answers outside tus that pages of other origins may read, besides those that are always readable. */
+/** Headers of answers outside tus that pages of other origins may read, besides the always readable ones. */
 const EXPOSED_HEADERS = [
   ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location'],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
 /**
- * Lets pages of other origins read the answers. They bring a token in a header, never cookies. The preflight of
- * /uploads is answered by @tus/server.
+ * Lets pages of other origins read the answers. Such pages send a token in a header, never cookies. The
+ * preflight of /uploads is answered by @tus/server.
  */
 export function cors(origins: Config['corsOrigins']): RequestHandler {
   return (req, res, next) => {
@@ -45,7 +45,7 @@ export function cors(origins: Config['corsOrigins']): RequestHandler {
   };
 }
 
-/** Answers the preflight requests of browsers for the REST API. @param more headers that pages may send besides */
+/** Answers preflight requests for the REST API. @param more further headers that pages may send */
 export function preflight(more: string[]): RequestHandler {
   const headers = [...ALLOWED_ALWAYS, 'Authorization', 'Content-Type', 'Range', ...more].join(', ');
   return (req, res, next) => {
@@ -57,20 +57,21 @@ export function preflight(more: string[]): RequestHandler {
   };
 }
 
-/** Pages of which origins may do something that not every page may. */
+/** The pages that may do more than any page may. */
 interface KnownPages {
-  /** What clients reach this server at; undefined: each request tells. */
+  /** The URL at which clients reach this server; undefined: each request tells it. */
   publicUrl: string | undefined;
-  /** Those of which others, besides our own: `*` names none. Undefined: no others. */
+  /** The origins of other pages that are allowed too; `*` allows none. Undefined: no others. */
   corsOrigins?: Config['corsOrigins'];
 }
 
 /**
- * For what a page must not do only because somebody has opened it: to come in by a cookie, or to make an account, of which
- * the first one is the admin's. `SameSite=Strict` keeps other sites from the cookie, but `evil.example.org` is of the same
- * site as `files.example.org`. Requests without an Origin do not come from a page: browsers send it with all but GET and HEAD.
- * @param refusal what it wanted to do, for the event log
- * @throws {AppError} forbidden when the page that sends it is not known
+ * Guards actions that a page must not trigger merely because somebody has opened it: signing in by a cookie,
+ * or creating an account, of which the first one is an admin's. `SameSite=Strict` hides the cookie from other
+ * sites, but `evil.example.org` and `files.example.org` are the same site. Requests without an Origin do not
+ * come from a page: browsers send it with every method except GET and HEAD.
+ * @param refusal the refused action, for the event log
+ * @throws {AppError} forbidden when the page of the request is not known
  */
 export function requireKnownOrigin(
   req: Request,
@@ -88,29 +89,31 @@ export function requireKnownOrigin(
   );
 }
 
-/** `null` names nobody: every page can send it, from a frame. */
+/** `null` matches no page: every page can send it from a frame. */
 function isNamed(origin: string, origins: KnownPages['corsOrigins']): boolean {
   return Array.isArray(origins) && origin !== 'null' && origins.includes(origin);
 }
 
-/** Hosts that are this machine, whatever the DNS says. As URL writes them. */
+/** Names of this machine that do not depend on DNS, in the notation of URL. */
 const THIS_MACHINE = /^(localhost|.+\.localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 function isOwnPage(req: Request, origin: string, publicUrl: string | undefined): boolean {
-  // No script can set it. Over plain HTTP, where browsers leave it out, the address tells.
+  // No script can set this header. Browsers omit it over plain HTTP; then the address decides.
   if (req.get('Sec-Fetch-Site') === 'same-origin') return true;
   if (publicUrl && new URL(publicUrl).origin === origin) return true;
   const asked = originOf(req, undefined);
   if (!URL.canParse(asked)) return false;
   const own = new URL(asked);
-  // Somebody may let the name of a page of theirs mean this machine (DNS rebinding): to the browser it is one of ours then.
+  // DNS rebinding can point the name of a foreign page at this machine, and it then looks like our page.
   return own.origin === origin && (THIS_MACHINE.test(own.hostname) || !isLocal(req));
 }
 
-/** Whether only this machine itself can have asked; not even a proxy on it, as far as we are told. */
+/**
+ * Whether only a client on this machine can have sent the request, without any proxy that the settings name.
+ */
 function isLocal(req: Request): boolean {
   if (req.app.get('trust proxy')) return false;
   const { localAddress } = req.socket;
-  // Of a connection that is gone nobody knows.
+  // The address of a closed connection is unknown.
   return localAddress === undefined || /^(::1$|(::ffff:)?127\.)/.test(localAddress);
 }

@@ -2,17 +2,16 @@ import type { RequestHandler } from 'express';
 import { AppError } from '../../core/errors.js';
 
 /**
- * How a server comes to rest: nothing new is begun, and what has been begun is known, be its client still there or
- * not.
+ * Brings a server to rest: it begins nothing new, and it tracks running work even after a client has gone.
  */
 export interface Drain {
   readonly draining: boolean;
   begin(): void;
-  /** Refuses what would begin new work while draining; questions are still answered. */
+  /** Refuses requests that would begin new work while draining; questions are still answered. */
   refuse: RequestHandler;
-  /** The same function, whose calls `whenIdle` waits for. */
+  /** Returns the same function; `whenIdle` waits for its calls. */
   track<A extends unknown[], R>(work: (...args: A) => R | Promise<R>): (...args: A) => Promise<R>;
-  /** Waits until nothing runs any more of what is tracked. */
+  /** Waits until no tracked call runs. */
   whenIdle(): Promise<void>;
 }
 
@@ -28,10 +27,13 @@ export function createDrain(): Drain {
     },
     refuse(req, res, next) {
       if (!draining) return next();
-      // The next request of this client is better sent to another server.
+      // The next request of this client should go to another server.
       res.setHeader('Connection', 'close');
       if (['GET', 'HEAD', 'OPTIONS'].includes(req.method)) return next();
-      throw new AppError('unavailable', { detail: 'This server shuts down: try again', retryable: true });
+      throw new AppError('unavailable', {
+        detail: 'This server is shutting down: try again',
+        retryable: true,
+      });
     },
     track(work) {
       return async (...args) => {

@@ -5,13 +5,13 @@ import { readBody } from './request-body.js';
 
 interface JsonLimits {
   maxBytes: number;
-  /** Milliseconds from the first look at it until all of it is there. */
+  /** Milliseconds from the start of reading until the whole body has arrived. */
   maxMs: number;
 }
 
 const LIMITS: JsonLimits = { maxBytes: 100 * 1024, maxMs: 30_000 };
 
-/** Arrays and objects in each other. */
+/** Limit for nested arrays and objects. */
 const MAX_DEPTH = 32;
 
 /**
@@ -42,7 +42,7 @@ function requireJson(req: Request): void {
   if (!/^utf-?8$/i.test(charset)) {
     throw new AppError('unsupported_media_type', { detail: 'Send JSON as UTF-8' });
   }
-  // A hundred bytes can unpack to gigabytes, and nobody needs that here.
+  // A hundred bytes can unpack to gigabytes, and no client needs that here.
   refuseCoding(req);
 }
 
@@ -82,7 +82,7 @@ function parse(bytes: Buffer): unknown {
   throw new AppError('invalid_request', { detail: 'The body must be a JSON object' });
 }
 
-/** Strings that JSON can write and PostgreSQL cannot store. Without recursion, which deep nesting could exhaust. */
+/** Refuses strings that PostgreSQL cannot store. Not recursive: deep nesting could exhaust the stack. */
 function checkText(root: unknown): void {
   const open: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
   for (let next = open.pop(); next; next = open.pop()) {

@@ -2,23 +2,25 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { RequestHandler } from 'express';
 
 /*
- * What becomes of a body that nobody wants: of a request that was answered (refused, mostly) while it was still being
- * sent. Node reads all of it, be it terabytes, or, where the answer says `Connection: close`, closes the connection at
- * once; what then still arrives is answered by the kernel with a reset, which "could cause the client's TCP stack to
- * erase the unacknowledged input buffers before they can be read" (RFC 9112, 9.6): the client sees a broken connection
- * instead of the answer. So the answer goes out at once, a short rest is read for the sake of the next request on the
- * connection, and of a longer one as much as may be under way. Then nothing more is taken: a client that only sends has to
- * wait and comes to look what there is to read. After that the connection is closed.
+ * Handles the rest of a body whose request was answered (usually refused) while the client was still sending.
+ * Node would read all of it, even terabytes. With `Connection: close` in the answer Node closes the
+ * connection at once, and the kernel answers later bytes with a reset, which "could cause the client's TCP
+ * stack to erase the unacknowledged input buffers before they can be read" (RFC 9112, 9.6): the client sees a
+ * broken connection instead of the answer.
+ *
+ * So the server sends the answer at once. It reads a short rest, to keep the connection for the next request.
+ * Of a longer rest it reads as much as may be under way. Then it stops reading: a client that only sends gets
+ * stuck and looks for an answer. After that the server closes the connection.
  */
 
 interface Patience {
-  /** A body of at most so many bytes costs nobody the connection. */
+  /** A connection survives a body of at most this many bytes. */
   keepBytes: number;
-  /** So many bytes are read after the answer: more than the buffers on both sides usually hold. */
+  /** How many bytes are read after the answer: more than the buffers on both sides usually hold. */
   lingerBytes: number;
-  /** And for so long. */
+  /** How long these bytes are read. */
   lingerMs: number;
-  /** So long the client has for reading the answer when no more is read. */
+  /** How long the client may take to read the answer after that. */
   stallMs: number;
 }
 
@@ -29,7 +31,7 @@ const PATIENCE: Patience = {
   stallMs: 2_000,
 };
 
-/** Lets answers be given before the body is there. Runs before everything that answers. */
+/** Allows answers before the whole body has arrived. Runs before every handler that answers. */
 export function lingeringClose(patience: Patience = PATIENCE): RequestHandler {
   return (req, res, next) => {
     if (hasBody(req)) {
@@ -44,7 +46,7 @@ export function lingeringClose(patience: Patience = PATIENCE): RequestHandler {
   };
 }
 
-/** RFC 9112, 6.3: nothing else tells of a body in a request. */
+/** RFC 9112, 6.3: only these headers announce a body in a request. */
 function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length']) > 0;
 }
@@ -63,10 +65,10 @@ function dismissRest(req: IncomingMessage, res: ServerResponse, patience: Patien
     clearTimeout(tooLong);
     tooLong = setTimeout(() => socket.destroy(), patience.stallMs);
   });
-  // Somebody may have stopped it in the middle.
+  // A reader may have paused the body.
   req.resume();
 
-  // This is what Node calls when the answer is out and was the last one.
+  // Node calls this after the last answer of a connection.
   socket.destroySoon = () => {
     socket.end();
     req.once('end', () => socket.destroy());

@@ -1,19 +1,19 @@
 import { isIP } from 'node:net';
 import { ipKeyGenerator } from 'express-rate-limit';
 
-/** The prefix of IPv6 addresses that one customer has at least: with it anybody has as many addresses as he likes. */
+/** Providers give each customer at least this prefix, so each customer controls very many IPv6 addresses. */
 const IPV6_PREFIX = 64;
 
 /**
- * Whom an address stands for where something is counted. An IPv4 address is the same in IPv6's clothes, an IPv6 address
- * stands for its network.
- * @param address as Express has it: from X-Forwarded-For only if a proxy that is trusted says so
+ * The network that an address is counted under. An IPv4 address also counts as such in its IPv6 form; an IPv6
+ * address counts for its network.
+ * @param address as Express reports it: from X-Forwarded-For only behind a trusted proxy
  */
 export function networkOf(address: string | undefined): string {
   const given = address ?? '';
-  // Some proxies add the port, with which each connection would be somebody else.
+  // Some proxies add the port, which differs for each connection.
   const [, bracketed, dotted] = /^(?:\[(.+)\](?::\d+)?|([\d.]+):\d+)$/.exec(given) ?? [];
   const bare = bracketed ?? dotted ?? given;
-  // What is none is the same for all, so that nobody can invent any.
+  // All invalid addresses count as one, so that nobody can invent new ones.
   return isIP(bare) ? ipKeyGenerator(bare, IPV6_PREFIX) : 'unknown';
 }

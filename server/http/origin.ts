@@ -1,14 +1,14 @@
 import type { Request } from 'express';
 
 /**
- * The address that the client reaches this server at, without a trailing slash: PUBLIC_URL if set, else what the
- * request says.
+ * The URL at which the client reaches this server, without a trailing slash: PUBLIC_URL if set, otherwise
+ * from the request.
  */
 export function originOf(req: Request, publicUrl: string | undefined): string {
   return publicUrl ?? `${schemeOf(req)}://${hostOf(req)}`;
 }
 
-/** Whether the client's own connection is encrypted, as far as this server can know. */
+/** Whether the client's own connection is encrypted, as far as this server knows. */
 export function isEncrypted(req: Request): boolean {
   return schemeOf(req) === 'https';
 }
@@ -22,7 +22,7 @@ function schemeOf(req: Request): string {
 function hostOf(req: Request): string {
   const host = forwardedBy(req, 'X-Forwarded-Host') || req.get('Host') || '';
   const port = forwardedBy(req, 'X-Forwarded-Port') ?? '';
-  // A port in the host is the one that the client has asked for; the proxy's own may be another one.
+  // A port in the host is the port that the client asked for; the proxy's port may differ.
   if (/:\d+$/.test(host) || !/^\d{1,5}$/.test(port) || port === usualPort(req)) return host;
   return `${host}:${port}`;
 }
@@ -32,8 +32,8 @@ function usualPort(req: Request): string {
 }
 
 /**
- * What the proxy next to this server says in one of its headers, if TRUST_PROXY names it. A proxy may append to what it
- * was sent, so only the last value is surely its own: the first one is whatever the client has sent.
+ * The header of the proxy next to this server, if TRUST_PROXY names that proxy. A proxy may append to the
+ * client's header, so only the last value is certainly its own; the client may have sent the others.
  */
 function forwardedBy(req: Request, name: string): string | undefined {
   const isTrusted = req.app.get('trust proxy fn') as (address: string | undefined, hop: number) => boolean;

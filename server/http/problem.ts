@@ -5,15 +5,15 @@ import type { Logger } from '../../core/log.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
 
-/** For everything that no route took. */
+/** Answers requests that no route took. */
 export const notFound: RequestHandler = () => {
   throw new AppError('not_found');
 };
 
-/** What a handler may have said already of the content that now does not come. */
+/** Headers that a handler may have set for content that will not be sent. */
 const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition'];
 
-/** Turns what a handler threw into application/problem+json (RFC 9457). The only place outside tus that does. */
+/** Answers an error as application/problem+json (RFC 9457), except in tus. */
 export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHandler {
   return async (thrown, req, res, _next) => {
     const error = toAppError(thrown);
@@ -32,18 +32,18 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
   };
 }
 
-/** The body of an answer that tells of an error (RFC 9457). */
+/** The body of an error answer (RFC 9457). */
 export function problemJson({ title, status, code, detail }: AppError): string {
   return JSON.stringify({ type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) });
 }
 
 /**
- * When a request that only came at a bad moment may come again: a load balancer has found another server by then, or this
- * one has been started again.
+ * When a client may repeat a request that failed for a passing reason: by then a load balancer has found
+ * another server, or this one has been restarted.
  */
 const RETRY_AFTER_SECONDS = 2;
 
-/** The headers that go with an error, in answers of whatever kind. */
+/** Sets the headers that go with an error, whatever the format of the answer. */
 export function setErrorHeaders(res: Response, { status, retryable, cause }: AppError): void {
   // RFC 9110, 15.5.2: "The server generating a 401 response MUST send a WWW-Authenticate header field".
   if (status === 401) res.setHeader('WWW-Authenticate', 'Bearer');
@@ -57,9 +57,10 @@ export function setErrorHeaders(res: Response, { status, retryable, cause }: App
 }
 
 /**
- * What is thrown instead where HEAD asks for an upload. Clients take a HEAD that fails for the loss of the upload and send
- * all of it again, except after 423. So a database that is away, and an access token that has run out, are told by 423:
- * the upload is still there, and the same request works when the server is back, or with a fresh token.
+ * Translates the error of a HEAD request for an upload. Clients take any failed HEAD except 423 for the loss
+ * of the upload and send all of it again. So a database that is away and an expired access token are answered
+ * with 423: the upload still exists, and the same request works when the server is back, or with a fresh
+ * token.
  */
 export function lockedForNow(thrown: unknown): unknown {
   const { status, detail, title } = toAppError(thrown);
@@ -67,7 +68,7 @@ export function lockedForNow(thrown: unknown): unknown {
   return new AppError('locked', { detail: detail ?? title, cause: thrown, retryable: true });
 }
 
-/** What clients are told of an error: ours as they are, of others no more than a status that fits. */
+/** The error that a client sees: an AppError as it is, any other error as a status without details. */
 export function toAppError(thrown: unknown): AppError {
   if (thrown instanceof AppError) return thrown;
   // Express throws errors with a status and says itself whether to show the message.
@@ -83,7 +84,7 @@ export function toAppError(thrown: unknown): AppError {
     });
   }
   if (isConflict(thrown)) {
-    const detail = 'Others were changing the same at this moment: try again';
+    const detail = 'Another request was changing the same data: try again';
     return new AppError('unavailable', { detail, cause: thrown, retryable: true });
   }
   if (isDatabaseAway(thrown)) {

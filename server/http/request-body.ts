@@ -1,19 +1,19 @@
 import type { IncomingMessage } from 'node:http';
 import { AppError } from '../../core/errors.js';
 
-/** Chunks that may wait to be taken; then the socket is not read. Each has some 64 KiB. */
+/** How many chunks of about 64 KiB may wait. With more, the socket is not read. */
 const MAX_WAITING = 4;
 
 export interface RequestBody extends AsyncIterableIterator<Uint8Array> {
-  /** Ends the iteration behind what has been received, as if no more had been sent. */
+  /** Ends the iteration after the bytes that have arrived. */
   end(): void;
 }
 
 /**
- * The body of a request, chunk by chunk as the socket gives them: a stream's own iterator would put chunks that wait
- * together by copying them. If the client ends in the middle of the body, or breaks the connection, the iteration throws
- * behind all that has been received.
- * @param limit bytes; what exceeds them throws
+ * The body of a request, chunk by chunk as the socket delivers it. A stream's own iterator would copy waiting
+ * chunks together. If the client ends or breaks the connection in the middle of the body, the iteration
+ * throws after it has returned all bytes received.
+ * @param limit bytes; more bytes throw
  * @throws {AppError} too_large; invalid_request when the body ends too early
  */
 export function readBody(req: IncomingMessage, limit: number): RequestBody {
@@ -34,7 +34,7 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
     failure = error;
     req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone);
     socket.off('end', notify);
-    // What is still to come is nobody's business here: see lingering-close.ts.
+    // lingering-close.ts handles the rest of the body.
     req.pause();
     notify();
   };
@@ -50,7 +50,7 @@ export function readBody(req: IncomingMessage, limit: number): RequestBody {
   };
   const onEnd = () => finish();
   const onGone = () => finish(brokenOff());
-  /** The client has ended its side in the middle of the body (Node says nothing to `req` then), and all is read. */
+  /** The client ended its side within the body (Node tells `req` nothing then), and every byte is read. */
   const isCutShort = () => !req.complete && socket.readableEnded && req.readableLength === 0;
 
   if (req.readableEnded) ended = true;

@@ -3,8 +3,8 @@ import helmet from 'helmet';
 import { isEncrypted } from './origin.js';
 
 /*
- * What browsers are told about the answers. Everything gets the strictest, which fits whatever is no document: JSON, tus,
- * scripts. The page, the board and the content of files loosen what they need.
+ * Headers that restrict browsers. Every answer gets the strictest policy, which suits everything that is not
+ * a document: JSON, tus, scripts. The page, the board and the content of files relax it as needed.
  */
 
 const YEAR_SECONDS = 31_536_000;
@@ -12,17 +12,17 @@ const YEAR_SECONDS = 31_536_000;
 const NONE = ["'none'"];
 const NOWHERE = { baseUri: NONE, formAction: NONE, frameAncestors: NONE };
 
-/** @param publicUrl what clients reach this server at; undefined: each request tells */
+/** @param publicUrl the URL at which clients reach this server; undefined: each request tells it */
 export function securityHeaders(publicUrl: string | undefined): RequestHandler[] {
   const isPublicEncrypted = publicUrl?.startsWith('https:') ?? false;
   const strictTransport = helmet.strictTransportSecurity({ maxAge: YEAR_SECONDS, includeSubDomains: false });
   return [
     helmet({
       contentSecurityPolicy: { useDefaults: false, directives: { defaultSrc: NONE, ...NOWHERE } },
-      // Links to content carry a signature, which is nobody else's business.
+      // Links to content carry a signature that other sites must not see.
       referrerPolicy: { policy: 'no-referrer' },
       xFrameOptions: { action: 'deny' },
-      // Below: over plain HTTP it means nothing, and other ports of localhost are not ours.
+      // Set below: it means nothing over plain HTTP, and other ports of localhost are not this server's.
       strictTransportSecurity: false,
     }),
     (req, res, next) => (isPublicEncrypted || isEncrypted(req) ? strictTransport(req, res, next) : next()),
@@ -30,8 +30,9 @@ export function securityHeaders(publicUrl: string | undefined): RequestHandler[]
 }
 
 /**
- * The policy of the page. Nothing in it is inline, and it talks to this server only, and to where its content comes from.
- * @param findContentOrigin undefined: content comes from this server
+ * The policy of the page. The page has no inline code and connects only to this server and to the origin of
+ * the content.
+ * @param findContentOrigin returns undefined if the content comes from this server
  */
 export function pagePolicy(findContentOrigin: () => Promise<string | undefined>): RequestHandler {
   return async (req, res, next) => {
@@ -56,7 +57,7 @@ export function pagePolicy(findContentOrigin: () => Promise<string | undefined>)
   };
 }
 
-/** Bull Board carries inline script and wants a font from elsewhere. */
+/** Bull Board contains inline scripts and asks for a font of another origin. */
 export const boardPolicy: RequestHandler = (_req, res, next) => {
   res.setHeader(
     'Content-Security-Policy',
@@ -74,14 +75,14 @@ export const boardPolicy: RequestHandler = (_req, res, next) => {
   next();
 };
 
-/** With `no-referrer` some browsers send `Origin: null` to the page's own server. */
+/** With `no-referrer` some browsers send `Origin: null` even to the page's own server. */
 function keepOwnOrigin(res: Response): void {
   res.setHeader('Referrer-Policy', 'same-origin');
 }
 
 /**
- * For what users have sent. Whatever a browser makes of it, it gets no script, no form and no origin. Pages of other
- * origins may show it: they have been given a link, which is all that it takes to read it.
+ * For content that users have sent. However a browser treats it, it gets no scripts, no forms and no origin.
+ * Pages of other origins may show it: they have a link, and the link alone grants access.
  */
 export function allowEmbedding(res: Response): void {
   res.setHeader('Content-Security-Policy', "default-src 'none'; sandbox");

@@ -12,19 +12,19 @@ import { problemJson } from './problem.js';
 
 /** All in milliseconds. */
 interface Times {
-  /** Until the head of a request is there, from its first byte or from the connection on. */
+  /** Limit for the head of a request, from its first byte or from the opening of the connection. */
   headers: number;
-  /** How often that is looked at. */
+  /** How often that limit is checked. */
   checkHeadersEvery: number;
-  /** A connection on which nothing moves for this long in the middle of a request is closed. */
+  /** A connection is closed after this long without any traffic in the middle of a request. */
   idle: number;
-  /** And this long between two requests: longer than proxies keep theirs. */
+  /** A connection is closed after this long between two requests; proxies close theirs earlier. */
   keepAlive: number;
 }
 
 const TIMES: Times = { headers: 20_000, checkHeadersEvery: 5_000, idle: 120_000, keepAlive: 65_000 };
 
-/** Of answers that the application has no part in. */
+/** Headers of answers that do not come from the application. */
 const PROBLEM_HEADERS = {
   Connection: 'close',
   'Content-Type': 'application/problem+json; charset=utf-8',
@@ -36,11 +36,11 @@ const PROBLEM_HEADERS = {
 const MAX_HEADER_SIZE = 16 * 1024;
 
 /**
- * The HTTP server, not listening yet. A body may take hours: what counts is that it moves. Who reads one that cannot be
- * long sets a time limit of its own.
+ * Creates the HTTP server; it does not listen yet. A body may take hours as long as bytes keep coming. A
+ * reader of a body that must be short sets its own time limit.
  */
 export function createHttpServer(app: RequestListener, times = TIMES): Server {
-  /** The newest request's answer on each connection. */
+  /** The answer to the newest request on each connection. */
   const answers = new WeakMap<object, ServerResponse>();
   const http = createServer({
     requestTimeout: 0,
@@ -48,20 +48,20 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
     connectionsCheckingInterval: times.checkHeadersEvery,
     keepAliveTimeout: times.keepAlive,
     maxHeaderSize: MAX_HEADER_SIZE,
-    // refuseOddities() says why.
+    // See refuseOddities() for the reason.
     requireHostHeader: false,
   });
   const handle: RequestListener = (req, res) => {
     answers.set(req.socket, res);
-    // A whole address that is none would get past all routes to a page of Express' own.
+    // An absolute target that is not a valid URL would get past all routes to an error page of Express.
     if (/^[/*]/.test(req.url ?? '') || URL.canParse(req.url ?? '')) return app(req, res);
-    const error = new AppError('invalid_request', { detail: 'The target of the request is no address' });
+    const error = new AppError('invalid_request', { detail: 'The target of the request is not a valid URL' });
     res.statusCode = error.status;
     res.setHeaders(new Map(Object.entries(PROBLEM_HEADERS)));
     res.end(problemJson(error));
   };
   http.on('request', handle);
-  // Who asks before sending a body need not send one that is refused. Whoever wants it makes it flow.
+  // A client that asks first need not send a refused body. The body's reader resumes the request.
   http.on('checkContinue', (req: IncomingMessage, res: ServerResponse) => {
     req.once('resume', () => {
       if (!res.headersSent) res.writeContinue();
@@ -72,14 +72,14 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
   // (RFC 9110, 10.1.1), and we need not.
   http.on('checkExpectation', handle);
   http.setTimeout(times.idle);
-  // A client that has sent its request may end its side and wait for the answer. Node has no option for that, only this.
+  // A client may end its side after the request and wait for the answer. Node has no public option for that.
   Object.assign(http, { httpAllowHalfOpen: true });
   http.on('clientError', (error: Error, socket: Socket) => {
     const answer = answers.get(socket);
-    // The request has its answer, or is getting it: a second one would be taken for that of the next request.
+    // The client would take a second answer for the answer to its next request.
     const isAnswered = answer?.headersSent && !(answer.writableFinished && answer.req.complete);
     if (answer && !answer.headersSent && hasCode(error, 'HPE_INVALID_EOF_STATE')) {
-      // The client has ended its side in the middle of a body. Its reader finds that out behind all that has come.
+      // The client ended its side within a body. The body's reader notices that after the last byte.
       answer.setHeader('Connection', 'close');
       return;
     }
@@ -89,7 +89,7 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
   return http;
 }
 
-/** For what never became a request. */
+/** The answer to bytes that never became a request. */
 function toAnswer(cause: Error): string {
   const error = errorOfConnection(cause);
   const body = problemJson(error);

@@ -7,35 +7,35 @@ import type { Logger } from '../../core/log.js';
 import { connectRedis } from '../../core/redis.js';
 
 /*
- * Where requests are counted: in the memory of this server, or in Redis for all servers together.
+ * Counts requests, in the memory of this server or in Redis for all servers together.
  *
- * Redis may be away, stand still or lose all it has. Meanwhile each server counts in its own memory, from nothing: no
- * request fails because of it, and none waits for it longer than ANSWER_MS.
+ * Redis may be away, hang or lose its data. Meanwhile each server counts in its own memory, starting from
+ * zero. No request fails because of Redis, and none waits for it longer than ANSWER_MS.
  */
 
 /** Counts in Redis. */
 export interface SharedCounts {
-  /** One that counts apart from those with another name. */
+  /** A store that counts separately from stores with other names. */
   createStore(name: string): Store;
   close(): void;
 }
 
-/** What the keys in Redis begin with. */
+/** The prefix of all keys in Redis. */
 const PREFIX = 'landfall:limit';
 
-/** How long Redis may take to answer. */
+/** The longest time that Redis may take to answer. */
 const ANSWER_MS = 250;
 
-/** After an answer that did not come in time, or was an error, Redis is left alone for so long. */
+/** How long Redis is not asked after a late answer or an error. */
 const PAUSE_MS = 1_000;
 
 /** How long the start of the server waits for Redis, so that its first requests are counted there. */
 const CONNECT_MS = 1_000;
 
-/** More keys than that, of those who came in one window, are not kept: memory stays bounded under attack. */
+/** The limit of keys kept for one window: memory stays bounded under attack. */
 const MAX_KEYS = 50_000;
 
-/** Takes one off, but from nothing that has run out meanwhile: DECR would make it anew, without an expiry. */
+/** Decrements a count, unless it has expired meanwhile: DECR would create it again, without an expiry. */
 const GIVE_BACK = `
 local hits = tonumber(redis.call('GET', KEYS[1]) or '0')
 if hits > 0 then redis.call('DECR', KEYS[1]) end
@@ -48,7 +48,7 @@ export function createMemoryStore(maxKeys = MAX_KEYS): Store {
     localKeys: true,
     init: (options) => memory.init(options),
     increment(key) {
-      // Those who came since the last time are kept, as the library itself does at the end of each window.
+      // Keep the keys of the last period, as the library does at the end of each window.
       if (memory.current.size >= maxKeys) {
         memory.previous = memory.current;
         memory.current = new Map();
@@ -61,7 +61,7 @@ export function createMemoryStore(maxKeys = MAX_KEYS): Store {
   };
 }
 
-/** Connects to Redis. Waits for that, but not long: Redis may come later. */
+/** Connects to Redis. Waits only briefly, because Redis may come later. */
 export async function openSharedCounts(url: string, log: Logger): Promise<SharedCounts> {
   const { client, reportError, onBack } = connectRedis(url, log, { use: 'rate limits', waits: false });
   const { load, run, send } = prepareScripts(client);
@@ -70,13 +70,13 @@ export async function openSharedCounts(url: string, log: Logger): Promise<Shared
     pausedUntil = 0;
   });
 
-  /** Undefined: Redis is away, or as good as that. */
+  /** Returns undefined while Redis does not answer properly. */
   async function ask<T>(work: () => Promise<T>): Promise<T | undefined> {
     if (client.status !== 'ready' || Date.now() < pausedUntil) return undefined;
     try {
       return await within(ANSWER_MS, work(), 'Redis');
     } catch (error) {
-      // A connection that broke has said so itself.
+      // A broken connection has already been reported.
       if (client.status === 'ready') {
         pausedUntil = Date.now() + PAUSE_MS;
         reportError(error as Error);
@@ -113,7 +113,7 @@ export async function openSharedCounts(url: string, log: Logger): Promise<Shared
   };
 }
 
-/** Scripts that Redis keeps, and that it gets once more when it has lost them. */
+/** Scripts that Redis caches. They are sent again when Redis has lost them. */
 function prepareScripts(client: Redis) {
   const scripts = new Map<string, string>();
 
@@ -123,19 +123,19 @@ function prepareScripts(client: Redis) {
     } catch (error) {
       const script = scripts.get(sha);
       if (!script || !(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error;
-      // Redis was started anew. This loads the script, too.
+      // Redis was restarted. EVAL also loads the script again.
       return client.eval(script, 1, key, ...args);
     }
   }
 
-  /** Only remembers it: rate-limit-redis keeps what comes of loading a script, also when that is an error. */
+  /** Only stores the script here: rate-limit-redis keeps the result of loading a script, even an error. */
   function load(script: string): string {
     const sha = createHash('sha1').update(script).digest('hex');
     scripts.set(sha, script);
     return sha;
   }
 
-  /** For rate-limit-redis, which sends nothing else as long as nobody resets a key. */
+  /** Sends commands for rate-limit-redis. It uses only these two, because nothing resets a key. */
   async function send(...[command, first = '', ...more]: string[]) {
     if (command === 'SCRIPT') return load(more[0] ?? '');
     if (command !== 'EVALSHA') throw new Error(`${command} was not expected`);

@@ -9,29 +9,31 @@ import { networkOf } from '../http/network.js';
 import { createMemoryStore, type SharedCounts } from './counts.js';
 
 /*
- * How often somebody may ask for something. Whoever asks too often is told when to come back (429, Retry-After), and
- * everybody how much is left (RateLimit, RateLimit-Policy: draft-ietf-httpapi-ratelimit-headers-08).
+ * Rate limits. A caller that exceeds one learns when to come back (429, Retry-After); every answer tells how
+ * much is left (RateLimit, RateLimit-Policy: draft-ietf-httpapi-ratelimit-headers-08).
  *
- * Attempts to sign in, to register and to change a password are counted twice. By address each of them counts, those
- * that succeed too: each costs the hash of a password, which is dear on purpose, and may leave an account or a session.
- * By account only those that fail count: who knows the password is no guesser, and does not shut himself out by using
- * it. But neither does his success wipe out what others have tried meanwhile: they would get new guesses with it.
+ * Attempts to sign in, to register and to change a password are counted twice. Every attempt counts against
+ * its address, even a successful one: it costs a password hash, which is expensive on purpose, and it may
+ * create an account or a session. Only failed attempts count against the account: a user who knows the
+ * password is not guessing, and using it must not lock that user out. A success does not reset the count
+ * either, because it would give new guesses to an attacker.
  *
- * While an account is at its limit the right password is refused as well, unread: else the limit would be none. So
- * who sends enough wrong ones can keep its owner from signing in, until the window ends; refused attempts do not make
- * it longer. That is taken in return for guesses from many addresses being slow. It ends no session: who is signed in
- * stays so, because refreshing a session is not counted here, and API keys and tokens of an identity provider go on.
+ * While an account is at its limit, the right password is refused as well, without being checked; otherwise
+ * the limit would be useless. So an attacker who sends enough wrong passwords can keep the owner from signing
+ * in until the window ends; refused attempts do not extend the window. We accept that, because it makes
+ * guessing from many addresses slow. It ends no session: refreshing a session is not counted here, and API
+ * keys and tokens of an identity provider keep working.
  */
 
-/** What is counted apart. */
+/** The kinds of requests that are counted separately. */
 export type Bucket = Exclude<keyof RateLimits, 'global'>;
 
 export interface Limits {
-  /** For everything, by address. Runs before anything is known of the caller. */
+  /** For all requests, by address. Runs before authentication. */
   global: RequestHandler;
   /**
-   * For one kind of request, by user, or by address where nobody is signed in. Runs after authentication; for a request
-   * that does several such things, once for each.
+   * For one kind of request: by user or upload token, or by address if nobody is signed in. Runs after
+   * authentication, once for each action of this kind in the request.
    */
   bucket(name: Bucket): RequestHandler;
   close(): Promise<void>;
@@ -39,26 +41,26 @@ export interface Limits {
 
 interface LimitDeps {
   rateLimits: RateLimits;
-  /** Undefined: this server counts for itself. */
+  /** Undefined: this server keeps its own counts. */
   shared?: SharedCounts | undefined;
-  /** Makes names of accounts unreadable where they are counted. */
+  /** Hides e-mail addresses in the keys of the counts. */
   accountKey: KeyObject;
   refusals: Refusals;
   log: Logger;
 }
 
 interface Counting {
-  /** Undefined: nothing is limited. */
+  /** Undefined: there is no limit. */
   rate: Rate | undefined;
-  /** Who is counted; undefined: this request is not. */
+  /** The key to count against; undefined: this request is not counted. */
   keyOf(req: Request): string | undefined;
-  /** Whether an answer with this status is taken off the count again. */
+  /** Whether a request with this status of the answer is taken off the count again. */
   isFree?(status: number): boolean;
-  /** Called for the first request in a window that is refused. */
+  /** Called for the first refused request of a window. */
   onFirstRefusal?(req: Request): void;
 }
 
-/** Makes the limit that is called `name`. */
+/** Creates the limit called `name`. */
 type Limit = (name: string, counting: Counting) => RequestHandler;
 
 /** For the detail of a refusal: "10 … in 60 s". */
@@ -74,7 +76,7 @@ const COUNTED: Record<string, string> = {
 
 const pass: RequestHandler = (_req, _res, next) => next();
 
-/** Makes what counts the requests that come to this server. A rate that is undefined limits nothing. */
+/** Creates the rate limits of this server. An undefined rate limits nothing. */
 export function createLimits({ rateLimits, shared, accountKey, refusals, log }: LimitDeps): Limits {
   const stores: Store[] = [];
   const warnOfProxy = createProxyWarning(log);
@@ -82,7 +84,7 @@ export function createLimits({ rateLimits, shared, accountKey, refusals, log }: 
   const limit: Limit = (name, counting) => {
     const { rate } = counting;
     if (!rate) return pass;
-    // With the window in the name nobody waits for the end of one that has been made shorter.
+    // The name contains the window: after a window was shortened, nobody waits for the end of the longer one.
     const store = shared?.createStore(`${name}:${rate.windowMs / 1000}`) ?? createMemoryStore();
     stores.push(store);
     return createLimit(name, { ...counting, rate }, { store, warnOfProxy, log });
@@ -106,7 +108,7 @@ export function createLimits({ rateLimits, shared, accountKey, refusals, log }: 
   };
 }
 
-/** Attempts to sign in, to register and to change a password: by address, and those that fail by account. */
+/** Limits attempts to sign in, to register and to change a password: by address, failures also by account. */
 function limitAttempts(
   limit: Limit,
   rate: Rate | undefined,
@@ -117,23 +119,23 @@ function limitAttempts(
   const byAddress = limit('auth', {
     rate,
     keyOf: addressOf,
-    // Our own trouble is not the client's.
+    // An error of the server is not the client's fault.
     isFree: (status) => status >= 500,
     onFirstRefusal,
   });
   const byAccount = limit('auth-account', {
     rate,
     keyOf: (req) => accountOf(req, accountKey),
-    // A guess was made, or an address was found to have an account. What is refused here stays counted: see `used`.
+    // 401 is a wrong guess, 409 reveals an account, and 429 stays counted for the check of `used` below.
     isFree: (status) => ![401, 409, 429].includes(status),
     onFirstRefusal,
   });
-  // In this order: an address that is refused can do no more harm to accounts.
+  // The address comes first: a refused address can do no more harm to accounts.
   return (req, res, next) =>
     byAddress(req, res, (error) => (error ? next(error) : byAccount(req, res, next)));
 }
 
-/** What counts one kind of request in `store`, and refuses those that are too many. */
+/** Creates the handler that counts one kind of request in `store` and refuses requests beyond the limit. */
 function createLimit(
   name: string,
   { rate, keyOf, isFree, onFirstRefusal }: Counting & { rate: Rate },
@@ -152,12 +154,12 @@ function createLimit(
     legacyHeaders: false,
     handler(req, res, next) {
       const { used, resetTime, key } = (req as Request & { rateLimit: RateLimitInfo }).rateLimit;
-      // Each further one raises the count, also in Redis: of all servers one sees this number, and once.
+      // Each refused request raises the count, in Redis too, so exactly one request sees this number.
       if (used === rate.limit + 1) onFirstRefusal?.(req);
       if (key.startsWith('address:')) warnOfProxy(req);
       next(tooMany(name, rate, resetTime, res));
     },
-    // They write to stdout what they find in the first request. What they look for is settled here and in the tests.
+    // The library's checks write to stdout. This configuration and the tests cover what they check.
     validate: false,
     passOnStoreError: true,
     logger: {
@@ -171,7 +173,7 @@ function createLimit(
   };
 }
 
-/** A request may be counted several times: what its answer tells of a limit is how it is after the last time. */
+/** A request may be counted several times. Its answer reports the state of a limit after the last count. */
 function forgetLeft(name: string, res: Response): void {
   for (const header of ['RateLimit', 'RateLimit-Policy']) {
     const items = [res.getHeader(header) ?? []].flat().map(String);
@@ -180,7 +182,7 @@ function forgetLeft(name: string, res: Response): void {
   }
 }
 
-/** Warns once. Else all who come through a proxy wait for each other, and nobody finds out why. */
+/** Warns once. Without a trusted proxy in the settings, all clients behind a proxy share one count. */
 function createProxyWarning(log: Logger): (req: Request) => void {
   let warned = false;
   return (req) => {
@@ -192,7 +194,7 @@ function createProxyWarning(log: Logger): (req: Request) => void {
   };
 }
 
-/** Whose password is tried or changed. Runs before the body is checked. */
+/** The account whose password is tried or changed. Runs before the body is checked. */
 function accountOf(req: Request, accountKey: KeyObject): string | undefined {
   if (req.principal) return `user:${req.principal.userId}`;
   const email: unknown = req.body?.email;
@@ -201,7 +203,7 @@ function accountOf(req: Request, accountKey: KeyObject): string | undefined {
   return `account:${hash}`;
 }
 
-/** The user; of those who come with an upload token each for itself; the address where nobody is signed in. */
+/** The upload token, else the user, else the address if nobody is signed in. */
 function callerOf(req: Request): string {
   const { principal } = req;
   if (!principal) return addressOf(req);
@@ -212,7 +214,7 @@ function addressOf(req: Request): string {
   return `address:${networkOf(req.ip)}`;
 }
 
-/** Says in the answer when to come back. */
+/** The error for a request beyond the limit. Sets Retry-After. */
 function tooMany(name: string, rate: Rate, resetTime: Date | undefined, res: Response): AppError {
   const leftMs = resetTime ? resetTime.getTime() - Date.now() : rate.windowMs;
   const seconds = Math.max(1, Math.ceil(leftMs / 1000));

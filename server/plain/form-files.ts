@@ -4,22 +4,23 @@ import { Busboy, type BusboyFileStream, type BusboyInstance } from '@fastify/bus
 import { AppError } from '../../core/errors.js';
 
 /*
- * The files of a form (multipart/form-data, RFC 7578), one after the other, as their bytes come from the socket.
+ * Yields the files of a form (multipart/form-data, RFC 7578) one after the other, while their bytes come from
+ * the socket.
  *
- * A part is a file if it has a file name; all others are read past. One chunk of the body may hold the ends and
- * beginnings of many parts, so the next one is given to the parser only when every file of the last one was taken.
- * To forms that are broken in certain ways the parser says nothing at all: see createDialogue(). What is not content of a
- * file (headers, fields, what stands before and behind the parts) is limited, in number and in bytes: a form cannot keep the
- * server busy without bringing a file.
+ * A part is a file if it has a file name; all other parts are skipped. One chunk of the body may contain the
+ * ends and beginnings of many parts, so the parser gets the next chunk only after every file of the last one
+ * was taken. The parser does not report some kinds of broken forms: see createDialogue(). All bytes outside
+ * the content of files (headers, fields, text before and after the parts) are limited in number and size, so
+ * a form cannot keep the server busy without sending a file.
  */
 
 const MAX_FILES = 100;
 const MAX_FIELDS = 100;
 
-/** Bytes of one part's headers; what exceeds them is cut off. */
+/** Bytes of one part's headers; the rest is cut off. */
 const MAX_PART_HEADERS = 16 * 1024;
 
-/** Bytes of a form besides the content of its files. */
+/** Bytes of a form outside the content of its files. */
 const MAX_OVERHEAD = 1024 ** 2;
 
 const BROKEN = 'The form ends too early, or its parts are not divided by its boundary';
@@ -29,7 +30,7 @@ const BOUNDARY = /;\s*boundary=("[^"]{1,70}"|[^\s;"]{1,70})\s*(;|$)/i;
 
 export interface FormFile {
   filename: string;
-  /** Without parameters. RFC 7578, 4.4: text/plain if the part does not say. */
+  /** Without parameters. RFC 7578, 4.4: text/plain if the part does not name a type. */
   type: string;
   content: AsyncIterable<Uint8Array>;
 }
@@ -40,20 +41,21 @@ export function isForm(req: IncomingMessage): boolean {
 }
 
 /**
- * The files of a form. The content of each must be read to its end before the next is asked for.
- * @param body of a request for which isForm() holds
- * @throws {AppError} invalid_request, also while content is read; what `body` throws
+ * Yields the files of a form. The reader must read the content of each file to its end before it asks for the
+ * next one.
+ * @param body the body of a request for which isForm() holds
+ * @throws {AppError} invalid_request, also while content is read; and the errors of `body`
  */
 export async function* readForm(
   req: IncomingMessage,
   body: AsyncIterableIterator<Uint8Array>,
 ): AsyncGenerator<FormFile> {
   const parser = createParser(req);
-  /** Found and not yet taken. */
+  /** Files that were found and not yet taken. */
   const found: FormFile[] = [];
-  /** The one that the parser is in, or was in last. */
+  /** The file that the parser is reading or has read last. */
   let last: BusboyFileStream | undefined;
-  /** Bytes of content of the files before that. */
+  /** Bytes of content of the files before it. */
   let before = 0;
   let received = 0;
   let failure: unknown;
@@ -75,7 +77,7 @@ export async function* readForm(
   parser.on('file', (_field, stream, filename, _encoding, type) => {
     before += last?.bytesRead ?? 0;
     last = stream;
-    // Its reader is told; without one nobody needs to be.
+    // The reader of the stream gets the error. Without a reader it can be ignored.
     stream.on('error', () => {});
     found.push({ filename: unescaped(filename), type, content: contentOf(stream) });
     notify();
@@ -94,12 +96,12 @@ export async function* readForm(
     } finally {
       stream.destroy();
     }
-    // A part that breaks off ends like one that is whole.
+    // The parser ends a truncated part like a complete one.
     if (failure) throw failure;
   }
 
   async function feed(): Promise<void> {
-    // After an end within the form it comes before all bytes were given.
+    // If the form ends within the body, the parser finishes before it gets all bytes.
     let finished = false;
     parser.once('finish', () => {
       finished = true;
@@ -125,7 +127,7 @@ export async function* readForm(
     notify();
   }
 
-  // All that had come was given: who still asks then asks in vain.
+  // All received bytes were given to the parser, so a reader that still asks gets nothing more.
   const onGone = () => {
     if (isAsking()) fail(invalid('The connection broke'));
   };
@@ -150,16 +152,18 @@ export async function* readForm(
 }
 
 /**
- * HTML, "multipart/form-data encoding algorithm": of a file's name browsers "replace every occurrence of U+000D (CR) not
- * followed by U+000A (LF) … with `%0D`" and LF and quotes alike, and nothing else: `50%off` and `%25` are as they were.
+ * HTML, "multipart/form-data encoding algorithm": in a file's name browsers "replace every occurrence of
+ * U+000D (CR) not followed by U+000A (LF) … with `%0D`". They escape LF and quotes alike, and nothing else:
+ * `50%off` and `%25` are literal.
  */
 function unescaped(filename: string): string {
   return filename.replaceAll(/%(22|0D|0A)/g, (escaped) => decodeURIComponent(escaped));
 }
 
 /**
- * Between the parser, which is fed, and the reader, who asks for files and for their content. Never do both sides wait
- * for `changed`: the reader only while it asks, feed() only while it does not, or has not taken what was found.
+ * Coordinates the parser, which feed() fills, and the reader, who asks for files and their content. The two
+ * sides never wait for `changed` at the same time: the reader waits only while it asks, feed() only while the
+ * reader does not ask or has not yet taken the found files.
  */
 function createDialogue() {
   let asked = 0;
@@ -171,10 +175,10 @@ function createDialogue() {
     });
   return {
     changed,
-    /** Tells who waits that something has changed. */
+    /** Wakes the waiting side after a change. */
     notify: () => wake(),
     isAsking: () => asking,
-    /** Waits for what the reader wants. */
+    /** Runs `wanted` as a question of the reader. */
     async ask<T>(wanted: () => Promise<T>): Promise<T> {
       asked++;
       asking = true;
@@ -186,9 +190,9 @@ function createDialogue() {
       }
     },
     /**
-     * Waits until the parser is through with what it was given. It works in ticks, which all come before the next turn
-     * of the event loop; only content that nobody reads can keep it longer. So if the reader asks, and has no answer
-     * in the next turn, there will never be one.
+     * Waits until the parser has processed its input. The parser works in ticks, which all run before the
+     * next turn of the event loop; only unread content can delay it longer. So if the reader asks and has no
+     * answer by the next turn, no answer will ever come.
      * @throws {AppError} invalid_request
      */
     async settled(isThrough: () => boolean): Promise<void> {
@@ -207,14 +211,14 @@ function createParser(req: IncomingMessage): BusboyInstance {
   try {
     return new Busboy({
       headers: { 'content-type': contentType },
-      // Else it waits for ever if a part that is read past is larger than this, and the end of the form comes with it.
+      // With a lower mark the parser waits for ever after a skipped part that is larger than the mark.
       highWaterMark: Number.MAX_SAFE_INTEGER,
       isPartAFile: (_field, _type, filename) => Boolean(filename),
       limits: {
         files: MAX_FILES,
         fields: MAX_FIELDS,
         parts: MAX_FILES + MAX_FIELDS,
-        // Nobody looks at them.
+        // Nothing reads the fields.
         fieldSize: 0,
         headerSize: MAX_PART_HEADERS,
         headerPairs: 32,

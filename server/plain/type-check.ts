@@ -6,31 +6,34 @@ import { createSample, type Sample } from '../../core/media/sample.js';
 import { type Detected, HEAD } from '../../core/media/types.js';
 
 /*
- * The early look at the type of a file that comes in one request with an upload token for certain types: its client hears
- * of a refusal at once, and nothing is stored. The worker looks again, and its verdict is the last one.
+ * Checks the type early for a file that comes in one request with an upload token for certain types. The
+ * client learns of a refusal at once, and nothing is stored. The worker checks again, and its verdict is
+ * final.
  */
 
-/** Bytes that tell nearly every format; the header of a PDF may stand behind 1,024. */
+/** This many bytes identify nearly every format; the header of a PDF may follow after 1,024 bytes. */
 const ENOUGH = 2048;
 
-/** Formats of which the rest may tell more: what is in an archive, and whether all tracks are sound. */
+/** Formats whose later bytes may tell more: the content of an archive, and whether all tracks are sound. */
 const MAY_BE_MORE = /^application\/zip$|^video\/(mp4|webm|matroska)$/;
 
 export interface TypeCheckDeps {
-  /** Finds out what a file is, in a parser process. */
+  /** Detects the type of a file in a parser process. */
   detectType(bytes: ByteSource): Promise<Detected | null>;
   log: Logger;
 }
 
 interface Allowed {
   types: string[];
-  /** By the client; null: not at all. */
+  /** The type that the client declared; null: none. */
   declaredType: string | null;
   /** Aborts when the body is cut short because the process shuts down. */
   stopped: AbortSignal;
 }
 
-/** What `source` yields, if it begins as a file of an allowed type. @throws {AppError} type_not_allowed */
+/**
+ * Yields the chunks of `source` if the file begins as an allowed type. @throws {AppError} type_not_allowed
+ */
 export async function* ofAllowedType(
   deps: TypeCheckDeps,
   allowed: Allowed,
@@ -56,7 +59,7 @@ export async function* ofAllowedType(
   yield* waiting;
 }
 
-/** Returns whether it is allowed; false: nobody knows yet. @throws {AppError} type_not_allowed */
+/** Returns whether the type is allowed; false: not known yet. @throws {AppError} type_not_allowed */
 async function check(
   { detectType, log }: TypeCheckDeps,
   { types, declaredType }: Allowed,

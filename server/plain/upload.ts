@@ -15,9 +15,9 @@ import { checkMetadata } from '../upload-metadata.js';
 import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
 
 /*
- * One file that comes in one request, from a client without tus, on its way into the ledger. It cannot be resumed: if it
- * does not come to its end, the upload is ended, its room given back, and its upload token too, so that the same client
- * can try again.
+ * Receives one file in one request from a client without tus and passes it to the ledger. Such an upload
+ * cannot be resumed. If it does not complete, the upload is ended, and its quota and its upload token are
+ * given back, so that the client can try again.
  */
 
 export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
@@ -26,11 +26,11 @@ export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
   maxUploadSize: number;
 }
 
-/** Who sends. */
+/** The sender of the file. */
 export interface Sender {
   principal: Principal;
   actor: Actor;
-  /** Called when somebody else wants the upload, which they do not get, or when the process shuts down. */
+  /** Called when another request wants the upload, which it does not get, or when the process shuts down. */
   onRequested: () => void;
   /** Aborts when the body is cut short because the process shuts down. */
   stopped: AbortSignal;
@@ -38,24 +38,25 @@ export interface Sender {
 
 export interface IncomingFile {
   metadata: Record<string, string>;
-  /** Bytes; null: known when all have come. */
+  /** Bytes; null: known only after the last byte. */
   length: number | null;
-  /** Opens the bytes. @param limit bytes; what exceeds them throws too_large */
+  /** Opens the bytes. @param limit bytes; more bytes throw too_large */
   open(limit: number): AsyncIterable<Uint8Array>;
-  /** Ends the body that the bytes come from, as if no more had been sent. */
+  /** Ends the body at the bytes that have arrived. */
   end(): void;
 }
 
 export interface ReceivedFile {
   file: File;
-  /** Of the bytes as they came; hex. */
+  /** Of the bytes as received; hex. */
   sha256: string;
 }
 
 /**
  * Stores a file and queues its job.
- * @throws {AppError} invalid_request; too_large; quota_exceeded; type_not_allowed; unauthenticated; checksum_mismatch
- * when it is not what `sha256` in its metadata announced; storage_full; unavailable; and what its bytes throw
+ * @throws {AppError} invalid_request; too_large; quota_exceeded; type_not_allowed; unauthenticated;
+ * checksum_mismatch when the bytes do not match `sha256` in the metadata; storage_full; unavailable; and the
+ * errors of the source
  */
 export async function receiveFile(
   deps: PlainUploadDeps,
@@ -95,7 +96,7 @@ export async function receiveFile(
   }
 }
 
-/** Writes all bytes, until the upload has its object. Returns their SHA-256. */
+/** Writes all bytes and assembles the object of the upload. Returns the SHA-256 of the bytes. */
 async function storeBytes(
   deps: PlainUploadDeps,
   { stopped }: Sender,
@@ -113,7 +114,7 @@ async function storeBytes(
   const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
   const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(
     (error: unknown) => {
-      // To a decoder or a form, a body that we have cut short looks broken.
+      // A decoder or form parser reports a body that we have cut short as broken.
       throw stopped.aborted ? shutsDown(error) : error;
     },
   );
@@ -124,16 +125,16 @@ async function storeBytes(
   return hash.digest('hex');
 }
 
-/** For a body that was cut short by us. */
+/** The error for a body that this server has cut short. */
 export function shutsDown(cause?: unknown): AppError {
   return new AppError('unavailable', {
-    detail: 'This server shuts down: send it again',
+    detail: 'This server is shutting down: send the file again',
     cause,
     retryable: true,
   });
 }
 
-/** What `source` yields. */
+/** Yields the chunks of `source` and updates `hash` with them. */
 async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
   for await (const chunk of source) {
     hash.update(chunk);
@@ -141,7 +142,7 @@ async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGen
   }
 }
 
-/** If that fails, too, the upload expires like any that was given up. */
+/** Ends the upload and returns its token. If that fails too, the upload expires like any abandoned one. */
 async function giveUp(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
   const { id } = lease.upload;
   try {

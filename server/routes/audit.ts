@@ -30,11 +30,11 @@ const filters = {
 
 type Filters = z.infer<z.ZodObject<typeof filters>>;
 
-/** The event log, for admins: who did what, and who was refused what. */
+/** The event log, for admins: actions and refusals with their actors. */
 export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
-  /** So that what was done a moment ago is there. */
+  /** Numbers the newest events, so that the answer includes them. */
   async function numberEvents(): Promise<void> {
-    // It fails when the log was tampered with, and then it is to be seen all the more.
+    // This fails if the log was tampered with. Then admins need to see the log all the more.
     await sequenceEvents(database).catch((error: unknown) =>
       log.error({ err: error }, 'events not numbered'),
     );
@@ -46,7 +46,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       path: '/api/admin/audit',
       access: 'admin',
       limit: 'status',
-      summary: 'Who did what, and who was refused what; newest first',
+      summary: 'The event log: actions and refusals, newest first',
       query: z.strictObject({
         ...filters,
         cursor: z
@@ -70,7 +70,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       path: '/api/admin/audit/export',
       access: 'admin',
       limit: 'downloads',
-      summary: 'The same as NDJSON, oldest first, up to the export itself',
+      summary: 'Export the event log as NDJSON, oldest first, up to the export itself',
       query: z.strictObject(filters),
       async handle(call) {
         const { query, req, res } = call;
@@ -113,7 +113,7 @@ function toJson({ seq, type, result, subjectId, ownerId, actor, data, createdAt,
   };
 }
 
-/** One event a line. The next batch is read when the client has taken the one before. */
+/** Sends one event per line. It reads the next batch after the client has taken the last one. */
 async function send(res: Response, batches: AsyncIterable<Event[]>): Promise<void> {
   async function* lines() {
     for await (const events of batches) {
@@ -123,12 +123,12 @@ async function send(res: Response, batches: AsyncIterable<Event[]>): Promise<voi
   try {
     await pipeline(lines(), res);
   } catch (error) {
-    // The client went away; the pipeline has stopped the reading.
+    // The client is gone, and the pipeline has stopped reading.
     if (!res.destroyed || res.errored) throw error;
   }
 }
 
-/** For the name of a file. */
+/** The current time, for the name of a file. */
 function stamp(): string {
   return new Date().toISOString().slice(0, 19).replaceAll(/[-:]/g, '');
 }

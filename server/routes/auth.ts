@@ -31,7 +31,7 @@ const REFRESH_PATH = '/api/auth';
 
 const credentials = z.object({ email: z.email('must be an e-mail address').max(254), password });
 
-/** A refresh token comes in the cookie of the page or in the body of an API client. */
+/** The page sends its refresh token in a cookie, an API client in the body. */
 const refresh = z.object({ refreshToken: z.string().max(2000).optional() });
 
 /** Registration, sign-in, and the session that survives a reload of the page. */
@@ -42,7 +42,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       method: 'get',
       path: '/api/auth',
       access: 'public',
-      summary: 'Who may create an account now',
+      summary: 'Tell who may create an account now',
       async handle() {
         return { registration: await registrationNow(database, registration) };
       },
@@ -86,7 +86,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
         const { user, session } = await rotateSession(database, keys.refresh, token, actorOf(req));
         const { refreshToken, ...tokens } = answer(deps, req, res, user, session);
-        // What came in a cookie that no script can read is not shown to one now.
+        // The cookie is hidden from scripts, so its token must not appear in the body either.
         return body.refreshToken ? { ...tokens, refreshToken } : tokens;
       },
     }),
@@ -108,7 +108,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
   ];
 }
 
-/** What is told of a session that was opened or went on; the cookies of the page go with it. */
+/** The answer after a session opens or continues. Also sets the cookies of the page. */
 function answer(deps: AuthDeps, req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
   const { keys, accessTokenMinutes: minutes } = deps;
   const principal = { userId: user.id, role: user.role, sessionId: id };
@@ -135,7 +135,7 @@ function answer(deps: AuthDeps, req: Request, res: Response, user: User, { id, r
   };
 }
 
-/** The refresh token that came; that of the cookie is taken from pages of this server only. */
+/** The refresh token of the request. The cookie is accepted from pages of this server only. */
 function givenToken(
   { publicUrl }: AuthDeps,
   req: Request,

@@ -29,14 +29,14 @@ interface Content {
   modified: Date;
 }
 
-/** What browsers may show in place. Everything that could carry script is only ever downloaded. */
+/** Types that browsers may show in place. A type that could carry script is always downloaded. */
 const INLINE =
   /^(image\/(jpeg|png|apng|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)(;|$)/;
 
-/** How long a redirect may be used again; the address in it is good for a minute more. */
+/** How long a redirect may be cached; the URL in it stays valid for a minute longer. */
 const REDIRECT_SECONDS = 240;
 
-/** Bytes of files and of what was made from them. */
+/** Serves the bytes of files and of their thumbnails. */
 export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
   return [
     route({
@@ -59,7 +59,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         const inline = query.download === '0' && INLINE.test(type);
         const disposition = contentDisposition(file.filename, {
           type: inline ? 'inline' : 'attachment',
-          // Many clients take Latin-1 for UTF-8: anything beyond ASCII goes into filename* (RFC 6266).
+          // Many clients mistake Latin-1 for UTF-8, so only filename* has characters beyond ASCII (RFC 6266).
           fallback: file.filename.replaceAll(/[^\x20-\x7e]/g, '?'),
         });
         res.setHeader('Cache-Control', 'private, no-cache');
@@ -101,7 +101,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
   ];
 }
 
-/** A browser that is told a wrong charset shows rubbish; told none, it guesses. */
+/** With a wrong charset a browser shows garbage; without a charset it guesses. */
 function textType({ metadata }: File): string {
   const { charset = 'utf-8' } = (metadata.text ?? {}) as { charset?: string };
   return charset === 'unknown-8bit' ? 'text/plain' : `text/plain; charset=${charset}`;
@@ -122,8 +122,8 @@ function requireClean(file: File): void {
 }
 
 /**
- * Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and 14). Where
- * clients are to fetch bytes from the store, GET is sent there instead.
+ * Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and
+ * 14). If clients are to fetch bytes from the store, GET is redirected there.
  */
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
   const { key, size, type, modified } = content;
@@ -162,17 +162,17 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
   try {
     await pipeline(bytes, res);
   } catch (error) {
-    // The client went away; the pipeline has stopped the read.
+    // The client is gone, and the pipeline has stopped reading.
     if (!res.destroyed || res.errored) throw error;
   }
 }
 
 /**
- * Sends the client to the store, where a range that it asks for, and its conditions, are asked for again. The store
- * cannot be made to send a Content-Security-Policy, but what could carry script is only ever an attachment.
+ * Redirects the client to the store. The client repeats its range and its conditions there. The store cannot
+ * send a Content-Security-Policy, but a type that could carry script is always an attachment.
  */
 function redirect(res: Response, url: string): void {
-  // They speak of the content. A cached answer with an ETag would be asked about, and 304 would revive a dead address.
+  // These headers describe the content. If a cached redirect had an ETag, a 304 would revive its expired URL.
   for (const name of ['Content-Type', 'Content-Disposition', 'Accept-Ranges', 'ETag', 'Last-Modified']) {
     res.removeHeader(name);
   }
@@ -182,8 +182,8 @@ function redirect(res: Response, url: string): void {
 
 /**
  * RFC 9110, 13.1.2 and 13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an
- * If-None-Match header field". Express' `req.fresh` would take `Cache-Control: no-cache` for a reason to send all,
- * and fetch() adds that to every request with a condition.
+ * If-None-Match header field". Express' `req.fresh` would send everything for `Cache-Control: no-cache`,
+ * which fetch() adds to every conditional request.
  */
 function isUnchanged(req: Request, etag: string, modified: Date): boolean {
   const known = req.get('If-None-Match');
@@ -200,8 +200,8 @@ interface Range {
 }
 
 /**
- * The one range to send; undefined for all. Several ranges at once are ignored like those that make no sense,
- * which a server may do (RFC 9110, 14.2). "GET is the only method for which range handling is defined".
+ * The range to send; undefined: the whole content. Several ranges and malformed ones are ignored, which a
+ * server may do (RFC 9110, 14.2). "GET is the only method for which range handling is defined".
  */
 function chosenRange(
   req: Request,
@@ -212,19 +212,19 @@ function chosenRange(
   if (req.method !== 'GET' || !ifRangeHolds(req.get('If-Range'), etag, modified)) return undefined;
   const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(req.get('Range') ?? '') ?? [];
   if (!first && !last) return undefined;
-  // 14.1.2: without a first position the other is a number of bytes from the end, all of them if there are fewer.
+  // 14.1.2: without a first position, the other number counts bytes from the end, at most all of them.
   const start = first ? Number(first) : Math.max(0, size - Number(last));
   const end = first && last ? Number(last) : size - 1;
   if (start >= size) return 'unsatisfiable';
   return start <= end ? { start, end: Math.min(end, size - 1) } : undefined;
 }
 
-/** RFC 9110, 13.1.5: a validator that does not fit means "send me all of it". */
+/** RFC 9110, 13.1.5: a validator that does not match asks for the whole content. */
 function ifRangeHolds(value: string | undefined, etag: string, modified: Date): boolean {
   return value === undefined || value === etag || wholeSeconds(modified) === Date.parse(value);
 }
 
-/** Milliseconds, but as exact as a date in a header. */
+/** Milliseconds, rounded down to the precision of a date in a header. */
 function wholeSeconds(date: Date): number {
   return Math.floor(date.getTime() / 1000) * 1000;
 }

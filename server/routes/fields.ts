@@ -1,20 +1,20 @@
 import { z } from 'zod';
 
 /*
- * What more than one route takes.
+ * Schemas that more than one route uses.
  */
 
-/** The path of one thing. */
+/** The path of one resource. */
 export const byId = z.object({ id: z.uuid() });
 
-/** ISO 8601, with a zone. */
+/** ISO 8601 with a time zone. */
 export const time = z.iso
   .datetime({ offset: true, error: 'must be a time such as 2027-01-31T12:00:00Z' })
   .transform((text) => new Date(text));
 
 export const futureTime = time.refine((time) => time > new Date(), 'must be in the future');
 
-/** A name that people give to something. */
+/** A name that a user gives to something. */
 export const label = z
   .string()
   .trim()
@@ -22,14 +22,14 @@ export const label = z
   .max(100, 'must have at most 100 characters')
   .regex(/^\P{C}*$/u, 'must not hold control characters');
 
-/** What a new password must be like. */
+/** The rules for a new password. */
 export const password = z
   .string()
   .min(8, 'must have at least 8 characters')
   .max(200, 'must have at most 200 characters');
 
-/** How many items a page of a list has. */
+/** The number of items on a page of a list. */
 export const pageLimit = z.coerce.number().int().min(1).max(200).default(50);
 
-/** The id of the last item of the page before. */
+/** The id of the last item of the previous page. */
 export const idCursor = z.uuid('must be the nextCursor of a page before').optional();

@@ -11,7 +11,7 @@ interface FileJsonDeps {
   keys: Keys;
 }
 
-/** Files as the interface shows them, with signed links to what may be read of them. */
+/** Files as the API shows them, with signed links to their readable parts. */
 export async function filesToJson({ database, keys }: FileJsonDeps, files: File[]) {
   const derivatives = await listDerivatives(
     database,
@@ -23,20 +23,20 @@ export async function filesToJson({ database, keys }: FileJsonDeps, files: File[
   });
 }
 
-/** One file as the interface shows it. */
+/** One file as the API shows it. */
 export async function fileToJson(deps: FileJsonDeps, file: File) {
   const [json] = await filesToJson(deps, [file]);
   return json;
 }
 
-/** A file to whoever has sent it. Who may not read files is handed neither what was found in it nor links to it. */
+/** A file as the API shows it to its sender: without facts and links if the sender may not read files. */
 export async function sentFileToJson(deps: FileJsonDeps, file: File, principal: Principal) {
   if (can(principal, 'read', file)) return fileToJson(deps, file);
   const { id, filename, size, declaredType, status, createdAt } = file;
   return { id, filename, size, declaredType, status, createdAt };
 }
 
-/** How often the processing was tried. An attempt that was interrupted, or taken over by another worker, does not count. */
+/** The number of attempts. An attempt that was interrupted or taken over by another worker does not count. */
 export function attemptsOf(file: File): number {
   return file.countedAttempts ?? file.attempts;
 }

@@ -18,7 +18,10 @@ interface FileDeps extends LedgerDeps {
 
 const CURSOR = /^(\d{1,17})\.(.{36})$/;
 
-/** `<µs>.<id>` of the last file of a page: files are listed by when they came, which ids do not tell exactly. */
+/**
+ * `<µs>.<id>` of the last file of a page. Files are listed by their time of creation, which ids do not
+ * reflect exactly.
+ */
 const cursor = z
   .string()
   .refine((text) => isUuid(CURSOR.exec(text)?.[2]), 'must be the nextCursor of a page before')
@@ -32,7 +35,7 @@ const page = z.object({
   limit: pageLimit,
 });
 
-/** Listing, reading and deleting one's own files. */
+/** Lists, reads and deletes the caller's own files. */
 export function fileRoutes(deps: FileDeps): AnyRoute[] {
   const { database } = deps;
 
@@ -89,7 +92,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       path: '/api/files/:id/status',
       access: 'read',
       limit: 'status',
-      summary: 'Where the processing is',
+      summary: 'The state of the processing of a file',
       params: byId,
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
@@ -103,7 +106,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       path: '/api/files/:id/events',
       access: 'read',
       limit: 'status',
-      summary: 'What has happened to a file, oldest first',
+      summary: 'The events of a file, oldest first',
       params: byId,
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
@@ -117,7 +120,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
   ];
 }
 
-/** Null when nothing is known. */
+/** Null if unknown. */
 function remainingSeconds({ status, etaSeconds }: File): number | null {
   if (status === 'pending') return null;
   return status === 'processing' ? etaSeconds : 0;

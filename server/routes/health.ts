@@ -11,10 +11,10 @@ interface HealthDeps {
   drain: Drain;
 }
 
-/** For load balancers and orchestrators. */
+/** Health checks for load balancers and orchestrators. */
 export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute[] {
   let checking: Promise<void> | undefined;
-  /** No limit stands before it: however many ask at once, database and storage are asked by one of them. */
+  /** These routes have no rate limit, so parallel requests share one check of database and storage. */
   function checkOnce(): Promise<void> {
     checking ??= checkParts().finally(() => {
       checking = undefined;
@@ -31,7 +31,7 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       method: 'get',
       path: '/health/live',
       access: 'public',
-      summary: 'Whether the process answers at all',
+      summary: 'Tell whether the process answers at all',
       handle: async () => ({ status: 'ok' }),
     }),
     route({
@@ -39,11 +39,11 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       path: '/health/ready',
       access: 'public',
       summary:
-        'Whether requests should be sent here: database and storage work. `warnings` names what does not keep it from that',
+        'Tell whether this server can take requests: database and storage work; `warnings` lists minor problems',
       async handle() {
         if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
         await checkOnce();
-        // A full disk refuses uploads; whoever reads or deletes is served, and no other server has another disk.
+        // A full disk only refuses uploads. Reading and deleting work, and other servers use the same disk.
         const isShort = await storage.room?.isShort();
         return { status: 'ok', ...(isShort ? { warnings: ['storage_full'] } : {}) };
       },
@@ -51,7 +51,7 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
   ];
 }
 
-/** So long a part may take to answer: one connection that hangs must not keep all later questions waiting. */
+/** The longest time for an answer: one connection that hangs must not delay all later checks. */
 const ANSWER_WITHIN_MS = 3000;
 
 async function check(part: string, works: () => Promise<unknown>): Promise<void> {

@@ -41,7 +41,7 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
       path: '/api/admin/invitations/:id',
       access: 'admin',
       limit: 'processing',
-      summary: 'Take an invitation back',
+      summary: 'Revoke an invitation',
       params: byId,
       async handle(call) {
         await revokeInvitation(database, call.params.id, signedInActor(call));

@@ -6,7 +6,7 @@ import { getOwned } from '../auth/owned.js';
 import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
-/** Keys with which programs act for their owner. A key cannot make keys. */
+/** API keys, which let programs act for their owner. A key cannot create keys. */
 export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
   return [
     route({

@@ -14,7 +14,7 @@ interface MeDeps {
   quota: Quota;
 }
 
-/** The caller: who they are, how much they may hold, where they are signed in. */
+/** The caller's account, quota, password and sessions. */
 export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
   return [
     route({
@@ -22,7 +22,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       path: '/api/me',
       access: 'read',
       limit: 'status',
-      summary: 'Who I am, and how much I hold and may hold',
+      summary: 'My account, my usage and my quota',
       async handle(call) {
         const user = await getUser(database, userOf(call).userId);
         return { id: user.id, email: user.email, role: user.role, ...quotaJson(user, quota) };
@@ -47,7 +47,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       path: '/api/me/sessions',
       access: 'account',
       limit: 'status',
-      summary: 'Where I am signed in',
+      summary: 'My open sessions',
       async handle(call) {
         const { userId, sessionId } = userOf(call);
         const sessions = await listSessions(database, userId);

@@ -25,15 +25,15 @@ interface PlainRouteDeps extends PlainUploadDeps {
   limits: Limits;
 }
 
-/** What clients send that do not know, or were not told, what it is. */
+/** Types that clients send when they do not know the type. */
 const UNTOLD = ['application/octet-stream', 'application/x-www-form-urlencoded'];
 
-/** Bytes by which a body that cannot be compressed may grow, besides a hundredth of it. */
+/** Bytes by which coding may enlarge an incompressible body, besides one percent. */
 const CODING_OVERHEAD = 4096;
 
 const rawQuery = z.object({ filename: z.string().optional(), sha256: z.string().optional() });
 
-/** Uploads in one request, for clients without tus. */
+/** Routes that take uploads in one request, for clients without tus. */
 export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
   return [
     route({
@@ -51,7 +51,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
         const sender: Sender = {
           principal: userOf(call),
           actor: signedInActor(call),
-          // Whoever else wants it can wait: this client could not go on where it was stopped.
+          // Another request has to wait: this client cannot resume an interrupted upload.
           onRequested: () => {
             if (deps.drain.draining) stop.abort();
           },
@@ -63,7 +63,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
             : [await receiveRaw(deps, sender, req, call.query)];
           return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
-          // Nobody is there to be told.
+          // The client is gone, so there is nobody to answer.
           if (res.destroyed) return undefined;
           if (stop.signal.aborted) res.setHeader('Connection', 'close');
           throw error;
@@ -97,7 +97,7 @@ function receiveRaw(
   });
 }
 
-/** One file after the other. Those before one that fails stay, and its error names them. */
+/** Receives one file after the other. Files before a failing one stay stored, and the error names them. */
 async function receiveForm(
   deps: PlainRouteDeps,
   sender: Sender,
@@ -126,7 +126,7 @@ async function receiveForm(
       received.push(file);
     }
   } catch (error) {
-    // A form that we have cut short looks broken.
+    // A form that we have cut short looks broken to the parser.
     const told = sender.stopped.aborted ? shutsDown(error) : error;
     throw received.length > 0 ? addStored(told, received) : told;
   }
@@ -139,7 +139,7 @@ async function receiveForm(
 }
 
 /**
- * Counts one more upload of this request, which was counted once when it came.
+ * Counts one more upload of this request. The route has already counted the first one.
  * @throws {AppError} rate_limited
  */
 function countUpload(limits: Limits, req: Request, res: Response): Promise<void> {

@@ -8,26 +8,26 @@ import type { Refusals } from '../auth/refusals.js';
 import { readJson } from '../http/json-body.js';
 import type { Bucket, Limits } from '../limits/limits.js';
 
-/** One route, declared once: what is not in its schemas does not reach its handler. */
+/** A route, declared once. Its handler sees only the values that its schemas describe. */
 export interface Route<P, Q, B> {
   method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
-  /** What the caller must be allowed to do. */
+  /** The action that the caller must be allowed to do. */
   access: Access;
-  /** Whether a link that was signed for its path opens it too. */
+  /** Whether a link signed for the path of the request also grants access. */
   link?: boolean;
   /**
-   * The rate limit that it counts against, besides the one for everything; undefined: only that one. May depend on the
-   * request, whose body has not been checked yet.
+   * The rate limit that requests count against, besides the global one; undefined: only the global one. It
+   * may depend on the request, whose body is not checked yet.
    */
   limit?: Bucket | ((req: Request) => Bucket | undefined);
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
   body?: z.ZodType<B>;
-  /** Status of the answer if the handler returns a value; 200. */
+  /** Status of the answer if the handler returns a value; 200 by default. */
   status?: number;
-  /** Returns the JSON to answer, or nothing if it has answered by itself. */
+  /** Returns the JSON of the answer, or nothing if the handler has answered itself. */
   handle(call: Call<P, Q, B>): Promise<unknown>;
 }
 
@@ -35,11 +35,11 @@ interface Call<P, Q, B> {
   params: P;
   query: Q;
   body: B;
-  /** Absent only on public routes and where a signed link opened the door. */
+  /** Absent on public routes and on requests with a signed link. */
   principal: Principal | undefined;
   /**
-   * Returns what belongs to the caller, or what the signed link was made for.
-   * @throws {AppError} not_found if it is somebody else's
+   * Returns the resource if it belongs to the caller or the signed link was made for it.
+   * @throws {AppError} not_found if it belongs to somebody else
    */
   own<T extends Owned & { id: string }>(resource: T): T;
   req: Request;
@@ -49,7 +49,7 @@ interface Call<P, Q, B> {
 // biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
 export type AnyRoute = Route<any, any, any>;
 
-/** Gives a route its types. */
+/** Infers the types of a route. */
 export function route<P, Q, B>(declaration: Route<P, Q, B>): Route<P, Q, B> {
   return declaration;
 }
@@ -66,8 +66,8 @@ export function signedInActor(call: { principal: Principal | undefined; req: Req
 }
 
 /**
- * One page of a list, and where the next one begins; null: there is none.
- * @param found what comes next in the list: one more than `limit` where it goes on
+ * One page of a list, and the cursor of the next page; null if there is none.
+ * @param found the next items of the list, one more than `limit` if the list continues
  */
 export function pageOf<T>(
   found: T[],
@@ -79,14 +79,14 @@ export function pageOf<T>(
   return { items, nextCursor: last === undefined ? null : cursorOf(last) };
 }
 
-/** What all routes need. */
+/** Dependencies of all routes. */
 export interface RouteDeps {
   authenticate: Authenticate;
   limits: Limits;
   refusals: Refusals;
 }
 
-/** Makes the router that serves the declared routes. A known path with another method answers 405. */
+/** Creates the router of the declared routes. A known path with another method answers 405. */
 export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
   const router = Router({ caseSensitive: true });
   for (const declared of routes) {
@@ -111,12 +111,12 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     await authenticate(req, access, { link });
     next();
   };
-  /** Before the limits, which may look into it. */
+  /** Runs before the limits, which may look into the body. */
   const readBody: RequestHandler = async (req, _res, next) => {
-    // Whether it had been received, though nobody had read it, when the caller was believed.
+    // Whether the whole body had already arrived when the caller was authenticated.
     const wasThere = req.complete;
     req.body = await readJson(req);
-    // What was true when the head of the request came may be over when its body is there.
+    // A right that held when the head came may have ended by the time the body is complete.
     if (!wasThere) await authenticate(req, access, { link });
     next();
   };
@@ -149,7 +149,7 @@ function parse(schema: z.ZodType | undefined, value: unknown, place: string): un
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const issue = parsed.error.issues[0];
-  // An id that cannot be one is an id that does not exist.
+  // A malformed id cannot belong to anything, so the answer is not_found.
   if (place === 'path') throw new AppError('not_found');
   const name = issue?.path.join('.');
   throw new AppError('invalid_request', {

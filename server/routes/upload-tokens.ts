@@ -25,7 +25,7 @@ const mediaType = z
     'must be a media type such as image/* or image/png',
   );
 
-/** Tokens with which somebody without an account sends one file into the caller's. */
+/** Tokens that let somebody without an account send one file into the caller's account. */
 export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute[] {
   return [
     route({
@@ -33,7 +33,7 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       path: '/api/upload-tokens',
       access: 'manage',
       limit: 'status',
-      summary: 'My upload tokens, and the uploads that they were used for',
+      summary: 'My upload tokens, and the upload that each one began',
       async handle(call) {
         const tokens = await listUploadTokens(database, userOf(call).userId);
         return { items: tokens.map(toJson), nextCursor: null };

@@ -31,7 +31,7 @@ const page = z.object({
   limit: pageLimit,
 });
 
-/** With an id: further addresses for that upload. Without: a new upload. */
+/** With an id: further URLs for that upload. Without: a new upload. */
 const presignBody = z
   .object({
     id: z.uuid().optional(),
@@ -46,11 +46,13 @@ const presignBody = z
     error: 'is required for a new upload',
   });
 
-/** One's own unfinished uploads, and uploads whose bytes go to S3 without this server in between. */
+/** The caller's unfinished uploads, and uploads whose bytes go straight to S3. */
 export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
   const { database } = deps;
 
-  /** For the event log: core, too, finds only what is the caller's. Where bytes are not in S3 it says that first. */
+  /**
+   * Notes a foreign id in the event log. Core checks the owner too, but first reports a store that is not S3.
+   */
   async function requireOwn({ own }: { own(upload: Upload): Upload }, id: string): Promise<void> {
     if (deps.storage.direct) own(await getUpload(database, id));
   }
@@ -75,7 +77,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       path: '/api/uploads/:id',
       access: 'upload',
       limit: 'status',
-      summary: 'One of my uploads, and what became of the file that came of it',
+      summary: 'One of my uploads, and the status of its file',
       params: byId,
       async handle(call) {
         const upload = call.own(await getUpload(database, call.params.id));
@@ -86,10 +88,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       method: 'post',
       path: '/api/uploads/presign',
       access: 'upload',
-      // Who asks for further addresses goes on with an upload that was let in.
-      // Each signs up to 100 addresses: nobody sends parts as fast as this lets them be asked for.
+      // A request for further URLs continues an admitted upload. It signs up to 100 URLs, so no client that
+      // sends parts needs more requests than this limit allows.
       limit: (req) => (req.body?.id === undefined ? 'uploads' : 'processing'),
-      summary: 'Begin an upload straight to S3, or ask for further addresses of one',
+      summary: 'Begin an upload straight to S3, or get further addresses for its parts',
       body: presignBody,
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
@@ -111,7 +113,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       method: 'post',
       path: '/api/uploads/complete',
       access: 'upload',
-      summary: 'Make a file of an upload whose parts are all in S3',
+      summary: 'Complete an upload whose parts are all in S3',
       body: byId,
       status: 201,
       async handle(call) {
@@ -125,7 +127,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
   ];
 }
 
-/** All that a guest is told of a file: its status, and why it has failed. Null: there is none, or none any more. */
+/** All that a guest learns about a file: its status, and why it failed. Null: there is no file. */
 async function outcomeOf(database: DataSource, { id, status }: Upload) {
   const file = status === 'finished' ? await findFile(database, id) : undefined;
   return file ? { status: file.status, error: file.error } : null;
@@ -137,7 +139,7 @@ function signedJson({ upload, partSize, partCount, parts }: SignedParts) {
 
 type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 
-/** @param file of an unfinished upload there is none */
+/** @param file an unfinished upload has none */
 function toJson(upload: Upload, file: Outcome = null) {
   return {
     id: upload.id,

@@ -14,7 +14,7 @@ interface UserDeps {
 
 const LIMITS = 'must be a whole number from 0 on (0 lets nothing in), null for no limit, or "default"';
 
-/** A number; null: without limit; `default`: what the configuration says. */
+/** A number; null: no limit; `default`: the limit of the configuration. */
 const limit = z
   .union(
     [z.int(LIMITS).min(0, LIMITS).max(Number.MAX_SAFE_INTEGER, LIMITS), z.null(), z.literal('default')],
@@ -68,7 +68,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       path: '/api/admin/users/:id',
       access: 'admin',
       limit: 'processing',
-      summary: 'Change the role or quota of an account, or lock it out',
+      summary: 'Change the role or quota of an account, or disable it',
       params: byId,
       body: userChange,
       async handle(call) {

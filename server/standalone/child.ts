@@ -5,15 +5,15 @@ import type { Logger } from '../../core/log.js';
 
 const FIRST_DELAY_MS = 100;
 const LONGEST_DELAY_MS = 10_000;
-/** Who ran for so long had no trouble starting: the delays begin again. */
+/** A child that ran this long had no trouble starting, so the delays begin again. */
 const STEADY_MS = 60_000;
-/** A child that has said nothing for so many beats hangs. */
+/** A child that sent nothing during this many beats hangs. */
 const SILENT_BEATS = 20;
 
 export interface Child {
-  /** The address that the child said it serves, if any. Rejects when it ends before it was ready. */
+  /** The URL that the child serves, if any. Rejects if the child ends before it is ready. */
   ready: Promise<string | undefined>;
-  /** SIGTERM, and SIGKILL after `graceMs`. Resolves when the process has ended. */
+  /** Sends SIGTERM, and SIGKILL after `graceMs`. Resolves when the process has ended. */
   stop(graceMs: number): Promise<void>;
 }
 
@@ -26,9 +26,9 @@ export interface ChildOptions {
 }
 
 /**
- * Runs a script in a child process that sends `{ type: 'ready', url? }` when it is up, and something each second from
- * then on. Once it was up, it is killed when it falls silent, and started again whenever it ends, after a delay that
- * doubles.
+ * Runs a script in a child process. The child sends `{ type: 'ready', url? }` when it is ready, and any
+ * message each second from then on. A child that falls silent is killed. Once it was ready, it is restarted
+ * whenever it ends, after a delay that doubles each time.
  */
 export function keepRunning({ name, script, env, log }: ChildOptions): Child {
   const stopping = new AbortController();
@@ -39,7 +39,7 @@ export function keepRunning({ name, script, env, log }: ChildOptions): Child {
     let delay = FIRST_DELAY_MS;
     while (!stopping.signal.aborted) {
       const started = Date.now();
-      // In a session of its own: Ctrl-C in a terminal reaches the supervisor only, which stops all in good order.
+      // In its own session: Ctrl-C in a terminal reaches the supervisor only, which stops all in order.
       child = fork(script, { env, detached: true });
       child.on('message', (message) => {
         if (!isReady(message)) return;
@@ -72,13 +72,13 @@ export function keepRunning({ name, script, env, log }: ChildOptions): Child {
   return { ready, stop };
 }
 
-/** @returns ends the watch */
+/** @returns a function that ends the watch */
 function killWhenSilent(child: ChildProcess, onSilent: () => void): () => void {
   let watch: NodeJS.Timeout | undefined;
   let silence = 0;
   child.on('message', () => {
     silence = 0;
-    // Beats are counted, not time: this process may have been stopped itself, with messages waiting.
+    // Count beats, not time: this process itself may have been stopped while messages were waiting.
     watch ??= setInterval(() => {
       if (++silence !== SILENT_BEATS) return;
       onSilent();
@@ -92,7 +92,7 @@ function isReady(message: unknown): message is { type: 'ready'; url?: string } {
   return typeof message === 'object' && message !== null && 'type' in message && message.type === 'ready';
 }
 
-/** Answers how: its exit code, its signal, or why it could not be started. */
+/** Tells how the child ended: its exit code, its signal, or why it could not start. */
 function ended(child: ChildProcess): Promise<string> {
   return new Promise((resolve) => {
     child.once('exit', (code, signal) => resolve(signal ?? `code ${code}`));

@@ -2,13 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../core/database/embedded/postgres.js';
 import type { Logger } from '../../core/log.js';
 
-/** Between two starts, so that a PostgreSQL that cannot run does not keep the machine busy. */
+/** The pause between two starts, so that a PostgreSQL that cannot run does not keep the machine busy. */
 const PAUSE_MS = 500;
 
 /**
- * Runs the embedded PostgreSQL of the data folder, and starts it again when it ends by itself: on the same port, so
- * that its url holds for as long as this process lives.
- * @param signal gives up the first start
+ * Runs the embedded PostgreSQL of the data folder and restarts it when it ends unexpectedly. It keeps the
+ * same port, so its URL stays valid for as long as this process lives.
+ * @param signal aborts the first start
  */
 export async function keepPostgres(
   dataDir: string,

@@ -1,7 +1,8 @@
 /**
- * `npm start`: everything on one machine with nothing configured. Locks the data folder, starts a PostgreSQL in it
- * (unless DATABASE_URL is set), and runs server and worker as child processes: the same programs as in the connected
- * form, which migrate the database themselves. They end by themselves when this process dies, however it does.
+ * `npm start`: everything on one machine without configuration. Locks the data folder, starts a PostgreSQL in
+ * it (unless DATABASE_URL is set), and runs server and worker as child processes. They are the same programs
+ * as in the connected form, and they migrate the database themselves. They end by themselves if this process
+ * dies for any reason.
  */
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -17,21 +18,21 @@ import { createLogger } from '../../core/log.js';
 import { keepRunning } from './child.js';
 import { keepPostgres } from './postgres.js';
 
-/** All is over within 10 s of the signal: after this, what has not ended is killed. */
+/** Everything ends within 10 s of the signal: processes that still run after this time are killed. */
 const GRACE_MS = 9000;
-/** Kept back for PostgreSQL while server and worker finish what they are doing. */
+/** Part of that time reserved for PostgreSQL, after server and worker have finished. */
 const POSTGRES_SHARE_MS = 1000;
-/** How long the children of a supervisor that was killed may still hold the port. */
+/** How long the children of a killed supervisor may still hold the port. */
 const TAKEOVER_MS = 5000;
-/** npm passes on the Ctrl-C that the terminal has already sent to us: within this time it is the same one. */
+/** Ctrl-C reaches this process from the terminal and again from npm: within this time it counts once. */
 const SAME_SIGNAL_MS = 500;
 
-/** Stops something that was started, after `graceMs` by force. */
+/** Stops a started part, by force after `graceMs`. */
 type Stop = (graceMs: number) => Promise<unknown>;
 
 /**
- * Starts everything, in order, and prints where it is. Adds to `stops` what must be stopped, in reverse order.
- * @throws {ConfigError} naming the variable to change
+ * Starts everything in order and prints its URL. Adds to `stops` the parts to be stopped, in reverse order.
+ * @throws {ConfigError} names the variable to change
  */
 async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const env = readEnvironment();
@@ -48,7 +49,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const postgres = config.databaseUrl ? undefined : await keepPostgres(dataDir, log, signal);
   if (postgres) stops.push((graceMs) => postgres.stop(graceMs));
   const databaseUrl = postgres?.url ?? config.databaseUrl ?? '';
-  // Before the children find out, each with a line of its own.
+  // Check this before the children start: each of them would report the problem again.
   if (!postgres) await connectOnce(databaseUrl).then((client) => client.end());
 
   const childEnv = {
@@ -60,7 +61,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     DATA_DIR: dataDir,
     DATA_DIR_SHARED: 'true',
     DATABASE_URL: databaseUrl,
-    // With the embedded PostgreSQL the folder's lock makes sure that there is only one.
+    // With the embedded PostgreSQL the lock of the folder allows only one instance.
     INSTANCE_ID: env.INSTANCE_ID || (postgres ? 'standalone' : `standalone:${randomUUID()}`),
     JWT_SECRET: config.jwtSecret ?? (await keepSecret(join(dataDir, 'secret'))),
     LOG_LEVEL: logLevel,
@@ -82,12 +83,12 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const aborted = once(signal, 'abort').then(() => Promise.reject(signal.reason));
   const [url] = await Promise.race([Promise.all([server.ready, worker.ready]), aborted]);
 
-  // A server that is started again keeps the port that clients know.
+  // A restarted server keeps the port that clients know.
   if (url) serverEnv.PORT = new URL(url).port || String(port);
   printWelcome(config, url, postgres?.location);
 }
 
-/** Whether the server will be able to listen there. @throws {ConfigError} naming PORT or HOST */
+/** Checks that the server will be able to listen there. @throws {ConfigError} names PORT or HOST */
 async function checkAddress(host: string, port: number, patienceMs: number): Promise<void> {
   const giveUp = Date.now() + patienceMs;
   for (;;) {
@@ -127,7 +128,7 @@ function printWelcome(
   console.log(`\n  Landfall is running\n${block}\n`);
 }
 
-/** Calls `first` at the first signal to stop, `again` when the user insists. */
+/** Calls `first` at the first signal to stop, and `again` at a later one. */
 function onStopSignals(first: () => void, again: () => void): void {
   let since: number | undefined;
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {

@@ -19,11 +19,11 @@ import { principalOf, requestOf, type TusRequest } from './request.js';
 import { LedgerStore, type StoreDeps } from './store.js';
 
 /*
- * tus 1.0 at /uploads: @tus/server speaks the protocol, the ledger keeps the truth.
+ * tus 1.0 at /uploads: @tus/server speaks the protocol, and the ledger holds the state.
  *
- * @tus/server asks its data store by upload id alone. What that needs to know besides (who asks, and under which lease)
- * is found by the id as long as a request has the lock: there is only one then. @tus/server is given the head of each
- * request only: bodies go from the socket to the ledger without its streams in between.
+ * The data store gets only an upload id from @tus/server. It also needs the caller and the lease, and finds
+ * them by that id in `holders` while a request has the lock. The head of each request is all that @tus/server
+ * gets: bodies go from the socket to the ledger without passing through its streams.
  */
 
 export interface TusDeps extends StoreDeps {
@@ -33,17 +33,17 @@ export interface TusDeps extends StoreDeps {
   refusals: Refusals;
 }
 
-/** How long a request that was asked to let go may still write, in milliseconds. */
+/** How long a request that was asked to release its lease may still write, in milliseconds. */
 const DRAIN_MS = 500;
 
 /**
- * The handler for `/uploads{/*path}`; expects `req.principal`, except for OPTIONS.
- * @throws {AppError} rate_limited (from what it returns) instead of saying too often that there is no such upload
+ * Creates the handler for `/uploads{/*path}`; it expects `req.principal`, except for OPTIONS.
+ * @throws {AppError} rate_limited (from the handler) when too many requests name no existing upload
  */
 export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMiss'>): RequestHandler {
-  /** By what @tus/server gets to see of them. */
+  /** Requests by the head that @tus/server receives. */
   const requests = new WeakMap<Request, TusRequest>();
-  /** By the keys of their uploads (see keyOf), while they have the lock of @tus/server. */
+  /** Requests that hold the lock of @tus/server, by the key of their upload (see keyOf). */
   const holders = new Map<string, TusRequest>();
 
   const server = new Server({
@@ -102,7 +102,7 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
   };
 }
 
-/** The id of the upload that a path is of. */
+/** The upload id in a path. */
 function idIn(path: string): string | undefined {
   const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(path) ?? [];
   return id && isUuid(id) ? id.toLowerCase() : undefined;
@@ -113,8 +113,8 @@ const UUID_LENGTH = 36;
 let looks = 0;
 
 /**
- * What @tus/server calls the upload of a request when it asks the locker and the data store: its id. A HEAD mostly holds
- * no lease, so several may look at one upload at once, beside a PATCH: each HEAD calls it by a key of its own, which
+ * The name by which @tus/server asks the locker and the data store for the upload of a request: its id. A HEAD mostly
+ * holds no lease, so several may look at one upload at once, beside a PATCH. So each HEAD has a key of its own, which
  * begins with the id.
  */
 function keyOf(req: Request): string | undefined {
@@ -122,7 +122,7 @@ function keyOf(req: Request): string | undefined {
   return id && req.method === 'HEAD' ? `${id} ${++looks}` : id;
 }
 
-/** Somebody else's upload looks like none. For the event log it does make a difference. */
+/** An upload of somebody else gets the answer for a missing one, but the event log records the attempt. */
 async function noteForeign({ database, refusals, log }: TusDeps, req: ExpressRequest): Promise<void> {
   const id = idIn(req.path);
   const { principal } = req;
@@ -137,8 +137,8 @@ async function noteForeign({ database, refusals, log }: TusDeps, req: ExpressReq
 }
 
 /**
- * What of a request's headers is not for @tus/server: what a proxy says of itself is Express' business, which knows the
- * proxies to trust, and Upload-Metadata is read by upload-metadata.ts, which takes more.
+ * Headers that @tus/server must not see. Express reads the headers of proxies, because it knows which proxies
+ * to trust; upload-metadata.ts reads Upload-Metadata, because it accepts more values.
  */
 const NOT_FOR_TUS = /^((x-)?forwarded.*|upload-metadata)$/;
 
@@ -148,7 +148,7 @@ function headOf(req: ExpressRequest): Request {
   for (const [name, value] of Object.entries(req.headers)) {
     if (typeof value === 'string' && !NOT_FOR_TUS.test(name)) headers.set(name, value);
   }
-  // It compares letter by letter.
+  // @tus/server compares the type letter by letter.
   if (isOctets(req)) headers.set('Content-Type', OCTETS);
   // Only the path matters; the target of a request may also be a whole address (RFC 9112, 3.2.2).
   return new Request(`http://localhost${req.path}`, { method: req.method, headers });
@@ -157,7 +157,7 @@ function headOf(req: ExpressRequest): Request {
 async function answer(res: ExpressResponse, response: Response): Promise<void> {
   const body = await response.text();
   if (res.destroyed) return;
-  // Web answers have a type even where they have no content.
+  // A web Response without content may still have a type.
   if (body === '') response.headers.delete('Content-Type');
   res.status(response.status).setHeaders(response.headers);
   res.end(body);
@@ -168,8 +168,9 @@ function originCheck(allowed: string[]): (origin: string) => boolean {
 }
 
 /**
- * Answers for errors that @tus/server knows stay as they are; ours get their status; anything else says nothing.
- * @param log undefined: nobody is there to be told, and nothing is wrong
+ * Keeps the answers of @tus/server's own errors and gives our errors their status. Other errors reveal
+ * nothing.
+ * @param log undefined: the client is gone, so the error is not logged
  */
 function translateError(
   error: Error | { status_code: number; body: string },
@@ -180,7 +181,7 @@ function translateError(
   const known = toAppError(error);
   if (known.status >= 500) log?.error({ err: error }, 'tus request failed');
   setErrorHeaders(res, known);
-  // Clients take a HEAD that fails for the loss of the upload and send all of it again, except after 423.
+  // Clients take any failed HEAD except 423 for the loss of the upload and send all of it again.
   const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
 }
@@ -188,7 +189,7 @@ function translateError(
 function createLock(leases: Leases, key: string, request: TusRequest, holders: Map<string, TusRequest>) {
   return {
     async lock(): Promise<void> {
-      // A new upload gets its lease with its row, and nobody else knows its id yet.
+      // A new upload gets its lease together with its row, and no other client knows its id yet.
       if (request.method !== 'POST') {
         const access = uploadAccessOf(principalOf(request));
         const get = request.method === 'HEAD' ? leases.look : leases.acquire;

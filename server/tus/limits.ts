@@ -2,26 +2,26 @@ import type { Request, RequestHandler, Response } from 'express';
 import type { Bucket, Limits } from '../limits/limits.js';
 
 /*
- * What counts against which limit at /uploads: the same as at /api. But an upload that was let in may be gone on with,
- * however much else its user or address does. Whether there is such an upload is known at the end only: a request that
- * comes to none is counted then.
+ * The rate limits of /uploads. They match those of /api, except that an upload once admitted may always
+ * continue, however many other requests its user or address sends. Only the answer tells whether the upload
+ * exists, so a request for a missing upload is counted at the end.
  */
 
 const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
 
-/** Methods that go on with what was let in, or only ask how to begin. */
+/** Methods that continue an admitted upload or only ask for the server's options. */
 const UNLIMITED = ['PATCH', 'HEAD', 'OPTIONS'];
 
 export interface TusLimits {
-  /** By address. Runs before anything is known of the caller. */
+  /** The global limit, by address. Runs before authentication. */
   globally: RequestHandler;
   /** Runs after authentication. */
   byKind: RequestHandler;
-  /** Counts a request that comes to no upload, unless it was counted before. @throws {AppError} rate_limited */
+  /** Counts a request for a missing upload, unless it was counted before. @throws {AppError} rate_limited */
   countMiss(req: Request, res: Response): Promise<void>;
 }
 
-/** What counts the requests to /uploads that come to this server. */
+/** Creates the rate limits of /uploads. */
 export function createTusLimits(limits: Limits): TusLimits {
   return {
     globally: (req, res, next) => (UNLIMITED.includes(req.method) ? next() : limits.global(req, res, next)),

@@ -18,17 +18,17 @@ import { writeMetadata } from '../upload-metadata.js';
 import { isOctets } from './preflight.js';
 import { principalOf, requestOf, type TusRequest } from './request.js';
 
-/** What the data store needs. */
+/** Dependencies of the data store. */
 export interface StoreDeps extends FinishDeps {
   leases: Leases;
   /** Bytes. */
   maxUploadSize: number;
 }
 
-/** How long HEAD waits for an object that is still to be made; then it answers 423. */
+/** How long HEAD waits until the object is assembled; after that it answers 423. */
 const COMPLETE_ON_HEAD_MS = 10_000;
 
-/** What @tus/server calls a data store, over the ledger. */
+/** Implements the data store of @tus/server on top of the ledger. */
 export class LedgerStore extends DataStore {
   override extensions = [
     'creation',
@@ -62,7 +62,7 @@ export class LedgerStore extends DataStore {
     if (goesOn) request.lease = adopt(row, request.letGo);
     if (request.lease && row.length === 0) {
       request.lease.upload = await completeUpload(this.deps, row, row.leaseEpoch);
-      // onUploadFinish comes next.
+      // @tus/server calls onUploadFinish next.
       request.leavesLease = true;
     }
     tellExpiry(request.res, row);
@@ -75,12 +75,12 @@ export class LedgerStore extends DataStore {
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
-    // Clients remember addresses: one that is told that all has arrived does not send a file again that was deleted.
+    // Clients remember upload URLs. If told that an upload is complete, they never send a deleted file again.
     if (upload.status === 'finished' && (await isTrashed(this.deps.database, upload.id))) {
-      throw new AppError('gone', { detail: 'The file that came of this upload was deleted' });
+      throw new AppError('gone', { detail: 'The file of this upload was deleted' });
     }
-    // A server died before it came to that: who asks now is not to wait for the reconciler. And no client is told that
-    // all is there before it is.
+    // A server died after the last byte and before the object was assembled. Assemble it now, so that the
+    // client need not wait for the reconciler. No client learns that the upload is complete before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
       await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
       await finishAndQueue(this.deps, upload.id, actorOf(req));
@@ -101,7 +101,7 @@ export class LedgerStore extends DataStore {
   }
 
   override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
-    // Of the request that it was given, which has no body.
+    // This stream belongs to the request that @tus/server got, which has no body.
     for await (const _ of none);
     const lease = this.lease(id);
     const request = requestOf(this.holders, id);
@@ -114,15 +114,15 @@ export class LedgerStore extends DataStore {
     const control = { hurry: asked, onFailure: body.end };
     if (length === null) await this.appendWithinQuota(lease, body, control);
     else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, control);
-    // The rest of the body, if there is any, is not wanted.
+    // Nobody reads the rest of the body, so the connection must close.
     if (asked.aborted) res.setHeader('Connection', 'close');
     tellExpiry(res, lease.upload);
-    // Then onUploadFinish comes next.
+    // In this case @tus/server calls onUploadFinish next.
     request.leavesLease = lease.upload.objectKey !== null && lease.upload.status === 'uploading';
     return lease.upload.offset;
   }
 
-  /** Of an upload that has reserved nothing, because nobody knows how long it becomes. */
+  /** Appends to an upload of unknown length. Such an upload has reserved no quota yet. */
   private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, control: AppendControl) {
     const { database, quota } = this.deps;
     const { id } = lease.upload;
@@ -130,7 +130,8 @@ export class LedgerStore extends DataStore {
     try {
       lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, control);
     } finally {
-      // What was reserved and did not come. If that fails, it is given back when the upload goes on or ends.
+      // Gives back the part of the reservation that no bytes used. If this fails, the upload gives it back
+      // when it continues or ends.
       await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});
     }
   }
@@ -138,12 +139,12 @@ export class LedgerStore extends DataStore {
   override async remove(id: string): Promise<void> {
     const request = requestOf(this.holders, id);
     const { upload } = this.lease(id);
-    // Then it is a file.
+    // A finished upload is a file.
     if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
       throw new RefusedError(
         'forbidden',
         { action: 'manage', subjectId: id },
-        'The upload is finished: only who may manage files can delete what came of it',
+        'The upload is finished: deleting its file needs the right to manage files',
       );
     }
     await terminateUpload(this.deps, id, actorOf(request.req));
@@ -158,12 +159,12 @@ export class LedgerStore extends DataStore {
 }
 
 /**
- * Upload-Length of a PATCH. @tus/server would say that it is required.
+ * Checks the Upload-Length of a PATCH. @tus/server would answer that it is required.
  * @throws {AppError} invalid_request
  */
 function checkLength(req: Request, { offset, length }: Upload): void {
   const declared = req.get('Upload-Length');
-  // A wrong offset is the first thing to tell.
+  // A wrong offset is reported first.
   if (declared === undefined || Number(req.get('Upload-Offset')) !== offset) return;
   if (length !== null) {
     throw new AppError('invalid_request', {
@@ -178,9 +179,10 @@ function checkLength(req: Request, { offset, length }: Upload): void {
 }
 
 /**
- * "If the expiration is known at the creation, the Upload-Expires header MUST be included in the response", and in
- * that to "every PATCH request if the upload is going to expire". @tus/server would count from the creation; we count
- * from the last append, so the data store names it no expiry and this does it.
+ * "If the expiration is known at the creation, the Upload-Expires header MUST be included in the response",
+ * and in that to "every PATCH request if the upload is going to expire". @tus/server would count from the
+ * creation. This server counts from the last append, so the data store reports no expiry and this function
+ * sets the header.
  */
 function tellExpiry(res: Response, upload: Upload): void {
   if (upload.offset === upload.length) res.removeHeader('Upload-Expires');

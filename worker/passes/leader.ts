@@ -4,16 +4,16 @@ import { countChanged } from '../../core/database/rows.js';
 import type { Logger } from '../../core/log.js';
 
 /*
- * One of all workers leads: it runs the passes over what crashes have left half done. It holds a lease, one row of the
- * database, which it renews; the others try to take it. One that dies or hangs loses it within seconds, one that stops
- * gives it back. This saves work and is no lock: what the leader has begun goes on when it loses the lease, and two
- * passes at once are harmless.
+ * Elects one worker as the leader: it runs the passes that repair what crashes have left half done. The
+ * leader holds a lease, one row of the database, and renews it; the others try to take it. A leader that dies
+ * or hangs loses the lease within seconds, and one that stops gives it back. The lease saves work and is no
+ * lock: a pass continues when its worker loses the lease, and two passes at once are harmless.
  */
 
 interface Times {
-  /** Milliseconds that the lease lasts without being renewed. */
+  /** Milliseconds that the lease lasts without renewal. */
   leaseMs: number;
-  /** How often the leader renews it, and the others try to take it. */
+  /** How often the leader renews the lease, and the others try to take it. */
   everyMs: number;
 }
 
@@ -21,7 +21,7 @@ const TIMES: Times = { leaseMs: 8_000, everyMs: 2_000 };
 
 export interface Leader {
   leads(): boolean;
-  /** Settles when this worker has tried for the first time. */
+  /** Settles after the first attempt of this worker. */
   tried: Promise<void>;
   /** Gives the lease back. */
   close(): Promise<void>;
@@ -33,9 +33,9 @@ interface LeaderDeps {
 }
 
 /**
- * Takes part in choosing the leader from now on.
+ * Takes part in the election of the leader from now on.
  * @param holder a name that no other living worker has
- * @param onElected called when this worker has become the leader
+ * @param onElected called when this worker becomes the leader
  */
 export function joinLeadership(
   { database, log }: LeaderDeps,
@@ -43,7 +43,7 @@ export function joinLeadership(
   onElected: () => void,
   { leaseMs, everyMs }: Times = TIMES,
 ): Leader {
-  /** By the clock of this process, not later than by the database's. */
+  /** End of the lease by the clock of this process; never later than in the database. */
   let until = 0;
   let trying: Promise<void> | undefined;
 
@@ -61,7 +61,7 @@ export function joinLeadership(
     try {
       until = (await within(leaseMs, taken, 'lease of the leader')) > 0 ? asked + leaseMs : 0;
     } catch (error) {
-      // A database that is away says so elsewhere. One that hangs is asked again when it has answered.
+      // Other parts report a database that is away. If it hangs, wait for its answer before the next attempt.
       log.debug({ err: error }, 'leader');
       if (error instanceof TimedOut) await taken.catch(() => {});
     }

@@ -17,10 +17,10 @@ const EVERY_MS = 30_000;
 
 const TELL_HEAD_EVERY_MS = 3_600_000;
 
-/** By then the servers, too, can reach a queue that was away: what they could not add meanwhile is not added by them. */
+/** By then servers can reach the queue again too. They do not retry jobs that they failed to add. */
 const ONCE_MORE_MS = 3_000;
 
-/** Channel of PostgreSQL on which the leader is asked for a pass. */
+/** Channel of PostgreSQL on which a worker asks the leader for a pass. */
 const PASS_WANTED = 'pass_wanted';
 
 export interface ReconcileDeps extends FinishDeps {
@@ -30,13 +30,14 @@ export interface ReconcileDeps extends FinishDeps {
   workerName: string;
 }
 
-/** A store that leaves so many in a row without an answer is asked again at the next pass. */
+/** A store that leaves this many requests in a row unanswered is asked again at the next pass. */
 const MAX_FAILURES = 3;
 
 /**
- * Puts right what crashes have left half done: in the worker that leads, when it begins to, every 30 s, when another
- * worker starts, and when the queue is back after it was away. Safe to run in several workers at once.
- * @returns stops it, after what is under way
+ * Repairs what crashes have left half done. The leading worker runs the passes when it becomes the leader,
+ * every 30 s, when another worker starts, and when the queue returns after an outage. It is safe to run in
+ * several workers at once.
+ * @returns a function that stops it after the current work
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   const parts = Object.entries({
@@ -68,15 +69,15 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   askAtStart(deps, leader, ifLeading(runAnew));
   return async () => {
     clearInterval(timer);
-    // No part begins any more when this worker is elected at this very moment.
+    // A part that has stopped does not begin again, even if this worker is elected right now.
     await Promise.all([...parts.map((part) => part.stop()), leader.close()]);
   };
 }
 
-/** A worker that starts asks the one that leads for a pass: whatever was the matter, somebody expects it to go on now. */
+/** A starting worker asks the leader for a pass, because its operator expects stalled work to continue. */
 function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, pass: () => void): void {
   const ignore = (error: unknown) => log.debug({ err: error }, 'asking for a pass');
-  // Where a connection breaks, the listener says LISTEN once more by itself.
+  // After a broken connection the listener repeats LISTEN by itself.
   listener.subscribe(PASS_WANTED, pass).catch(ignore);
   leader.tried
     .then(async () => {
@@ -85,7 +86,9 @@ function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, 
     .catch(ignore);
 }
 
-/** One of them, on its own: a store that hangs must not keep the jobs waiting. What fails is logged. */
+/**
+ * Creates one part. Parts run independently: a store that hangs must not delay the jobs. Failures are logged.
+ */
 function createPart(name: string, work: () => Promise<number>, log: Logger) {
   let running: Promise<void> | undefined;
   let again = false;
@@ -101,7 +104,7 @@ function createPart(name: string, work: () => Promise<number>, log: Logger) {
   }
   function run(): void {
     if (stopped) return;
-    // A run that takes longer than the interval is not followed by a queue of others.
+    // A run that takes longer than the interval must not build up a queue of further runs.
     running ??= once().finally(() => {
       running = undefined;
       if (!again) return;
@@ -111,7 +114,7 @@ function createPart(name: string, work: () => Promise<number>, log: Logger) {
   }
   return {
     run,
-    /** Runs it even if it is just running: what it looks for may have come behind its back. */
+    /** Runs the part again even if it is running: the current run may have missed the newest work. */
     runAnew(): void {
       if (running) again = true;
       else run();
@@ -124,8 +127,8 @@ function createPart(name: string, work: () => Promise<number>, log: Logger) {
 }
 
 /**
- * Numbers events, and tells the log now and then where theirs ends: somebody who has written the event log anew cannot
- * have been in the logs too. See core/events/verify.ts.
+ * Numbers events, and at intervals logs the head of the event log. An attacker who rewrites the event log
+ * cannot also have changed the process logs. See core/events/verify.ts.
  */
 function createNumbering({ database, log }: ReconcileDeps): () => Promise<number> {
   let tellAt = 0;
@@ -140,8 +143,8 @@ function createNumbering({ database, log }: ReconcileDeps): () => Promise<number
 }
 
 /**
- * Uploads whose bytes are all here but whose object or file was never made. One for which the store refuses to make the
- * object is put off.
+ * Finishes uploads whose bytes have all arrived but whose object or file was never made. An upload whose
+ * object the store refuses to make is postponed.
  */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
   let finished = 0;
@@ -166,7 +169,7 @@ async function finishUploads(deps: ReconcileDeps): Promise<number> {
   return finished;
 }
 
-/** Makes the object, unless a request is just doing that. */
+/** Makes the object, unless a request holds the lease. */
 async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
   const lease = await deps.leases.tryAcquire(id);
   if (!lease) return false;

@@ -5,19 +5,19 @@ import { countUnfinished, getFile, listUnfinished, type UnfinishedFile } from '.
 import { failFile, raiseRun } from '../../core/files/status.js';
 import type { ProcessingJob, ProcessingQueue } from '../../core/queue/queue.js';
 
-/** How many files are read, and how many jobs are added, at once. */
+/** How many files are read at once, and how many jobs are added at once. */
 const BATCH = 500;
 
-/** How many jobs are asked after at a time. */
+/** How many jobs are looked up at once. */
 const QUESTIONS = 20;
 
-/** Adding a job takes less: a file of this age without a job will not get one by itself. */
+/** Adding a job takes less time than this: an older file without a job will not get one by itself. */
 const ADDED_AFTER_MS = 5_000;
 
-/** However the numbers look, each file is looked at so often. */
+/** Every file is checked at least this often, even if no job seems to be missing. */
 const LOOK_AT_ALL_EVERY_MS = 3_600_000;
 
-/** Servers may lose some more jobs in the first moments after the queue is back. */
+/** Servers may lose more jobs during this time after the queue has returned. */
 const AFTER_RETURN_MS = 10_000;
 
 interface RelayDeps {
@@ -26,11 +26,11 @@ interface RelayDeps {
 }
 
 /**
- * Gives files the jobs that they should have, see relayJobs. A pass asks for two numbers, and looks at each file only if
- * there are fewer jobs than files: a backlog of a million files, all with their jobs, costs next to nothing. Jobs of
- * files that were deleted may hide that some are missing. So all files are looked at in the first pass, when a queue that
- * may lose jobs is back, and once an hour, too.
- * @returns a pass; it returns how many jobs were added
+ * Adds missing jobs, see relayJobs. A pass compares two numbers and checks each file only if there are fewer
+ * jobs than files: a backlog of a million files with all their jobs costs next to nothing. Jobs of deleted
+ * files may hide missing jobs. So the first pass checks all files, and so do a pass after the return of a
+ * queue that may lose jobs and one pass an hour.
+ * @returns a pass, which returns the number of added jobs
  */
 export function createRelay(deps: RelayDeps): () => Promise<number> {
   let lookAtAllAt = 0;
@@ -40,7 +40,7 @@ export function createRelay(deps: RelayDeps): () => Promise<number> {
   });
 
   async function isJobMissing(): Promise<boolean> {
-    // In this order: a job that ends in between is counted here, and its file may not be.
+    // Count jobs first: a job that ends in between is counted here, and its file may not be.
     const jobs = await deps.queue.countOpen();
     return jobs < (await countUnfinished(deps.database, ADDED_AFTER_MS));
   }
@@ -56,9 +56,9 @@ export function createRelay(deps: RelayDeps): () => Promise<number> {
 }
 
 /**
- * Gives every unfinished file the job that it should have: one that was never added because a process died after
- * the commit, or that the queue has lost. Adding is harmless where the job is there.
- * @returns how many jobs were added
+ * Adds the missing job of every unfinished file: a process died after the commit and never added it, or the
+ * queue has lost it. Adding a job that exists is harmless.
+ * @returns the number of added jobs
  */
 export async function relayJobs(deps: RelayDeps): Promise<number> {
   let added = 0;
@@ -77,7 +77,7 @@ export async function relayJobs(deps: RelayDeps): Promise<number> {
   }
 }
 
-/** The job that this file should have and has not. */
+/** The missing job of this file, if any. */
 async function findMissing(
   { database, queue }: RelayDeps,
   { id, run }: UnfinishedFile,
@@ -89,11 +89,11 @@ async function findMissing(
     case 'missing':
       return job;
     case 'failed':
-      // An attempt writes down why it failed before its job fails; the last one of this job could not.
+      // An attempt records its failure before its job fails; the last attempt of this job could not do so.
       await failUnfinished(database, job).catch(ignoreMovedOn);
       return undefined;
     case 'completed': {
-      // A completed id would be ignored if it were added again.
+      // The queue would ignore a new job with a completed id.
       const raised = await raiseRun(database, { id, run });
       return raised === undefined ? undefined : { ...job, run: raised };
     }
@@ -110,7 +110,7 @@ async function failUnfinished(database: DataSource, { fileId, run }: ProcessingJ
   });
 }
 
-/** The file came to its end, or was deleted, after it was listed. */
+/** The file was completed or deleted after it was listed. */
 function ignoreMovedOn(error: unknown): void {
   if (!(error instanceof AppError && ['wrong_state', 'not_found'].includes(error.code))) throw error;
 }

@@ -4,14 +4,14 @@ import { terminateUpload } from '../../core/uploads/end.js';
 import type { LedgerDeps } from '../../core/uploads/ledger.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../../core/uploads/quota.js';
 
-/** Files that are purged at once. */
+/** How many files are purged at once. */
 const PURGES = 4;
 
 /**
- * Purges what lies in the trash beyond the quota of its owner: it does not count, and so must not grow without end.
- * The first call looks at all of the trash, since the default quota may be another one; further calls look at owners who
- * have deleted something since, or whose quota was set.
- * @returns the pass; it returns how many files were purged
+ * Purges trashed files beyond the quota of their owner. The trash does not count against the quota, so it
+ * must not grow without end. The first call checks all of the trash, because the default quota may have
+ * changed. Later calls check only owners who have deleted something since, or whose quota was set.
+ * @returns the pass, which returns the number of purged files
  */
 export function createTrim(deps: LedgerDeps): () => Promise<number> {
   let since: string | undefined;
@@ -29,7 +29,7 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
   };
 }
 
-/** Its owner, or another worker, was first. */
+/** The owner or another worker has already purged the file. */
 function ignoreGone(error: unknown): void {
   if (!(error instanceof AppError && error.code === 'gone')) throw error;
 }

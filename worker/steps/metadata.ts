@@ -1,6 +1,6 @@
 import type { Step } from './step.js';
 
-/** Reads what an image says of itself: dimensions, format, orientation, colour; EXIF, GPS, IPTC, XMP. */
+/** Reads the facts in an image: dimensions, format, orientation, colour; EXIF, GPS, IPTC, XMP. */
 export const metadata: Step = {
   name: 'metadata',
   optional: true,

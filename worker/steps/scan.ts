@@ -1,16 +1,16 @@
 import type { StreamStep } from './step.js';
 
 /*
- * The simulated scanner: it finds the EICAR test string (eicar.org) anywhere in the stream. The string stands
- * here in two halves, or every virus scanner would report this source file.
+ * The simulated scanner: it finds the EICAR test string (eicar.org) anywhere in the stream. The source holds
+ * the string in two halves, because virus scanners would otherwise report this file.
  */
 const SIGNATURE = Buffer.from('X5O!P%@AP[4\\PZX54(P^)7CC)7}$' + 'EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*');
 
-/** Its `threat` is what was found; a file with one is never served. */
+/** Its `threat` names what the scan found; a file with a threat is never served. */
 export const scan: StreamStep = {
   name: 'scan',
   begin() {
-    /** The end of what has gone by, too short for the signature to be in it. */
+    /** The last bytes of the stream so far, too few to contain the whole signature. */
     let tail = Buffer.alloc(0);
     let found = false;
     return {

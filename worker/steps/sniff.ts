@@ -7,7 +7,7 @@ import { createSample } from '../../core/media/sample.js';
 import type { Detected } from '../../core/media/types.js';
 import type { KnownFile, StreamStep } from './step.js';
 
-/** Extensions that stand for the same format as the one that file-type names. */
+/** Extensions that mean the same format as the extension that file-type reports. */
 const SAME_EXTENSION = new Map<string, string>(
   Object.entries({
     jpeg: 'jpg',
@@ -37,17 +37,17 @@ const SAME_EXTENSION = new Map<string, string>(
   }),
 );
 
-/** Formats that are ZIP archives; what is inside may stand where nobody has looked. */
+/** Formats that are ZIP archives; the entries that identify them may lie outside the sample. */
 const ZIP_EXTENSION =
   /^(docx|docm|xlsx|xlsm|pptx|odt|ods|odp|odg|epub|jar|apk|xpi|kmz|3mf|cbz|pages|numbers|key)$/;
 
-/** Finds out what a file really is from its bytes, and whether its declared type and its name say so too. */
+/** Detects the type of a file from its bytes, and compares it with the declared type and the name. */
 export const sniff: StreamStep = {
   name: 'sniff',
   begin(file, { parsers, signal }) {
     const sample = createSample();
 
-    /** What cannot be read in time, or within the memory, is of no known type. */
+    /** A file that cannot be parsed in time or within the memory limit has no known type. */
     async function detect(): Promise<{ detected: Detected | null; warnings: Problem[] }> {
       try {
         return { detected: await parsers.run('type', sample.source(true), signal), warnings: [] };
@@ -68,7 +68,7 @@ export const sniff: StreamStep = {
         }
         return {
           detectedType: detected?.mime ?? null,
-          // So that a browser that shows it is told the right one, or none.
+          // A browser that shows the text must be told this charset, or none.
           ...(detected?.charset && detected.charset !== 'utf-8'
             ? { metadata: { text: { charset: detected.charset } } }
             : {}),
@@ -79,7 +79,7 @@ export const sniff: StreamStep = {
   },
 };
 
-/** A mismatch is told, not punished: the detected type is what counts from here on. Text may be many things. */
+/** A mismatch gives a warning only: from here on the detected type counts. Text may have many types. */
 function compare(file: KnownFile, detected: Detected | null): Problem[] {
   if (!detected || detected.mime === 'text/plain') return [];
   const { mime, ext } = detected;

@@ -4,12 +4,12 @@ import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
 import type { ByteSource, Parsers } from '../../core/media/parsers.js';
 
-/** What is known of a file when a step begins: its row with the facts of the steps before. */
+/** The facts known when a step begins: the row of the file with the results of earlier steps. */
 export type KnownFile = Readonly<
   Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
 >;
 
-/** All that a step may use. */
+/** The tools of a step. */
 export interface StepContext {
   file: KnownFile;
   source: ByteSource;
@@ -20,7 +20,7 @@ export interface StepContext {
   log: Logger;
 }
 
-/** Looks at the bytes of a file as they go by in the one read that all such steps share. */
+/** Observes the bytes of a file during the one read that all such steps share. */
 export interface StreamStep {
   name: string;
   begin(
@@ -32,9 +32,9 @@ export interface StreamStep {
 /** Works on a file that was found clean. */
 export interface Step {
   name: string;
-  /** Whether the file is as good as without it: then a failure for good is a warning. */
+  /** Whether the file is usable without this step: then a final failure becomes a warning. */
   optional: boolean;
-  /** Why there is nothing to do for this file; undefined if there is. */
+  /** Why this file does not need the step; undefined if it does. */
   skips(file: KnownFile): string | undefined;
   run(context: StepContext): Promise<Facts>;
 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { AppError } from '../../core/errors.js';
 import type { StreamStep } from './step.js';
 
-/** Compares the stored bytes with what was sent: their number, and their SHA-256 if the client gave one. */
+/** Compares the stored bytes with the upload: their number, and their SHA-256 if the client gave one. */
 export const verify: StreamStep = {
   name: 'verify',
   begin(file) {
