@@ -431,16 +431,17 @@ describe('over time', () => {
   });
 });
 
-test('a request that hangs loses its lease when it does not let go, one that promised nothing keeps it', async () => {
-  const [hangs, busy] = [await createFree(), await createFree()];
+test('a request that hangs loses its lease when it does not let go, one that does not promise it keeps it', async () => {
+  const [hangs, busy, kept] = [await createFree(), await createFree(), await createFree()];
   let asked = false;
   const hanging = await acquire(first, hangs, () => {
     asked = true;
   });
   const working = await first.tryAcquire(busy);
+  const keeping = await acquire(first, kept, () => false);
   const gone = new AbortController();
-  const [next, refused] = [hangs, busy].map((id) => acquire(second, id, ignore, gone.signal));
-  refused?.catch(() => {});
+  const [next, ...refused] = [hangs, busy, kept].map((id) => acquire(second, id, ignore, gone.signal));
+  for (const each of refused) each.catch(() => {});
   await until('it is asked to let go', () => asked);
   const { now } = performance;
   // Longer than any request is given for it.
@@ -449,8 +450,9 @@ test('a request that hangs loses its lease when it does not let go, one that pro
     const lease = await next;
     expect(lease?.upload).toMatchObject({ leaseHolder: 'second', untidy: true });
     expect(await ledger.row(busy)).toMatchObject({ lease_holder: 'first', lease_epoch: working?.epoch });
+    expect(await ledger.row(kept)).toMatchObject({ lease_holder: 'first', lease_epoch: keeping.epoch });
     gone.abort();
-    await Promise.all([hanging, working, lease].map((each) => each?.release()));
+    await Promise.all([hanging, working, keeping, lease].map((each) => each?.release()));
   } finally {
     performance.now = now;
   }

@@ -65,8 +65,9 @@ export async function openFeed(deps: {
     while (last !== undefined) {
       const events = await readEventsAfter(database, last, BATCH);
       for (const event of events) {
-        if (last === undefined) return;
-        last = event.seq ?? last;
+        // Others may have subscribed meanwhile, at a later place of the log.
+        if (last === undefined || event.seq === null || event.seq <= last) continue;
+        last = event.seq;
         dispatch(event);
       }
       if (events.length < BATCH) return;
@@ -95,9 +96,9 @@ export async function openFeed(deps: {
 
   return {
     async subscribe(ownerId, handle) {
+      const head = await readHead(database);
       const handles = byOwner.get(ownerId) ?? new Set();
       byOwner.set(ownerId, handles.add(handle));
-      const head = await readHead(database);
       last ??= head.seq;
       return () => {
         handles.delete(handle);

@@ -62,15 +62,15 @@ export interface Leases {
    * Waits for the lease of an upload and takes it.
    * @param access whose upload it must be: nobody else's request may disturb the holder
    * @param signal gives up when it aborts
-   * @param onRequested called when another request wants the lease, or when it was lost: it has some seconds then.
-   * Undefined: it is held for as long as it takes
+   * @param onRequested called when another request wants the lease, or when it was lost: the holder has some seconds
+   * then, unless this returns false. Undefined: the lease is held for as long as it takes
    * @throws {AppError} not_found, locked
    */
   acquire(
     uploadId: string,
     access: UploadAccess,
     signal: AbortSignal,
-    onRequested: (() => void) | undefined,
+    onRequested: (() => unknown) | undefined,
   ): Promise<Lease>;
   /**
    * For a request that only asks how far an upload has come: no lease is taken, and nothing written, when nobody has one
@@ -81,7 +81,7 @@ export interface Leases {
   /** Takes the lease of anybody's upload if it is free or has run out, without waiting or disturbing the holder. */
   tryAcquire(uploadId: string): Promise<Lease | undefined>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
-  adopt(upload: Upload, onRequested: () => void): Lease;
+  adopt(upload: Upload, onRequested: () => unknown): Lease;
   /** Name of this process in the lease columns. */
   readonly holder: string;
   /** Asks all holders in this process to let go. */
@@ -92,12 +92,12 @@ export interface Leases {
 
 interface Held extends HeldRow {
   /** Undefined: it does not let go for others. */
-  onRequested: (() => void) | undefined;
+  onRequested: (() => unknown) | undefined;
   /** Grows with each request of this process that comes for a lease. */
   arrival: number;
   /** Whether another process waits for it. */
   wanted: boolean;
-  /** When it was asked for the first time to let go. */
+  /** When it was asked for the first time to let go, and will. */
   askedAt: number | undefined;
 }
 
@@ -136,8 +136,7 @@ export async function openLeases(
   }
 
   function ask(entry: Held): void {
-    entry.askedAt ??= performance.now();
-    entry.onRequested?.();
+    if (entry.onRequested?.() !== false) entry.askedAt ??= performance.now();
   }
 
   /** Asks the holder, wherever it is, to let go. */

@@ -30,8 +30,8 @@ export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
 export interface Sender {
   principal: Principal;
   actor: Actor;
-  /** Called when another request wants the upload, which it does not get, or when the process shuts down. */
-  onRequested: () => void;
+  /** Called when another request wants the upload, or when the process shuts down. Returns whether this request stops. */
+  onRequested: () => boolean;
   /** Aborts when the body is cut short because the process shuts down. */
   stopped: AbortSignal;
 }

@@ -54,6 +54,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
           // Another request has to wait: this client cannot resume an interrupted upload.
           onRequested: () => {
             if (deps.drain.draining) stop.abort();
+            return deps.drain.draining;
           },
           stopped: stop.signal,
         };
