@@ -80,7 +80,8 @@ test('sessions that were open go on, and rotate from then on', async () => {
 
 test('an event of a process of the older version, which knows no inbox, is numbered, too', async () => {
   const subject = uuidv7();
-  const { database } = processes;
+  const database = new pg.Client({ connectionString: url });
+  await database.connect();
   await database.query(
     `INSERT INTO events (type, subject_id, owner_id, data) VALUES ('upload.expired', $1, $1, '{"old": true}')`,
     [subject],
@@ -92,6 +93,7 @@ test('an event of a process of the older version, which knows no inbox, is numbe
     const { rows } = await database.query('SELECT seq, data FROM events WHERE subject_id = $1', [subject]);
     return rows[0];
   });
+  await database.end();
   expect(numbered).toMatchObject({ seq: expect.any(String), data: { old: true } });
 });
 

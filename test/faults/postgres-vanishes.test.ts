@@ -27,7 +27,7 @@ afterAll(async () => {
   await wire?.close();
 });
 
-const isList = ({ text }: Statement) => text.startsWith('SELECT * FROM files');
+const isList = ({ text }: Statement) => text.startsWith('SELECT *, (extract(epoch FROM created_at)');
 
 /** Requests whose queries PostgreSQL has not seen yet. */
 async function startRequests(count: number) {
