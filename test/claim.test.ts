@@ -73,6 +73,8 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
   });
 
   beforeEach(async () => {
+    // Each test has a storage of its own.
+    for (const { test } of [first, second]) await test.query('DELETE FROM blobs');
     folder = await mkdtemp(join(tmpdir(), 'landfall-claim-'));
     bucket = kind === 'S3' ? await createBucket() : undefined;
     storage = await open();
@@ -97,13 +99,19 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
     openStorage(loadConfig({ DATA_DIR: folder, ...bucket?.env, ...env }), log);
   const claim = ({ database }: Installation) => claimStorage({ database, storage });
   const sweep = (installation: Installation, ...args: string[]) =>
-    run('core/uploads/sweep-command.js', ['--older-than-hours', '0', ...args], envOf(installation));
+    run('core/commands/sweep.js', ['--older-than-hours', '0', ...args], envOf(installation));
+
+  /** Stores an object as an earlier version did, which knew no marker. */
+  async function put(key: string, bytes: Uint8Array): Promise<void> {
+    if (!bucket) await mkdir(join(folder, 'blobs', key.slice(0, 2)), { recursive: true });
+    await storage.blobs.write(key, bytes);
+  }
 
   /** Bytes that the database names. */
   async function store({ test }: Installation): Promise<string> {
     const key = randomUUID();
     await test.query('INSERT INTO blobs (id, key, size, refs) VALUES (gen_random_uuid(), $1, 4, 1)', [key]);
-    await storage.blobs.write(key, Buffer.from('blob'));
+    await put(key, Buffer.from('blob'));
     return key;
   }
 
@@ -165,18 +173,17 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
 
   describe('without a marker, from an earlier version', () => {
     it('is marked when the database names the newest object', async () => {
-      await storage.blobs.write(randomUUID(), Buffer.from('orphan'));
+      await put(randomUUID(), Buffer.from('orphan'));
       await store(first);
       await claim(first);
     });
 
     it('is marked when the database names another object', async () => {
-      const key = await store(first);
+      await store(first);
       await first.test.query(
         `INSERT INTO blobs (id, key, size, refs) VALUES ('ffffffff-ffff-7fff-bfff-ffffffffffff', 'lost', 1, 1)`,
       );
       await claim(first);
-      await first.test.query(`DELETE FROM blobs WHERE key IN ('lost', $1)`, [key]);
     });
 
     it('is marked when it holds an upload that the database knows', async () => {
@@ -187,20 +194,30 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
          INSERT INTO uploads (id, owner_id, status, storage_key, expires_at)
          SELECT gen_random_uuid(), id, 'uploading', gen_random_uuid(), now() FROM owner RETURNING storage_key`,
       );
-      await storage.blobs.write(`${rows[0].storage_key}.${'0'.repeat(24)}`, Buffer.from('segment'));
+      await put(`${rows[0].storage_key}.${'0'.repeat(24)}`, Buffer.from('segment'));
       await claim(first);
     });
 
     it('is refused when the database knows nothing of what Landfall has stored there', async () => {
-      await storage.blobs.write(randomUUID(), Buffer.from('of somebody'));
+      await put(randomUUID(), Buffer.from('of somebody'));
       await expect(claim(second)).rejects.toThrow('--take-over');
       expect(await storage.marker.read()).toBeUndefined();
       expect(await sweep(second, '--take-over')).toMatchObject({ code: 0 });
       await claim(second);
     });
 
+    it('is refused when it is empty although the database names blobs: its disk is not mounted, or its name is wrong', async () => {
+      await first.test.query(
+        'INSERT INTO blobs (id, key, size, refs) VALUES (gen_random_uuid(), gen_random_uuid(), 4, 1)',
+      );
+      await expect(claim(first)).rejects.toThrow('--take-over');
+      expect(await storage.marker.read()).toBeUndefined();
+      expect(await sweep(first, '--take-over')).toMatchObject({ code: 0 });
+      await claim(first);
+    });
+
     it('is marked when it holds things of other programs only', async () => {
-      await storage.blobs.write('notes.txt', Buffer.from('notes'));
+      await put('notes.txt', Buffer.from('notes'));
       await claim(second);
     });
   });

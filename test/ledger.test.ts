@@ -1,4 +1,4 @@
-import { rename, rm, truncate } from 'node:fs/promises';
+import { mkdir, rename, rm, truncate } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { v7 as uuidv7 } from 'uuid';
 import type { FileStatus } from '../core/database/entities/file.js';
@@ -6,7 +6,7 @@ import type { Upload } from '../core/database/entities/upload.js';
 import { appendEvents } from '../core/events/append.js';
 import { sequenceEvents } from '../core/events/sequence.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
-import type { Storage } from '../core/storage/storage.js';
+import { isStoreAway, type Storage } from '../core/storage/storage.js';
 import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
@@ -67,11 +67,16 @@ describe('appending', () => {
     expect(await eventsOf(upload.id)).toEqual(['upload.created', 'upload.expired']);
   });
 
-  test('does not take a folder that is away for lost bytes', async () => {
+  test.each([
+    ['is away', async () => {}],
+    // As an unmounted disk leaves it.
+    ['is empty and has no marker', (folder: string) => mkdir(folder)],
+  ])('does not take bytes for lost while the folder %s', async (_how, replace) => {
     const upload = await ledger.create(6);
     const begun = await appendToUpload(ledger, upload, EPOCH, parts('abc'));
     const folder = dirname(dirname(ledger.pathOf(upload.storageKey)));
     await rename(folder, `${folder}.away`);
+    await replace(folder);
     for (const [some, text] of [
       [begun, 'def'],
       [await ledger.create(3), 'abc'],
@@ -80,6 +85,16 @@ describe('appending', () => {
         code: 'unavailable',
       });
     }
+    const whole = { key: upload.storageKey, offset: 3, length: 3, state: null };
+    const { blobs, uploads } = ledger.storage;
+    for (const call of [
+      uploads.complete(whole, []),
+      uploads.discard(whole, null),
+      blobs.delete(upload.storageKey),
+    ]) {
+      expect(isStoreAway(await call.catch((error: unknown) => error))).toBe(true);
+    }
+    await rm(folder, { recursive: true, force: true });
     await rename(`${folder}.away`, folder);
     expect((await appendToUpload(ledger, begun, EPOCH, parts('def'))).offset).toBe(6);
     expect(await ledger.stored()).toContain('abcdef');

@@ -25,8 +25,15 @@ const IMPLEMENTATIONS: [name: string, open: () => Promise<Opened>][] = [
 
 async function openFiles(): Promise<Opened> {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-storage-'));
+  const storage = await openFileStorage(
+    join(folder, 'blobs'),
+    loadConfig({}),
+    createLogger('silent', 'test'),
+  );
+  // As a server does that has claimed the folder.
+  await storage.marker.write('of the test');
   return {
-    storage: await openFileStorage(join(folder, 'blobs'), loadConfig({}), createLogger('silent', 'test')),
+    storage,
     close: () => rm(folder, { recursive: true }),
   };
 }
@@ -302,6 +309,7 @@ test('files: a list reads one folder at a time', async () => {
 test('files: no offset is committed before its bytes are synced', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-storage-'));
   const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));
+  await storage.marker.write('of the test');
   const order: string[] = [];
   const handle = await open(join(folder, 'any'), 'w');
   const prototype = Object.getPrototypeOf(handle) as FileHandle;

@@ -36,10 +36,11 @@ export function watchDependencies(options: {
   const { database, storage, log } = options;
   const parts = {
     database: () => database.query('SELECT 1'),
-    // A store may answer for its bucket and yet give no objects.
+    // A store may answer for its bucket and yet give no objects. A folder may stand where a disk was mounted.
     storage: async () => {
       await storage.check();
-      await storage.marker.read();
+      const marker = await storage.marker.read();
+      if (marker === undefined) throw new Error(`${storage.marker.place}: ${storage.marker.name} is missing`);
     },
   };
   const stopping = new AbortController();

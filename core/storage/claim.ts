@@ -32,21 +32,15 @@ interface ClaimDeps {
 }
 
 /**
- * Sees to it that the storage is this installation's. One without a marker gets it when nothing of Landfall is stored
- * there, or when the database names something that is.
+ * Sees to it that the storage is this installation's. One without a marker gets it when the database names something
+ * that is stored there, or when the database names no blob and nothing of Landfall is stored there.
  * @throws {ConfigError} naming the storage, with what to do
  */
 export async function claimStorage(deps: ClaimDeps): Promise<void> {
-  const { marker } = deps.storage;
   const own = await readInstallationId(deps.database);
   let found = await readMarker(deps);
   if (found === undefined) {
-    if (!(await isOursOrEmpty(deps))) {
-      throw new ConfigError(
-        `${marker.place}: holds objects that this database does not know: use another place (S3_PREFIX, S3_BUCKET, ` +
-          'DATA_DIR), or take over what is there: npm run sweep -- --take-over',
-      );
-    }
+    await requireOursOrNew(deps);
     await writeMarker(deps, own);
     // Another installation may have started at the same moment.
     found = await readMarker(deps);
@@ -118,10 +112,15 @@ function belongsToAnother({ storage }: ClaimDeps, found: string | undefined, own
   );
 }
 
-/** Whether the database names something that is stored, or nothing that could be Landfall's is. */
-async function isOursOrEmpty({ database, storage }: ClaimDeps): Promise<boolean> {
+/**
+ * Lets a place without a marker pass if the database names something that is stored there, or if both are new: the
+ * database names no blob, and nothing that could be Landfall's is stored.
+ * @throws {ConfigError}
+ */
+async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void> {
+  const { place } = storage.marker;
   const newest = await newestBlob(database);
-  if (newest !== undefined && (await isStored(storage, newest))) return true;
+  if (newest !== undefined && (await isStored(storage, newest))) return;
   let lookedAt = 0;
   let ofLandfall = 0;
   let candidates: StoredObject[] = [];
@@ -132,14 +131,25 @@ async function isOursOrEmpty({ database, storage }: ClaimDeps): Promise<boolean>
       candidates.push(object);
     }
     if (candidates.length === BATCH) {
-      if (await knowsAny(database, candidates)) return true;
+      if (await knowsAny(database, candidates)) return;
       candidates = [];
     }
     // Among so many objects of other programs Landfall needs a prefix of its own.
     if (lookedAt === MAX_LOOKED_AT) break;
   }
-  if (await knowsAny(database, candidates)) return true;
-  return ofLandfall === 0 && lookedAt < MAX_LOOKED_AT;
+  if (await knowsAny(database, candidates)) return;
+  if (ofLandfall > 0 || lookedAt === MAX_LOOKED_AT) {
+    throw new ConfigError(
+      `${place}: holds objects that this database does not know: use another place (S3_PREFIX, S3_BUCKET, ` +
+        'DATA_DIR), or take over what is there: npm run sweep -- --take-over',
+    );
+  }
+  if (newest !== undefined) {
+    throw new ConfigError(
+      `${place}: holds none of the objects that this database names: mount the disk, or correct S3_PREFIX, ` +
+        'S3_BUCKET, DATA_DIR; or, only if the objects are lost, go on with this place: npm run sweep -- --take-over',
+    );
+  }
 }
 
 async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<boolean> {

@@ -8,7 +8,7 @@ import { AppError, hasCode } from '../errors.js';
 import type { Logger } from '../log.js';
 import { type ByteBudget, createByteBudget } from './byte-budget.js';
 import { type DiskRoom, watchDiskRoom } from './disk-room.js';
-import { createFile, openGrown, rethrowStorageError, storageError } from './object-file.js';
+import { createFile, nameOutage, openGrown, rethrowStorageError, storageError } from './object-file.js';
 import { type BlobStore, MARKER, type Storage, type UploadStore } from './storage.js';
 
 /*
@@ -54,6 +54,15 @@ export async function openFileStorage(
   const disk = createLimiter(Math.max(1, Math.floor(config.threadPoolSize / 2)));
   const shared: Shared = { budget: createByteBudget(config.uploadMemoryBudget), room, disk };
 
+  const rethrow = async (error: unknown): Promise<never> => {
+    throw storageError(await nameOutage(root, error));
+  };
+  const remove = (key: string) =>
+    disk(() => rm(path(key))).catch(async (error: unknown) => {
+      const known = await nameOutage(root, error);
+      if (!hasCode(known, 'ENOENT')) throw known;
+    });
+
   const blobs: BlobStore = {
     async read(key, range) {
       const handle = await open(path(key), 'r').catch((error: unknown) => {
@@ -73,9 +82,9 @@ export async function openFileStorage(
           await handle.close();
         }
         await syncFolder(dirname(path(key)));
-      }).catch(rethrowStorageError);
+      }).catch(rethrow);
     },
-    delete: (key) => disk(() => rm(path(key), { force: true })),
+    delete: remove,
   };
 
   const uploads: UploadStore = {
@@ -110,15 +119,15 @@ export async function openFileStorage(
         await disk(async () => {
           await handle.truncate(offset);
           await handle.sync();
-        });
+        }).catch(rethrow);
       } finally {
         await handle.close();
       }
-      await disk(() => syncFolder(dirname(path(key))));
+      await disk(() => syncFolder(dirname(path(key)))).catch(rethrow);
       return { objectKey: key, untidy: false };
     },
     async discard({ key }, keep) {
-      if (key !== keep) await disk(() => rm(path(key), { force: true }));
+      if (key !== keep) await remove(key);
     },
   };
 
@@ -129,7 +138,7 @@ export async function openFileStorage(
       const handle = await createFile(path);
       await syncFolder(dirname(path));
       return handle;
-    }).catch(rethrowStorageError);
+    }).catch(rethrow);
   }
 
   async function openToAppend(path: string, offset: number): Promise<FileHandle> {

@@ -1,9 +1,10 @@
 import { constants } from 'node:fs';
-import { access, type FileHandle, mkdir, open } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { syncFolder } from '../data-folder.js';
+import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { readOptional, syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import { storageFull } from './disk-room.js';
+import { MARKER, StoreAway } from './storage.js';
 
 /* How the file of an object (`<root>/ab/<key>`) is opened for writing, and what is told when that or a write fails. */
 
@@ -15,7 +16,9 @@ export async function createFile(path: string): Promise<FileHandle> {
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     const folder = dirname(path);
-    // Not recursive: a root that is missing means that its disk is. Bytes in its place would vanish when it is back.
+    // A root without its marker means that its disk is away. Bytes in its place would vanish when it is back.
+    const known = await nameOutage(dirname(folder), error);
+    if (!hasCode(known, 'ENOENT')) throw known;
     await mkdir(folder).catch(ignoreExisting);
     await syncFolder(dirname(folder));
     return open(path, flags, 0o600);
@@ -25,13 +28,12 @@ export async function createFile(path: string): Promise<FileHandle> {
 /**
  * Opens one that holds `offset` bytes already.
  * @throws {AppError} size_mismatch when they are not all there: what is written behind them would make zeros of them;
- * unavailable when the root is not there either
+ * unavailable, caused by StoreAway, when the marker is not there either
  */
 export async function openGrown(path: string, offset: number): Promise<FileHandle> {
   const handle = await open(path, constants.O_WRONLY).catch(async (error: unknown) => {
-    if (!hasCode(error, 'ENOENT')) throw storageError(error);
-    await access(dirname(dirname(path))).catch(rethrowStorageError);
-    throw lost(offset, 0);
+    const known = await nameOutage(dirname(dirname(path)), error);
+    throw hasCode(known, 'ENOENT') ? lost(offset, 0) : storageError(known);
   });
   const { size } = await handle.stat();
   if (size >= offset) return handle;
@@ -42,6 +44,16 @@ export async function openGrown(path: string, offset: number): Promise<FileHandl
 function lost(offset: number, left: number): AppError {
   const detail = `Of ${offset} acknowledged bytes ${left} are left: begin the upload anew`;
   return new AppError('size_mismatch', { detail });
+}
+
+/**
+ * Tells an outage of the store from an error that concerns one object. A disk that is not mounted leaves an empty folder
+ * in its place, or none: objects are missing there, but so is the marker.
+ * @returns StoreAway, or the error itself
+ */
+export async function nameOutage(root: string, error: unknown): Promise<unknown> {
+  const marker = await readOptional(join(root, MARKER)).catch(() => undefined);
+  return marker === undefined ? new StoreAway(error) : error;
 }
 
 /** What a call of the file system has failed with, as the storage tells it. */

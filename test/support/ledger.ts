@@ -8,7 +8,7 @@ import { openDatabase } from '../../core/database/data-source.js';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { createLogger } from '../../core/log.js';
 import { openFileStorage } from '../../core/storage/file.js';
-import type { Storage } from '../../core/storage/storage.js';
+import { MARKER, type Storage } from '../../core/storage/storage.js';
 import { createUpload } from '../../core/uploads/create.js';
 import type { LedgerDeps } from '../../core/uploads/ledger.js';
 import { createDatabase } from './database.js';
@@ -45,6 +45,8 @@ export async function openLedger(
   const folder = await mkdtemp(join(tmpdir(), 'landfall-ledger-'));
   const database = await openDatabase(await reach(test.url), 'ledger test');
   const storage = await openFileStorage(folder, loadConfig({}), createLogger('silent', 'test'));
+  // As a server does that has claimed the folder.
+  await storage.marker.write('of the test');
   const ownerId = uuidv7();
   const query = async (sql: string, parameters?: unknown[]) => (await test.query(sql, parameters)).rows;
   await query(
@@ -64,7 +66,7 @@ export async function openLedger(
     pathOf: (key) => join(folder, key.slice(0, 2), key),
     async stored() {
       const entries = await readdir(folder, { recursive: true, withFileTypes: true });
-      const files = entries.filter((entry) => entry.isFile());
+      const files = entries.filter((entry) => entry.isFile() && entry.name !== MARKER);
       return Promise.all(files.map((file) => readFile(join(file.parentPath, file.name), 'utf8')));
     },
     async close() {
