@@ -5,9 +5,9 @@ import { syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import { storageFull } from './disk-room.js';
 
-/* How the file of an object (`<root>/ab/<key>`) is opened for writing, and what is told when that or a write fails. */
+/* Opens the file of an object (`<root>/ab/<key>`) for writing, and turns errors of the file system into AppErrors. */
 
-/** Opens it, creates it and its folder if they are missing, and leaves its content as it is. */
+/** Opens the file and keeps its content; creates the file and its folder if they are missing. */
 export async function createFile(path: string): Promise<FileHandle> {
   const flags = constants.O_WRONLY | constants.O_CREAT;
   try {
@@ -15,7 +15,7 @@ export async function createFile(path: string): Promise<FileHandle> {
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     const folder = dirname(path);
-    // Not recursive: a root that is missing means that its disk is. Bytes in its place would vanish when it is back.
+    // Not recursive: if the root is missing, its disk is not mounted. A new root would be hidden when the disk is back.
     await mkdir(folder).catch(ignoreExisting);
     await syncFolder(dirname(folder));
     return open(path, flags, 0o600);
@@ -23,9 +23,9 @@ export async function createFile(path: string): Promise<FileHandle> {
 }
 
 /**
- * Opens one that holds `offset` bytes already.
- * @throws {AppError} size_mismatch when they are not all there: what is written behind them would make zeros of them;
- * unavailable when the root is not there either
+ * Opens a file that already holds `offset` bytes.
+ * @throws {AppError} size_mismatch when it holds fewer: a write at `offset` would fill the gap with zeros; unavailable
+ * when the root is missing too
  */
 export async function openGrown(path: string, offset: number): Promise<FileHandle> {
   const handle = await open(path, constants.O_WRONLY).catch(async (error: unknown) => {
@@ -44,7 +44,7 @@ function lost(offset: number, left: number): AppError {
   return new AppError('size_mismatch', { detail });
 }
 
-/** What a call of the file system has failed with, as the storage tells it. */
+/** Turns an error of the file system into the storage's AppError. */
 export function storageError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) return storageFull(error);
