@@ -24,7 +24,7 @@ export interface ProcessingWorker {
   close(): Promise<void>;
 }
 
-/** What a handler learns about its job. */
+/** A job and the state of its attempts, for its handler. */
 export interface JobContext extends ProcessingJob {
   /** 1 for the first attempt. Attempts that were interrupted do not count. */
   attempt: number;

@@ -39,7 +39,7 @@ export interface DirectDeps extends FinishDeps {
   leases: Leases;
 }
 
-/** What a client needs to know to send parts. */
+/** The signed addresses for a client that sends parts. */
 export interface SignedParts {
   upload: Upload;
   /** Bytes of each part; the last one may have fewer. */

@@ -73,7 +73,7 @@ function toAppError(error: unknown): unknown {
   });
 }
 
-/** What the held bytes become once there are `bytes` of them. `last`: they wait for the end of the upload. */
+/** The next step for the held bytes, once there are `bytes` of them. `last`: they wait for the end of the upload. */
 interface Goal {
   kind: 'part' | 'segment' | 'last';
   bytes: number;
