@@ -1,6 +1,6 @@
 /* The only place for tools that bound how long work takes and how much of it runs at once. */
 
-/** Work did not settle in time. It goes on, and its outcome is ignored. */
+/** Work did not settle in time. The work goes on, and its outcome is ignored. */
 export class TimedOut extends Error {
   override name = 'TimedOut';
 }
@@ -8,21 +8,21 @@ export class TimedOut extends Error {
 /**
  * Waits for `work`, but no longer than `ms` milliseconds. The work itself is not stopped.
  * @param what names the work in the error's message
- * @throws {TimedOut} when it has not settled by then; what `work` rejects with
+ * @throws {TimedOut} when `work` has not settled by then; the error that `work` rejects with
  */
 export async function within<T>(ms: number, work: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new TimedOut(`${what}: no answer within ${ms} ms`)), ms);
   });
-  // After a timeout nobody listens to `work` any more: its failure must not end the process.
+  // After a timeout nothing handles `work` any more: its rejection must not end the process.
   work.catch(() => {});
   return Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
 /**
  * Calls `act` with each item, `limit` at a time.
- * @throws what `act` throws first; calls that have begun by then go on, and no further ones begin
+ * @throws the first error of `act`; calls that have begun by then go on, and no further calls begin
  */
 export async function forEachOf<T>(
   items: Iterable<T>,
@@ -45,7 +45,7 @@ export async function forEachOf<T>(
 /** Runs work as soon as its turn comes. */
 export type Limiter = <T>(work: () => Promise<T>) => Promise<T>;
 
-/** @returns what runs `limit` pieces of work at once, in the order in which they came. They must not wait for each other. */
+/** @returns a limiter that runs `limit` pieces of work at once, in order of arrival. They must not wait for each other. */
 export function createLimiter(limit: number): Limiter {
   const waiting: (() => void)[] = [];
   let running = 0;
@@ -55,7 +55,7 @@ export function createLimiter(limit: number): Limiter {
     try {
       return await work();
     } finally {
-      // Whoever ends hands its turn over.
+      // Work that has ended hands its turn to the next.
       const next = waiting.shift();
       if (next) next();
       else running--;

@@ -6,10 +6,10 @@ import { type Environment, environment } from './variables.js';
 /** Values that are never printed. */
 const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
 
-/** Names that belong to parts still to come: silently ignoring one would put bytes or jobs in the wrong place. */
+/** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
 
-/** Names that say nothing without a bucket: whoever sets them means to use S3. */
+/** Variables that need S3_BUCKET. Setting one without it is a mistake: the operator means to use S3. */
 const S3_NEEDS_BUCKET = [
   'S3_ENDPOINT',
   'S3_ACCESS_KEY_ID',
@@ -21,18 +21,18 @@ export interface Config {
   host: string;
   /** 0 lets the system choose a free port. */
   port: number;
-  /** Origin (and path prefix) that clients reach this server at; undefined: taken from each request. */
+  /** Origin (and path prefix) at which clients reach this server; undefined: taken from each request. */
   publicUrl: string | undefined;
   /** Value of Express' `trust proxy`. */
   trustProxy: boolean | number | string;
   /** Origins that browsers may call from, or '*'. */
   corsOrigins: '*' | string[];
-  /** Headers that their pages may send besides those that we and common tracing tools use. */
+  /** Headers that pages may send in addition to ours and those of common tracing tools. */
   corsHeaders: string[];
   dataDir: string;
   /** Undefined in standalone: the supervisor then starts its own PostgreSQL. */
   databaseUrl: string | undefined;
-  /** Connections to PostgreSQL of one server or worker, besides those of its queue and one that listens. */
+  /** Connections to PostgreSQL of one server or worker, not counting its queue's and the one that listens. */
   databasePoolSize: number;
   /** Undefined: the queue is kept in PostgreSQL, and each server counts for its own rate limits. */
   redisUrl: string | undefined;
@@ -40,24 +40,24 @@ export interface Config {
   s3: S3Config | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
-  /** Bytes of the disk that uploads leave alone where they are kept in files; undefined: see disk-room.ts. */
+  /** Bytes of the disk that uploads must leave free when objects are files; undefined: see disk-room.ts. */
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
   threadPoolSize: number;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
-  /** Whose tokens are taken besides our own; undefined: nobody's. */
+  /** The provider whose tokens are accepted besides our own; undefined: none. */
   identityProvider: IdentityProvider | undefined;
-  /** Who may make an account: everybody, who has an invitation, nobody but the first one. */
+  /** `invite` admits people with an invitation; `closed` admits no one after the first account. */
   registration: 'open' | 'invite' | 'closed';
-  /** Of users who have none of their own. */
+  /** The quota of users for whom no admin has set one. */
   quota: Quota;
   rateLimits: RateLimits;
   /** Bytes. */
   maxUploadSize: number;
   uploadExpiryHours: number;
-  /** Where a worker says that it is alive; undefined: nowhere. */
+  /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
   workerConcurrency: number;
   jobAttempts: number;
@@ -68,8 +68,8 @@ export interface Config {
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
   /**
-   * A name that no other living server has, or no other living worker, and that this one keeps when it is started
-   * again: it then need not wait for the leases of its former self to run out.
+   * A name that this server or worker keeps when it is restarted and that no other living server (or worker) has. After
+   * a restart the process ends the leases under its name at once instead of waiting until they run out.
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
@@ -84,7 +84,7 @@ export interface Quota {
 /** In a quota: no limit. */
 export const UNLIMITED = -1;
 
-/** How many requests in a window; undefined: any number. */
+/** How many requests are allowed in a window. */
 export interface Rate {
   limit: number;
   /** Milliseconds. */
@@ -96,11 +96,11 @@ export type RateLimits = Record<
   Rate | undefined
 >;
 
-/** Whose access tokens (JWT, RS256 or ES256) are taken. */
+/** A provider whose access tokens (JWT, RS256 or ES256) are accepted. */
 export interface IdentityProvider {
-  /** An address of keys (RFC 7517), or one public key (PEM). */
+  /** The address of a key set (RFC 7517), or one public key (PEM). */
   keys: { jwksUrl: string } | { publicKey: KeyObject };
-  /** What `iss` and `aud` of a token must be; undefined: anything. */
+  /** Required `iss` and `aud` of a token; undefined: any value. */
   issuer: string | undefined;
   audience: string | undefined;
 }
@@ -115,20 +115,20 @@ export interface S3Config {
   credentials: { accessKeyId: string; secretAccessKey: string } | undefined;
   /** `endpoint/bucket/key` instead of `bucket.endpoint/key`. */
   forcePathStyle: boolean;
-  /** What all keys begin with: empty, or ending with a slash. */
+  /** Prefix of all keys: empty, or ending with a slash. */
   prefix: string;
-  /** Where clients reach S3, for addresses that are handed out; undefined: at `endpoint`. */
+  /** Address at which clients reach S3, for signed addresses; undefined: `endpoint`. */
   publicEndpoint: string | undefined;
   /** Whether downloads are sent to S3 instead of going through this server. */
   redirect: boolean;
-  /** Encryption by the store (the x-amz-server-side-encryption header); undefined: as the bucket is set. */
+  /** Encryption by the store (the x-amz-server-side-encryption header); undefined: the bucket's setting. */
   sse: 'AES256' | 'aws:kms' | undefined;
   kmsKeyId: string | undefined;
-  /** `when_supported`: what is sent from memory carries a Content-MD5, and the SDK adds its checksums. */
+  /** `when_supported`: bodies sent from memory carry a Content-MD5, and the SDK adds its checksums. */
   checksums: 'when_required' | 'when_supported';
 }
 
-/** A variable of the environment has a value that cannot be used. The message names it and says what would do. */
+/** An environment variable has a value that cannot be used. The message names the variable and says what is allowed. */
 export class ConfigError extends Error {
   override name = 'ConfigError';
 }
@@ -188,7 +188,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   });
 }
 
-/** The variables, with their defaults. @throws {ConfigError} when one cannot be used, or not without another */
+/** The variables, with their defaults. @throws {ConfigError} when one is invalid, or needs another that is not set */
 function readVariables(env: NodeJS.ProcessEnv): Environment {
   // `FOO=` in a .env file means "not set".
   const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
@@ -214,7 +214,7 @@ function readVariables(env: NodeJS.ProcessEnv): Environment {
   return e;
 }
 
-/** @throws {ConfigError} when one variable makes no sense without, or with, another */
+/** @throws {ConfigError} when one variable requires or excludes another */
 function readS3(e: Environment): S3Config | undefined {
   if (!e.S3_BUCKET) {
     const stray = S3_NEEDS_BUCKET.find((name) => e[name] !== undefined);
@@ -236,7 +236,7 @@ function readS3(e: Environment): S3Config | undefined {
       e.S3_ACCESS_KEY_ID && e.S3_SECRET_ACCESS_KEY
         ? { accessKeyId: e.S3_ACCESS_KEY_ID, secretAccessKey: e.S3_SECRET_ACCESS_KEY }
         : undefined,
-    // AWS wants the bucket in the host name; nearly everything with an address of its own wants it in the path.
+    // AWS wants the bucket in the host name. Nearly all other stores, which need S3_ENDPOINT, want it in the path.
     forcePathStyle: e.S3_FORCE_PATH_STYLE ?? e.S3_ENDPOINT !== undefined,
     prefix: e.S3_PREFIX ? e.S3_PREFIX.replace(/\/?$/, '/') : '',
     publicEndpoint: e.S3_PUBLIC_ENDPOINT,
@@ -247,7 +247,7 @@ function readS3(e: Environment): S3Config | undefined {
   };
 }
 
-/** @throws {ConfigError} when the key cannot be read, or one variable makes no sense without, or with, another */
+/** @throws {ConfigError} when the key cannot be read, or one variable requires or excludes another */
 function readIdentityProvider(e: Environment): IdentityProvider | undefined {
   if (e.JWT_JWKS_URL && e.JWT_PUBLIC_KEY) {
     throw new ConfigError('JWT_JWKS_URL and JWT_PUBLIC_KEY are both set: set one of them');
@@ -260,7 +260,7 @@ function readIdentityProvider(e: Environment): IdentityProvider | undefined {
   throw new ConfigError(`${stray} is set, but neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is: set one of them`);
 }
 
-/** Of an RSA key, in bits (RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"). */
+/** Bits of an RSA key (RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"). */
 const MIN_MODULUS = 2048;
 
 /** @param pem SPKI, PKCS #1 or a certificate, with line breaks or with `\\n` for them */
@@ -274,14 +274,14 @@ function readPublicKey(pem: string): KeyObject {
     const isRsa = key.asymmetricKeyType === 'rsa' && modulusLength >= MIN_MODULUS;
     if (isRsa || namedCurve === 'prime256v1') return key;
   } catch {
-    // Said below.
+    // The error below says what is allowed.
   }
   throw new ConfigError(
     'JWT_PUBLIC_KEY: must be a public key in PEM: RSA of at least 2048 bits (for RS256) or P-256 (for ES256)',
   );
 }
 
-/** What server and worker need and only the supervisor may leave out. @throws {ConfigError} */
+/** Returns the variables that server and worker require; only the supervisor may omit them. @throws {ConfigError} */
 export function requireConnected(config: Config): { databaseUrl: string; jwtSecret: string } {
   if (!config.databaseUrl || !config.jwtSecret) {
     throw new ConfigError(

@@ -10,7 +10,8 @@ import { hasCode } from './errors.js';
  */
 export async function ensureDataFolder(dataDir: string): Promise<void> {
   try {
-    // Private to its user; root's may be passed through (not listed), for PostgreSQL, which refuses to be root.
+    // Private to its user. Root's folder may be passed through but not listed: PostgreSQL refuses to run as root, so
+    // another user has to reach its cluster.
     await mkdir(dataDir, { recursive: true, mode: process.getuid?.() === 0 ? 0o711 : 0o700 });
     await access(dataDir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
@@ -21,7 +22,7 @@ export async function ensureDataFolder(dataDir: string): Promise<void> {
   }
 }
 
-/** The random text (43 characters) kept in this file, which is created for its owner's eyes only when missing. */
+/** The random text (43 characters) of this file. Creates the file, readable only for its owner, when it is missing. */
 export async function keepSecret(file: string): Promise<string> {
   const kept = await readOptional(file);
   if (kept) return kept.trim();
@@ -39,7 +40,7 @@ export async function readOptional(file: string): Promise<string | undefined> {
   });
 }
 
-/** Writes a file (mode 0600) that after a crash or a power cut has its old text or the new, never a part of it. */
+/** Writes a file (mode 0600). After a crash or a power cut it has either its old text or the new one, never a part. */
 export async function writeDurably(file: string, text: string): Promise<void> {
   const next = `${file}.${randomBytes(4).toString('hex')}.new`;
   const handle = await open(next, 'wx', 0o600);
@@ -53,7 +54,7 @@ export async function writeDurably(file: string, text: string): Promise<void> {
   await syncFolder(dirname(file));
 }
 
-/** Makes what was created in or renamed into this folder survive a power cut. */
+/** Makes files that were created in this folder, or renamed into it, survive a power cut. */
 export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {

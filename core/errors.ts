@@ -41,8 +41,8 @@ const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS;
 
 /**
- * An error that callers are meant to see. `detail` is shown to clients as it is: say what was wrong and what
- * would be right, never a path, SQL or another user's data. `cause` goes to the log only.
+ * An error that clients see. `detail` is shown to them unchanged: say what was wrong and what would be right, and
+ * never include a path, SQL or another user's data. `cause` goes to the log only.
  */
 export class AppError extends Error {
   override name = 'AppError';

@@ -1,20 +1,20 @@
 import type { Logger } from './log.js';
 
 /*
- * How a process of ours begins and ends. Under the supervisor it talks over the IPC channel of fork(); on its own
- * it only listens to signals.
+ * How our processes start and shut down. Under the supervisor a process talks over the IPC channel of fork(); otherwise
+ * it only handles signals.
  */
 
-/** How often a process tells its supervisor that its event loop turns. */
+/** How often a process tells its supervisor that its event loop is running. */
 export const BEAT_MS = 1_000;
 
-/** Tells the supervisor, if there is one, that this process does its work, and from then on that it still does. */
+/** Tells the supervisor, if there is one, that this process is ready, and from then on regularly that it is alive. */
 export function announceReady(url?: string): void {
   if (!process.send) return;
   process.send({ type: 'ready', ...(url ? { url } : {}) });
   let isTaken = true;
   setInterval(() => {
-    // A supervisor that is stopped takes nothing: messages would gather here.
+    // A supervisor that is stopped (SIGSTOP) reads nothing, so messages would pile up in this process.
     if (!process.connected || !isTaken) return;
     isTaken = false;
     process.send?.({ type: 'alive' }, undefined, undefined, () => {
@@ -33,7 +33,7 @@ export function failStart(error: unknown, exitCode = 1): never {
 /**
  * Calls `shutdown` once: at SIGINT, at SIGTERM, or when the supervisor has died (the channel to it closes). Then
  * the process exits, after `limitMs` at the latest.
- * @param shutdown is told whether the supervisor has died: its successor may be starting already
+ * @param shutdown its argument says whether the supervisor has died: a new supervisor may be starting already
  */
 export function onShutdown(
   log: Logger,

@@ -13,8 +13,8 @@ export function createLogger(level: string, name: string): Logger {
 }
 
 /**
- * What is logged of an error. Its other properties stay out: those of the database drivers hold the values of the
- * statement, among them hashes and addresses, or a whole client with its keys.
+ * The properties of an error that are logged. Others are left out: errors of the database drivers carry the values of
+ * the statement, among them hashes and addresses, or a whole client with its keys.
  */
 function withoutValues(error: Error): object {
   const { type, message, stack, code } = stdSerializers.err(error) as SerializedError & { code?: unknown };

@@ -6,20 +6,20 @@ const RETRY_MS = 1_000;
 
 const CONNECT_TIMEOUT_MS = 5_000;
 
-/** A connection whose other end is gone without a word is noticed after at most twice that. */
+/** Probes notice a connection whose other end vanished silently after at most twice this time. */
 const PROBE_EVERY_MS = 5_000;
 
 export interface RedisConnection {
   readonly client: Redis;
-  /** Logs an error, but the same one only once until Redis is back: each attempt to connect fails with another. */
+  /** Logs an error once until Redis is back: each attempt to connect fails with a new error of the same message. */
   reportError(error: Error & { code?: unknown }): void;
   /** Calls `listener` each time Redis can be reached again after it could not. */
   onBack(listener: () => void): void;
 }
 
 /**
- * Opens a connection to Redis that is opened anew whenever it breaks. Does not wait for it.
- * @param options.use what it is for, in the log
+ * Opens a connection to Redis that is opened anew whenever it breaks. Does not wait until it is connected.
+ * @param options.use purpose of the connection, for the log
  * @param options.waits whether commands wait for as long as Redis is away, or fail at once
  */
 export function connectRedis(
@@ -28,12 +28,12 @@ export function connectRedis(
   { use, waits = true }: { use: string; waits?: boolean },
 ): RedisConnection {
   const client = new Redis(url, {
-    // Addresses of both kinds.
+    // Both IPv4 and IPv6.
     family: 0,
     connectTimeout: CONNECT_TIMEOUT_MS,
     retryStrategy: (attempts) => Math.min(100 * attempts, RETRY_MS),
     enableOfflineQueue: waits,
-    // BullMQ demands that they are tried for ever.
+    // BullMQ demands null: commands are retried without limit.
     maxRetriesPerRequest: waits ? null : 0,
   });
   const backListeners: (() => void)[] = [];

@@ -5,26 +5,26 @@ import { isStoreAway } from './storage/storage.js';
 /*
  * How the reconciler works through rows that each need the store.
  *
- * A store that refuses one row (its policy denies a deletion, its key service denies a key) may take the next one. So
- * that row is put off, longer each time, and stands in nobody's way. A store that does not answer says nothing about
- * the row: the pass ends, no row is put off, and all goes on at once when the store is back.
+ * A store that refuses one row (its policy denies a deletion, its key service denies a key) may accept the next one. So
+ * the refused row is put off, longer each time, and does not block other rows. A store that does not answer says
+ * nothing about the row: the pass ends, that row is not put off, and it is tried again as soon as the store is back.
  */
 
-/** Rows that are read at a time, and calls to the store on their way at a time. */
+/** Rows that are read at a time, and concurrent calls to the store. */
 const BATCH = 200;
 const CONCURRENCY = 8;
 
 /** How many rows a store may leave without an answer before the pass ends. */
 const MAX_UNANSWERED = 3;
 
-/** Seconds until a row is tried again: at first, and at most. They double with each failure. */
+/** Seconds until a row is tried again: after its first failure, and at most. The pause doubles with each failure. */
 const FIRST_PAUSE = 30;
 const LONGEST_PAUSE = 3600;
 
 /** Tables with the columns `failures` and `retry_at`. */
 type Table = 'uploads' | 'blobs';
 
-/** What could not be done in a pass. */
+/** Some rows of a pass failed. */
 class PassIncomplete extends Error {
   override name = 'PassIncomplete';
   constructor(done: number, failed: number, cause: unknown) {
@@ -32,10 +32,10 @@ class PassIncomplete extends Error {
   }
 }
 
-/** Condition on a row of one of the tables: it may be tried now. */
+/** SQL condition on a row of these tables: it may be tried now. */
 export const IS_DUE = '(retry_at IS NULL OR retry_at <= now())';
 
-/** Notes that a row has failed, and puts it off. @returns how often it has failed */
+/** Records that a row has failed, and puts it off. @returns how often it has failed */
 export async function putOff(database: DataSource, table: Table, id: string): Promise<number> {
   const [[row]]: [{ failures: number }[], number] = await database.query(
     `UPDATE ${table}
@@ -49,10 +49,10 @@ export async function putOff(database: DataSource, table: Table, id: string): Pr
 
 /**
  * Works through rows, several at a time, until there are none left or the store does not answer.
- * @param next gives at most so many further rows that are due, and none of those again that have failed or are done
+ * @param next returns at most `limit` further rows that are due, and never a row that failed or was done in this pass
  * @param act does what the row needs
- * @returns for how many rows it was done
- * @throws {PassIncomplete} after all others, with what was thrown first
+ * @returns how many rows were done
+ * @throws {PassIncomplete} when rows failed, after all others were tried; its cause is the first error
  */
 export async function workThrough<T extends { id: string }>(
   database: DataSource,

@@ -2,8 +2,7 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 
 /*
- * The variables of the environment, each by itself: what they may be, and what they are when they are not set. What
- * they mean together is in config.ts.
+ * The environment variables, each by itself: its allowed values and its default. config.ts checks how they combine.
  */
 
 /** 5 TiB, the largest object that S3 stores. */
@@ -38,10 +37,10 @@ const boolean = z.enum(['true', 'false'], 'must be true or false').transform((te
 /** In milliseconds. */
 const WINDOWS: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000 };
 
-/** Timers that are set to more than 24 days fire at once, and who has to wait longer than a day is locked out. */
+/** A timer of more than 24 days would fire at once, and a client that must wait longer than a day is locked out. */
 const LONGEST_WINDOW = 86_400_000;
 
-/** `100` in the usual window, `100/5m` in one of 5 minutes; `0` is no limit. @param usual window in milliseconds */
+/** `100`: per usual window; `100/5m`: per 5 minutes; `0`: no limit. @param usual window in milliseconds */
 const rate = (usual: number, limit: number) =>
   z
     .string()
@@ -49,7 +48,7 @@ const rate = (usual: number, limit: number) =>
       /^\d{1,9}(\/\d{1,4}[smh])?$/,
       'must be a number of requests, such as 100, or 100/5m; 0 for no limit',
     )
-    // Here and not at the end: there it would replace undefined.
+    // Not at the end of the chain: there the default would replace undefined, which means no limit.
     .default(String(limit))
     .transform((text) => {
       const [, requests, number, unit = ''] = /^(\d+)(?:\/(\d+)([smh]))?$/.exec(text) ?? [];
@@ -64,7 +63,7 @@ const rate = (usual: number, limit: number) =>
 
 const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https address' });
 
-/** One that paths are put behind. */
+/** An address to which paths are appended, so without slashes at its end. */
 const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
 
 /** Every variable that is read. */
@@ -93,7 +92,7 @@ export const environment = z.object({
   DATABASE_URL: z
     .url({ protocol: /^postgres(ql)?$/, error: 'must look like postgres://user:password@host:5432/database' })
     .optional(),
-  // A transaction may have to ask something beside itself.
+  // At least 2: code inside a transaction may need a second connection.
   DATABASE_POOL_SIZE: integer(2, 1000).default(10),
   REDIS_URL: z
     .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
@@ -141,11 +140,11 @@ export const environment = z.object({
     .default(LARGEST_UPLOAD),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
   UPLOAD_MEMORY_BUDGET: bytes
-    // Less than some parts in flight would be no faster than one.
+    // A smaller budget leaves no room for several parts in flight.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
     .default(48 * 1024 ** 2),
   DISK_RESERVE: bytes.optional(),
-  // libuv reads it by itself, before any of our code runs; this is to know what it has read.
+  // libuv reads this variable before any of our code runs. We read it to know its value.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
   HEALTH_PORT: integer(0, 65_535).optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
@@ -154,7 +153,7 @@ export const environment = z.object({
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
   PARSER_MEMORY: bytes
-    // A process that has only just started takes some 60 MiB.
+    // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
   INSTANCE_ID: z

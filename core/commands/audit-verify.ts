@@ -6,11 +6,11 @@ import { type EventHead, formatHead } from '../events/sequence.js';
 import { LogDamage, verifyEvents } from '../events/verify.js';
 import { failStart } from '../lifecycle.js';
 
-/* `npm run audit:verify`: checks the event log. Exit code 0: it is whole; 1: it is not; 2: that could not be checked. */
+/* `npm run audit:verify`: checks the event log. Exit code 0: intact; 1: damaged; 2: the check could not run. */
 
 const USAGE = 'npm run audit:verify -- [--expect <seq>:<hash>]';
 
-/** @returns the head that is to be in the chain @throws {ConfigError} */
+/** @returns the head that must be in the chain @throws {ConfigError} */
 function readExpected(): EventHead | undefined {
   let expect: string | undefined;
   try {
@@ -31,7 +31,7 @@ function readExpected(): EventHead | undefined {
 async function run(expected: EventHead | undefined): Promise<void> {
   const head = await withDatabase(loadConfig(readEnvironment()), 'landfall audit', (database) =>
     verifyEvents(database, expected).catch((error: unknown) => {
-      // No such table, no such column.
+      // 42P01: no such table; 42703: no such column.
       if (!hasCode(error, '42P01') && !hasCode(error, '42703')) throw error;
       throw new ConfigError(
         'This database is not one of this version: run npm run migrate, or npm start, first',

@@ -9,15 +9,15 @@ import type { StoredObject } from '../storage/storage.js';
 import { type SweepCount, sweep } from '../uploads/sweep.js';
 
 /*
- * `npm run sweep`: lists, and with --delete deletes, what is stored although nothing refers to it. With --take-over it
- * deletes nothing, but makes the storage this installation's.
+ * `npm run sweep`: lists orphans (stored objects that no row refers to), and deletes them with --delete. With --take-over
+ * it deletes nothing, but makes the storage this installation's.
  */
 
 const USAGE = 'npm run sweep -- [--older-than-hours N (24)] [--delete] | --take-over';
 
 const HOUR_MS = 3_600_000;
 
-/** Objects between two lines that say how far it has come. */
+/** A progress line is printed each time this many objects were listed. */
 const PROGRESS_EVERY = 10_000;
 
 interface Options {

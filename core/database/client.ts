@@ -5,39 +5,39 @@ import pg from 'pg';
 import { DatabaseAway, toAway, translate } from './outage.js';
 
 /*
- * The connections to PostgreSQL, of whatever part: TypeORM's, BullMQ's, and those that are opened alone.
+ * All connections to PostgreSQL: TypeORM's, BullMQ's, and single ones.
  *
- * A host can vanish without a word: a power cut, a firewall that forgets, a network that is cut in two. Then a query on
- * an open connection is never answered, and neither is any later one on it. So each query has a deadline. When it has
- * passed, the connection is destroyed, not only the wait for it: a pool replaces a connection that has ended, and would
- * hand out again one that only hangs. (pg's `query_timeout` rejects the query and keeps the connection.)
+ * A host can vanish silently: a power cut, a firewall that loses its state, a split network. Then PostgreSQL never
+ * answers a query on an open connection, nor any later query on it. So each query has a deadline. When it has passed, the
+ * connection is destroyed, not only the wait for its answer: a pool replaces a connection that has ended, but would hand
+ * out a hanging one again. (pg's `query_timeout` rejects the query and keeps the connection.)
  */
 
-/** How long a connection may take to come up, and how long a pool lets wait for one. */
+/** How long a connection may take to open, and how long a caller waits for one of a pool. */
 export const CONNECT_MS = 10_000;
 
-/** An idle connection is asked after so long whether its other end is there. */
+/** Idle time after which TCP probes whether the other end still answers. */
 const KEEP_ALIVE_MS = 10_000;
 
-/** How long the polite end of a connection may take. */
+/** How long an orderly close of a connection may take. */
 const GOODBYE_MS = 1_000;
 
 /**
- * A process that stands still in the middle of a transaction holds row locks that whoever takes over waits for:
- * PostgreSQL then ends that connection.
+ * A process that stalls inside a transaction holds row locks that other processes wait for. After this time PostgreSQL
+ * ends its connection.
  */
 const STALLED_TRANSACTION_MS = 15_000;
 
 /** In milliseconds. */
 export interface TimeLimits {
-  /** How long one statement may run, and wait for locks of others: PostgreSQL then ends it. */
+  /** How long one statement may run, and how long it may wait for a lock. Then PostgreSQL cancels it. */
   statement: number;
   lock: number;
-  /** How long an answer may take: the connection is then destroyed. Longer than a statement may run. */
+  /** How long an answer may take. Then the connection is destroyed. Must be longer than `statement`. */
   answer: number;
 }
 
-/** Where requests wait, and hold uploads meanwhile. */
+/** For statements that HTTP requests wait for, often while they hold an upload. */
 export const REQUEST_LIMITS: TimeLimits = { statement: 10_000, lock: 5_000, answer: 12_000 };
 
 /** For the worker, whose passes go through large tables. */
@@ -48,11 +48,11 @@ export interface ClientConfig extends pg.ClientConfig {
   limits?: TimeLimits | undefined;
 }
 
-/** A connection whose queries are answered in time, or fail with it. Outages and conflicts are classes: see outage.ts. */
+/** A connection that is destroyed when a query is not answered in time. For classes of its errors see outage.ts. */
 export class DatabaseClient extends pg.Client {
   private readonly socket: Socket;
   private readonly answerMs: number | undefined;
-  /** Whether it has broken or is being ended: then it answers nothing any more. */
+  /** Whether the connection has broken or is being closed. */
   private over = false;
   readonly openedAt = performance.now();
 
@@ -68,7 +68,7 @@ export class DatabaseClient extends pg.Client {
     });
     this.socket = socket;
     this.answerMs = limits?.answer;
-    // Before it fails the queries that are under way.
+    // errorMonitor listeners run before the queries under way are rejected.
     (this as EventEmitter).on(errorMonitor, () => {
       this.over = true;
     });
@@ -103,7 +103,7 @@ export class DatabaseClient extends pg.Client {
   override end(callback: (error: Error) => void): void;
   override end(callback?: (error: Error) => void): Promise<void> | undefined {
     this.over = true;
-    // Another end that is gone says no goodbye.
+    // A host that has vanished never answers the close, so cut the connection.
     const cut = setTimeout(() => this.socket.destroy(), GOODBYE_MS).unref();
     this.once('end', () => clearTimeout(cut));
     if (!callback) return super.end();
@@ -115,8 +115,8 @@ export class DatabaseClient extends pg.Client {
 type PoolConfig = ClientConfig & pg.PoolConfig;
 
 /**
- * A pool of such connections. Whatever keeps it from giving one is an outage. When one of them was destroyed because it
- * did not answer, those that are as old are not trusted any more: each would keep one more request waiting.
+ * A pool of DatabaseClients. Any failure to provide a connection counts as an outage. When a connection was destroyed
+ * because it did not answer, older connections are not used any more: each would keep one more request waiting.
  */
 export class DatabasePool extends pg.Pool {
   private hungAt = 0;
@@ -157,8 +157,8 @@ export class DatabasePool extends pg.Pool {
 type OnConnected = Parameters<pg.Pool['connect']>[0];
 
 /**
- * PostgreSQL may say that it shuts down in the same packet in which it says that a connection is ready. Nobody listens to
- * it then: the pool does not any more, and its caller does not yet. Such a connection is not handed out.
+ * PostgreSQL may announce its shutdown in the same packet that says that a connection is ready. At that moment the pool
+ * no longer listens for errors and its caller does not listen yet. Such a connection is not handed out.
  */
 async function refuseStillborn(client: pg.ClientBase): Promise<void> {
   let error: Error | undefined;

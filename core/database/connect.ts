@@ -4,13 +4,13 @@ import { type ClientConfig, DatabaseClient } from './client.js';
 import { toAway } from './outage.js';
 
 /**
- * Opens one connection of its own.
+ * Opens a single connection, outside of any pool.
  * @param limits undefined: a query may take as long as it needs
  * @throws {ConfigError} naming DATABASE_URL, with why the database cannot be used
  */
 export async function connectOnce(databaseUrl: string, limits?: ClientConfig['limits']): Promise<pg.Client> {
   const client = new DatabaseClient({ connectionString: databaseUrl, limits });
-  // A connection that breaks while nothing is asked of it would otherwise end the process.
+  // Without a listener, a connection that breaks while it is idle would end the process.
   client.on('error', () => {});
   try {
     await client.connect();

@@ -23,7 +23,7 @@ import { UploadToken } from './entities/upload-token.js';
 import { User } from './entities/user.js';
 
 interface DatabaseOptions {
-  /** Connections at most. */
+  /** Maximum number of connections. */
   poolSize?: number;
   /** Undefined: a statement may take as long as it needs, as in migrations and commands. */
   limits?: TimeLimits;

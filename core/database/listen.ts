@@ -5,16 +5,16 @@ import { REQUEST_LIMITS } from './client.js';
 import { connectOnce } from './connect.js';
 
 /*
- * The one connection of a process on which PostgreSQL tells it things (LISTEN).
+ * The connection on which a process receives PostgreSQL's notifications (LISTEN). There is one per process.
  *
- * When it breaks it is opened anew, however long that takes. What was sent meanwhile is lost: a notification may
- * only ever say that it is worth looking now, and whoever waits for one also looks without it from time to time.
+ * When it breaks, it is opened again, however long that takes. Notifications sent meanwhile are lost. So a notification
+ * must only mean "look now", and code that waits for one must also look from time to time without it.
  */
 
 const FIRST_RETRY_MS = 100;
 const MAX_RETRY_MS = 5_000;
 
-/** A connection whose other end is gone without a word is destroyed when its answer to a probe is overdue. */
+/** How often the connection is probed. If the answer to a probe is overdue, the connection is destroyed. */
 const PROBE_EVERY_MS = 5_000;
 
 const LIMITS = { ...REQUEST_LIMITS, answer: PROBE_EVERY_MS };
@@ -71,9 +71,9 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
     }
   }
 
-  // It only ever ends because of close().
+  // It ends only after close().
   keepConnected().catch(() => {});
-  // Whatever it fails with, the connection then ends by itself.
+  // A probe's error can be ignored: if the connection is broken, it ends and is opened again.
   const timer = setInterval(() => void current.client.query('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
   timer.unref();
 

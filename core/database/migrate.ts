@@ -2,12 +2,12 @@ import { migrateQueue } from '../queue/queue.js';
 import { connectOnce } from './connect.js';
 import { openDatabase } from './data-source.js';
 
-/** Key of the advisory lock ("land" in ASCII) that makes processes which start together migrate one by one. */
+/** Key of the advisory lock ("land" in ASCII). Processes that start together migrate one after the other. */
 const MIGRATION_LOCK = 0x6c616e64;
 
 /**
- * Brings our tables and those of the queue up to date. Safe to run from many processes at once: the others
- * wait and then find nothing to do.
+ * Migrates our tables and those of the queue. Many processes may call it at once: one migrates, the others wait and
+ * then find nothing to do.
  */
 export async function migrate(databaseUrl: string): Promise<void> {
   const lock = await connectOnce(databaseUrl);

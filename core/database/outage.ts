@@ -6,8 +6,8 @@ import {
 } from 'typeorm';
 
 /*
- * Errors of PostgreSQL that are not the fault of the statement. They get their class where they arise, in the clients and
- * pools of client.ts, so that nobody mistakes a failure of another service for one of the database.
+ * Errors of PostgreSQL that are not the fault of the statement. The clients and pools of client.ts give them their
+ * classes, so that a failure of another service is never mistaken for one of the database.
  */
 
 /** PostgreSQL cannot be used: the same call may work when it is back. */
@@ -15,24 +15,24 @@ export class DatabaseAway extends Error {
   override name = 'DatabaseAway';
 }
 
-/** PostgreSQL has undone a statement because others were in its way: the same call may work now. */
+/** PostgreSQL has aborted a statement because of concurrent transactions: the same call may work now. */
 class DatabaseConflict extends Error {
   override name = 'DatabaseConflict';
 }
 
 /**
- * SQLSTATEs, or the classes that they begin with, of a server that loses a connection, lacks memory, disk or connections,
- * cannot read or write its files, shuts down, has crashed or is starting, has ended a transaction that stood still or a
- * statement that ran for too long, or is a standby that only reads.
+ * SQLSTATEs, or their classes, for these cases: the server lost a connection; lacks memory, disk or connections; cannot
+ * read or write its files; shuts down, crashed or is starting; ended an idle transaction; cancelled a statement that ran
+ * too long; or is a read-only standby.
  */
 const AWAY = ['08', '53', '58', '57P01', '57P02', '57P03', '25P03', '57014', '25006'];
 
-/** Of a deadlock, a failure to serialise, a lock that was not to be had in time. */
+/** SQLSTATEs of a deadlock, a serialisation failure, and a lock that was not available in time. */
 const CONFLICTS = ['40P01', '40001', '55P03'];
 
 /**
  * Gives an error of a query its class.
- * @param over whether the connection has ended: then whatever is not an answer of the server comes from that
+ * @param over whether the connection has ended: then every error that is not an answer of the server is an outage
  */
 export function translate(error: unknown, over: boolean): unknown {
   if (!(error instanceof pg.DatabaseError)) return over ? toAway(error) : error;
@@ -43,7 +43,7 @@ export function translate(error: unknown, over: boolean): unknown {
 
 export function toAway(error: unknown): DatabaseAway {
   if (error instanceof DatabaseAway) return error;
-  // Where a name has several addresses, each has failed for a reason of its own.
+  // If a host name has several addresses, there is an error for each address. Report the first.
   const reason = error instanceof AggregateError ? error.errors[0] : error;
   return new DatabaseAway(reason instanceof Error ? reason.message : String(reason), { cause: error });
 }
@@ -58,12 +58,12 @@ export function isDatabaseAway(error: unknown): boolean {
   );
 }
 
-/** Whether an error only says that others were in the way: the same call may work now. */
+/** Whether an error is only a conflict with concurrent transactions: the same call may work now. */
 export function isConflict(error: unknown): boolean {
   return causeOf(error) instanceof DatabaseConflict;
 }
 
-/** TypeORM wraps what a query fails with. */
+/** TypeORM wraps the error of a query. */
 function causeOf(error: unknown): unknown {
   return error instanceof QueryFailedError ? error.driverError : error;
 }

@@ -1,8 +1,8 @@
 import type { EntityManager, EntityTarget, ObjectLiteral } from 'typeorm';
 
 /**
- * Runs an INSERT, UPDATE, DELETE or SELECT written by hand and returns its rows (`RETURNING *`, `SELECT *`) as
- * entities. For the statements whose WHERE is the point: fenced and guarded writes.
+ * Runs a handwritten INSERT, UPDATE, DELETE or SELECT and returns its rows (`RETURNING *`, `SELECT *`) as entities. For
+ * writes that are guarded by their WHERE.
  */
 export async function queryEntities<T extends ObjectLiteral>(
   manager: EntityManager,

@@ -3,22 +3,22 @@ import type { Actor } from '../database/entities/event.js';
 import type { NewEvent } from './types.js';
 
 /*
- * The append-only event log: the one source of a file's timeline, of the audit log, and of everything that will be told
- * to others.
+ * The append-only event log: the only source of a file's timeline, of the audit log, and of everything that is sent to
+ * subscribers.
  *
- * A transaction inserts its events into a small inbox. There they have no order that a reader could go by: an identity
- * column is handed out at the insert, so a row with a low number can become visible after one with a higher number, and a
- * reader that remembers the last number would skip it. The sequencer (sequence.ts) moves committed events into `events`,
- * where each gets its number. Every reader goes by that number.
+ * A transaction inserts its events into a small inbox. The ids in the inbox give readers no usable order: an identity
+ * value is assigned at the insert, so a row with a low id can become visible after one with a higher id, and a reader
+ * that remembers the last id would skip it. The sequencer (sequence.ts) moves committed events into `events`, where each
+ * gets its number (`seq`). Every reader goes by that number.
  */
 
 /**
- * Begins an INSERT of one event inside a statement that changes what it tells of; a SELECT of type, subject, owner,
- * data and actor follows. For where each further statement would be felt. Call noteAppended() after it.
+ * Begins an INSERT of events inside the statement that makes the change; a SELECT of type, subject, owner, data and
+ * actor follows. For places where a separate statement would cost too much. Call noteAppended() afterwards.
  */
 export const APPEND_EVENT_OF = 'INSERT INTO event_inbox (type, subject_id, owner_id, data, actor)';
 
-/** Appends to the log; part of the caller's transaction. */
+/** Appends events to the log. Part of the caller's transaction. */
 export async function appendEvents(manager: EntityManager, events: NewEvent[]): Promise<void> {
   if (events.length === 0) return;
   await manager.query(
@@ -43,7 +43,7 @@ export function actorJson(actor: Actor | undefined): string | null {
 
 const sequencers = new WeakMap<DataSource, () => void>();
 
-/** Says that events may have come into the inbox, or will with the commit of a transaction. */
+/** Notes that events are in the inbox, or will be when the current transaction commits. */
 export function noteAppended(database: DataSource): void {
   sequencers.get(database)?.();
 }

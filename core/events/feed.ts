@@ -8,26 +8,26 @@ import { GROWN, readHead } from './sequence.js';
 /*
  * Tells subscribers in this process of new events, in the order of their numbers.
  *
- * However many subscribe, one tail follows the log: it reads on when PostgreSQL says that the log has grown, and from time
- * to time without that, because notifications can be lost. It reads nothing while nobody subscribes.
+ * One tail follows the log for all subscribers. It reads on when PostgreSQL notifies it that the log has grown, and also
+ * from time to time, because notifications can be lost. It reads nothing while there are no subscribers.
  */
 
 const BATCH = 500;
 
-/** How often the tail looks without having been told to, in milliseconds. */
+/** How often the tail reads without a notification, in milliseconds. */
 const LOOK_EVERY_MS = 5_000;
 
 export interface EventFeed {
   /**
    * Calls `handle` with each event of this owner that is numbered from now on, in order.
-   * @param ownerId undefined: of all owners, and of none
-   * @returns ends it
+   * @param ownerId undefined: all events, with or without an owner
+   * @returns a function that ends the subscription
    */
   subscribe(ownerId: string | undefined, handle: (event: Event) => void): Promise<() => void>;
   close(): Promise<void>;
 }
 
-/** Events behind a number, in order, at most `limit`. @param ownerId undefined: of all owners, and of none */
+/** The first `limit` events after a number, in order. @param ownerId undefined: all events, with or without an owner */
 export async function readEventsAfter(
   database: DataSource,
   seq: number,

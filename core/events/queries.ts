@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { Event } from '../database/entities/event.js';
 import { queryEntities } from '../database/rows.js';
 
-/* Reading the event log: the timeline of one thing, and the audit log, which says who did what. */
+/* Reading the event log: the timeline of one upload or file, and the audit log, which says who did what. */
 
 /** The events of one upload or file, oldest first. Refusals are for the audit log only. */
 export async function listEvents(database: DataSource, subjectId: string): Promise<Event[]> {
@@ -15,28 +15,28 @@ export async function listEvents(database: DataSource, subjectId: string): Promi
 }
 
 export interface AuditFilter {
-  /** Such as `auth.login`, or `auth.*` for all that begin so. */
+  /** Such as `auth.login`, or `auth.*` for all types that begin with `auth.`. */
   type?: string | undefined;
-  /** Who did it. */
+  /** The user who acted. */
   userId?: string | undefined;
-  /** What it was done to. */
+  /** The upload, file, user, … that the event is about. */
   subjectId?: string | undefined;
   result?: 'ok' | 'refused' | undefined;
   /** From this time on, … */
   from?: Date | undefined;
   /** … and before this one. */
   to?: Date | undefined;
-  /** Also what nobody did, but the system by itself. */
+  /** Include events that the system caused by itself. */
   system: boolean;
 }
 
 /** Events of an export that are read at a time. */
 const BATCH = 500;
 
-/** More than any transaction lasts. */
+/** Longer than any transaction lasts. */
 const SLACK = `interval '1 hour'`;
 
-/** Newest first. @param before only smaller numbers; undefined: from the end of the log on */
+/** Newest first. @param before only events with smaller numbers; undefined: from the end of the log */
 export async function listAudit(
   database: DataSource,
   filter: AuditFilter,
@@ -48,7 +48,7 @@ export async function listAudit(
   return select(database, filter, range, 'DESC', limit);
 }
 
-/** Oldest first, in batches that are read when they are asked for. @param last the last number */
+/** Oldest first, in batches that are read on demand. @param last the last number to read */
 export async function* readAudit(
   database: DataSource,
   filter: AuditFilter,
@@ -64,7 +64,7 @@ export async function* readAudit(
   }
 }
 
-/** Numbers, without the limits themselves. */
+/** A range of numbers; both limits are excluded. */
 interface Range {
   above: number;
   below: number;
@@ -101,9 +101,9 @@ function select(
 }
 
 /**
- * Between which numbers the events of a time are. Numbers follow commits and times are those of the beginning of a
- * transaction, so the two orders differ by no more than a transaction lasts. Without this, what lies long ago would be
- * looked for in all that came after it.
+ * The range of numbers that contains all events of a time span. Numbers follow the order of commits; times are those at
+ * which transactions began. So the two orders differ by at most the duration of a transaction. Without the range, a
+ * query for old events would scan all newer ones.
  */
 async function findRange(database: DataSource, { from, to }: AuditFilter): Promise<Range> {
   const [range]: { above: string | null; below: string | null }[] = await database.query(

@@ -5,18 +5,18 @@ import type { Logger } from '../log.js';
 import { onAppended } from './append.js';
 
 /*
- * Numbers events: moves committed ones from the inbox into `events`, one sequencer at a time, without gaps.
+ * Numbers events: moves committed events from the inbox into `events`, one sequencer at a time, without gaps.
  *
- * With its number a row gets a hash over itself and the hash before it, so that a row that was changed or removed later
- * shows. `event_head` holds the last number and hash; so the end of the log cannot be cut off unseen either. verify.ts
- * checks all that.
+ * With its number a row gets a hash over itself and the previous hash, so that a later change or removal of a row is
+ * detected. `event_head` holds the last number and hash, so that cutting off the end of the log is detected too.
+ * verify.ts checks this.
  *
- * Any process may number: whichever has the lock of the head does, the others leave it the work. A process that appends
- * numbers soon after, and goes on looking for a while, since a transaction may commit long after it has appended. What a
- * process leaves behind that dies is found by the reconciler.
+ * Any process may number. The process that holds the lock of the head numbers, and the others skip. A process that
+ * appends events numbers them soon afterwards. It keeps looking for a while, because a transaction may commit long after
+ * it has appended. If a process dies before it has numbered its events, the reconciler does it.
  */
 
-/** Channel of PostgreSQL on which the log says that it has grown; without a payload. */
+/** Channel of PostgreSQL for notifications that the log has grown; without a payload. */
 export const GROWN = 'events';
 
 const BATCH = 1000;
@@ -30,10 +30,10 @@ const LINGER_MS = 1_000;
 /** Pause after a failure, in milliseconds. */
 const AFTER_FAILURE_MS = 1_000;
 
-/** Rows of one partition of `events`; the migration knows that number too. */
+/** Rows of one partition of `events`; the migration has the same number. */
 const PARTITION_ROWS = 10_000_000;
 
-/** What a hash is made of, as PostgreSQL writes it. */
+/** The columns that a hash covers, as PostgreSQL writes them. */
 export interface HashedRow {
   id: string;
   type: string;
@@ -50,10 +50,10 @@ export interface HashedRow {
 export const HASHED_COLUMNS = `id::text, type, subject_id::text, owner_id::text, data::text, actor::text, result,
   (extract(epoch FROM created_at) * 1000000)::bigint::text AS created_at`;
 
-/** The hash before the first event's. */
+/** The hash that precedes the first event. */
 export const FIRST_HASH = createHash('sha256').update('landfall').digest();
 
-/** SHA-256 over the hash before and the row. */
+/** SHA-256 over the previous hash and the row. */
 export function hashEvent(before: Buffer, seq: number, row: HashedRow): Buffer {
   const { id, type, subject_id, owner_id, data, actor, result, created_at } = row;
   const text = JSON.stringify([seq, id, type, subject_id, owner_id, data, actor, result, created_at]);
@@ -67,7 +67,7 @@ export interface EventHead {
   hash: Buffer;
 }
 
-/** The head as it is now. @throws when there is none, which only tampering can bring about */
+/** Reads the head. @throws when there is none, which only tampering can cause */
 export async function readHead(database: DataSource): Promise<EventHead> {
   const [head]: { seq: string; hash: Buffer }[] = await database.query('SELECT seq, hash FROM event_head');
   if (!head) throw new Error('event_head is empty');
@@ -80,8 +80,8 @@ export function formatHead({ seq, hash }: EventHead): string {
 }
 
 /**
- * Numbers all events that are committed. Waits for another sequencer that is at work.
- * @returns how many there were
+ * Numbers all events that are committed. Waits for a sequencer that is already running.
+ * @returns how many events it numbered
  */
 export async function sequenceEvents(database: DataSource): Promise<number> {
   return sequenceAll(database, 'FOR UPDATE');
@@ -98,7 +98,7 @@ async function sequenceAll(database: DataSource, lock: string): Promise<number> 
 
 /** @param lock how to lock the head */
 async function sequenceBatch(manager: EntityManager, lock: string): Promise<number> {
-  // A statement of its own: the next one then sees all that earlier sequencers have committed.
+  // A separate statement, so that the next one sees everything that earlier sequencers have committed.
   const [head]: { seq: string; hash: Buffer }[] = await manager.query(
     `SELECT seq, hash FROM event_head ${lock}`,
   );
@@ -115,7 +115,7 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
     hash = hashEvent(hash, seq, row);
     return { id: row.id, seq, hash };
   });
-  // Well before the numbers of the present partition are used up.
+  // Create the next partition well before the present one is full.
   if (seq % PARTITION_ROWS < BATCH) {
     await manager.query('SELECT ensure_event_partition($1)', [seq + PARTITION_ROWS]);
   }
@@ -141,7 +141,7 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
   return rows.length;
 }
 
-/** Either another sequencer has it, or there is none. */
+/** Without a head row: either another sequencer has locked it, or the table is empty. */
 async function headIsMissing(manager: EntityManager): Promise<number> {
   const heads: unknown[] = await manager.query('SELECT FROM event_head');
   if (heads.length === 0) throw new Error('event_head is empty');
@@ -149,11 +149,11 @@ async function headIsMissing(manager: EntityManager): Promise<number> {
 }
 
 export interface Sequencer {
-  /** Numbers no more; waits for what is under way. */
+  /** Stops numbering and waits for a batch under way. */
   stop(): Promise<void>;
 }
 
-/** Numbers what this process appends, within some 100 ms of its commit. */
+/** Numbers the events that this process appends, within about 100 ms of their commit. */
 export function startSequencer(database: DataSource, log: Logger): Sequencer {
   const stopping = new AbortController();
   let lastAppend = 0;
@@ -162,7 +162,7 @@ export function startSequencer(database: DataSource, log: Logger): Sequencer {
   async function look(): Promise<void> {
     try {
       const waiting: unknown[] = await database.query('SELECT FROM event_inbox LIMIT 1');
-      // Another sequencer that is at work may have looked before our commit. So this process looks again.
+      // If another sequencer holds the lock, it may have read the inbox before our commit. So this process looks again.
       if (waiting.length > 0) await sequenceAll(database, 'FOR UPDATE SKIP LOCKED');
       await pause(EVERY_MS, undefined, { signal: stopping.signal, ref: false });
     } catch (error) {

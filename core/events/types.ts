@@ -1,7 +1,7 @@
 import type { Actor, Event } from '../database/entities/event.js';
 import type { Problem, StepRecord } from '../database/entities/file.js';
 
-/* What each type of event says, and how much of it leaves the house. */
+/* The data of each type of event, and the part of an event that clients may see. */
 
 type Nothing = Record<never, never>;
 
@@ -11,10 +11,10 @@ interface RunData {
   error?: Problem;
 }
 
-/** What changes the status of a file. */
+/** Events that report a change of a file's status. */
 export type StatusEventType = 'file.processing' | 'file.completed' | 'file.failed' | 'file.infected';
 
-/** The data of each type, besides subject, owner and actor. Neither secrets nor content. */
+/** The data of each type, besides subject, owner and actor. It holds neither secrets nor content. */
 interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes; null: not known yet. */
   'upload.created': { length: number | null };
@@ -40,9 +40,9 @@ interface EventData extends Record<StatusEventType, RunData> {
   'user.changed': Record<string, unknown>;
   'queue.changed': { method: string; path: string };
   'audit.exported': Record<string, unknown>;
-  /** A request that was turned away, where no other type fits. */
+  /** A request that was refused, where no other type fits. */
   access: Nothing;
-  /** Further ones of one network, or of several, that are only counted; see server/auth/refusal-counts.ts. */
+  /** A count of further refused requests of one or several networks; see server/auth/refusal-counts.ts. */
   'access.counted': Nothing;
 }
 
@@ -51,9 +51,9 @@ export type EventType = keyof EventData;
 interface Common {
   /** Upload, file, user, …; null where there is none. */
   subjectId: string | null;
-  /** Whose timeline it belongs to. */
+  /** The user whose timeline shows the event. */
   ownerId: string | null;
-  /** Who did it; absent: the system itself. */
+  /** Who acted; absent: the system itself. */
   actor?: Actor | undefined;
 }
 
@@ -70,7 +70,7 @@ interface StatusEvent extends Common {
   data: RunData;
 }
 
-/** Something that somebody was not allowed to do; `data` says what was wanted and why not. */
+/** An action that was refused; `data` says what was requested and why it was refused. */
 interface RefusedEvent extends Common {
   type: EventType;
   result: 'refused';
@@ -79,9 +79,9 @@ interface RefusedEvent extends Common {
 
 export type NewEvent = DoneEvent | StatusEvent | RefusedEvent;
 
-/** What others are told of an event: not who did it, and nothing of the audit log's own. */
+/** The public part of an event: without the actor and the columns of the audit log. */
 export interface PublicEvent {
-  /** Its place in the log, by which a reader goes on; null for some moments after it was written. */
+  /** Its number in the log, after which a reader resumes; null for a moment after the event was written. */
   seq: number | null;
   type: string;
   /** The upload or file that it is about. */

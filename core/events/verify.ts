@@ -9,27 +9,27 @@ import {
 } from './sequence.js';
 
 /*
- * Whether the event log is still what was written.
+ * Checks that the event log was not changed after it was written.
  *
- * The hash of the event with number n is SHA-256 over the hash of number n - 1 and over all that its row holds; before
- * number 1 stands SHA-256('landfall'). `event_head` holds the last number and its hash. So the check needs nothing but
- * the table: it walks through it by number, reckons each hash anew from the one that it has just reckoned, and compares.
- * What it finds first, it reports:
+ * The hash of event n is SHA-256 over the hash of event n - 1 and over the columns of its row (HashedRow); the hash
+ * before event 1 is SHA-256('landfall'). `event_head` holds the last number and its hash. So the check needs only these
+ * tables: it walks through the log by number, computes each hash from the previous one, and compares. It reports the
+ * first of these that it finds:
  *
  * - a number that is missing: a row was removed, or taken out of the order;
  * - a row that does not fit: it was changed or exchanged, or its hash was;
  * - numbers up to that of the head that are missing at the end: the log was cut off there;
- * - rows behind the head, or another hash in the head than in the last row: the head was changed, or rows were put in.
+ * - rows after the head, or another hash in the head than in the last row: the head was changed, or rows were inserted.
  *
- * Servers go on appending meanwhile. Head and highest number are therefore read in one statement, and the walk stops at
- * that number: rows up to there were committed together with a head, and nobody touches them any more. It holds one batch
- * of rows in memory and no transaction open.
+ * Servers go on appending meanwhile. The head and the highest number are therefore read in one statement, and the walk
+ * stops at that number: rows up to it were committed together with a head and never change again. The check holds one
+ * batch of rows in memory and no transaction open.
  *
- * What it cannot prove: the hashes have no secret in them. Whoever may do everything in the database can change a row,
- * reckon all hashes from there on anew, and write a new head; or cut the log off and set the head back. Only a head that
- * was noted elsewhere shows that: every `seq:hash` that ever was the head has to be in the chain for ever (`expected`).
- * The worker's log gets one each hour. And what has no number yet is not protected yet: events get theirs within a tenth
- * of a second of their commit, or, when their process dies, within 30 seconds by the worker's reconciler.
+ * The check has limits. The hashes contain no secret: someone with full access to the database can change a row, compute
+ * all later hashes anew, and write a new head; or cut off the log and set the head back. Only a head that was noted
+ * elsewhere reveals that: every `seq:hash` that ever was the head must stay in the chain (`expected`). The worker logs a
+ * head every hour. And an event is not protected before it has a number. It gets one within a tenth of a second of its
+ * commit, or, if its process dies, within 30 seconds from the worker's reconciler.
  */
 
 /** Rows at a time. */
@@ -38,7 +38,7 @@ const BATCH = 1000;
 /** Below any number. */
 const LOWEST = '-9223372036854775808';
 
-/** The log is not what was written. The message says what is wrong and where, in one line. */
+/** The log was changed. The message says what is wrong and where, in one line. */
 export class LogDamage extends Error {
   override name = 'LogDamage';
 }
@@ -50,12 +50,12 @@ interface ChainedRow extends HashedRow {
 
 /**
  * Gives committed events their numbers, then checks all of the log.
- * @param expected a head of earlier, which must still be in the chain
- * @returns the head, whose number is also that of the events that were checked
- * @throws {LogDamage} naming the first thing that is wrong
+ * @param expected a head that was noted earlier and must still be in the chain
+ * @returns the head; its number is also the number of events that were checked
+ * @throws {LogDamage} naming the first damage
  */
 export async function verifyEvents(database: DataSource, expected?: EventHead): Promise<EventHead> {
-  // That fails, too, when the head was tampered with. Then the walk says it better.
+  // Numbering fails too when the head was tampered with. The walk then gives the better message.
   const failure = await sequenceEvents(database).then(
     () => undefined,
     (error: unknown) => error,
@@ -92,7 +92,7 @@ async function verifyChain(database: DataSource, expected: EventHead | undefined
   return head;
 }
 
-/** Reckons the chain up to the number `highest`. @returns its end */
+/** Computes the chain up to the number `highest`. @returns its end */
 async function walk(
   database: DataSource,
   highest: string,
@@ -100,7 +100,7 @@ async function walk(
 ): Promise<EventHead> {
   let end: EventHead = { seq: 0, hash: FIRST_HASH };
   compare(end, expected);
-  // By number and id: the index that forbids a number to stand there twice could have been dropped.
+  // By number and id: the unique index on the number could have been dropped, so a number may occur twice.
   let after: Pick<ChainedRow, 'seq' | 'id'> = { seq: LOWEST, id: LOWEST };
   for (;;) {
     const rows: ChainedRow[] = await database.query(
@@ -118,7 +118,7 @@ async function walk(
   }
 }
 
-/** One link further. @throws {LogDamage} when this row is not the one that belongs there */
+/** Follows the chain by one row. @throws {LogDamage} when the row does not belong there */
 function follow(before: EventHead, row: ChainedRow): EventHead {
   const seq = before.seq + 1;
   const found = Number(row.seq);

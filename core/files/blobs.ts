@@ -8,13 +8,13 @@ import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage } from '../storage/storage.js';
 
 /*
- * Stored objects and who refers to them. A blob's row comes first, without a reference; then its bytes; then the
- * reference, in the transaction that makes it known. What a crash leaves is therefore always a row without a
- * reference, and the reconciler deletes those.
+ * Stored objects and their reference counts. A blob's row is written first, without a reference; then its bytes; then
+ * the reference, in the transaction that makes the blob visible. So a crash always leaves a row without a reference,
+ * and the reconciler deletes such blobs.
  *
- * A deletion begins with a mark that is committed before the store is asked (`doomed_at`). A blob with that mark never
- * gets a reference again, so no transaction has to stay open while the store deletes the object. The row goes last: if
- * the process dies on the way, the mark is found by the next pass.
+ * A deletion begins with a mark (`doomed_at`) that is committed before the object is deleted from the store. A marked
+ * blob never gets a reference again, so no transaction has to stay open while the store deletes the object. The row is
+ * deleted last: if the process dies before that, the next pass finds the mark.
  */
 
 interface BlobDeps {
@@ -22,7 +22,7 @@ interface BlobDeps {
   storage: Storage;
 }
 
-/** How long a row may stay without a reference because its bytes are just being written. */
+/** How long a row may have no reference while its bytes are being written. */
 const UNREFERENCED_MINUTES = 60;
 
 /** Writes the rows of blobs that are about to be stored. @param sizes bytes of each */
@@ -33,8 +33,8 @@ export async function reserveBlobs(database: DataSource, sizes: number[]): Promi
 }
 
 /**
- * Adds a reference to each. Part of the caller's transaction.
- * @throws {AppError} unavailable when one of them is to be deleted: its bytes have to be stored anew, as another blob
+ * Adds a reference to each blob. Part of the caller's transaction.
+ * @throws {AppError} unavailable when a blob is marked for deletion: its bytes have to be stored again, as another blob
  */
 export async function referenceBlobs(manager: EntityManager, ids: string[]): Promise<void> {
   const changed = await countChanged(
@@ -47,8 +47,8 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
 }
 
 /**
- * Takes one reference from each. Part of the caller's transaction; deleteUnreferencedBlobs, after it, deletes those that
- * have lost their last one.
+ * Removes a reference from each blob. Part of the caller's transaction. Call deleteUnreferencedBlobs after the commit to
+ * delete the blobs that lost their last reference.
  */
 export async function releaseBlobs(manager: EntityManager, ids: string[]): Promise<void> {
   await manager.query(
@@ -58,11 +58,11 @@ export async function releaseBlobs(manager: EntityManager, ids: string[]): Promi
 }
 
 /**
- * Deletes objects that nothing refers to, and their rows: those that have lost their last reference, and those that have
- * been without any for an hour.
- * @param ids only these; undefined: all
- * @returns how many were deleted
- * @throws {PassIncomplete} after all others were deleted; the rows of those that failed stay
+ * Deletes blobs without a reference, objects and rows: blobs that lost their last reference, and blobs that had none for
+ * an hour.
+ * @param ids only these blobs, whatever their age; undefined: all
+ * @returns how many blobs were deleted
+ * @throws {PassIncomplete} when deletions failed, after all others were deleted; the failed blobs keep their rows
  */
 export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): Promise<number> {
   const { database, storage } = deps;
@@ -77,7 +77,7 @@ export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): P
   );
 }
 
-/** Marks blobs whose objects are to be deleted next, those again that an earlier call has marked and not deleted. */
+/** Marks the blobs to delete next. Includes blobs that an earlier call marked but did not delete. */
 async function doomBlobs(database: DataSource, limit: number, ids?: string[]): Promise<Blob[]> {
   const isMeant = ids
     ? 'id = ANY ($2)'

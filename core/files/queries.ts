@@ -7,12 +7,12 @@ import { AppError } from '../errors.js';
 
 /** Where a page of a list ended. */
 export interface FileCursor {
-  /** Microseconds since 1970: a Date would lose those that the column has, and files of one millisecond with them. */
+  /** Microseconds since 1970. A Date has only milliseconds, so a page could skip files of the same millisecond. */
   createdAtMicros: number;
   id: string;
 }
 
-/** A file of a list, and the cursor of a page that ends with it. */
+/** A file of a list, and the cursor for a page that ends with this file. */
 export interface ListedFile {
   file: File;
   cursor: FileCursor;
@@ -41,7 +41,7 @@ export async function listFiles(
 }
 
 /**
- * One file, of whomever; the caller checks whether it may be seen.
+ * One file of any owner; the caller checks whether it may be seen.
  * @param options.trashed also look in the trash
  * @throws {AppError} not_found
  */
@@ -55,7 +55,7 @@ export async function getFile(
   return file;
 }
 
-/** The same; undefined: there is none. */
+/** Like getFile, but returns undefined when there is no such file. */
 export async function findFile(
   database: DataSource,
   id: string,
@@ -95,10 +95,10 @@ export async function listDerivatives(
     .getRawMany();
 }
 
-/** A file whose processing has not come to its end. */
+/** A file whose status is `pending` or `processing`. */
 export type UnfinishedFile = Pick<File, 'id' | 'run'>;
 
-/** Files that are not at their end, in order of id. @param after id to go on from */
+/** Files that are `pending` or `processing`, in order of id. @param after id to continue after */
 export async function listUnfinished(
   database: DataSource,
   after: string | undefined,
@@ -111,7 +111,7 @@ export async function listUnfinished(
   );
 }
 
-/** How many files are not at their end. @param leastAgeMs younger ones do not count */
+/** How many files are `pending` or `processing`. @param leastAgeMs younger files do not count */
 export async function countUnfinished(database: DataSource, leastAgeMs: number): Promise<number> {
   const [{ count }] = await database.query(
     `SELECT count(*)::int AS count FROM files

@@ -12,9 +12,9 @@ import { releaseQuota } from '../uploads/quota.js';
 import { releaseBlobs } from './blobs.js';
 
 /*
- * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that
- * names the states it may come from and the attempt it belongs to, and leaves an event in the same transaction. A
- * worker that lost its job therefore changes nothing, and each file is completed exactly once.
+ * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that names the
+ * allowed previous states and the attempt, and it appends an event in the same transaction. A worker that has lost its
+ * job therefore changes nothing, and each file is completed exactly once.
  */
 
 const TRANSITIONS: Record<FileStatus, readonly FileStatus[]> = {
@@ -32,10 +32,10 @@ export function canChange(from: FileStatus, to: FileStatus): boolean {
   return TRANSITIONS[from].includes(to);
 }
 
-/** A file as one attempt of one run of its processing knows it. */
+/** Identifies a file together with one attempt of one run of its processing. */
 export type FileRun = Pick<File, 'id' | 'run' | 'attempts' | 'ownerId'>;
 
-/** Columns that go with a change of status. */
+/** Columns that a change of status sets too. */
 interface StatusColumns {
   error?: Problem | null;
   progress?: number;
@@ -89,10 +89,10 @@ async function changeStatus(
 }
 
 /**
- * Finishes an upload whose object is made: its file as `pending`, with its blob and its event. One statement, because
- * every upload comes by here and each further one is felt.
- * @param actor who sent the last byte; undefined: found by the system
- * @returns undefined if the upload is not ready for that, or finished already
+ * Finishes an upload whose object is made: inserts its file as `pending`, with its blob and its event. One statement,
+ * because it runs for every upload and each further statement would slow uploads down.
+ * @param actor who sent the last byte; undefined: the system finishes the upload
+ * @returns undefined if the upload is not ready, or finished already
  */
 export async function insertFile(
   manager: EntityManager,
@@ -131,9 +131,9 @@ export async function insertFile(
 
 /**
  * Begins an attempt of a run, or takes it over from a worker that died.
- * @param job `attempt`: the first is 1; one that takes over another, or follows one that was interrupted, has its number
- * @param step where a run begins
- * @returns undefined if there is nothing to do any more: the file is done, gone, or has a newer run
+ * @param job `attempt`: 1 for the first; an attempt that replaces a crashed or interrupted one keeps its number
+ * @param step the first step of a run
+ * @returns undefined if there is nothing to do: the file is done, deleted, or has a newer run
  */
 export async function startAttempt(
   database: DataSource,
@@ -159,14 +159,14 @@ export async function startAttempt(
   });
 }
 
-/** Ends a run well. @throws {AppError} wrong_state */
+/** Ends a run successfully. @throws {AppError} wrong_state */
 export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
   await database.transaction((manager) =>
     changeStatus(manager, file, 'completed', { progress: 100 }, 'file.completed'),
   );
 }
 
-/** Ends a run for good because the scan found something. @throws {AppError} wrong_state */
+/** Ends a run because the scan found a threat. @throws {AppError} wrong_state */
 export async function infectFile(
   database: DataSource,
   file: FileRun,
@@ -185,7 +185,7 @@ export async function failFile(database: DataSource, file: FileRun, error: Probl
   });
 }
 
-/** The verdict on a type is ours, and whoever meant well can send the right file: see endRefusedUploadOf(). */
+/** Makes the upload token usable again, so that an honest guest can send a file of an allowed type. See endRefusedUploadOf(). */
 async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
   await manager.query(
     `UPDATE upload_tokens SET used_at = NULL FROM uploads
@@ -195,8 +195,8 @@ async function returnUploadToken(manager: EntityManager, fileId: string): Promis
 }
 
 /**
- * Gives an unfinished file a new run, because the queue holds the job of the present one as done.
- * @returns the new run; undefined if the file has moved on meanwhile
+ * Gives an unfinished file a new run, because the queue has the job of the present run as ended.
+ * @returns the new run; undefined if the file has changed meanwhile
  */
 export async function raiseRun(
   database: DataSource,
@@ -213,7 +213,7 @@ export async function raiseRun(
 }
 
 /**
- * Puts a file into the trash, where it keeps its bytes but does not count against the quota any more.
+ * Puts a file into the trash. Its bytes stay stored, but they no longer count against the quota.
  * @throws {AppError} not_found
  */
 export async function trashFile(database: DataSource, id: string, actor: Actor): Promise<void> {
@@ -231,7 +231,7 @@ export async function trashFile(database: DataSource, id: string, actor: Actor):
 }
 
 /**
- * Removes the row of a file and of all that was made from it, in the caller's transaction.
+ * Removes the rows of a file and of its derivatives, in the caller's transaction.
  * @param actor undefined: the system itself
  * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
  */
@@ -240,7 +240,7 @@ export async function purgeFile(
   id: string,
   actor: Actor | undefined,
 ): Promise<string[]> {
-  // First, as the steps do: a step that is just being recorded adds derivatives that have to go too.
+  // Lock the file first, as recordSteps does: a step that is being recorded adds derivatives that must be removed too.
   await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
   const derivatives = await queryEntities(
     manager,
@@ -252,7 +252,7 @@ export async function purgeFile(
   if (!file) return [];
   const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
   await releaseBlobs(manager, blobIds);
-  // In the trash it did not count any more.
+  // A file in the trash does not count against the quota.
   if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
   await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
   return blobIds;

@@ -9,11 +9,11 @@ import { referenceBlobs, releaseBlobs } from './blobs.js';
 import type { FileRun } from './status.js';
 
 /*
- * What the processing of a file has found out so far. Facts are kept together with the note that their step is done,
- * so that a later attempt goes on behind it, and only by the attempt that is the file's present one.
+ * The results of a file's processing so far. Facts are written together with the record that their step is done, so that
+ * a later attempt continues after that step. Only the file's present attempt may write.
  */
 
-/** Something made from a file, its bytes stored and not yet referred to. */
+/** A derivative whose bytes are stored and whose blob has no reference yet. */
 interface NewDerivative {
   name: string;
   blob: Blob;
@@ -23,20 +23,20 @@ interface NewDerivative {
   height: number;
 }
 
-/** What a step found out; undefined leaves the column as it is. */
+/** The facts that a step found; undefined leaves the column unchanged. */
 export interface Facts {
   detectedType?: string | null;
   sha256?: string;
   clean?: boolean;
-  /** What the scan found; it ends the run as infected. */
+  /** Name of the threat that the scan found; it ends the run as infected. */
   threat?: string;
-  /** Added to what other steps wrote. */
+  /** Merged into the metadata of other steps. */
   metadata?: Record<string, unknown>;
   derivatives?: NewDerivative[];
   warnings?: Problem[];
 }
 
-/** Where a run is. */
+/** How far a run has come. */
 export interface Progress {
   step: string;
   /** Percent of the whole processing. */
@@ -45,7 +45,7 @@ export interface Progress {
   etaSeconds: number;
 }
 
-/** Shows where a run is, without an event. */
+/** Updates a run's progress, without an event. */
 export async function showProgress(
   database: DataSource,
   file: FileRun,
@@ -58,7 +58,7 @@ export async function showProgress(
   );
 }
 
-/** Keeps the reason of an attempt that failed and will be followed by another. */
+/** Records why an attempt failed that will be followed by another. */
 export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.query(
     `UPDATE files SET error = $3, eta_seconds = NULL, updated_at = now()
@@ -67,7 +67,7 @@ export async function recordAttemptError(database: DataSource, file: FileRun, er
   );
 }
 
-/** How a step ended and what it found out. */
+/** How a step ended and the facts that it found. */
 export interface StepResult {
   step: string;
   record: StepRecord;
@@ -75,8 +75,8 @@ export interface StepResult {
 }
 
 /**
- * Keeps what steps found out and that they need not run again, with an event for each.
- * @param next where the run is after that
+ * Writes the facts of steps and records the steps as done, with an event for each.
+ * @param next the run's progress after these steps
  * @throws {AppError} gone when the attempt is no longer the file's present one
  */
 export async function recordSteps(

@@ -2,7 +2,7 @@ import { supportedMimeTypes } from 'file-type';
 import { isAllowedType } from './media-types.js';
 import type { Detected } from './types.js';
 
-/** Names for the same thing, so that they do not count as a lie. */
+/** Aliases of media types, so that a client that declares an alias is not refused. */
 const ALIASES = new Map<string, string>(
   Object.entries({
     'image/jpg': 'image/jpeg',
@@ -27,7 +27,7 @@ const ALIASES = new Map<string, string>(
     'video/avi': 'video/vnd.avi',
     'text/rtf': 'application/rtf',
     'text/xml': 'application/xml',
-    // One container for all that Microsoft Office wrote before 2007.
+    // All formats of Microsoft Office before 2007 use one container.
     'application/msword': 'application/x-cfb',
     'application/vnd.ms-excel': 'application/x-cfb',
     'application/vnd.ms-powerpoint': 'application/x-cfb',
@@ -40,21 +40,21 @@ const IN_ZIP =
 
 const SVG = 'image/svg+xml';
 
-/** What clients say that do not know. */
+/** The type that clients declare when they do not know the type. */
 const UNTOLD = 'application/octet-stream';
 
-/** Whatever is of these types is not text, as a rule; a playlist is an exception. */
+/** Files of these types are usually not text; a playlist is an exception. */
 const MEDIA = /^(image|audio|video|font)\//;
 
-/** What bytes tell, if they are that. */
+/** Types that are recognised from the bytes. */
 const RECOGNISABLE = new Set(
   [...supportedMimeTypes, 'audio/webm', 'audio/matroska', 'application/xml'].map((mime) => canonical(mime)),
 );
 
 /**
- * Whether the content is of a type that the file's upload token allows. What bytes cannot tell (which text it is, and formats
- * that are not known here) counts as what it was declared as; so does what they tell only half (a document in a ZIP archive,
- * a vocabulary of XML). Of a type whose bytes would have told, it is no declaration that counts.
+ * Whether the content is of a type that the file's upload token allows. The declared type counts where the bytes do not
+ * reveal the type (kinds of text, unknown formats), or only the container (a document in a ZIP archive, a vocabulary of
+ * XML). It does not count for types that would have been recognised from the bytes.
  */
 export function isAllowed(
   declaredType: string | null,
@@ -65,20 +65,20 @@ export function isAllowed(
   const isText = detected?.mime === 'text/plain';
   const names = allowed.map(named);
   return countsAs(declared, detected).some((type) => {
-    // Of text only what is named itself.
+    // For text, a wildcard such as `image/*` does not count.
     const taken =
       isText && MEDIA.test(type) && type !== SVG ? names.filter((one) => !one.endsWith('/*')) : names;
     return isAllowedType(named(type), taken);
   });
 }
 
-/** Whether a file that is declared so may turn out to be of an allowed type. */
+/** Whether a file with this declared type may turn out to be of an allowed type. */
 export function mayBeAllowed(declared: string, allowed: string[]): boolean {
   const name = named(declared);
   return name === UNTOLD || isAllowedType(name, allowed.map(named));
 }
 
-/** Types that content may pass for. */
+/** The types that the content counts as. */
 function countsAs(declared: string, detected: Detected | null): string[] {
   const isTold = declared !== '' && declared !== UNTOLD;
   const { mime, root } = detected ?? {};
@@ -94,14 +94,14 @@ function countsAs(declared: string, detected: Detected | null): string[] {
   return RECOGNISABLE.has(canonical(declared)) ? [] : [declared];
 }
 
-/** Whether a declared type is another name for what was recognised, or one for what may be in it. */
+/** Whether a declared type is an alias of the recognised type, or a format that the recognised container may hold. */
 export function isKindOf(declared: string, mime: string): boolean {
   if (mime === 'application/zip' && IN_ZIP.test(bare(declared))) return true;
-  // Names end alike for film and sound, so clients take sound alone for a film.
+  // Video and audio files share extensions, so clients declare audio files as video.
   return [canonical(declared), canonical(declared).replace(/^video/, 'audio')].includes(canonical(mime));
 }
 
-/** By one name for each type; of the formats that are written in XML only that (RFC 6839, 4.1: `+xml`). */
+/** One name for each type; all XML-based formats get the same name (RFC 6839, 4.1: `+xml`). */
 function canonical(mime: string): string {
   const name = named(mime);
   return name.endsWith('+xml') ? 'application/xml' : name;
@@ -112,7 +112,7 @@ function named(mime: string): string {
   return ALIASES.get(name) ?? name;
 }
 
-/** In small letters, without parameters. */
+/** In lower case, without parameters. */
 function bare(mime: string): string {
   return mime.split(';')[0]?.trim().toLowerCase() ?? '';
 }

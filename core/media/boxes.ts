@@ -2,8 +2,8 @@ import type { Format } from './format.js';
 import { latin1 } from './plain-text.js';
 
 /*
- * Files of the ISO base media file format (ISO/IEC 14496-12): pictures, sound and video in boxes. Their first box names
- * brands: the major one, which may only say how the file is built (`mif1`, `isom`), and those that it is compatible with.
+ * Files of the ISO base media file format (ISO/IEC 14496-12): pictures, sound and video in boxes. The first box names the
+ * major brand, which may only describe the structure of the file (`mif1`, `isom`), and the compatible brands.
  */
 
 /** Brands that name a kind of picture. */
@@ -20,16 +20,16 @@ const PICTURES: Record<string, Format> = {
   hevs: { mime: 'image/heic-sequence', ext: 'heic' },
 };
 
-/** Brands that say no more than that there are pictures. */
+/** Brands that say only that the file holds pictures. */
 const CONTAINERS: Record<string, Format> = {
   mif1: { mime: 'image/heif', ext: 'heic' },
   msf1: { mime: 'image/heif-sequence', ext: 'heic' },
 };
 
-/** Bytes of the first box; letters in place of its length mean more. */
+/** The longest first box, in bytes. Where letters stand instead of its length, they give a larger number. */
 const MAX_BRANDS = 4096;
 
-/** Says what the brands and tracks of a file tell; undefined: nothing. */
+/** The format that the brands and tracks reveal; undefined: none. */
 export function readBoxes(head: Uint8Array): Format | undefined {
   const view = new DataView(head.buffer, head.byteOffset, head.length);
   if (head.length < 16 || latin1(head.subarray(4, 8)) !== 'ftyp') return undefined;
@@ -46,7 +46,7 @@ export function readBoxes(head: Uint8Array): Format | undefined {
 /** Major brands of files that hold video or sound. */
 const GENERIC = /^(iso.|mp4[12]|dash)$/;
 
-/** Whether all tracks of the movie are sound: each has a `hdlr` box with the kind of its media. */
+/** Whether all tracks of the movie are sound. Each track has a `hdlr` box with its kind of media. */
 function isSound(head: Uint8Array, view: DataView): boolean {
   for (let at = 0; at + 8 <= head.length; ) {
     const size = view.getUint32(at);

@@ -1,21 +1,21 @@
 /*
- * Cameras write local time ("2024:07:14 13:22:37"), and since EXIF 2.31 its offset and its fraction of a second into
- * tags of their own. Programs write many other things.
+ * Cameras write local time ("2024:07:14 13:22:37"). Since EXIF 2.31 separate tags hold its offset and its fraction of a
+ * second. Other programs write many other forms.
  */
 
 const DATE = /^(\d{4})[:/.-](\d{1,2})[:/.-](\d{1,2})(.*)$/s;
 const TIME = /^[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d+))?)?\s*(.*)$/s;
 const OFFSET = /^([+-])(\d{2}):?(\d{2})$/;
 
-/** No photograph and no drawing that was scanned is older; smaller years are fillings. */
+/** No photograph or scanned drawing is older; smaller years are placeholders. */
 const FIRST_YEAR = 1000;
 
 /**
- * A date as RFC 3339 writes it: with an offset if one was written, otherwise as local time without one; only the day if
- * the time is blank. Free text stands as it is.
- * @param offset of the tag beside it, such as OffsetTimeOriginal
- * @param fraction digits behind the second, such as SubSecTimeOriginal
- * @returns undefined for zeros, blanks and days that no calendar has
+ * A date in the form of RFC 3339: with an offset if the image has one, otherwise as local time without an offset; only
+ * the day if the time is blank. Free text is returned unchanged.
+ * @param offset value of the related tag, such as OffsetTimeOriginal
+ * @param fraction digits after the second, such as SubSecTimeOriginal
+ * @returns undefined for zeros, blanks and invalid days
  */
 export function readDate(text: string, offset?: string, fraction?: string): string | undefined {
   const [, year = '', month = '', day = '', rest = ''] = DATE.exec(text.trim()) ?? [];
@@ -32,7 +32,7 @@ export function readDate(text: string, offset?: string, fraction?: string): stri
   return `${date}T${pad(hour)}:${minute}:${second}${behind}${readOffset(zone || offset) ?? ''}`;
 }
 
-/** `Z`, `+02:00`; undefined for blanks and for what no clock on Earth is apart. */
+/** `Z`, `+02:00`; undefined for blanks and for offsets that no time zone has. */
 export function readOffset(text: string | undefined): string | undefined {
   const written = text?.trim() ?? '';
   if (/^(Z|UTC|GMT)$/i.test(written)) return 'Z';
@@ -41,7 +41,7 @@ export function readOffset(text: string | undefined): string | undefined {
   return Number(hours) + Number(minutes) === 0 ? 'Z' : `${sign}${hours}:${minutes}`;
 }
 
-/** Of hours, minutes and seconds; undefined if a clock shows no such time. */
+/** Formats hours, minutes and seconds; undefined if they are not a valid time. */
 export function readClock([hour = -1, minute = -1, second = -1]: number[]): string | undefined {
   const isWhole = Number.isInteger(hour) && Number.isInteger(minute);
   if (!isWhole || !isWithin(hour, 24) || !isWithin(minute, 60) || !isWithin(second, 60)) return undefined;
@@ -53,7 +53,7 @@ const isWithin = (value: number, limit: number) => value >= 0 && value < limit;
 
 const pad = (digits: string) => digits.padStart(2, '0');
 
-/** Date moves 30 February into March. */
+/** Compares the day again after parsing, because Date turns 30 February into a day of March. */
 function isDay(date: string): boolean {
   const time = Date.parse(`${date}T00:00:00Z`);
   if (Number.isNaN(time)) return false;

@@ -4,13 +4,13 @@ import { decodeText, decodeWide } from './text.js';
 import { type Directory, type Entry, openTiff } from './tiff.js';
 
 /*
- * EXIF as it is defined (EXIF 2.31), read from the raw values: exifr invents dates out of blanks, ignores offsets and
- * loses a whole directory when one entry in it is broken. Its dictionaries of names and meanings are good.
+ * EXIF according to its standard (EXIF 2.31), read from the raw values. exifr would make dates of blanks, ignore offsets,
+ * and lose a whole directory when one of its entries is broken. Only its dictionaries of names and meanings are used.
  */
 
 type Tags = Record<string, unknown>;
 
-/** Tags by the names that they have in the answer, in the three directories that tell about the photograph. */
+/** Tags of the three directories that describe the photograph, by their names in the answer. */
 export interface Exif {
   ifd0?: Tags;
   exif?: Tags;
@@ -20,7 +20,7 @@ export interface Exif {
 const EXIF_IFD = 0x8769;
 const GPS_IFD = 0x8825;
 
-/** Each date, and where its offset and its fraction of a second stand. All but ModifyDate are in the EXIF directory. */
+/** The tags of each date's offset and fraction of a second. All dates but ModifyDate are in the EXIF directory. */
 const DATES: Record<string, [offset: string, fraction: string]> = {
   ModifyDate: ['OffsetTime', 'SubSecTime'],
   DateTimeOriginal: ['OffsetTimeOriginal', 'SubSecTimeOriginal'],
@@ -29,16 +29,16 @@ const DATES: Record<string, [offset: string, fraction: string]> = {
 
 const OFFSETS = ['OffsetTime', 'OffsetTimeOriginal', 'OffsetTimeDigitized'];
 
-/** One number by definition, of which some cameras write two, or 0 for none. */
+/** Tags that hold one number by definition. Some cameras write two numbers, or 0 if the value is unknown. */
 const SINGLE = ['ISO', 'ExifImageWidth', 'ExifImageHeight'];
 
-/** Texts as bytes of UTF-16 LE, an invention of Windows. */
+/** Tags of Windows that hold text as bytes of UTF-16 LE. */
 const WINDOWS_TEXT = /^XP/;
 
 /** Four digits: "0231" is 2.31, "0300" is 3.0. */
 const VERSIONS = ['ExifVersion', 'FlashpixVersion'];
 
-/** Left out together where there is no position. */
+/** Tags that are left out together when there is no valid position. */
 const POSITION = [
   'GPSLatitudeRef',
   'GPSLatitude',
@@ -49,7 +49,7 @@ const POSITION = [
   'altitude',
 ];
 
-/** Where in a file other things are: no facts about the photograph. */
+/** Tags that hold positions in the file or padding: they are no facts about the photograph. */
 const POINTERS =
   /^(ExifIFD|GpsIFD|InteropIFD|SubIFD|IPTC|ICC|ApplicationNotes|MakerNote|UserComment|Strip.*|Thumbnail.*|Padding)$/;
 
@@ -91,7 +91,7 @@ function readValue(name: string, { text, bytes, numbers }: Entry): unknown {
   if (bytes && WINDOWS_TEXT.test(name)) return decodeWide(bytes);
   if (bytes && VERSIONS.includes(name)) return readVersion(bytes);
   if (bytes && name === 'GPSVersionID') return bytes.join('.');
-  // FileSource and SceneType are one byte; what is longer is for programs.
+  // FileSource and SceneType are one byte. Longer values are binary data for programs.
   const values = (numbers ?? (bytes?.length === 1 ? [...bytes] : [])).map((value) =>
     Number.isFinite(value) ? value : null,
   );
@@ -100,7 +100,7 @@ function readValue(name: string, { text, bytes, numbers }: Entry): unknown {
   return values.some((value) => value !== null) ? values : undefined;
 }
 
-/** Of ASCII digits, or of bytes that are the digits. */
+/** Reads a version from ASCII digits, or from bytes whose values are the digits. */
 function readVersion(bytes: Buffer): string | undefined {
   const digits = bytes.every((byte) => byte < 10) ? bytes.join('') : bytes.toString('latin1');
   const [, major, minor = ''] = /^(\d\d)(\d\d)$/.exec(digits) ?? [];
@@ -108,8 +108,8 @@ function readVersion(bytes: Buffer): string | undefined {
 }
 
 /**
- * The place in degrees and metres besides the raw values, without all of them if it is none: where a position was
- * removed, zeros are left.
+ * Adds the position in degrees and metres to the raw values. Leaves out all tags of the position if it is not valid:
+ * programs that remove a position leave zeros.
  */
 function readPlace(tags: Tags): Tags {
   const latitude = readDegrees(tags.GPSLatitude, tags.GPSLatitudeRef, { N: 1, S: -1 }, 90);

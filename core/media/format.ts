@@ -6,12 +6,12 @@ export interface Format {
   ext: string;
 }
 
-/** What is kept of a file to find out what it is. */
+/** The sample of a file by which its type is detected. */
 export interface Bytes {
   /** The first bytes. */
   head: Uint8Array;
-  /** The last bytes; may be the same ones. */
+  /** The last bytes; may overlap the first bytes. */
   tail: Uint8Array;
-  /** Bytes in all. */
+  /** Bytes of the whole file. */
   size: number;
 }

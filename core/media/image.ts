@@ -2,23 +2,23 @@ import sharp, { type Metadata } from 'sharp';
 import { AppError } from '../errors.js';
 import type { TaskInput } from './tasks.js';
 
-// One image at a time and one thread for it: there are as many parser processes as there are cores.
+// Use one thread per image: there are as many parser processes as cores.
 sharp.concurrency(1);
 sharp.cache(false);
 
-// All that libvips could read besides (SVG, its own formats, raw data) is left out: less code for strangers to attack.
+// Block all other loaders of libvips (SVG, its own formats, raw data), so that less code can be attacked.
 sharp.block({ operation: ['VipsForeignLoad'] });
 sharp.unblock({
   operation: ['Jpeg', 'Png', 'Webp', 'Nsgif', 'Tiff', 'Heif'].map((name) => `VipsForeignLoad${name}`),
 });
 
-/** Dimensions and tags, without decoding a pixel: they are told of any image, however large. */
+/** Reads dimensions and tags without decoding pixels, so it works for an image of any size. */
 export function readHeader(bytes: Buffer): Promise<Metadata> {
   return sharp(bytes, { limitInputPixels: false, failOn: 'none' }).metadata();
 }
 
 /**
- * libvips opens no WebP that is shorter than it says. With zeros instead of the missing bytes it decodes what is there.
+ * libvips refuses a WebP that is shorter than its header says. With zeros for the missing bytes it decodes the rest.
  * @returns undefined unless this is such an image
  */
 export function fillWebp({ bytes, limits }: TaskInput): Buffer | undefined {
@@ -30,7 +30,7 @@ export function fillWebp({ bytes, limits }: TaskInput): Buffer | undefined {
   return missing > 0 && isHeld ? Buffer.concat([bytes, Buffer.alloc(missing)]) : undefined;
 }
 
-/** The error of a task that would need more of the object than its first bytes. */
+/** The error of a task that needs more than the given first bytes of the object. */
 export function tooLarge({ bytes, size }: TaskInput): AppError {
   const detail = `${size} bytes; at most ${bytes.length} are read into memory`;
   return new AppError('too_much_memory', { detail });
@@ -48,13 +48,13 @@ export async function decoding<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-/** What the decoder says, in one line. */
+/** The decoder's message, in one line. */
 export function reasonOf(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const [, codec] = /has not been built in: (\w+)/.exec(message) ?? [];
   if (codec) return `it is compressed as ${codec}, which is not supported here`;
   const lines = message.split('\n');
-  // libheif looks for the end of a file by seeking behind it; that is no error.
+  // libheif finds the end of a file by seeking past it; this is no error.
   const line = lines.find((candidate) => !candidate.includes('bad seek')) ?? lines[0] ?? '';
   // Such as "VipsJpeg: premature end of JPEG image".
   return line.replace(/^\w+: /, '');

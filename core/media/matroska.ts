@@ -30,7 +30,7 @@ interface Element {
   content: Uint8Array;
 }
 
-/** Says what the tracks of a file are; undefined: it is of another format. */
+/** The format that the tracks reveal; undefined: the file has another format. */
 export function readTracks(head: Uint8Array): Format | undefined {
   const [header, segment] = elementsOf(head);
   if (header?.id !== HEADER) return undefined;
@@ -45,7 +45,7 @@ export function readTracks(head: Uint8Array): Format | undefined {
 
 const find = ({ content }: Element, id: number) => elementsOf(content).filter((one) => one.id === id);
 
-/** Elements beside each other, as far as they were kept. */
+/** The elements of one level, as far as they are in the sample. */
 function elementsOf(bytes: Uint8Array): Element[] {
   const elements: Element[] = [];
   let at = 0;
@@ -54,7 +54,7 @@ function elementsOf(bytes: Uint8Array): Element[] {
     const length = id && readNumber(bytes, at + id.width, false);
     if (!length) break;
     const start = at + id.width + length.width;
-    // Of unknown length, as recorders write: up to the end.
+    // An element of unknown length, as recorders write it, extends to the end.
     const end = length.isUnknown ? bytes.length : start + length.value;
     elements.push({ id: id.value, content: bytes.subarray(start, end) });
     at = end;

@@ -11,7 +11,7 @@ export function isAllowedType(type: string, allowed: string[]): boolean {
   return allowed.some((one) => one === bare || (one.endsWith('/*') && bare.startsWith(one.slice(0, -1))));
 }
 
-/** Says what would be. @param found what it is instead, if it is not what the client said */
+/** The error that names the allowed types. @param found the recognised type, if it is not the declared one */
 export function typeNotAllowed(allowed: string[], found?: string): AppError {
   const but = found === undefined ? '' : `, and the content is ${found}`;
   return new AppError('type_not_allowed', {

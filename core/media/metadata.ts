@@ -6,8 +6,8 @@ import type { TaskInput } from './tasks.js';
 import { decodeText } from './text.js';
 
 /**
- * What an image says of itself: dimensions and tags, without decoding a pixel.
- * @throws {AppError} unreadable; too_much_memory when the header would have to be looked for behind the given bytes
+ * Reads the dimensions and tags of an image, without decoding pixels.
+ * @throws {AppError} unreadable; too_much_memory when the header is beyond the given first bytes
  */
 export function readMetadata(input: TaskInput): Promise<Record<string, unknown>> {
   return decoding(describe(input)).catch((error: unknown) => {
@@ -21,7 +21,7 @@ async function describe(input: TaskInput): Promise<Record<string, unknown>> {
   return toPlainJson({
     image: {
       format: header.format,
-      // As shown, that is after the EXIF orientation has been applied.
+      // Dimensions after the EXIF orientation has been applied.
       width: header.autoOrient.width,
       height: header.autoOrient.height,
       orientation: header.orientation ?? 1,
@@ -33,14 +33,14 @@ async function describe(input: TaskInput): Promise<Record<string, unknown>> {
       density: header.density,
       pages: header.pages,
     },
-    // A TIFF is itself what an EXIF block is in other formats.
+    // A TIFF file has the structure of an EXIF block.
     ...readExif(header.exif ?? findPngExif(bytes) ?? bytes),
     iptc: await readIptc(bytes),
     xmp: await readXmp(header.xmp),
   });
 }
 
-/** The eXIf chunk of a PNG, which may stand behind the pixels; libvips looks no further than these. */
+/** The eXIf chunk of a PNG. It may come after the pixels, where libvips does not look. */
 function findPngExif(bytes: Buffer): Buffer | undefined {
   if (bytes.toString('latin1', 1, 4) !== 'PNG') return undefined;
   for (let at = 8; at + 8 <= bytes.length; ) {
@@ -51,14 +51,14 @@ function findPngExif(bytes: Buffer): Buffer | undefined {
   return undefined;
 }
 
-/** Texts of press agencies, which stand in JPEG and TIFF only. Tags that cannot be read are no reason to refuse an image. */
+/** IPTC texts of press agencies, in JPEG and TIFF only. Errors are ignored: unreadable tags must not fail an image. */
 async function readIptc(bytes: Buffer): Promise<Record<string, unknown> | undefined> {
   const options = { mergeOutput: false, iptc: true, xmp: false, exif: false, gps: false };
   const found = await exifr.parse(bytes, options).catch(() => undefined);
   return found?.iptc && mapTexts(found.iptc, (text) => decodeText(Buffer.from(text, 'latin1')));
 }
 
-/** exifr takes every text for Latin-1. */
+/** Decodes texts again, because exifr reads every text as Latin-1. */
 function mapTexts(
   tags: Record<string, unknown>,
   change: (text: string) => string | undefined,

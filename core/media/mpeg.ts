@@ -1,9 +1,9 @@
 /*
- * Whether bytes are MPEG audio: frames, each behind the one before. A frame begins with eleven bits that are set, which
- * many other bytes do, too (a byte order mark of UTF-16, letters of Windows-1251); the next one stands where the first says.
+ * Whether bytes are MPEG audio: consecutive frames. A frame begins with eleven set bits, but so do other bytes (a byte
+ * order mark of UTF-16, letters of Windows-1251). So the next frame must begin where the first one ends.
  */
 
-/** Thousands of bits a second, by index, of layers 1, 2, 3 of MPEG-1, and of layers 1 and 2 or 3 of MPEG-2. */
+/** Bit rates in kbit/s by index: layers 1, 2, 3 of MPEG-1, then layer 1 and layers 2 and 3 of MPEG-2. */
 const RATES = [
   [0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448],
   [0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384],
@@ -15,7 +15,7 @@ const RATES = [
 /** Samples a second of MPEG-1; MPEG-2 has half of them, MPEG-2.5 a quarter. */
 const SAMPLES = [44_100, 48_000, 32_000];
 
-/** Frames that are looked at. */
+/** How many frames are checked. */
 const ENOUGH = 4;
 
 /**
@@ -34,7 +34,7 @@ export function countFrames(head: Uint8Array): number {
   return ENOUGH;
 }
 
-/** Of a frame, in bytes; undefined: there is none. */
+/** Length of a frame in bytes; undefined: there is no frame. */
 function frameLength(head: Uint8Array, at: number): number | undefined {
   const [sync = 0, first = 0, second = 0, third = 0, fourth = 0, fifth = 0] = head.subarray(at, at + 6);
   if (sync !== 0xff || (first & 0xe0) !== 0xe0) return undefined;
@@ -49,7 +49,7 @@ function frameLength(head: Uint8Array, at: number): number | undefined {
   const rate = RATES[isFirst ? layer - 1 : layer === 1 ? 3 : 4]?.[second >> 4];
   const divisor = [4, 0, 2, 1][version] ?? 0;
   const samples = SAMPLES[(second >> 2) & 3];
-  // A rate of 0 leaves the length open: nobody uses it.
+  // A rate of 0 leaves the length open ("free format"), which is practically unused.
   if (!rate || !samples || divisor === 0) return undefined;
   const padding = (second >> 1) & 1;
   const perSecond = samples / divisor;

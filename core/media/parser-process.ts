@@ -11,9 +11,9 @@ import {
 import { TASKS } from './tasks.js';
 
 /*
- * A process that decodes what strangers have sent, so that nothing it does can hurt the process that asks. It gets
- * bytes and limits, and knows neither addresses nor secrets. It is killed when it takes too long, it ends itself when
- * it takes too much memory, and a crash is only its own. sandbox.ts says what it may not do.
+ * A process that decodes files, so that a malicious file cannot harm the server or worker. It gets bytes and limits, but
+ * neither addresses nor secrets. It is killed when it takes too long, it ends itself when it takes too much memory, and
+ * a crash affects no other process. sandbox.ts has its restrictions.
  */
 
 const MEMORY_CHECK_MS = 50;
@@ -28,7 +28,7 @@ const limits = JSON.parse(process.argv[2] ?? '{}') as ParserLimits;
 
 const readSome = promisify(read);
 
-/** Root gives up its rights here and not at the start, because another user may be unable to reach the modules. */
+/** Drops root's rights here, after the modules were loaded, because another user may be unable to read them. */
 function dropRoot(): void {
   if (process.getuid?.() !== 0) return;
   try {
@@ -36,7 +36,7 @@ function dropRoot(): void {
     process.setgid?.(STRANGER);
     process.setuid?.(STRANGER);
   } catch {
-    // A container may have taken the right to change users from root; then much else is taken from it, too.
+    // A container may not let root change users. Such a root has few other rights too.
   }
 }
 
@@ -60,7 +60,7 @@ async function run({ name, size, sent }: ParserTask): Promise<ParserAnswer> {
   }
 }
 
-/** By a signal, because process.exit() waits for the native code that is at work. */
+/** Ends the process by a signal, because process.exit() waits for running native code. */
 const end = (signal: NodeJS.Signals) => process.kill(process.pid, signal);
 
 dropRoot();
@@ -72,16 +72,16 @@ process.on('message', (task: ParserTask) => {
   );
 });
 
-// The process that asks decides when this ends; Ctrl-C in a terminal goes to every process of the group.
+// The parent decides when this process ends. Ctrl-C in a terminal reaches every process of the group, so ignore it.
 process.on('SIGINT', () => {});
 process.on('SIGTERM', () => {});
 process.on('disconnect', () => end('SIGKILL'));
 
 setInterval(() => {
-  // A worker that died while this was starting has left before anyone listened.
+  // If the parent died while this process was starting, its disconnect was not noticed.
   if (!process.connected) end('SIGKILL');
   if (process.memoryUsage.rss() > limits.memory) end(TOO_MUCH_MEMORY);
 }, MEMORY_CHECK_MS);
 
-// Up: see parsers.ts.
+// parsers.ts gives this process no task before this message.
 process.send?.('up');

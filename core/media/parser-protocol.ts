@@ -2,8 +2,8 @@ import type { ErrorCode } from '../errors.js';
 import type { TaskName } from './tasks.js';
 
 /**
- * What is asked of a parser process, over IPC with the `advanced` serialisation. The bytes to work on follow through
- * the pipe at BYTES_FD.
+ * A task for a parser process, sent over IPC with the `advanced` serialisation. Its bytes follow through the pipe at
+ * BYTES_FD.
  */
 export interface ParserTask {
   name: TaskName;
@@ -15,7 +15,7 @@ export interface ParserTask {
 
 export type ParserAnswer = { ok: true; result: unknown } | { ok: false; code: ErrorCode; detail: string };
 
-/** Limits that the parser process keeps by itself; the time limit is kept by the process that asks. */
+/** Limits that the parser process enforces itself; its parent enforces the time limit. */
 export interface ParserLimits {
   maxImagePixels: number;
   /** Bytes of resident memory. */
@@ -25,5 +25,5 @@ export interface ParserLimits {
 /** The descriptor from which a parser process reads the bytes; 3 is the IPC channel. */
 export const BYTES_FD = 4;
 
-/** The signal by which a parser process ends itself when it finds itself over its memory limit. */
+/** The signal by which a parser process ends itself when it exceeds its memory limit. */
 export const TOO_MUCH_MEMORY = 'SIGUSR2';

@@ -14,11 +14,11 @@ import {
 import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
 import type { TaskName, TaskResult } from './tasks.js';
 
-/** Decodes what strangers have sent in processes of their own; see parser-process.ts. */
+/** Decodes files in separate processes; see parser-process.ts. */
 export interface Parsers {
   /**
-   * Does a task of tasks.ts.
-   * @throws {AppError} unreadable, unavailable, took_too_long, too_much_memory, parser_died; what the task throws
+   * Runs a task of tasks.ts.
+   * @throws {AppError} unreadable, unavailable, took_too_long, too_much_memory, parser_died; the task's own AppErrors
    */
   run<Name extends TaskName>(name: Name, source: ByteSource, signal: AbortSignal): Promise<TaskResult<Name>>;
   close(): void;
@@ -37,17 +37,17 @@ export interface ByteSource {
 export interface ParserOptions extends ParserLimits {
   /** How many processes. */
   count: number;
-  /** For one task, from its last byte on. */
+  /** Time limit of one task, counted from its last byte. */
   timeoutSeconds: number;
   log: Logger;
 }
 
 const MIB = 1024 ** 2;
 
-/** So that a process which cannot even start is not started thousands of times a second. */
+/** Pause before a new process starts. Without it, a process that cannot start would be restarted constantly. */
 const RESPAWN_MS = 100;
 
-/** Without a single byte from the store, or without one that the parser takes. A slow store is not the fault of the file. */
+/** Time limit without a byte from the store or to the parser. The file is not at fault when the store is slow. */
 const STALL_MS = 20_000;
 
 /** Starts parser processes. Each does one task at a time; further tasks wait for a free one. */
@@ -61,7 +61,7 @@ export function startParsers(options: ParserOptions): Parsers {
     const child = forkParser(options);
     all.add(child);
     const replace = (reason: object) => {
-      // A process that could not even be started says so with `error` only, one that ends with `exit`.
+      // A process that could not be started emits only `error`; a process that ends emits `exit`.
       if (!all.delete(child)) return;
       const index = free.indexOf(child);
       if (index >= 0) free.splice(index, 1);
@@ -71,7 +71,7 @@ export function startParsers(options: ParserOptions): Parsers {
     };
     child.once('error', (err) => replace({ err }));
     child.once('exit', (code, killedBy) => replace({ code, killedBy }));
-    // Not before it says that it is up: the time that a busy machine needs to start it is not the task's.
+    // Wait until the process is up: its start time on a busy machine must not count as time of the task.
     child.once('message', () => putBack(child));
   }
 
@@ -85,7 +85,7 @@ export function startParsers(options: ParserOptions): Parsers {
   function take(name: TaskName): Promise<ChildProcess> {
     const child = free.pop();
     if (child) return Promise.resolve(child);
-    // A type is found out within milliseconds: that does not wait behind pictures that are decoded.
+    // Detecting a type takes milliseconds, so it does not wait behind decoding tasks.
     return new Promise((resolve) => (name === 'type' ? waiting.unshift(resolve) : waiting.push(resolve)));
   }
 
@@ -120,12 +120,12 @@ function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
       stdio: ['ignore', 'ignore', 'ignore', 'ipc', 'pipe'],
     },
   );
-  // A process that ends while it is sent bytes says so by `exit`.
+  // Errors of the pipe are ignored: `exit` reports a process that ends while bytes are sent to it.
   child.stdio[BYTES_FD]?.on('error', () => {});
   return child;
 }
 
-/** Gives one task to a process. Waits for the answer, for the end of the process, for a time limit or for the signal. */
+/** Gives a task to a process. Ends with its answer, the end of the process, a time limit or the abort signal. */
 async function ask(
   child: ChildProcess,
   name: TaskName,
@@ -133,16 +133,16 @@ async function ask(
   signal: AbortSignal,
   { memory, timeoutSeconds }: ParserOptions,
 ): Promise<ParserAnswer> {
-  // It may have been given while the task waited for a free process.
+  // The signal may have aborted while the task waited for a free process.
   signal.throwIfAborted();
   const over = new AbortController();
   return new Promise<ParserAnswer>((resolve, reject) => {
     const kill = (error: unknown) => {
-      // SIGKILL, because native code does not see anything else. The pool starts another process.
+      // SIGKILL, because running native code handles no other signal. The pool starts another process.
       child.kill('SIGKILL');
       reject(error);
     };
-    // Until the last byte is sent, the store has to move; then the time of the task itself begins.
+    // While bytes are sent, only a stall ends the task. Its time limit begins after the last byte.
     const stalled = setTimeout(() => kill(unavailable()), STALL_MS);
     const beginTask = () => {
       clearTimeout(stalled);
@@ -177,7 +177,7 @@ async function ask(
         if (over.signal.aborted) bytes.destroy();
         else deliver(bytes).catch((error: unknown) => over.signal.aborted || kill(unavailable(error)));
       },
-      // The process has not been told of the task: it is as good as before.
+      // The process has not received the task, so it can be used again.
       reject,
     );
   }).finally(() => over.abort());
@@ -189,7 +189,7 @@ function deathOf(killedBy: NodeJS.Signals | null, memory: number): AppError {
     : new AppError('parser_died', { retryable: true });
 }
 
-/** Sends exactly `size` bytes, at the pace at which they are taken. @throws when there are fewer, or on abort */
+/** Sends exactly `size` bytes, as fast as the parser reads them. @throws when there are fewer, or on abort */
 async function sendBytes(
   bytes: Readable,
   size: number,
@@ -202,7 +202,7 @@ async function sendBytes(
     onProgress();
     const part = chunk.subarray(0, left);
     left -= part.length;
-    // Read to its end, the stream of a store gives its connection back.
+    // Read the stream to its end, so that the store's connection can be reused.
     if (part.length > 0 && !pipe.write(part)) await once(pipe, 'drain', { signal });
   }
   if (left > 0) throw new Error(`${left} of ${size} bytes are missing`);

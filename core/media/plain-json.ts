@@ -3,8 +3,8 @@ const MAX_ITEMS = 200;
 const MAX_DEPTH = 6;
 
 /**
- * Makes what a metadata parser returned fit for a jsonb column: no binary, no NUL, no NaN, and nothing longer or deeper
- * than anyone reads. What does not fit is left out; a text ends at its first NUL; null keeps a place in a list.
+ * Makes the result of a metadata parser fit for a jsonb column: no binary, no NUL, no NaN, and limited length and depth.
+ * Values that do not fit are left out, or replaced by null in a list; a text ends at its first NUL.
  */
 export function toPlainJson(value: Record<string, unknown>): Record<string, unknown> {
   return (plain(value, 0) ?? {}) as Record<string, unknown>;

@@ -8,7 +8,7 @@
 export interface Text {
   /** A charset as IANA registers them; `unknown-8bit` (RFC 1428) where the bytes do not tell which one. */
   charset: string;
-  /** The beginning, without its mark. Of an unknown encoding only what is ASCII is right. */
+  /** The beginning, without its mark. In an unknown encoding only the ASCII characters are correct. */
   start: string;
 }
 
@@ -23,16 +23,16 @@ const MARKS = [
 /** ISO 2022-KR begins with this, and then shifts with two control characters (RFC 1557). */
 const KOREAN_SHIFTS = '\x1b$)C';
 
-/** What ends a text that CP/M or DOS has written. */
+/** The last byte of texts of CP/M and DOS. */
 const END_OF_FILE = 0x1a;
 
-/** Characters that no text holds: controls but for those that part lines, and code points without a meaning. */
+/** Characters that no text holds: control characters except tab and line breaks, and code points without a meaning. */
 const SENSELESS = /(?![\t\n\f\r])[\p{Cc}\p{Cn}\p{Co}\p{Cs}\ufffd]/u;
 
-/** What stands between words, and the letters of ASCII. */
+/** Characters that are common in real text: blanks, ASCII, and East Asian punctuation, kana and full-width forms. */
 const ANCHORS = /[\t\n\r -~\u3000-\u30ff\uff00-\uffef]/g;
 
-/** Scripts that a text is written in; Latin may stand in any. Those of East Asia stand together. */
+/** Scripts of texts. Latin may occur in any text; the scripts of East Asia occur together. */
 const SCRIPTS = 'Latin Greek Cyrillic Hebrew Arabic Thai Devanagari Bengali Tamil Telugu Armenian Georgian';
 const EAST_ASIA = ['Han', 'Hiragana', 'Katakana', 'Hangul', 'Bopomofo'];
 const WRITINGS = [...SCRIPTS.split(' ').map((script) => [script]), EAST_ASIA].map((scripts) => {
@@ -46,8 +46,8 @@ export function isBinary(byte: number): boolean {
 }
 
 /**
- * Reads bytes as text; undefined: they are none.
- * @param head the first bytes @param isWhole whether these are all
+ * Reads bytes as text; undefined: they are not text.
+ * @param head the first bytes @param isWhole whether these are all bytes
  */
 export function readText(head: Uint8Array, isWhole: boolean): Text | undefined {
   if (head.length === 0) return undefined;
@@ -72,7 +72,7 @@ function read8(head: Uint8Array, isWhole: boolean): Text | undefined {
   }
 }
 
-/** Read in the wrong byte order, most texts make some sense, too: what has more anchors is the right one. */
+/** Most texts make some sense in the wrong byte order too. The order with more ANCHORS is the right one. */
 function read16(head: Uint8Array, isWhole: boolean): Text | undefined {
   if (head.length < 4 || (isWhole && head.length % 2 !== 0)) return undefined;
   const readings = ['utf-16le', 'utf-16be']
@@ -84,7 +84,7 @@ function read16(head: Uint8Array, isWhole: boolean): Text | undefined {
   return best && { charset: best.charset, start: best.start };
 }
 
-/** Half of it is of ASCII or the like, or some of that and nearly all of one script. */
+/** Whether half of the text are ANCHORS, or it has some ANCHORS and nearly all of it is in one script. */
 function makesSense(text: string, anchors: number): boolean {
   if (anchors * 2 >= text.length) return true;
   if (anchors * 16 < text.length) return false;
@@ -93,7 +93,7 @@ function makesSense(text: string, anchors: number): boolean {
 
 const count = (text: string, pattern: RegExp) => text.match(pattern)?.length ?? 0;
 
-/** Few numbers of four bytes are characters: that says enough. */
+/** Few 32-bit numbers are characters, so valid characters are proof enough. */
 function read32(head: Uint8Array, isWhole: boolean): Text | undefined {
   if (head.length < 8 || (isWhole && head.length % 4 !== 0)) return undefined;
   return ['utf-32le', 'utf-32be']

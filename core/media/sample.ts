@@ -2,14 +2,14 @@ import { Readable } from 'node:stream';
 import type { ByteSource } from './parsers.js';
 import { HEAD, TAIL } from './types.js';
 
-/** Keeps what is needed of a stream of bytes to find out what they are. */
+/** Keeps the bytes of a stream that are needed to detect its type. */
 export interface Sample {
   push(chunk: Uint8Array): void;
-  /** Bytes that have gone by. */
+  /** Bytes pushed so far. */
   size(): number;
-  /** The first ones, and behind them the last ones if it is a ZIP archive. */
+  /** The first bytes, followed by the last bytes if it is a ZIP archive. */
   bytes(): Buffer;
-  /** The same, for a parser process. @param isWhole whether nothing more comes */
+  /** These bytes as the source of a parser's task. @param isWhole whether the stream has ended */
   source(isWhole: boolean): ByteSource;
 }
 

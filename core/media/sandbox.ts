@@ -2,22 +2,22 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
 /*
- * The rights that a parser process has to do without. Node's permission model keeps JavaScript to the program's own
- * modules: no other files, no processes, no threads. It does not bind native code, so the tools of util-linux take from
- * the whole process what they can: the network, the rights of set-user-ID programs, and writing to files. Where a tool
- * is missing, or the machine does not allow it (containers often refuse namespaces), the process runs without it.
+ * The restrictions of a parser process. Node's permission model lets JavaScript read only the program's own modules: no
+ * other files, no processes, no threads. It does not restrict native code, so tools of util-linux restrict the whole
+ * process: no network, no set-user-ID programs, no writing to files. If a tool is missing, or the machine does not allow
+ * it (containers often refuse namespaces), the process runs without that restriction.
  */
 
-/** A JavaScript heap larger than this is not needed to read tags. */
+/** Reading tags needs no larger JavaScript heap. */
 const HEAP_MIB = 256;
 
-/** To find out whether a tool works here. */
+/** Time limit for testing whether a tool works here. */
 const PROBE_MS = 2_000;
 
 /** Only the time zone: local times must not depend on the machine's. */
 export const ENVIRONMENT = { TZ: 'UTC' };
 
-/** Commands that run another one, each with less than it had. */
+/** Commands that run another command with fewer rights. */
 const WRAPPERS = [
   process.getuid?.() === 0
     ? ['unshare', '--net', '--']
@@ -28,7 +28,7 @@ const WRAPPERS = [
 
 let command: { execPath: string; execArgv: string[] } | undefined;
 
-/** The program and the arguments that start Node in a sandbox, as far as this machine has one. */
+/** The program and the arguments that start Node in a sandbox, as far as this machine supports it. */
 export function sandboxedNode(): { execPath: string; execArgv: string[] } {
   if (!command) {
     const [execPath = process.execPath, ...execArgv] = [

@@ -3,7 +3,7 @@ import { readMetadata } from './metadata.js';
 import type { ParserLimits } from './parser-protocol.js';
 import { makeThumbnails } from './thumbnails.js';
 
-/** What a task works on, and the limits that it keeps. */
+/** The input of a task, and the limits that it must keep. */
 export interface TaskInput {
   /** The object, or its first bytes if it is larger than a parser may hold. */
   bytes: Buffer;
@@ -13,8 +13,8 @@ export interface TaskInput {
 }
 
 /**
- * All that a parser process can do. Imported by parser processes only, because it loads the decoders; others import
- * its types. A task throws an AppError with what is wrong with the content; any other error is told as `unreadable`.
+ * All tasks of a parser process. Only parser processes import this, because it loads the decoders; other code imports its
+ * types. A task throws an AppError for a problem of the content; any other error is reported as `unreadable`.
  */
 export const TASKS = {
   metadata: readMetadata,

@@ -1,9 +1,9 @@
-/** Far more than is kept of a text (plain-json.ts), so that one of a gigabyte costs nothing. */
+/** Far more than is kept of a text (plain-json.ts), so that decoding a text of a gigabyte is cheap. */
 const MAX_BYTES = 16 * 1024;
 
 /**
- * A text of a camera or of an editor up to its first NUL (EXIF separates texts by it), without blanks around it: UTF-8
- * where the bytes are that, otherwise Latin-1.
+ * Decodes a text of a camera or an editor up to its first NUL (EXIF separates texts by NUL) and trims it: as UTF-8 if
+ * the bytes are valid UTF-8, otherwise as Windows-1252.
  * @returns undefined if nothing is left
  */
 export function decodeText(bytes: Uint8Array): string | undefined {

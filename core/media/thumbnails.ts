@@ -18,7 +18,7 @@ const QUALITY = 78;
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
 
-/** The scales at which a JPEG can be decoded, a whole number of coefficients of each block of 8 × 8 pixels. */
+/** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
 const JPEG_SCALES = [8, 4, 2];
 
 const PART = 'Only a part of the image could be decoded';
@@ -69,8 +69,8 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
 }
 
 /**
- * A JPEG is decoded at a reduced scale, a few rows at a time; only a progressive one needs all its coefficients at once.
- * Other images are decoded whole.
+ * A JPEG is decoded at a reduced scale, a few rows at a time. Only a progressive JPEG needs all its coefficients at once.
+ * Other images are decoded at full size.
  */
 function checkSize(
   { width, height, format, isProgressive, chromaSubsampling = '', channels }: Metadata,
@@ -94,12 +94,12 @@ function checkSize(
   }
 }
 
-/** Everything that is there: first as if the image were whole, then as much as can be decoded. */
+/** Decodes the image as if it were complete; if that fails, decodes as much as possible. */
 async function decode(bytes: Buffer, { format }: Metadata): Promise<{ pixels: Pixels; damage?: string }> {
   try {
     return { pixels: await readPixels(bytes, 'error') };
   } catch (error) {
-    // Some programs forget the end marker. If that was all, decoding with one gives not even a warning.
+    // Some programs omit the end marker. If nothing else is wrong, decoding with the marker gives no warning.
     const ended = format === 'jpeg' && Buffer.concat([bytes, END_OF_IMAGE]);
     const whole = ended && (await readPixels(ended, 'warning').catch(() => undefined));
     if (whole) return { pixels: whole };

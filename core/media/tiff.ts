@@ -1,6 +1,6 @@
 /* The structure that TIFF files and EXIF blocks share (TIFF 6.0, section 2): directories of tagged values. */
 
-/** The value of a tag. NaN stands for a number that is none. */
+/** The value of a tag. NaN stands for a number that is unknown or invalid. */
 export interface Entry {
   /** ASCII, or UTF-8 (EXIF 3.0, 4.6.2). */
   text?: Buffer;
@@ -19,13 +19,13 @@ export interface Tiff {
   first: number;
 }
 
-/** More values of one tag are positions in the file (strips, tiles), not facts about the image. */
+/** A tag with more values holds positions in the file (strips, tiles), not facts about the image. */
 const MAX_VALUES = 256;
 
-/** What a rational holds instead of a number that is not known or without end (EXIF 2.31, 4.6.5: SubjectDistance). */
+/** Numerator of a rational that is unknown or infinite (EXIF 2.31, 4.6.5: SubjectDistance). */
 const UNKNOWN = 0xffff_ffff;
 
-/** @returns undefined if these bytes begin like no TIFF; a BigTIFF, whose offsets have 64 bits, does not either */
+/** @returns undefined if the bytes are not a TIFF; a BigTIFF, with offsets of 64 bits, is not supported either */
 export function openTiff(bytes: Buffer): Tiff | undefined {
   const mark = bytes.toString('latin1', 0, 4);
   if (mark !== 'II*\0' && mark !== 'MM\0*') return undefined;
@@ -37,7 +37,7 @@ export function openTiff(bytes: Buffer): Tiff | undefined {
   const rational = (numerator: number, denominator: number) =>
     denominator === 0 || numerator === UNKNOWN ? Number.NaN : numerator / denominator;
 
-  /** By the number of the type: bytes of one value, and how it is read. */
+  /** By type number: bytes of one value, and the function that reads it. */
   const numbers: Record<number, [size: number, read: (at: number) => number]> = {
     3: [2, u16],
     4: [4, u32],
@@ -50,7 +50,7 @@ export function openTiff(bytes: Buffer): Tiff | undefined {
     12: [8, (at) => view.getFloat64(at, little)],
     13: [4, u32],
   };
-  /** How values of one byte are to be understood. */
+  /** Meaning of the types whose values have one byte. */
   const bytewise: Record<number, 'text' | 'bytes'> = { 1: 'bytes', 2: 'text', 7: 'bytes', 129: 'text' };
 
   function readEntry(at: number): Entry | undefined {
@@ -82,7 +82,7 @@ export function openTiff(bytes: Buffer): Tiff | undefined {
   };
 }
 
-/** Undefined where an entry points behind the end. */
+/** Undefined when an entry points beyond the end of the bytes. */
 function attempt<T>(read: () => T): T | undefined {
   try {
     return read();

@@ -6,34 +6,35 @@ import { isBinary, latin1, readText, type Text } from './plain-text.js';
 import { readZip } from './zip.js';
 
 /*
- * What a file is, by its bytes. file-type is asked for what it takes them for, and is heard as a witness: it goes by
- * signatures, and many of those are a few letters that words begin with, too ("BM", "MZ", "FORM", "ID3", "PAR1").
+ * Detects the type of a file by its bytes. The result of the package file-type (the witness) is one input. It goes by
+ * signatures, and many signatures are letters that words begin with too ("BM", "MZ", "FORM", "ID3", "PAR1").
  *
- * Bytes that are text are text, of a format that is written in text if they begin as such. All else is what the witness
- * says, if it does not begin as text; containers are looked into, because what a file is may stand at its end.
+ * Bytes that are text are of type text, or of a text-based format if they begin like one. Other bytes are of the
+ * witness's type, if more than the signature supports it. Containers are read, because their entries, brands or tracks
+ * decide the type.
  */
 
 export interface Detected extends Format {
-  /** Of text. */
+  /** Only for text. */
   charset?: string;
-  /** Of markup: the name of its first element, in small letters. */
+  /** Only for markup: the name of its first element, in lower case. */
   root?: string;
 }
 
 /** Bytes of the head of a file. */
 export const HEAD = 64 * 1024;
 
-/** Bytes of the end of a file, where it is a ZIP archive: its directory is there. */
+/** Bytes of the end of a ZIP archive, which holds its directory. */
 export const TAIL = 1024 ** 2;
 
-/** Signatures of binary formats are followed by a byte that text does not hold within so many bytes. */
+/** A binary format has a byte that text never contains within this many bytes. */
 const PROOF = 256;
 
 const PDF: Format = { mime: 'application/pdf', ext: 'pdf' };
 const TIFF: Format = { mime: 'image/tiff', ext: 'tif' };
 const MP3: Format = { mime: 'audio/mpeg', ext: 'mp3' };
 
-/** Formats that are written in text, by what they begin with. */
+/** Text-based formats, by their beginning. */
 const WRITTEN: [RegExp, Format][] = [
   [/^\s*<\?xml\s/, { mime: 'application/xml', ext: 'xml' }],
   [/^\{\\rtf/, { mime: 'application/rtf', ext: 'rtf' }],
@@ -55,13 +56,13 @@ const WRITTEN: [RegExp, Format][] = [
   [/^.{0,1019}?%PDF-\d\.\d\s+(%[^\r\n]*[\r\n]\s*)*\d+ \d+ obj\b/s, PDF],
 ];
 
-/** The first element, behind a declaration, comments and a document type. */
+/** The first element, after a declaration, comments and a document type. */
 const ROOT =
   /^(?:\s*(?:<\?[^>]*>|<!--(?:(?!-->).)*-->|<!DOCTYPE(?:[^>[]|\[[^\]]*\])*>))*\s*<(?:[\w.-]+:)?([a-z][\w.-]*)[\s/>]/is;
 
 /**
- * Judges what a file is. @param witness what file-type takes it for
- * @returns null: nothing that is known here
+ * Detects the type of a file. @param witness the result of file-type
+ * @returns null: the type is not known here
  */
 export function judge(bytes: Bytes, witness: Format | undefined): Detected | null {
   const { head, size } = bytes;
@@ -81,17 +82,17 @@ function judgeText({ charset, start }: Text): Detected {
   };
 }
 
-/** Also of what is not text from end to end: some of these formats may hold bytes of any kind. */
+/** Also used for bytes that are not text throughout: some of these formats may contain any bytes. */
 const writtenAs = (start: string) => WRITTEN.find(([beginning]) => beginning.test(start))?.[1];
 
-/** The one binary format that begins with a mark of text: SketchUp's, whose name stands in it in UTF-16. */
+/** SketchUp's format is the only binary format that begins with a byte order mark: its name follows in UTF-16. */
 const isSketch = (head: Uint8Array) => latin1(head.subarray(0, 6)) === '\xff\xfe\xff\x0eS\0';
 
 const isZip = ({ ext, mime }: Format) =>
   mime === 'application/zip' || ZIP_FORMATS.has(ext) || /openxmlformats|opendocument|macroenabled/.test(mime);
 const ZIP_FORMATS = new Set(['jar', 'apk', 'xpi', 'epub', '3mf', 'vsdx']);
 
-/** Whether the bytes are more than a signature that words could begin with, too. */
+/** Whether the bytes support the witness's type beyond a signature that words could begin with too. */
 function isProven({ mime, ext }: Format, head: Uint8Array): boolean {
   if (latin1(head.subarray(0, 3)) === 'ID3') return isId3(head);
   if (mime === 'audio/mpeg' || mime === 'audio/aac') return countFrames(head) > 0;
@@ -106,13 +107,13 @@ function isId3(head: Uint8Array): boolean {
   return major <= 4 && revision < 0xff && length.length === 4 && length.every((byte) => byte < 0x80);
 }
 
-/** Its second header, whose length says which one it is, begins behind 14 bytes. */
+/** The second header begins after 14 bytes; its length identifies its version. */
 function isBitmap(head: Uint8Array): boolean {
   const [length = 0, ...rest] = head.subarray(14, 18);
   return [12, 16, 40, 52, 56, 64, 108, 124].includes(length) && rest.every((byte) => byte === 0);
 }
 
-/** Packets of 188 bytes, or of 192 with a time before each, all of which begin with the same letter. */
+/** Packets of 188 bytes, or of 192 with a timestamp before each; every packet begins with the byte 0x47. */
 function isTransportStream(head: Uint8Array): boolean {
   return [188, 192].some((length) => {
     const starts = Array.from({ length: 5 }, (_, index) => length - 188 + index * length);
@@ -120,7 +121,7 @@ function isTransportStream(head: Uint8Array): boolean {
   });
 }
 
-/** What the witness looks for farther on: the first directory of an image, or the sound behind a tag and blanks. */
+/** Formats that the witness misses when their data is beyond the head: a TIFF's directory, or MP3 sound after a tag. */
 function readStart(head: Uint8Array): Format | null {
   const start = latin1(head.subarray(0, 4));
   if (start === 'II*\0' || start === 'MM\0*') return TIFF;

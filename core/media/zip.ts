@@ -3,16 +3,15 @@ import type { Bytes, Format } from './format.js';
 import { latin1 } from './plain-text.js';
 
 /*
- * What a ZIP archive is, by the names of its entries. They stand in the central directory at its end (PKWARE APPNOTE 4.3),
- * wherever the entries themselves are. Of an archive whose directory is longer than what was kept of it, the names that
- * were kept count.
+ * Detects the format of a ZIP archive by the names of its entries. The names are in the central directory at the end of
+ * the archive (PKWARE APPNOTE 4.3). If the directory is longer than the sample, the names within the sample count.
  */
 
 interface Entry {
   name: string;
   method: number;
   compressedSize: number;
-  /** Of its local header, from the start of the archive. */
+  /** Position of its local header, from the start of the archive. */
   offset: number;
 }
 
@@ -26,15 +25,15 @@ const CENTRAL_LENGTH = 46;
 const LOCAL = 0x04034b50;
 const LOCAL_LENGTH = 30;
 
-/** An entry that tells the type is smaller than that, in bytes. */
+/** Entries that reveal the type are smaller than this, in bytes. */
 const MAX_TELLING = 1024 ** 2;
 
-/** How often the directory is looked for where its start is not known. */
+/** How many positions are tried when the start of the directory is not known. */
 const MAX_TRIES = 100;
 
 const OPEN_XML = 'application/vnd.openxmlformats-officedocument.';
 
-/** Extensions of the formats that name themselves, by media type without `.12`. */
+/** Extensions of formats whose archives contain their media type, by that type without `.12`. */
 const EXTENSIONS = new Map<string, string>(
   Object.entries({
     'application/epub+zip': 'epub',
@@ -64,7 +63,7 @@ const EXTENSIONS = new Map<string, string>(
   }),
 );
 
-/** Documents of Office Open XML, by the folder of their parts: without macros, and with them. */
+/** Media types of Office Open XML, by the folder of the parts: without macros, and with macros. */
 const OFFICE: Record<string, [plain: string, macros: string]> = {
   'word/': [`${OPEN_XML}wordprocessingml.document`, 'application/vnd.ms-word.document.macroenabled'],
   'xl/': [`${OPEN_XML}spreadsheetml.sheet`, 'application/vnd.ms-excel.sheet.macroenabled'],
@@ -74,7 +73,7 @@ const OFFICE: Record<string, [plain: string, macros: string]> = {
   ],
 };
 
-/** Says what the entries of an archive tell; undefined: its directory was not found, or tells nothing. */
+/** The format that the entries reveal; undefined: the directory was not found, or reveals no format. */
 export function readZip(bytes: Bytes): Format | undefined {
   const entries = readDirectory(bytes);
   const names = new Set(entries.map(({ name }) => name));
@@ -101,7 +100,7 @@ export function readZip(bytes: Bytes): Format | undefined {
   return undefined;
 }
 
-/** As their formats call themselves, and as IANA calls them: macro-enabled ones end in `.12`. */
+/** Turns the media type within an archive into IANA's: macro-enabled types end in `.12`. */
 function formatOf(type: string | undefined): Format | undefined {
   const name = type?.toLowerCase() ?? '';
   const ext = EXTENSIONS.get(name);
@@ -116,10 +115,11 @@ function readDirectory({ tail }: Bytes): Entry[] {
   const view = viewOf(tail);
   const end = findEnd(view);
   if (end === undefined) return [];
-  // Right before its end, wherever that says it is: an archive may stand behind something else.
+  // The directory ends right before its end record. Ignore the record's offset: other bytes may precede the archive.
   const start = end - view.getUint32(end + 12, true);
   if (start >= 0 && isAt(view, start, CENTRAL)) return readEntries(tail, start).entries;
-  // Its start was not kept, or the archive is larger than 4 GiB. Content that looks like an entry does not lead to the end.
+  // The start is outside the sample, or the archive is larger than 4 GiB. Try each position that looks like an entry:
+  // only a real one leads to the end record.
   const kept = Buffer.from(tail.buffer, tail.byteOffset, end);
   let at = kept.indexOf(CENTRAL_MAGIC);
   for (let tries = 0; at >= 0 && tries < MAX_TRIES; tries++) {
@@ -130,7 +130,7 @@ function readDirectory({ tail }: Bytes): Entry[] {
   return [];
 }
 
-/** @returns them, and where the first thing stands that is none */
+/** @returns the entries from `start` on, and the position after the last one */
 function readEntries(tail: Uint8Array, start: number): { entries: Entry[]; next: number } {
   const view = viewOf(tail);
   const entries: Entry[] = [];
@@ -160,7 +160,7 @@ function findEnd(view: DataView): number | undefined {
 const isAt = (view: DataView, at: number, signature: number) =>
   at + 4 <= view.byteLength && view.getUint32(at, true) === signature;
 
-/** What an entry holds, as text; undefined: it was not kept, or cannot be read. */
+/** The content of an entry as text; undefined: it is outside the sample, or cannot be read. */
 function readEntry({ head, tail, size }: Bytes, entry: Entry): string | undefined {
   const { offset, method, compressedSize } = entry;
   if (compressedSize > MAX_TELLING) return undefined;

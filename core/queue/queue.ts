@@ -13,17 +13,17 @@ import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
 
 /*
- * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. What takes them out is in queue/worker.ts.
+ * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The worker's side is in queue/worker.ts.
  *
  * The queue is derived: PostgreSQL's `files` rows are the truth, a job only wakes a worker up. A job's id is
- * `<fileId>-<run>`, so adding it twice is harmless, and a job that was lost is added again by the relay. Redis may
- * therefore be away or lose all it has: nobody waits for it but the workers.
+ * `<fileId>-<run>`, so adding it twice is harmless, and the relay adds a lost job again. Redis may therefore be away or
+ * lose all its data: only the workers wait for it.
  */
 
 export interface ProcessingJob {
   fileId: string;
   run: number;
-  /** Of the request that caused the job, for the logs. */
+  /** Id of the request that caused the job, for the logs. */
   requestId?: string | undefined;
 }
 
@@ -56,12 +56,12 @@ export const postgres = withBackend(createPostgresBackend);
 
 export const QUEUE = 'processing';
 
-/** What the keys in Redis begin with. */
+/** Prefix of the keys in Redis. */
 export const PREFIX = 'landfall';
 
 /**
- * Jobs that have ended, kept for whoever looks at the board: what became of a file stands in its row. PostgreSQL counts
- * them at the end of each job, so they must be few.
+ * Ended jobs are kept only for people who look at the board: the result of the processing is in the file's row. BullMQ
+ * counts them in PostgreSQL at the end of each job, so they must be few.
  */
 const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
 const KEEP_FAILED = { age: 60 * 60, count: 200 };
@@ -69,10 +69,10 @@ const KEEP_FAILED = { age: 60 * 60, count: 200 };
 /** BullMQ's names for the states of jobs that have not ended. */
 const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
 
-/** Connections to PostgreSQL for one queue or worker; one of a worker's listens for wake-ups. */
+/** Connections to PostgreSQL for one queue or worker. A worker uses one of them to listen for new jobs. */
 const POOL_SIZE = 5;
 
-/** How long the queue may take to answer before the job is left to the relay: a client's upload waits for it. */
+/** How long the queue may take to answer. After that the relay adds the job, because the client's upload waits. */
 export const ANSWER_MS = 1_500;
 
 /** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
@@ -106,7 +106,7 @@ export function openQueue(
     : openPostgresQueue(options, defaultJobOptions);
 }
 
-/** Of our own, because BullMQ opens one to listen on without looking whether it was stillborn. */
+/** Opens our own pool for BullMQ: BullMQ's pool would not check whether a new connection is already dead. */
 export function openPool(connectionString: string): PgPool {
   const pool = new DatabasePool({
     connectionString,
@@ -115,7 +115,7 @@ export function openPool(connectionString: string): PgPool {
     options: '-c search_path=bullmq',
     limits: REQUEST_LIMITS,
   });
-  // BullMQ describes what it needs of a pool in types of its own, which fit those of pg but for overloads.
+  // BullMQ has its own types for a pool. They match pg's except for overloads.
   return pool as unknown as PgPool;
 }
 
@@ -144,7 +144,7 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
   bull.on('error', reportError);
   return {
-    // Commands wait for a Redis that is away, and are carried out when it is back: but we do not wait for them.
+    // While Redis is away, commands wait and are carried out when it is back. Our callers do not wait for them.
     ...operations(bull, () => ['close', 'reconnecting', 'end'].includes(client.status)),
     onBack,
     get reachable() {
@@ -161,7 +161,7 @@ function operations(
   bull: Queue<ProcessingJob>,
   isAway: () => boolean,
 ): Pick<ProcessingQueue, 'add' | 'getState' | 'countOpen' | 'bull'> {
-  /** What comes too late is carried out all the same. */
+  /** Limits how long callers wait. A command that takes longer is still carried out. */
   async function promptly<T>(work: () => Promise<T>): Promise<T> {
     if (isAway()) throw queueAway();
     return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
@@ -178,7 +178,7 @@ function operations(
       const id = jobId(job);
       const found = await promptly(() => bull.getJob(id));
       if (!found) return 'missing';
-      // Of a job that has not ended, BullMQ would look for the state in the list of all that wait.
+      // For a job that has not ended, getJobState would search the list of all waiting jobs.
       if (!found.finishedOn) return 'open';
       const state = await promptly(() => bull.getJobState(id));
       if (state === 'completed' || state === 'failed') return state;

@@ -14,27 +14,27 @@ import {
   type QueuePlace,
 } from './queue.js';
 
-/* The other end of the queue: what takes jobs and runs them. Beside queue.ts the only importer of bullmq. */
+/* The worker's side of the queue: takes jobs and runs them. Besides queue.ts the only importer of bullmq. */
 
 export interface ProcessingWorker {
-  /** Takes no more jobs until `resume`. Jobs that run go on; one that was already asked for may still come. */
+  /** Takes no more jobs until `resume`. Running jobs go on; one job that was already requested may still start. */
   pause(): void;
   resume(): void;
   /** Takes no more jobs and waits for the running ones. */
   close(): Promise<void>;
 }
 
-/** What a worker is told about the job it runs. */
+/** A job and the state of its attempts, for its handler. */
 export interface JobContext extends ProcessingJob {
   /** 1 for the first attempt. Attempts that were interrupted do not count. */
   attempt: number;
   /** Whether the job fails for good if this attempt does. */
   lastAttempt: boolean;
-  /** How often a worker has died, or lost sight of the queue, while it ran this job. */
+  /** How often a worker died, or lost its connection to the queue, while it ran this job. */
   crashes: number;
 }
 
-/** Thrown by a handler that stops through no fault of its job: the job waits for the next worker and loses no attempt. */
+/** Thrown by a handler that stops without fault of its job: the job waits for the next worker and keeps its attempts. */
 export class JobInterrupted extends Error {
   override name = 'JobInterrupted';
   /** @param delayMs how long the job waits at least */
@@ -47,18 +47,21 @@ export class JobInterrupted extends Error {
 const LOCK_MS = 10_000;
 const STALLED_CHECK_MS = 5_000;
 
-/** BullMQ would fail a job that has lost its worker too often without telling its handler, and so without its file. */
+/**
+ * BullMQ would fail a job that has lost its worker too often without calling the handler, so the file's row would not
+ * change. This limit is never reached.
+ */
 const NEVER = 2 ** 31 - 1;
 
-/** How long a worker that could not reach the queue waits before it tries again; BullMQ's own 15 s are felt. */
+/** How long a worker that could not reach the queue waits before it tries again; BullMQ's default of 15 s is too long. */
 const AFTER_OUTAGE_MS = 1_000;
 
-/** Between two tries to put a job back: before the check for stalled jobs, which would count it as a crash. */
+/** Pause between tries to put a job back. Short, because the check for stalled jobs would count the job as a crash. */
 const PUT_BACK_EVERY_MS = 250;
 
 /**
- * Starts to work on jobs: `handle` runs up to `concurrency` times at once. What it throws is tried again after
- * the backoff, except an AppError that is not retryable.
+ * Starts to work on jobs: `handle` runs up to `concurrency` times at once. When it throws, the job is tried again after
+ * the backoff, except for an AppError that is not retryable.
  */
 export function startWorker(
   options: QueuePlace & {
@@ -78,7 +81,7 @@ export function startWorker(
   let paused = false;
   const run: Run = async (job, token) => {
     try {
-      // BullMQ may have asked for one more when it was told to close.
+      // BullMQ may already have requested one more job when it was told to close.
       if (closing) throw new JobInterrupted();
       await runJob(options.handle, job);
     } catch (error) {
@@ -94,12 +97,12 @@ export function startWorker(
   return {
     pause() {
       paused = true;
-      // It rejects only where it waits for the running jobs.
+      // pause() rejects only when it waits for the running jobs.
       void worker.bull.pause(true);
     },
     resume() {
       paused = false;
-      // In a turn of its own: BullMQ does not begin anew while its loop is just about to end.
+      // In a later turn of the event loop: BullMQ does not start again while its loop is about to end.
       setImmediate(() => {
         if (!paused && !closing) void worker.bull.resume();
       });
@@ -132,7 +135,7 @@ function startPostgresWorker(
   });
   let reported: string | undefined;
   bull.on('error', (error) => {
-    // While the database is away each attempt fails alike.
+    // While the database is away, each attempt fails with the same message.
     if (error.message !== reported) log.warn({ err: error }, 'worker connection');
     reported = error.message;
   });
@@ -188,8 +191,8 @@ async function runJob(handle: (job: JobContext) => Promise<void>, job: Job<Proce
 }
 
 /**
- * Gives a job back to the queue, whose attempts stay as they are. Waits for a queue that is away, unless the process
- * ends: then, and when another worker has taken the job meanwhile, there is nothing to do.
+ * Gives a job back to the queue; the job keeps its attempts. Waits while the queue is away, unless the process is ending.
+ * Then, and when another worker has taken the job, there is nothing to do.
  */
 async function putBack(
   job: Job<ProcessingJob>,
@@ -207,7 +210,7 @@ async function putBack(
       // BullMQ numbers its refusals: the job is gone, or another worker has it.
       const isRefused = error instanceof Error && 'code' in error && typeof error.code === 'number';
       if (isRefused || isClosing()) return;
-      // A command that waits for Redis is carried out when that is back: no second one is to wait behind it.
+      // A command that waits for Redis is carried out when Redis is back: do not queue a second one behind it.
       if (!(error instanceof TimedOut)) moving = undefined;
       await pause(PUT_BACK_EVERY_MS);
     }

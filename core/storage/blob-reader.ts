@@ -4,19 +4,19 @@ import { AppError } from '../errors.js';
 import type { BlobStore } from './storage.js';
 
 /*
- * Reads of stored objects that outlive the connections they come by. A store that resets a connection in the middle of a
- * large object, or ends it early, is asked for the rest. Keys are never used twice and objects never change, so the rest is
- * of the same object; its length is known from the blob's row, so that an end that comes too early is no end.
+ * Reads of stored objects that survive broken connections. When the store resets a connection in the middle of a large
+ * object, or ends it early, the reader asks the store for the rest. Keys are never used twice and objects never change,
+ * so the rest belongs to the same object. The blob's row has the length, so the reader recognises an early end.
  */
 
 interface Patience {
-  /** Tries one after the other that bring no byte. */
+  /** Consecutive tries without a byte before the read fails. */
   tries: number;
-  /** Before the second of those, in milliseconds; doubled each time. */
+  /** Pause before the second try, in milliseconds; doubled each time. */
   pauseMs: number;
 }
 
-/** With the tries of the store itself that is half a minute. */
+/** Together with the store's own tries this lasts about half a minute. */
 const PATIENCE: Patience = { tries: 8, pauseMs: 100 };
 
 /** First and last byte, from 0. */
@@ -26,8 +26,7 @@ interface Range {
 }
 
 /**
- * Opens an object, or a range of it. Nothing is read ahead of who reads, and destroying the stream ends the read.
- * @param blob its size in bytes
+ * Opens an object, or a range of it. Nothing is read ahead of the consumer, and destroying the stream ends the read.
  * @returns a stream of exactly the bytes that were asked for; it fails with an {AppError}: unavailable, or size_mismatch
  * when the object does not have that many
  * @throws {AppError} unavailable when it cannot be opened at all
@@ -99,7 +98,7 @@ export async function readBlob(
   }
 
   async function open(): Promise<void> {
-    // After a read that brought something it is asked at once.
+    // After a read that brought bytes, ask again at once.
     if (fruitless > 1) {
       await pause(pauseMs * 2 ** (fruitless - 2), undefined, { signal: stopped.signal });
     }

@@ -1,6 +1,6 @@
-/** A number of bytes that many share. */
+/** A budget of bytes that all uploads of a process share. */
 export interface ByteBudget {
-  /** Takes so many; a promise that is kept when they are free. Those who wait are served in their order. */
+  /** Takes bytes; returns a promise when it has to wait until they are free. Waiters are served in their order. */
   take(bytes: number): Promise<void> | undefined;
   give(bytes: number): void;
 }
@@ -8,7 +8,7 @@ export interface ByteBudget {
 export function createByteBudget(limit: number): ByteBudget {
   const waiting: { bytes: number; resolve: () => void }[] = [];
   let taken = 0;
-  // More than there is at all is given to somebody who is alone.
+  // A request for more than the whole budget is granted when nothing else is taken.
   const fits = (bytes: number) => taken + bytes <= limit || taken === 0;
 
   return {

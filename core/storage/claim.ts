@@ -4,21 +4,21 @@ import { hasCode } from '../errors.js';
 import type { Storage, StoredObject } from './storage.js';
 
 /*
- * Which installation a storage belongs to. Two installations on one bucket (or folder) and prefix would do well side by
- * side, since keys are random, until one of them sweeps: it would take the objects of the other for orphans. So a
- * marker in the storage bears the id of its installation, which the database keeps; server and worker refuse to start
- * on the storage of another one, and a sweep deletes only in its own.
+ * Which installation a storage belongs to. Keys are random, so two installations could share one bucket (or folder) and
+ * prefix, until one of them sweeps: it would take the other's objects for orphans. So a marker in the storage bears the
+ * id of its installation, which the database keeps. Server and worker refuse to start on the storage of another
+ * installation, and a sweep deletes only in its own.
  */
 
-/** How our keys look. See growth.ts for the second part. */
+/** The form of our keys. See growth.ts for the second part. */
 const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
 
-/** Whether an object may be Landfall's by its name; in a bucket that others use too, everything else is theirs. */
+/** Whether an object may be Landfall's by its key. In a shared bucket, all other objects belong to other programs. */
 export function isOurKey(key: string): boolean {
   return OURS.test(key);
 }
 
-/** Objects that are looked at to find out whose a storage without a marker is. */
+/** How many objects are examined to find out which installation a storage without a marker belongs to. */
 const MAX_LOOKED_AT = 10_000;
 
 /** Keys that the database is asked for at a time. */
@@ -49,7 +49,7 @@ export async function claimStorage(deps: ClaimDeps): Promise<void> {
 }
 
 /**
- * Makes the storage this installation's, whosever it was.
+ * Makes the storage this installation's, even if it belonged to another installation.
  * @returns the id of the installation that it belonged to; undefined if there was no marker
  */
 export async function takeOverStorage(deps: ClaimDeps): Promise<string | undefined> {
@@ -96,7 +96,7 @@ async function writeMarker({ storage: { marker } }: ClaimDeps, id: string): Prom
   });
 }
 
-/** Errors of the storage say what happened in their cause. */
+/** The storage's errors carry the underlying reason in `cause`. */
 function reasonOf(error: unknown): string {
   const { message, cause } = error as Error;
   const inner = cause instanceof Error ? `: ${cause.message}` : '';
@@ -134,7 +134,7 @@ async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void>
       if (await knowsAny(database, candidates)) return;
       candidates = [];
     }
-    // Among so many objects of other programs Landfall needs a prefix of its own.
+    // In a bucket with so many objects of other programs, Landfall needs its own prefix.
     if (lookedAt === MAX_LOOKED_AT) break;
   }
   if (await knowsAny(database, candidates)) return;
@@ -161,7 +161,7 @@ async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<
   return row?.known ?? false;
 }
 
-/** Key of the newest object that the database names. */
+/** Key of the newest blob that has a reference. */
 export async function newestBlob(database: DataSource): Promise<string | undefined> {
   const [blob]: { key: string }[] = await database.query(
     'SELECT key FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',

@@ -3,29 +3,29 @@ import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 
 /*
- * The reserve of the disk that uploads must leave alone. The embedded PostgreSQL, logs and whatever else lives there need
- * room even when a user fills the rest: a database that cannot write stops everything, deletion included.
+ * The disk's reserve, which uploads must not use. The embedded PostgreSQL, logs and other programs on the disk need room
+ * even when a user fills the rest: a database that cannot write stops everything, even deletions.
  */
 
-/** By default the reserve is the larger one of these: bytes, and a share of the file system. */
+/** The default reserve is the larger of these two: a number of bytes, and a share of the file system. */
 const RESERVE_BYTES = 1024 ** 3;
 const RESERVE_SHARE = 0.02;
 
-/** How long a measurement is good for, and for how many bytes, as a share of the reserve: others write, too. */
+/** A measurement is valid for this time and this many bytes (a share of the reserve): other programs write too. */
 const FRESH_MS = 1000;
 const FRESH_SHARE = 1 / 8;
 
-/** The shortage ends when this share of the reserve is free besides, or it would begin and end all the time. */
+/** The shortage ends when this share of the reserve is free in addition. Otherwise it would begin and end constantly. */
 const RECOVERY_SHARE = 1 / 16;
 
 export interface DiskRoom {
   /**
-   * Says that so many bytes are about to be written, without waiting.
-   * @throws {AppError} storage_full when they would use up the reserve
+   * Records that this many bytes are about to be written. Does not wait.
+   * @throws {AppError} storage_full when they would use the reserve
    */
   use(bytes: number): void;
   /**
-   * @param share of the reserve that has to be left; 1 is all of it
+   * @param share of the reserve that must be free; 1 is the whole reserve
    * @throws {AppError} storage_full when there is less
    */
   require(share?: number): Promise<void>;
@@ -33,9 +33,9 @@ export interface DiskRoom {
   isShort(): Promise<boolean>;
 }
 
-/** @param reserve bytes of the folder's file system to leave alone; undefined: 1 GiB, or 2 % if that is more */
+/** @param reserve bytes of the folder's file system to keep free; undefined: 1 GiB, or 2 % if that is more */
 export function watchDiskRoom(folder: string, reserve: number | undefined, log: Logger): DiskRoom {
-  /** As it was measured, less what was used since. */
+  /** The measured free bytes minus the bytes used since. */
   let free = Number.POSITIVE_INFINITY;
   let used = 0;
   let reserved = 0;
@@ -44,7 +44,7 @@ export function watchDiskRoom(folder: string, reserve: number | undefined, log: 
   let short = false;
 
   async function measure(): Promise<void> {
-    // A folder that is gone is the business of those who write into it.
+    // If the folder is gone, the writes into it report that.
     const found = await statfs(folder).catch(() => undefined);
     measuredAt = performance.now();
     if (!found) return;

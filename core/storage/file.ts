@@ -14,30 +14,30 @@ import { type BlobStore, MARKER, type Storage, type UploadStore } from './storag
 /*
  * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters.
  *
- * An append writes in place behind the offset that the ledger gave. Chunks that arrive while a write is under
- * way are gathered and go out together. Every CHECKPOINT bytes or CHECKPOINT_MS, and at the end, the file is synced
- * and the ledger moves on; bytes in the file behind the ledger's offset count for nothing and are written over.
+ * An append writes in place, from the ledger's offset on. Chunks that arrive during a write are gathered and written
+ * together. Every CHECKPOINT bytes or CHECKPOINT_MS, and at the end, the file is synced and the offset is committed.
+ * Bytes in the file beyond the ledger's offset do not count and are overwritten.
  *
- * Three things are shared by all uploads of the process. The memory for gathered bytes is one budget: on a disk that
- * stalls, the sockets wait. Calls that write or sync run on libuv's threads, which also read files and hash passwords:
- * they get half of them. And the disk has a reserve that uploads leave alone.
+ * All uploads of the process share three things. The memory for gathered bytes is one budget: when the disk stalls, the
+ * sockets wait. Calls that write or sync run on libuv's threads, which also read files and hash passwords, so these
+ * calls get only half of the threads. And the disk has a reserve that uploads must not use.
  */
 
-/** Bytes of one upload received but not yet written at which its source has to wait. */
+/** When one upload has gathered this many unwritten bytes, its source has to wait. */
 const MAX_GATHERED = 4 * 1024 ** 2;
 
-/** Thumbnails are small, and were promised with the upload: they may use the reserve down to this share of it. */
+/** Thumbnails are small, and their uploads were accepted: they may use the reserve down to this share of it. */
 const DERIVED_SHARE = 0.5;
 
 /** Bytes, or time, after which an append under way is synced and committed. */
 const CHECKPOINT = 32 * 1024 ** 2;
 const CHECKPOINT_MS = 5_000;
 
-/** What all uploads of the process share. */
+/** Shared by all uploads of the process. */
 interface Shared {
   budget: ByteBudget;
   room: DiskRoom;
-  /** Runs what writes or syncs. */
+  /** Runs calls that write or sync. */
   disk: Limiter;
 }
 
@@ -47,7 +47,7 @@ export async function openFileStorage(
   config: Pick<Config, 'uploadMemoryBudget' | 'diskReserve' | 'threadPoolSize'>,
   log: Logger,
 ): Promise<Storage> {
-  // Nobody else on the machine is to read what users have sent.
+  // Other users of the machine must not read the files.
   await mkdir(root, { recursive: true, mode: 0o700 });
   const path = (key: string) => join(root, key.slice(0, 2), key);
   const room = watchDiskRoom(root, config.diskReserve, log);
@@ -90,7 +90,7 @@ export async function openFileStorage(
   const uploads: UploadStore = {
     async append({ key, offset, length }, source, commit, { onFailure } = {}) {
       const handle = await openToAppend(path(key), offset).catch((error: unknown) => {
-        // The source is not wanted any more.
+        // Nothing will read the source: end it.
         onFailure?.();
         throw error;
       });
@@ -104,8 +104,8 @@ export async function openFileStorage(
       }
 
       /**
-       * A connection that broke may have left bytes behind the last offset of an upload of unknown length, and somebody
-       * may have deleted the file.
+       * Whether the file is the whole object. In an upload of unknown length, a broken connection may have left bytes
+       * beyond the offset; and the file may have been deleted meanwhile.
        */
       async function isWhole(reached: number): Promise<boolean> {
         if (reached !== length) return false;
@@ -152,7 +152,7 @@ export async function openFileStorage(
     room,
     check: () => access(root, constants.W_OK),
     async *list() {
-      // Folder by folder: there may be more names than memory holds. What lies in none is no object.
+      // Folder by folder: all names together may not fit into memory. A file outside these folders is no object.
       const folders = await readdir(root, { withFileTypes: true });
       for (const folder of folders) {
         if (!folder.isDirectory()) continue;
@@ -221,7 +221,7 @@ async function appendTo(
   } catch (error) {
     broken = { error };
   }
-  // Also after an error: what has arrived is kept, so that the client goes on from there.
+  // Also after an error: the bytes that have arrived are kept, so that the client can resume after them.
   await sink.drain();
   await checkpoint;
   if (!failure) await sync();
@@ -230,7 +230,7 @@ async function appendTo(
   if (broken) throw broken.error;
 }
 
-/** Writes chunks one behind the other: one write at a time, everything that waits in the next one. */
+/** Writes chunks in order, one write at a time. Each write takes all chunks that are waiting. */
 function createSink(
   { budget, room, disk }: Shared,
   handle: FileHandle,
@@ -287,7 +287,7 @@ function createSink(
       writing ??= writeOut();
       if (waitingBytes >= MAX_GATHERED) await writing;
     },
-    /** Waits until all that was taken is written or has failed. */
+    /** Waits until all chunks are written or the write has failed. */
     async drain(): Promise<void> {
       await writing;
     },

@@ -6,9 +6,9 @@ import { AppError, hasCode } from '../errors.js';
 import { storageFull } from './disk-room.js';
 import { MARKER, StoreAway } from './storage.js';
 
-/* How the file of an object (`<root>/ab/<key>`) is opened for writing, and what is told when that or a write fails. */
+/* Opens the file of an object (`<root>/ab/<key>`) for writing, and turns errors of the file system into AppErrors. */
 
-/** Opens it, creates it and its folder if they are missing, and leaves its content as it is. */
+/** Opens the file and keeps its content; creates the file and its folder if they are missing. */
 export async function createFile(path: string): Promise<FileHandle> {
   const flags = constants.O_WRONLY | constants.O_CREAT;
   try {

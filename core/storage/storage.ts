@@ -1,35 +1,35 @@
 import type { Readable } from 'node:stream';
 
 /**
- * Where bytes are. Two views of the same place: `blobs` are whole objects that never change, `uploads` are
- * objects that still grow. Keys are random, made by the caller and never used twice.
+ * Where bytes are stored. Two views of the same place: `blobs` are whole objects that never change, `uploads` are
+ * objects that still grow. The caller makes the keys; they are random and never used twice.
  */
 export interface Storage {
   readonly blobs: BlobStore;
   readonly uploads: UploadStore;
-  /** Present where clients can send bytes to the store without this server in between. */
+  /** Present where clients can send bytes directly to the store. */
   readonly direct?: DirectUploads;
-  /** Present where other programs need room beside what is stored, and uploads end before it is used up. */
+  /** Present where other programs need room on the same disk, so that uploads must not fill it. */
   readonly room?: StorageRoom;
   /** Throws when nothing can be stored at the moment. */
   check(): Promise<void>;
-  /** All that is stored, unfinished multipart uploads too, for finding what nothing refers to. */
+  /** Lists everything that is stored, unfinished multipart uploads too. The sweep finds orphans with it. */
   list(): AsyncIterable<StoredObject>;
-  /** Deletes one of those; no error if it is gone. */
+  /** Deletes an object from that list; no error if it is gone. */
   remove(object: StoredObject): Promise<void>;
   readonly marker: StorageMarker;
 }
 
 interface StorageRoom {
-  /** @throws {AppError} storage_full when no new upload should begin, and none go on */
+  /** @throws {AppError} storage_full when no upload should begin or go on */
   require(): Promise<void>;
-  /** Whether that is so at the moment. */
+  /** Whether `require` would throw now. */
   isShort(): Promise<boolean>;
 }
 
 /**
- * The store gave no answer, or only said that it is overrun or away. What was asked for may work later, for whatever
- * object.
+ * The store gave no answer, or only said that it is overloaded or away. This says nothing about the object of the
+ * call: the same call may work later.
  */
 export class StoreAway extends Error {
   override name = 'StoreAway';
@@ -38,44 +38,44 @@ export class StoreAway extends Error {
   }
 }
 
-/** Whether something has failed only because the store gave no answer. */
+/** Whether an operation failed only because the store gave no answer. */
 export function isStoreAway(error: unknown): boolean {
   return error instanceof StoreAway || (error instanceof Error && error.cause instanceof StoreAway);
 }
 
-/** A text that says whose the storage is; see uploads/claim.ts. list() leaves it out. */
+/** A text that names the installation that owns the storage; see claim.ts. list() leaves it out. */
 interface StorageMarker {
-  /** Where the storage is, by the variables that say so. */
+  /** Where the storage is, as configuration variables and their values. */
   readonly place: string;
-  /** Of the object or file that holds the text. */
+  /** Name of the object or file that holds the text. */
   readonly name: string;
   /** @returns undefined if there is none */
   read(): Promise<string | undefined>;
   write(text: string): Promise<void>;
 }
 
-/** Like no key of an object. */
+/** No key of an object has this form. */
 export const MARKER = 'landfall-installation';
 
 export interface BlobStore {
   /**
    * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
-   * readBlob() (blob-reader.ts) goes on then.
-   * @throws {AppError} unavailable: who asks knows that it was stored, so it may come back with its disk; size_mismatch
-   * when it ends before `start`
+   * readBlob() (blob-reader.ts) resumes it.
+   * @throws {AppError} unavailable when the object cannot be opened, even if it is missing: the caller knows that it was
+   * stored, so it may come back with its disk; size_mismatch when it ends before `start`
    */
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */
   write(key: string, bytes: Uint8Array): Promise<void>;
   /** Deletes an object; no error if there is none. @throws {StoreAway} */
   delete(key: string): Promise<void>;
-  /** Present where clients are to fetch bytes from the store itself: an address that is good for some minutes. */
+  /** Present where clients fetch bytes from the store itself. Returns an address that is valid for some minutes. */
   link?(key: string, answer: { contentType: string; contentDisposition: string }): Promise<string>;
 }
 
-/** What the ledger knows of an upload's bytes. */
+/** The part of an upload's ledger row that the store needs. */
 export interface StoredUpload {
-  /** What the keys of all that is stored for it begin with. */
+  /** Prefix of the keys of all objects that are stored for this upload. */
   key: string;
   /** Bytes that are committed. */
   offset: number;
@@ -84,11 +84,11 @@ export interface StoredUpload {
   state: UploadState | null;
 }
 
-/** What a store has to remember of an upload between two appends. The ledger keeps it and does not look into it. */
+/** The store's own state of an upload between two appends. The ledger keeps it and does not interpret it. */
 export interface UploadState {
   /** S3's UploadId. */
   multipartId: string | null;
-  /** The lowest part number that nobody can have used. */
+  /** The lowest part number that no process can have used. */
   nextPart: number;
   /** Objects that hold, in this order, the bytes behind the last part. */
   tail: Segment[];
@@ -114,9 +114,9 @@ export interface Progress {
   /** All bytes before it are on stable storage. */
   offset: number;
   state?: UploadState;
-  /** Stored since the last commit. */
+  /** Parts that were stored since the last commit. */
   parts?: Part[];
-  /** Whether the store may hold something, now or later, that neither state nor parts name. */
+  /** Whether the store may hold bytes, now or later, that neither state nor parts name. */
   untidy?: boolean;
   /** The upload is complete, and this is its object. */
   objectKey?: string;
@@ -124,20 +124,20 @@ export interface Progress {
 
 /** How an append and the request that it serves end each other. */
 export interface AppendControl {
-  /** When it aborts, somebody waits: what is on its way has only some seconds left. */
+  /** Aborts when another request waits: writes to the store then have only a few seconds left. */
   hurry?: AbortSignal;
   /**
-   * Called when something has failed, so that nothing more can be stored. It must end the source: a client that has
-   * stalled may never send the next chunk, and the append would wait for it before it could throw.
+   * Called when a write has failed, so that nothing more can be stored. It must end the source: a client that has
+   * stalled may never send the next chunk, and the append would wait for that chunk before it could throw.
    */
   onFailure?(): void;
 }
 
 export interface UploadStore {
   /**
-   * Stores what `source` yields behind the upload's offset. Calls `commit` with each offset up to which all bytes are
-   * on stable storage: now and then on the way, and at the end, also when `source` ends with an error. `commit` is
-   * never called twice at a time; when it throws, so does this, and nothing more is written.
+   * Stores the bytes of `source` from the upload's offset on. Calls `commit` with offsets before which all bytes are on
+   * stable storage: now and then on the way, and at the end, also when `source` ends with an error. Calls of `commit`
+   * never overlap. When `commit` throws, nothing more is written and the append throws the same error.
    * @throws {AppError} storage_full, unavailable
    */
   append(
@@ -147,14 +147,14 @@ export interface UploadStore {
     control?: AppendControl,
   ): Promise<void>;
   /**
-   * Makes the object of an upload whose bytes are all committed. May be called again, also when it was done before and
-   * the answer was lost.
+   * Makes the object of an upload whose bytes are all committed. May be called again, for example when an earlier call
+   * made the object and its answer was lost.
    * @param upload its offset is its length
-   * @param parts all that were committed, by number
+   * @param parts all committed parts, by number
    * @param signal gives up when it aborts
-   * @returns the key of the object, a blob of exactly that many bytes; and whether other things were left besides it
-   * @throws {AppError} size_mismatch when bytes that were committed are gone; unavailable, caused by StoreAway if the
-   * store gave no answer
+   * @returns the key of the object, which has exactly `length` bytes; and whether other objects of the upload are left
+   * @throws {AppError} size_mismatch when committed bytes are gone; unavailable, caused by StoreAway if the store gave
+   * no answer
    */
   complete(
     upload: StoredUpload,
@@ -162,7 +162,7 @@ export interface UploadStore {
     signal?: AbortSignal,
   ): Promise<{ objectKey: string; untidy: boolean }>;
   /**
-   * Deletes all that is there of an upload, except the object `keep`; no error if there is nothing.
+   * Deletes everything that is stored for an upload, except the object `keep`; no error if there is nothing.
    * @throws {StoreAway}
    */
   discard(upload: StoredUpload, keep: string | null): Promise<void>;
@@ -171,9 +171,9 @@ export interface UploadStore {
 export interface DirectUploads {
   /** Begins an upload whose parts the client will send. @throws {AppError} unavailable */
   begin(key: string): Promise<UploadState>;
-  /** Seconds that addresses are good for. */
+  /** How many seconds addresses are valid. */
   readonly addressSeconds: number;
-  /** How many bytes each part of an upload has; the last one may have less. */
+  /** How many bytes each part of an upload has; the last part may have fewer. */
   partSize(length: number): number;
   /** Addresses that take exactly `size` bytes each. */
   sign(key: string, state: UploadState, parts: { number: number; size: number }[]): Promise<string[]>;
@@ -183,7 +183,7 @@ export interface DirectUploads {
 
 export interface StoredObject {
   key: string;
-  /** Bytes; 0 for a multipart upload, which does not tell. */
+  /** Bytes; 0 for a multipart upload, whose size the store does not list. */
   size: number;
   modified: Date;
   /** Set for an unfinished multipart upload. */

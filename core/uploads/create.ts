@@ -20,10 +20,11 @@ import { hasRoom, quotaExceeded } from './quota.js';
 /*
  * The rows of new uploads, and the room that they reserve.
  *
- * Each changes the row of its owner, so those of one owner would wait for each other in the database, each with a
- * connection of its own. Here they wait before it instead: while one statement of an owner is under way, what else comes
- * is gathered, and goes together in the next one. If not all of that fits the quota, or something is wrong with one of
- * them, halves of it are tried one after the other. Nobody waits for a statement that is not answered for a while: it may be the only one.
+ * Each creation changes the row of its owner. Creations of one owner would therefore wait for each other in the
+ * database, each on its own connection. Instead they wait here: while one statement of an owner runs, further
+ * creations of that owner are gathered and written together by the next statement. If they do not all fit the
+ * quota, or one of them is wrong, the batch is split in halves, which are tried one after the other. When a
+ * statement is not answered for a while, the next one starts without waiting for it.
  */
 
 export interface CreationDeps {
@@ -35,12 +36,12 @@ export interface CreationDeps {
   quota: Quota;
 }
 
-/** What its client says of a new upload, checked. */
+/** The client's description of a new upload, checked. */
 export interface Description {
   metadata: Record<string, string | null>;
   /** Upload-Metadata as it came, without blanks. */
   metadataHeader?: string | null;
-  /** For the file that comes of it. */
+  /** Warnings for the file that this upload becomes. */
   warnings?: Problem[];
 }
 
@@ -52,10 +53,10 @@ export interface NewUpload extends Description {
   length: number | null;
   /** Whether the client will send the bytes to the store itself; see direct.ts. */
   direct?: boolean;
-  /** The process that will write at once, and so gets the first lease; null: nobody does. */
+  /** The process that will write at once and therefore gets the first lease; null: no process. */
   leaseHolder: string | null;
   actor: Actor;
-  /** The token that allows it, with its limits; undefined: its owner does. */
+  /** The upload token that allows this upload, with its limits; undefined: the owner creates it. */
   token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
 
@@ -71,12 +72,12 @@ const MAX_TOGETHER = 100;
 /** How long others wait for one statement, in milliseconds. */
 const PATIENCE_MS = 500;
 
-/** What waits, by owner; there is a list as long as a statement of that owner is under way. */
+/** Waiting creations by owner. An owner has a list while one of the owner's statements runs. */
 const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
 
 /**
- * Writes the row of a new upload, which holds a lease of epoch 1 for `leaseHolder`, and its event, and reserves room for
- * it.
+ * Writes the row and the event of a new upload and reserves room for it. The row holds a lease of epoch 1 for
+ * `leaseHolder`.
  * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
  * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token
  */
@@ -128,7 +129,7 @@ function insertUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   });
 }
 
-/** Inserts one, then what has come meanwhile, until nothing more comes. Never throws. */
+/** Inserts the first upload, then those that arrived meanwhile, until none are left. Never throws. */
 async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, first: Waiting): Promise<void> {
   const { ownerId } = first.upload;
   const list: Waiting[] = [];
@@ -140,7 +141,7 @@ async function insertAll(deps: CreationDeps, byOwner: Map<string, Waiting[]>, fi
 }
 
 /**
- * If not all of them can be written together, the one that is to blame is searched for by halves, one statement at a time.
+ * Inserts a batch. If that fails, splits it in halves, one statement at a time, until the upload at fault is alone.
  * Never throws.
  */
 async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<void> {
@@ -152,7 +153,7 @@ async function insertTogether(deps: CreationDeps, batch: Waiting[]): Promise<voi
   const uploads = batch.map(({ upload }) => upload);
   const outcome = await insertRows(deps, manager, uploads).catch((error: unknown) => ({ error }));
   if ('error' in outcome && (isDatabaseAway(outcome.error) || isConflict(outcome.error))) {
-    // None of them is to blame, and each further statement would have to wait as long.
+    // No upload is at fault, and each further statement would have to wait as long.
     for (const { reject } of batch) reject(outcome.error);
     return;
   }
@@ -180,7 +181,7 @@ async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: N
   throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
 }
 
-/** All of them, or none. @param uploads of one owner */
+/** Inserts all uploads or none. @param uploads of one owner */
 async function insertRows(
   deps: CreationDeps,
   manager: EntityManager,

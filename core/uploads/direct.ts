@@ -14,12 +14,13 @@ import { getUpload, isOverdue, type UploadAccess } from './queries.js';
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
  * each for one part of exactly one size.
  *
- * The ledger's row comes first, so that what is in S3 is never without an owner: it expires, and is discarded, like any
- * other upload. Its offset stays at 0 until the client says that it is done. Then the server, under the lease, asks S3
- * itself which parts are there; only if they are all there, each of its size, do they and the offset go into the ledger.
- * From then on nothing is different from an upload by tus. It is a multipart upload even if it has one part only: an
- * address that takes a whole object could be used again to overwrite it after it was scanned, that of a part is dead
- * once the upload is completed.
+ * The ledger's row is written first, so that everything in S3 belongs to an upload, which expires and is discarded
+ * like any other. Its offset stays at 0 until the client says that it has sent all parts. Then the server takes the
+ * lease and asks S3 which parts have arrived. Only when every part is there in its planned size does the server
+ * commit the parts and the offset to the ledger. From then on it is treated like an upload by tus.
+ *
+ * It is a multipart upload even if it has only one part. The address of a whole object could be used again after
+ * the scan, to overwrite the object. The address of a part no longer works once the upload is completed.
  *
  * A client can still send a part to an upload that was aborted, and some stores keep such a part. So the upload is
  * discarded once more when its addresses have expired (uploads/discard.ts).
@@ -28,7 +29,7 @@ import { getUpload, isOverdue, type UploadAccess } from './queries.js';
 /** Addresses that one answer holds at most: signing one takes about a millisecond. */
 export const MAX_ADDRESSES = 100;
 
-/** How much later than ours the store's clock may say that an address has expired. */
+/** How far the store's clock may be behind ours when it decides that an address has expired. */
 const CLOCK_SLACK_SECONDS = 300;
 
 /** How many gaps a message names. */
@@ -38,7 +39,7 @@ export interface DirectDeps extends FinishDeps {
   leases: Leases;
 }
 
-/** What a client needs to know to send parts. */
+/** The signed addresses for a client that sends parts. */
 export interface SignedParts {
   upload: Upload;
   /** Bytes of each part; the last one may have fewer. */
@@ -75,7 +76,7 @@ export async function beginDirectUpload(
     if (!begun) throw new AppError('gone');
     return await sign(direct, begun, plan(direct, begun).parts.slice(0, MAX_ADDRESSES));
   } catch (error) {
-    // Its id was told to nobody.
+    // No client knows its id yet.
     await terminateUpload(deps, row.id, upload.actor, { returnToken: upload.token?.id }).catch(() => {});
     throw error;
   } finally {
@@ -84,8 +85,9 @@ export async function beginDirectUpload(
 }
 
 /**
- * Addresses for further parts, or fresh ones for the same; the upload's expiry moves on. The caller checks whose it is.
- * @param numbers of the parts; undefined: of the first ones that have not arrived
+ * Signs addresses for further parts, or new addresses for the same parts, and extends the upload's expiry. The
+ * caller checks who owns the upload.
+ * @param numbers of the parts; undefined: the first parts that have not arrived
  * @throws {AppError} not_found; gone; wrong_state when it is no direct upload or has all its parts; invalid_request;
  * not_direct; unavailable
  */
@@ -106,7 +108,7 @@ export async function signMoreParts(deps: DirectDeps, id: string, numbers?: numb
 }
 
 /**
- * Notes that clients get addresses for parts, before they do, and moves the expiry on.
+ * Records, before the addresses are signed, until when clients will have them, and extends the expiry.
  * @returns undefined if the upload takes no parts (any more)
  */
 async function promiseAddresses(
@@ -126,8 +128,8 @@ async function promiseAddresses(
 }
 
 /**
- * Makes the file of a direct upload whose parts are all in the store, and queues its job. May be called again, also
- * when the answer was lost.
+ * Makes the file of a direct upload whose parts are all in the store, and queues its job. May be called again, for
+ * example when the answer was lost.
  * @returns the id of the file
  * @throws {AppError} not_found; gone; wrong_state when it is no direct upload; incomplete, naming what is missing;
  * not_direct; locked; unavailable
@@ -139,7 +141,7 @@ export async function completeDirectUpload(
   actor: Actor,
 ): Promise<string> {
   const direct = requireDirect(deps);
-  // It does not let go for another, and does not stop when the client goes: whoever asks wants the same.
+  // Neither another request nor a disconnect of the client stops it: another request would ask for the same result.
   const lease = await deps.leases.acquire(id, access, new AbortController().signal, undefined);
   try {
     const { upload } = lease;
@@ -157,7 +159,7 @@ export async function completeDirectUpload(
   }
 }
 
-/** Writes into the ledger which parts have arrived, if they are all there. @throws {AppError} incomplete; unavailable */
+/** Commits the parts to the ledger if all have arrived. @throws {AppError} incomplete; unavailable */
 async function takeStock(
   deps: DirectDeps,
   direct: DirectUploads,
@@ -202,7 +204,7 @@ function plan(direct: DirectUploads, { length }: Upload) {
   return { partSize, partCount, parts };
 }
 
-/** Those to send next. */
+/** The parts that the client is to send next. */
 async function missingParts(direct: DirectUploads, upload: Upload): Promise<PlannedPart[]> {
   const arrived = await listArrived(direct, upload);
   const { parts } = plan(direct, upload);
@@ -214,7 +216,7 @@ async function listArrived(direct: DirectUploads, upload: Upload): Promise<Map<n
   return new Map(parts.map((part) => [part.number, part]));
 }
 
-/** `Parts 3, 5–7`; of many gaps the first ones. */
+/** `Parts 3, 5–7`; names only the first MAX_NAMED gaps. */
 function nameRanges(numbers: number[]): string {
   const ranges: { first: number; last: number }[] = [];
   for (const number of numbers) {

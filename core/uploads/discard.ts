@@ -6,10 +6,11 @@ import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
 
 /*
- * What the reconciler asks of the ledger: which uploads were left half done, and which are to go.
+ * The reconciler's part of the ledger: it finds uploads that were left half done, expires the overdue ones, and
+ * deletes what ended uploads have left in the store.
  */
 
-/** Uploads that expire in one transaction: meanwhile their owners cannot begin others. */
+/** Uploads that expire in one transaction. Until it ends, their owners cannot begin other uploads. */
 const EXPIRE_BATCH = 1000;
 
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
@@ -24,9 +25,9 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
 }
 
 /**
- * Marks unfinished uploads as expired whose time is over and that nobody writes to. One whose bytes are all here still
- * becomes a file, unless that has been tried not long ago and has failed.
- * @returns how many
+ * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
+ * becomes a file and does not expire, unless making its object failed recently and waits for the next try.
+ * @returns how many expired
  */
 export async function expireUploads(database: DataSource): Promise<number> {
   let total = 0;
@@ -79,23 +80,23 @@ async function expireBatch(database: DataSource): Promise<number> {
   });
 }
 
-/** An upload of which something is to be deleted from the store. */
+/** An upload that has left something to delete in the store. */
 interface Remains extends StoredUpload {
   id: string;
   /** The object that a file refers to; null: there is none. */
   keep: string | null;
   /** Whether a client may still have an address to which it can send a part. */
   open: boolean;
-  /** Of its row, which is another one after each change. */
+  /** Version of its row (xmin): it differs after each change. */
   version: string;
 }
 
 /**
- * Deletes what is left in the store of expired and terminated uploads, and what finished ones have left besides their
- * object. What clients have called those that are gone is forgotten, too.
- * @param ids only these; undefined: all
- * @returns how many were put in order
- * @throws {PassIncomplete} after all others were put in order
+ * Deletes the stored bytes of expired and terminated uploads, and what finished uploads have left besides their
+ * object. Also clears the metadata of expired and terminated uploads.
+ * @param ids only these uploads; undefined: all
+ * @returns how many uploads were cleaned up
+ * @throws {PassIncomplete} when some failed, after all others were cleaned up
  */
 export async function discardUploads(
   deps: { database: DataSource; storage: Storage },
@@ -109,14 +110,14 @@ export async function discardUploads(
     return remains;
   };
   return workThrough(database, 'uploads', next, async (remains) => {
-    // The object of a finished upload is a blob: files refer to it, and it goes with the last of them.
+    // The object of a finished upload is a blob. It is deleted when no file refers to it any more.
     await storage.uploads.discard(remains, remains.keep);
     await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
     await settle(database, remains);
   });
 }
 
-/** In order of id. @param after the last one of the list before */
+/** In order of id. @param after id of the last upload of the list before */
 function listRemains(
   database: DataSource,
   after: string | null,
@@ -136,9 +137,9 @@ function listRemains(
 }
 
 /**
- * Notes that an upload was put in order, unless its row has changed since it was read: somebody may have noted that
- * something of theirs can still arrive, and then this was not the last look. Where clients can still send parts, the next
- * look follows when their addresses have expired.
+ * Records that an upload was cleaned up, unless its row has changed since it was read. A changed row may mean that
+ * another process recorded a write that can still arrive, so the upload has to be cleaned up again. Where clients
+ * can still send parts, the next cleanup follows when their addresses have expired.
  */
 async function settle(database: DataSource, { id, version, open }: Remains): Promise<void> {
   await database.query(

@@ -13,19 +13,19 @@ import type { LedgerDeps } from './ledger.js';
 import { releaseQuota } from './quota.js';
 
 /*
- * The end of uploads that somebody does not want, or not any more. One transaction makes it known and gives the room
- * back; then the row says what is to be deleted from the store. What its client has called it is forgotten.
+ * Termination of uploads that nobody wants any more. One transaction ends the upload, clears its metadata and gives
+ * the reserved room back. From then on its row says what is to be deleted from the store.
  */
 
 /** How long a deletion waits for the store, in milliseconds. The reconciler does what takes longer. */
 const STORE_PATIENCE_MS = 3_000;
 
 /**
- * Ends an upload and deletes its bytes; if it is finished already, its file too, for good. Once this has
- * returned, or even begun to delete, the upload never comes back. A store that is slow or away makes no failure of it: the
- * deletion is committed by then, and the reconciler deletes the bytes.
+ * Ends an upload and deletes its bytes; if it is finished, deletes its file for good too. The end is committed before
+ * any byte is deleted, so the upload never comes back. A store that is slow or away is therefore no failure: the
+ * reconciler deletes the bytes later.
  * @param actor undefined: the system itself
- * @param returnToken id of the upload token that it was begun with, if that may begin another one
+ * @param returnToken id of the upload token that began this upload, if the token may begin another upload
  * @throws {AppError} not_found, gone
  */
 export async function terminateUpload(
@@ -49,8 +49,8 @@ export async function terminateUpload(
 }
 
 /**
- * Ends the upload that was begun with an upload token, unless it is finished. Part of the caller's transaction, which has
- * locked the token. Whoever just sends gets no further; the reconciler deletes the bytes.
+ * Ends the upload that was begun with an upload token, unless it is finished. Part of the caller's transaction, which
+ * has locked the token. A request that is still sending loses its lease; the reconciler deletes the bytes.
  */
 export async function terminateUploadOf(
   manager: EntityManager,
@@ -62,9 +62,9 @@ export async function terminateUploadOf(
 }
 
 /**
- * Parts an upload token, which begins another upload, from the one before. The file that came of that was refused, and is
- * deleted: however often a guest tries, one refused file is kept. Part of the caller's transaction, which has locked the
- * token; the reconciler deletes the bytes.
+ * Detaches an upload token, which begins another upload, from its previous upload. If the file of that upload was
+ * refused, the file is deleted: however often a guest tries, only the last refused file is kept. Part of the
+ * caller's transaction, which has locked the token; the reconciler deletes the bytes.
  */
 export async function endRefusedUploadOf(
   manager: EntityManager,
@@ -78,7 +78,7 @@ export async function endRefusedUploadOf(
   if (isRefused) await end(manager, upload, actor);
 }
 
-/** Not FOR UPDATE: a worker that is in the middle of this upload's file looks at the upload as its foreign key. */
+/** Not FOR UPDATE: that would conflict with a worker whose statement checks the file's foreign key to the upload. */
 async function lock(manager: EntityManager, condition: string, id: string): Promise<Upload | undefined> {
   const [upload] = await queryEntities(
     manager,
@@ -90,8 +90,8 @@ async function lock(manager: EntityManager, condition: string, id: string): Prom
 }
 
 /**
- * Ends one that is under way or finished.
- * @returns of a finished one, ids of the blobs that lost a reference
+ * Ends an upload that is under way or finished.
+ * @returns for a finished upload, ids of the blobs that lost a reference
  */
 async function end(
   manager: EntityManager,

@@ -4,7 +4,7 @@ import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { UploadAccess } from './queries.js';
 
-/** A lease of this process, as the row of its upload names it. */
+/** A lease that this process took: its upload and its epoch. */
 export interface HeldRow {
   uploadId: string;
   epoch: number;
@@ -14,15 +14,15 @@ export interface HeldRow {
 export interface LeaseRows {
   /** Ends the leases of a dead process that had the name of this one. */
   endFormer(): Promise<void>;
-  /** @param access whose it must be; undefined: anybody's. @returns undefined when it is not free */
+  /** @param access whose upload it must be; undefined: anyone's. @returns undefined when the lease is not free */
   take(uploadId: string, access?: UploadAccess): Promise<Upload | undefined>;
-  /** @throws {AppError} not_found when there is no such upload, or not for them */
+  /** @throws {AppError} not_found when there is no such upload, or `access` does not include it */
   read(uploadId: string, access: UploadAccess): Promise<Upload>;
   release(held: HeldRow): Promise<void>;
   /**
    * @param entries all leases of this process
-   * @param renewed those of them that are to last longer
-   * @returns ids of the uploads whose leases are still its own
+   * @param renewed the leases among them that are to be renewed
+   * @returns ids of the uploads whose leases were not taken over
    */
   renew(entries: HeldRow[], renewed: HeldRow[]): Promise<Set<string>>;
   notify(channel: string, uploadId: string): Promise<void>;
@@ -39,7 +39,7 @@ export function createLeaseRows(database: DataSource, holder: string, leaseMs: n
       );
     },
     async take(uploadId, access) {
-      // What a holder that did not release it was about to store may be there without the ledger naming it.
+      // A holder that did not release its lease may have stored bytes that the ledger does not name.
       const [upload] = await queryEntities(
         database.manager,
         Upload,
@@ -71,7 +71,7 @@ export function createLeaseRows(database: DataSource, holder: string, leaseMs: n
       );
     },
     async renew(entries, renewed) {
-      // A lease that is just being given back is nobody's any more, but not lost: a lost one has another epoch.
+      // A lease that is being released has no holder but still its epoch. A lost lease has another epoch.
       const mine: { id: string }[] = await database.query(
         `WITH mine AS (
            SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)

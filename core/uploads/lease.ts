@@ -9,19 +9,19 @@ import type { UploadAccess } from './queries.js';
 import { createWaiters, inUse } from './waiters.js';
 
 /*
- * Who may write to an upload: the holder of its lease.
+ * Leases: only the holder of an upload's lease may write to the upload.
  *
  * The lease is three columns of the upload's row. Taking it raises `lease_epoch`, and every write to the ledger
- * names the epoch it was given in its own WHERE. A process that was stopped while it held the lease, and wakes
- * up after another has taken it, therefore changes nothing, however late it comes. Leases of the dead run out;
- * those of the living are renewed by one statement for all of them.
+ * names the holder's epoch in its own WHERE. A process that was stopped while it held the lease, and wakes up after
+ * another has taken it, therefore changes nothing, however late it comes. The leases of a dead process run out; a
+ * living process renews all of its leases with one statement.
  *
  * A newer request is more likely to have a living client behind it than the one that holds the lease (the old
  * connection may be half open), so it asks the holder to let go and waits for that. (tus 1.0, "Core Protocol",
  * PATCH: servers should not let two requests write at a time, and should free a lock that a dead connection
  * holds.) A holder in another process is asked by NOTIFY, and says by NOTIFY that it has let go. Notifications can
- * be lost, so who waits asks and tries again every 200 ms. Of many that wait for one upload, only the newest does that,
- * and not more than a few may wait: see waiters.ts.
+ * be lost, so a waiter asks and tries again every 200 ms. Among the waiters for one upload only the newest does so,
+ * and the number of waiters is limited: see waiters.ts.
  */
 
 /** Milliseconds that a lease lasts without being renewed. */
@@ -33,15 +33,15 @@ const RENEW_EVERY_MS = LEASE_MS / 3;
 const WAIT_MS = LEASE_MS + 5_000;
 
 /**
- * How long a request that was asked to let go is given for it, at most: after that its lease is not renewed, so that
- * another server can go on with the upload within 30 s.
+ * How long a request may take to let go after it was asked to. After that its lease is not renewed, so that another
+ * server can go on with the upload within 30 s.
  */
 const LET_GO_MS = 15_000;
 
 /** How long giving a lease back may take. */
 const RELEASE_MS = 5_000;
 
-/** How often a lease that somebody holds is asked for, and tried, again. */
+/** How often a waiter asks the holder again and tries to take the lease. */
 export const RETRY_MS = 200;
 
 /** Channels of PostgreSQL; the payload is the id of the upload. */
@@ -53,14 +53,14 @@ export interface Lease {
   upload: Upload;
   epoch: number;
   release(): Promise<void>;
-  /** Instead of release(): what finishes the upload ends the lease, too. */
+  /** Call this instead of release() when the statement that finished the upload has ended the lease too. */
   leave(): void;
 }
 
 export interface Leases {
   /**
    * Waits for the lease of an upload and takes it.
-   * @param access whose upload it must be: nobody else's request may disturb the holder
+   * @param access whose upload it must be: other users' requests must not disturb the holder
    * @param signal gives up when it aborts
    * @param onRequested called when another request wants the lease, or when it was lost: the holder has some seconds
    * then, unless this returns false. Undefined: the lease is held for as long as it takes
@@ -73,12 +73,12 @@ export interface Leases {
     onRequested: (() => unknown) | undefined,
   ): Promise<Lease>;
   /**
-   * For a request that only asks how far an upload has come: no lease is taken, and nothing written, when nobody has one
-   * and nothing is left to be done. A lease that has run out may have a holder that still commits, so it is taken over.
-   * As `acquire` otherwise.
+   * For a request that only asks for an upload's offset. If the upload has no lease and is not waiting to be finished,
+   * this takes no lease and writes nothing. Otherwise it works like `acquire`. That includes a lease that has run out:
+   * its holder may still commit, so the lease is taken over.
    */
   look: Leases['acquire'];
-  /** Takes the lease of anybody's upload if it is free or has run out, without waiting or disturbing the holder. */
+  /** Takes the lease of any user's upload if it is free or has run out; neither waits nor disturbs the holder. */
   tryAcquire(uploadId: string): Promise<Lease | undefined>;
   /** Notes a lease that came with the creation of its upload; see `holder`. */
   adopt(upload: Upload, onRequested: () => unknown): Lease;
@@ -101,7 +101,7 @@ interface Held extends HeldRow {
   askedAt: number | undefined;
 }
 
-/** Whether a lease is still to be renewed: a request that does not let go when it is asked to hangs. */
+/** Whether a lease is still to be renewed. A request that was asked to let go and did not do so in time hangs. */
 function mayLast({ onRequested, askedAt }: Held): boolean {
   return !onRequested || askedAt === undefined || performance.now() < askedAt + LET_GO_MS;
 }
@@ -204,7 +204,7 @@ export async function openLeases(
     signal.throwIfAborted();
     const free = await take(uploadId, access);
     if (free) return adopt(free, onRequested, arrival);
-    // Before anybody is disturbed.
+    // Check access before the holder is disturbed.
     await rows.read(uploadId, access);
     const waiter = waiters.join(uploadId);
     try {

@@ -12,13 +12,14 @@ import { movedExpiry } from './queries.js';
 import { quotaExceededBy, releaseQuota, reserve } from './quota.js';
 
 /*
- * The ledger of uploads: create (uploads/create.ts), append, finish, terminate (uploads/end.ts). Every protocol (tus, a plain
- * POST, direct upload) only calls these.
+ * The ledger of uploads: create (uploads/create.ts), append, finish, terminate (uploads/end.ts). Every protocol (tus,
+ * a plain POST, direct upload) only calls these.
  *
- * The row is the truth. An offset is committed after the bytes before it are on stable storage, under the epoch
- * of the lease, and only ever grows. Once the offset has reached the length, the object is made of what the ledger
- * names; until then no client is told that all is there. Then one transaction writes the blob, the file row and the
- * event. If the process dies before, the next HEAD or the reconciler goes on.
+ * The upload's row is the truth. An offset is committed under the epoch of the lease, after the bytes before it are on
+ * stable storage, and it never decreases. Once the offset has reached the length, the store makes the object of the
+ * parts and the tail that the ledger names; until then no client is told that the upload is complete. Then one
+ * statement writes the blob, the file row and the event. If the process dies before that, the next HEAD or the
+ * reconciler goes on.
  */
 
 export interface LedgerDeps extends CreationDeps {
@@ -61,11 +62,12 @@ export async function declareLength(
 }
 
 /**
- * Appends what `source` yields behind the upload's offset. If that brings the last byte, the object is made too.
+ * Appends the bytes of `source` at the upload's offset. If the last byte is among them, makes the object too.
  * @param upload as it was when the lease was taken
- * @param control its `hurry` aborts when somebody waits for the lease
- * @returns the upload as it is then; bytes before its offset survive a power cut
- * @throws {AppError} locked when another request has taken the lease; gone when it was ended; storage_full, unavailable
+ * @param control its `hurry` aborts when another request waits for the lease
+ * @returns the upload after the append; bytes before its offset survive a power cut
+ * @throws {AppError} locked when another request has taken the lease; gone when the upload was ended; storage_full,
+ * unavailable
  */
 export async function appendToUpload(
   deps: LedgerDeps,
@@ -79,7 +81,7 @@ export async function appendToUpload(
   }
   let present = upload;
   if (upload.offset === upload.length) {
-    // Nothing can follow. The source is still read, so that a body that is too long is noticed by its limiter.
+    // The upload is complete. The source is still read, so that its limiter notices a body that is too long.
     for await (const _ of source);
   } else {
     const commit = async (progress: Progress) => {
@@ -97,7 +99,7 @@ export async function appendToUpload(
 }
 
 /**
- * Writes how far an upload has come: one statement, so that offset, parts and tail can never contradict each other.
+ * Commits an upload's progress in one statement, so that offset, parts and tail can never contradict each other.
  * @throws {AppError} locked
  */
 export async function commitProgress(
@@ -135,7 +137,7 @@ export async function commitProgress(
       parts.map((part) => part.etag),
     ],
   ).catch(async (error: unknown) => {
-    // Nobody knows whether it was carried out, and so what of the store the ledger names.
+    // The statement may have been carried out, so it is not known which stored bytes the ledger names.
     await noteFailure(deps, id, epoch);
     throw error;
   });
@@ -144,8 +146,8 @@ export async function commitProgress(
 }
 
 /**
- * Makes the object of an upload whose bytes are all here, unless it is made already. May be called again and again. Why
- * it failed stands in the upload, for its owner.
+ * Makes the object of an upload whose bytes are all here, unless it exists already. May be called repeatedly. The
+ * reason of a failure is written to the upload's `error`, for its owner.
  * @param upload as it is under this lease
  * @returns the upload with its object
  * @throws {AppError} locked; gone; unavailable; size_mismatch when acknowledged bytes are gone
@@ -170,15 +172,15 @@ export async function completeUpload(
       });
     return await commitProgress(deps, upload.id, epoch, { offset: upload.offset, ...made });
   } catch (error) {
-    // Who has ended the upload meanwhile, or finished it, may have put the store in order before this came there.
+    // Another process may have ended or finished the upload, and cleaned up the store, before this object was made.
     await tidyAgain(deps, upload.id);
     throw isLeaseLost(error) ? await toldOfLoss(deps, upload.id, error) : error;
   }
 }
 
 /**
- * Somebody else has taken over, perhaps finished, and perhaps put the store in order, and what this process has sent may
- * arrive after that. The failure is what is told, whatever comes of this.
+ * Marks an ended or finished upload for another cleanup. The process that ended it may have cleaned up the store
+ * already, and this process's writes may arrive after that. Errors are ignored: the caller reports its own failure.
  */
 async function tidyAgain({ database }: LedgerDeps, id: string): Promise<void> {
   await database
@@ -191,8 +193,9 @@ async function tidyAgain({ database }: LedgerDeps, id: string): Promise<void> {
 }
 
 /**
- * After a failure the store may hold what the ledger does not name. The failure is what is told, whatever comes of this.
- * @param error why no object could be made; undefined: something else has failed
+ * Records that after a failure the store may hold bytes that the ledger does not name. Errors are ignored: the caller
+ * reports its own failure.
+ * @param error why the object could not be made; undefined: something else failed
  */
 async function noteFailure(
   { database }: LedgerDeps,
@@ -208,7 +211,7 @@ async function noteFailure(
     .catch(() => {});
 }
 
-/** What the owner of an upload is told whose bytes are all here. */
+/** Tells the owner why an upload whose bytes are all here is not a file yet. */
 function whyNoFile(error: unknown): Upload['error'] {
   const { code, detail, title } = error instanceof AppError ? error : new AppError('internal');
   return {
@@ -218,7 +221,7 @@ function whyNoFile(error: unknown): Upload['error'] {
 }
 
 /**
- * An upload whose acknowledged bytes are gone cannot go on: it expires, so that its client is told and begins anew.
+ * Expires an upload whose acknowledged bytes are lost, so that its client is told and begins a new upload.
  * @throws `error`
  */
 async function endIfLost(
@@ -242,7 +245,7 @@ async function endIfLost(
       const data = { reason: 'lost by the storage' };
       await appendEvents(manager, [{ type: 'upload.expired', subjectId: id, ownerId, data }]);
     })
-    // The first error is the one to tell.
+    // The caller throws the first error.
     .catch(() => {});
   throw error;
 }
@@ -252,8 +255,8 @@ function toStored({ storageKey, offset, length, storageState }: Upload): StoredU
 }
 
 /**
- * Turns an upload whose object is made into a file with status `pending`. May be called again: what is finished stays
- * as it is.
+ * Turns an upload whose object is made into a file with status `pending`. May be called again: a finished upload
+ * stays as it is.
  * @param actor who sent the last byte; undefined: found by the system
  * @returns the file
  * @throws {AppError} not_found, gone, wrong_state
@@ -269,7 +272,7 @@ export async function finishUpload(deps: LedgerDeps, id: string, actor?: Actor):
   throw new AppError('wrong_state', { detail: `${upload.offset} of ${upload.length} bytes are stored` });
 }
 
-/** Who was cut off because the upload was ended needs not come again. */
+/** Turns `error` into `gone` if the upload was ended, so that the client does not retry. */
 async function toldOfLoss({ database }: LedgerDeps, id: string, error: unknown): Promise<unknown> {
   const ended: unknown[] = await database
     .query(`SELECT FROM uploads WHERE id = $1 AND status IN ('expired', 'terminated')`, [id])

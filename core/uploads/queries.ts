@@ -3,14 +3,14 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 
-/** Whose uploads a request may touch: all of an owner's, or only the one that a token was used for. */
+/** The uploads that a request may touch: all of one owner, or only the upload that was begun with a token. */
 export interface UploadAccess {
   ownerId: string;
   /** Undefined: any. */
   uploadTokenId?: string | undefined;
 }
 
-/** Uploads that are not finished, newest first. @param after id of the last one of the page before */
+/** Uploads with the status `uploading`, newest first. @param after id of the last upload of the page before */
 export async function listUnfinishedUploads(
   database: DataSource,
   { ownerId, uploadTokenId }: UploadAccess,
@@ -29,8 +29,8 @@ export async function listUnfinishedUploads(
 }
 
 /**
- * When an upload expires that has just received something: an expression for `expires_at`. A time that is less than a
- * hundredth too early stays, because the column is in an index: an update that changes it is no HOT update.
+ * SQL expression for the new `expires_at` of an upload that has just received bytes. A time that is at most a
+ * hundredth too early is kept: the column is in an index, so an update that changes it is no HOT update.
  * @param hours parameter of the statement: how long an upload without progress is kept
  */
 export function movedExpiry(hours: string): string {
@@ -39,12 +39,12 @@ export function movedExpiry(hours: string): string {
                THEN expires_at ELSE ${latest} END`;
 }
 
-/** Whether its time is over, though no reconciler has come by yet. */
+/** Whether an upload is past its expiry although the reconciler has not expired it yet. */
 export function isOverdue(upload: Upload): boolean {
   return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
 }
 
-/** Whether the file that came of an upload is in the trash. */
+/** Whether the file of an upload is in the trash. */
 export async function isTrashed(database: DataSource, id: string): Promise<boolean> {
   const found: unknown[] = await database.query(
     'SELECT FROM files WHERE id = $1 AND deleted_at IS NOT NULL',
@@ -53,14 +53,14 @@ export async function isTrashed(database: DataSource, id: string): Promise<boole
   return found.length > 0;
 }
 
-/** An upload in whatever state and of whomever; the caller checks whether it may be seen. @throws {AppError} not_found */
+/** An upload of any state and owner; the caller checks whether it may be seen. @throws {AppError} not_found */
 export async function getUpload(database: DataSource, id: string): Promise<Upload> {
   const upload = await database.getRepository(Upload).findOneBy({ id });
   if (!upload) throw new AppError('not_found');
   return upload;
 }
 
-/** Ids of the uploads that were begun with upload tokens, by the ids of those. */
+/** Maps ids of upload tokens to ids of the uploads that were begun with them. */
 export async function mapTokensToUploads(
   database: DataSource,
   tokenIds: string[],

@@ -5,32 +5,32 @@ import { User } from '../database/entities/user.js';
 import { AppError } from '../errors.js';
 
 /*
- * How much one user may hold. `used_bytes` and `used_files` of the user's row count what lies outside the trash and
- * what uploads under way may still bring: an upload reserves its length, in the statement that creates it, so that any
- * number of creations at once come out right. Where the length is not known yet, room is reserved as the bytes come.
- * `uploads.reserved_bytes` says how much of it an upload has; it is given back when the upload ends without a file, and
- * with the file when that is deleted. So at every moment, for every user,
+ * How much one user may hold. `used_bytes` and `used_files` of the user's row count the files outside the trash and the
+ * room that uploads under way have reserved. An upload reserves its length in the statement that creates it, so that
+ * concurrent creations cannot exceed the quota. While the length is not known, room is reserved as the bytes arrive.
+ * `uploads.reserved_bytes` is the room that one upload has reserved. It is given back when the upload ends without a
+ * file; otherwise the file's size is given back when the file is deleted. So at every moment, for every user,
  *
  *   used_bytes = sum(reserved_bytes) of uploads 'uploading' + sum(size) of files outside the trash
  *
- * and used_files is how many these are. A file whose processing has failed, or that was found infected, still has its
- * bytes and counts until it is deleted. Whatever changes one side changes the other in the same transaction.
+ * and used_files is the number of these uploads and files. A file whose processing failed, or that is infected, still
+ * has its bytes and counts until it is deleted. A transaction that changes one side changes the other side too.
  *
- * Who locks rows of several tables takes them in this order, so that nobody waits in a circle: upload_tokens, uploads,
- * files, derivatives, blobs, users, sessions. Rows that are new (events, keys, upload tokens) can be written at any time:
- * nobody waits for them. Several rows of users are locked in the order of their ids; of uploads, with SKIP LOCKED or where
- * nothing else is locked after them.
+ * A transaction that locks rows of several tables locks them in this order, to avoid deadlocks: upload_tokens, uploads,
+ * files, derivatives, blobs, users, sessions. New rows (events, keys, upload tokens) can be written at any time, because
+ * no other transaction waits for them. Several rows of users are locked in the order of their ids. Several rows of
+ * uploads are locked with SKIP LOCKED, or where nothing else is locked after them.
  */
 
-/** Bytes that an upload without a length reserves at a time where there is plenty of room. */
+/** Bytes that an upload without a length reserves at a time when there is plenty of room. */
 const STEP = 16 * 1024 ** 2;
 
-/** Which part of the room it takes at most where there is not: others, too, want to go on. */
+/** It reserves at most this fraction (1/8) of the free room ahead: other uploads of the owner need room too. */
 const SHARE = 8;
 
 /**
- * Condition on a row of `users`: it has room for so many more files with so many bytes together. Whose limit is 0 bytes
- * has none even for an empty file.
+ * SQL condition on a row of `users`: the user has room for this many more files and bytes. A user whose limit is 0
+ * bytes has no room even for an empty file.
  * @param parameters of the statement: bytes and files wanted, default for bytes, default for files
  */
 export function hasRoom(parameters: {
@@ -46,12 +46,12 @@ export function hasRoom(parameters: {
           AND (${maxFiles} < 0 OR used_files + ${files} <= ${maxFiles})`;
 }
 
-/** What holds for this user. */
+/** The limits of this user: the user's own, or else the defaults. */
 export function quotaOf(user: User, defaults: Quota): Quota {
   return { bytes: user.maxBytes ?? defaults.bytes, files: user.maxFiles ?? defaults.files };
 }
 
-/** Why a user has no room for a file of so many bytes. @param bytes null: as many as there is room for, and more */
+/** The error for a user without room for a file. @param bytes its size; null: not known, but more than there is room */
 export function quotaExceeded(user: User, defaults: Quota, bytes: number | null): AppError {
   const quota = quotaOf(user, defaults);
   if (quota.bytes === 0 || quota.files === 0) {
@@ -68,7 +68,7 @@ export function quotaExceeded(user: User, defaults: Quota, bytes: number | null)
   return new AppError('quota_exceeded', { detail: `${used}${wanted}: delete something first` });
 }
 
-/** Gives back what one file or upload counted. Part of the caller's transaction. @param bytes of it */
+/** Gives back the room of one file or upload. Part of the caller's transaction. @param bytes that it counted */
 export async function releaseQuota(manager: EntityManager, ownerId: string, bytes: number): Promise<void> {
   await manager.query(
     'UPDATE users SET used_bytes = used_bytes - $2, used_files = used_files - 1 WHERE id = $1',
@@ -76,18 +76,19 @@ export async function releaseQuota(manager: EntityManager, ownerId: string, byte
   );
 }
 
-/** How much an upload under way is to have reserved. */
+/** The room that an upload under way is to have reserved. */
 interface Reservation {
   /** Bytes; null: up to its offset. */
   target: number | null;
-  /** Bytes beyond it that are welcome, as far as they leave room for others. */
+  /** Bytes to reserve beyond `target`, as far as that leaves room for other uploads. */
   ahead?: number;
 }
 
 /**
- * Sets how much an upload whose length is not known has reserved: less than it has always, more as far as the quota goes.
+ * Changes the reservation of an upload whose length is not known. Reserving less always succeeds; reserving more
+ * succeeds as far as the quota allows.
  * @param manager may be in a transaction
- * @returns bytes that it has then
+ * @returns bytes that are reserved then
  * @throws {AppError} locked
  */
 export async function reserve(
@@ -98,8 +99,8 @@ export async function reserve(
   { target, ahead = 0 }: Reservation,
 ): Promise<number> {
   return manager.transaction(async (inner) => {
-    // A statement of its own: one that locks a row and then changes it asks for it twice if somebody else has changed
-    // it since the statement began, and may wait in between for one that waits for it.
+    // Lock the rows in a separate statement. If another transaction changed a row after the statement began, a
+    // statement that locks and changes the row locks it twice, and can deadlock between the two.
     await inner.query(
       `SELECT FROM uploads JOIN users ON users.id = owner_id WHERE uploads.id = $1 FOR NO KEY UPDATE`,
       [id],
@@ -131,7 +132,7 @@ export async function reserve(
 }
 
 /**
- * What `source` yields, as far as the quota of the upload's owner goes: room is reserved as it comes.
+ * Yields the bytes of `source` as far as the quota of the upload's owner allows, and reserves room as they arrive.
  * @throws {AppError} quota_exceeded after the last byte that fits; locked
  */
 export async function* withinQuota(
@@ -156,7 +157,7 @@ export async function* withinQuota(
   }
 }
 
-/** As quotaExceeded, of a user who is to be looked up. */
+/** As quotaExceeded, but reads the user's row first. */
 export async function quotaExceededBy(
   database: DataSource,
   quota: Quota,
@@ -169,15 +170,15 @@ export async function quotaExceededBy(
 /** Files that are found in the trash at a time. */
 const TRASH_BATCH = 1000;
 
-/** More than any transaction lasts: what was deleted in one that began so long ago can be seen. */
+/** Longer than any transaction lasts: deletions of transactions that began before are visible. */
 const SLACK = `interval '10 minutes'`;
 
 /** Owners whose trash is looked at together. */
 const OWNERS_BATCH = 100;
 
 /**
- * Owners whose trash may hold more than before, or too much for a quota that was set since, in batches.
- * @param since a time of the database; undefined: all who have anything in the trash
+ * Owners whose trash may have grown, or whose quota was changed, since a time. In batches.
+ * @param since a time of the database; undefined: all owners who have files in the trash
  */
 export async function* listTrashOwners(
   database: DataSource,
@@ -201,9 +202,9 @@ export async function* listTrashOwners(
 }
 
 /**
- * Uploads whose files lie in the trash beyond what it may hold: as much again as the quota, the newest first.
+ * Uploads whose files exceed the trash's limit. The trash may hold as much as the quota, and keeps the newest files.
  * @param owners whose trash is looked at
- * @returns ids, in batches; each batch has to be gone when the next one is asked for
+ * @returns ids, in batches; the caller must purge each batch before it asks for the next one
  */
 export async function* listTrashBeyondQuota(
   database: DataSource,

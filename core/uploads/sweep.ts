@@ -5,12 +5,12 @@ import { isOurKey, isStored, newestBlob, requireClaimed } from '../storage/claim
 import type { Storage, StoredObject } from '../storage/storage.js';
 
 /*
- * Finds what is stored although nothing refers to it. Normally there is no such thing: rows come before bytes and go
- * after them, and the reconciler deletes what rows say is to go. What remains is what a store did after it had failed to
- * answer, and what was there when a database was restored from a backup.
+ * Finds orphans: stored objects that no row refers to. Normally there are none: a row is written before its bytes and
+ * deleted after them, and the reconciler deletes the objects that rows mark for deletion. Orphans arise when a store
+ * carries out a write that it failed to answer, or when the database was restored from a backup.
  *
- * Each object is looked up after it was listed. Whatever writes one has written its row before, and no key is ever used
- * twice: an object without a row can get none any more. So this is safe beside uploads that are going on.
+ * Each object is looked up after it was listed. Its row is always written before the object, and no key is ever used
+ * twice, so an object without a row can never get one. A sweep is therefore safe while uploads are going on.
  */
 
 /** Objects that are looked up at a time. */
@@ -24,29 +24,29 @@ interface SweepDeps {
   storage: Storage;
 }
 
-/** What a sweep has come by so far. */
+/** The counts of a sweep so far. */
 export interface SweepCount {
   listed: number;
   /** Orphans, and their bytes. */
   found: number;
   bytes: number;
-  /** Objects whose names are not ours. */
+  /** Objects whose keys are not Landfall's. */
   foreign: number;
 }
 
 export interface SweepOptions {
-  /** Only what was last changed before. */
+  /** Only objects that were last changed before this time. */
   before: Date;
-  /** Whether to delete what is found. */
+  /** Whether to delete the orphans. */
   remove: boolean;
-  /** Called with each orphan; when `remove` is set, after it was deleted. */
+  /** Called with each orphan; when `remove` is set, after the orphan was deleted. */
   onOrphan(orphan: StoredObject): void;
   /** Called from time to time. */
   onProgress(count: Readonly<SweepCount>): void;
 }
 
 /**
- * Goes through all that is stored and reports, or deletes, what neither a blob nor an unfinished upload names.
+ * Lists all stored objects, and reports or deletes those that neither a blob nor an unfinished upload names.
  * @throws {AppError} wrong_state when it is to delete, but database and storage do not seem to belong together;
  * {ConfigError} when the storage is not marked as this installation's; what the storage throws
  */
@@ -82,8 +82,8 @@ export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<Swe
 }
 
 /**
- * Those that no blob names, nor an upload that may still need them or whose leftovers the reconciler is to delete. What
- * is left of a multipart upload under the key of a blob is not that blob.
+ * Selects the orphans: objects that no blob names, and that belong to no upload that may still need them or that the
+ * reconciler still has to clean up. A multipart upload under the key of a blob is not that blob.
  */
 async function selectOrphans(database: DataSource, candidates: StoredObject[]): Promise<StoredObject[]> {
   const rows: { index: number }[] = await database.query(
@@ -98,7 +98,7 @@ async function selectOrphans(database: DataSource, candidates: StoredObject[]): 
   return rows.flatMap(({ index }) => candidates[index] ?? []);
 }
 
-/** A wrong address of the database would make an orphan of every object. */
+/** With a wrong DATABASE_URL every object would look like an orphan. */
 async function requireMatch({ database, storage }: SweepDeps): Promise<void> {
   const known = await newestBlob(database);
   if (known !== undefined && (await isStored(storage, known))) return;

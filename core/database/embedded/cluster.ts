@@ -6,10 +6,10 @@ import { ConfigError } from '../../config.js';
 import { keepSecret, readOptional, syncFolder, writeDurably } from '../../data-folder.js';
 import { canTraverse, findPostgresBinaries, type User } from './binaries.js';
 
-/** Where clusters go that cannot lie in the data folder. */
+/** The folder for clusters that cannot be in the data folder. */
 const ELSEWHERE = '/var/lib/landfall';
 
-/** A fixed environment: a PGPORT or a locale of the caller's must not change what PostgreSQL does. */
+/** A fixed environment: a PGPORT or a locale of the caller must not affect PostgreSQL. */
 export const POSTGRES_ENV = { LC_ALL: 'C', TZ: 'UTC' };
 
 export interface Cluster {
@@ -19,9 +19,9 @@ export interface Cluster {
   home: string;
   /** Folder with PostgreSQL's programs. */
   bin: string;
-  /** Who runs PostgreSQL; undefined: this process' own user. */
+  /** The user that runs PostgreSQL; undefined: this process' own user. */
   user: User | undefined;
-  /** Of the superuser `landfall`. */
+  /** Password of the superuser `landfall`. */
   password: string;
 }
 
@@ -51,7 +51,7 @@ export async function openCluster(dataDir: string): Promise<Cluster> {
 async function findHome(dataDir: string): Promise<{ home: string; user: User | undefined; exists: boolean }> {
   const remembered = (await readOptional(join(dataDir, 'postgres-location')))?.trim();
   if (remembered && !(await findOwner(remembered))) {
-    // An empty database beside a folder full of files would look like a loss.
+    // With a new, empty database all files would seem to be lost.
     throw new ConfigError(
       `DATA_DIR=${dataDir}: its database was in ${remembered}, which is gone: put it back`,
     );
@@ -76,7 +76,7 @@ async function findOwner(path: string): Promise<User | undefined> {
   return stat(path).catch(() => undefined);
 }
 
-/** As root: the owner of the cluster, before there is one `nobody`. PostgreSQL refuses to run as root. */
+/** As root: the owner of the cluster, or `nobody` if there is no cluster yet. PostgreSQL refuses to run as root. */
 async function chooseUser(owner: User | undefined): Promise<User | undefined> {
   if (process.getuid?.() !== 0) return undefined;
   if (owner && owner.uid !== 0) return { uid: owner.uid, gid: owner.gid };
@@ -99,7 +99,7 @@ async function createHomeElsewhere(dataDir: string): Promise<string> {
   }
 }
 
-/** Created aside and renamed: an initdb that was interrupted leaves nothing that looks like a cluster. */
+/** Creates the cluster aside and renames it, so that an interrupted initdb leaves nothing that looks like a cluster. */
 async function createCluster(cluster: Cluster): Promise<void> {
   const { folder, home } = cluster;
   for (const name of await readdir(home)) {
@@ -121,7 +121,7 @@ async function initialize({ home, bin, user, password }: Cluster, unfinished: st
   if (user) await chown(passwordFile, user.uid, user.gid);
   if (user) await chown(unfinished, user.uid, user.gid);
   const data = join(unfinished, 'data');
-  // PostgreSQL's own C.UTF-8: it knows all of Unicode and is the same on every machine.
+  // PostgreSQL's own C.UTF-8 covers all of Unicode and is the same on every machine.
   const text = ['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'];
   const access = ['--auth=scram-sha-256', '--username=landfall', `--pwfile=${passwordFile}`];
   const options = { ...user, cwd: home, env: POSTGRES_ENV };

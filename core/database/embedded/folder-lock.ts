@@ -1,8 +1,8 @@
 /**
- * One Landfall at a time on a data folder. The lock is a symbolic link `lock.<n>` whose target names its holder: it
- * is created in one step, only by one, and complete from the start. The highest number counts, and it is never
- * removed before a higher one is there. A holder that died, even by SIGKILL or a power cut, holds nothing: a process
- * is known by its pid together with its start time, because pids are given out again.
+ * A lock that lets only one Landfall use a data folder. The lock is a symbolic link `lock.<n>` whose target names its
+ * holder. Creating a link is atomic: only one process succeeds, and the link is complete at once. The link with the
+ * highest number counts, and it is never removed before a higher one exists. A holder that died, even by SIGKILL or a
+ * power cut, no longer holds the lock: a process is identified by its pid and its start time, because pids are reused.
  */
 import { execFile } from 'node:child_process';
 import { readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
@@ -14,7 +14,7 @@ import { hasCode } from '../../errors.js';
 const RELEASED = 'released';
 
 export interface FolderLock {
-  /** The holder before us ended without releasing: what it had started may still be about to end. */
+  /** The previous holder ended without releasing the lock: processes that it started may still be ending. */
   takenOver: boolean;
   release(): Promise<void>;
 }
@@ -38,7 +38,7 @@ export async function lockFolder(dataDir: string): Promise<FolderLock> {
     if (await isRunning(holder)) throw new FolderInUse(dataDir, Number.parseInt(holder, 10));
     const own = last + 1;
     if (!(await createLink(self, path(own)))) continue;
-    // Who looked long ago may have created a number that others have already gone beyond.
+    // If our list of locks was out of date, we may have created a number that others have already gone beyond.
     if ((await listLocks(dataDir)).at(-1) !== own) {
       await rm(path(own), { force: true });
       continue;
@@ -56,7 +56,7 @@ async function listLocks(dataDir: string): Promise<number[]> {
   return numbers.filter((number) => number > 0).sort((a, b) => a - b);
 }
 
-/** Answers false when there is such a link already. */
+/** Answers false when the link exists already. */
 async function createLink(target: string, path: string): Promise<boolean> {
   return symlink(target, path).then(
     () => true,
@@ -72,7 +72,7 @@ async function isRunning(holder: string): Promise<boolean> {
   return pid > 0 && (await identify(pid)) === holder;
 }
 
-/** What no other process ever had or will have: `<pid>@<start time>`; undefined when there is no such process. */
+/** A unique name of a process, `<pid>@<start time>`; undefined when there is no such process. */
 async function identify(pid: number): Promise<string | undefined> {
   if (process.platform === 'linux') {
     const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);

@@ -9,7 +9,7 @@ import { findEmbeddedPostgres, startEmbeddedPostgres } from './postgres.js';
 
 /**
  * Runs a command's `work` on the database of this installation: that of DATABASE_URL, or the one that `npm start` keeps
- * in the data folder. The latter is started for it if it is not running, and `npm start` has to wait that long.
+ * in the data folder. If the latter is not running, it is started for the command, and `npm start` cannot run meanwhile.
  * @param name shown in pg_stat_activity
  * @throws {ConfigError} naming DATABASE_URL or DATA_DIR when there is no such database, or it cannot be reached
  */
@@ -20,7 +20,7 @@ export async function withDatabase<T>(
 ): Promise<T> {
   const run = (url: string) => runOn(url, name, work);
   if (databaseUrl) return run(databaseUrl);
-  // The first thing that is made with a cluster, which must not be made here.
+  // A new cluster begins with this file. A command must not create a cluster.
   if (!(await readOptional(join(dataDir, 'postgres-password')))) {
     throw new ConfigError(`DATA_DIR=${dataDir}: there is no database in this folder; or set DATABASE_URL`);
   }
@@ -35,7 +35,7 @@ export async function withDatabase<T>(
   return run(url);
 }
 
-/** On a PostgreSQL of its own, which ends with it, also at Ctrl-C. */
+/** Starts PostgreSQL for `run` and stops it afterwards, also at Ctrl-C. */
 async function runAlone<T>(dataDir: string, lock: FolderLock, run: (url: string) => Promise<T>): Promise<T> {
   const starting = startEmbeddedPostgres({ dataDir });
   const stop = async () => {
@@ -54,7 +54,7 @@ async function runAlone<T>(dataDir: string, lock: FolderLock, run: (url: string)
 }
 
 async function runOn<T>(url: string, name: string, work: (database: DataSource) => Promise<T>): Promise<T> {
-  // It says best why a database cannot be reached.
+  // connectOnce() gives the best message when the database cannot be reached.
   await connectOnce(url).then((client) => client.end());
   const database = await openDatabase(url, name);
   try {

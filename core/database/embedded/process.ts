@@ -19,7 +19,7 @@ export async function readPidFile(
   return pid > 0 ? { pid, port: Number(lines?.[3]), status: lines?.[7]?.trim() ?? '' } : undefined;
 }
 
-/** Asks for a fast shutdown, then for an immediate one (repaired at the next start), then asks no longer. */
+/** Requests a fast shutdown, then an immediate one (with recovery at the next start), then kills the process. */
 export async function endPostgres(
   kill: (signal: NodeJS.Signals) => void,
   exited: Promise<void>,
@@ -40,7 +40,7 @@ export async function endPostgres(
   }
 }
 
-/** Stops what a PostgreSQL that did not end in good order has left running on this data directory. */
+/** Stops the processes of an earlier PostgreSQL on this data directory that did not shut down properly. */
 export async function stopLeftOver(folder: string, log: Logger | undefined): Promise<void> {
   const pid = (await readPidFile(folder))?.pid;
   if (!pid) return;
@@ -48,11 +48,11 @@ export async function stopLeftOver(folder: string, log: Logger | undefined): Pro
     log?.warn({ pid }, 'stopping a PostgreSQL that an earlier run left behind');
     await endAll([pid], folder, 10_000);
   } else if (sendSignal(pid, 0)) {
-    // Another program has that pid by now; PostgreSQL would take it for a running one and refuse to start. That
-    // no process of a former PostgreSQL is left is checked by other means too: the shared memory of this folder.
+    // Another program has this pid now. PostgreSQL would mistake it for a running server and refuse to start. Removing
+    // the file is safe: PostgreSQL also checks the folder's shared memory for processes of a former server.
     await rm(join(folder, 'postmaster.pid'), { force: true });
   }
-  // Who is busy with a statement has not noticed that the main process was killed, and bars every new one.
+  // A backend that is busy with a statement does not notice that its main process was killed, and blocks a new server.
   await endAll(await listPostgresOf(folder), folder, 500);
 }
 
@@ -83,7 +83,7 @@ function sendSignal(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Whether this process is one of PostgreSQL's for this very folder: it works inside it. A zombie is not. */
+/** Whether this is a process of PostgreSQL on this folder: the folder is its working directory. A zombie is not. */
 async function isPostgresOf(pid: number, folder: string): Promise<boolean> {
   if (process.platform !== 'linux') return (await listPostgresOf(folder)).includes(pid);
   const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
@@ -92,7 +92,7 @@ async function isPostgresOf(pid: number, folder: string): Promise<boolean> {
   return there?.ino === here.ino && there.dev === here.dev;
 }
 
-/** Where there is no /proc, the main process only: it names its folder in its arguments. */
+/** Without /proc it finds only the main process, which has the folder in its arguments. */
 async function listPostgresOf(folder: string): Promise<number[]> {
   if (process.platform === 'linux') {
     const found: number[] = [];

@@ -2,10 +2,10 @@ import { Column, Entity, PrimaryColumn } from 'typeorm';
 
 export const SCOPES = ['upload', 'read', 'manage'] as const;
 
-/** What a key may do. */
+/** The operations that a key allows. */
 export type Scope = (typeof SCOPES)[number];
 
-/** Lets a program act for its owner. The secret itself is kept nowhere. */
+/** Lets a program act for its owner. The secret itself is not stored. */
 @Entity('api_keys')
 export class ApiKey {
   @PrimaryColumn('uuid')
@@ -17,7 +17,7 @@ export class ApiKey {
   @Column('text')
   name: string;
 
-  /** The part of the key that is shown, by which it is found. */
+  /** The public part of the key. It is shown to people, and the row is found by it. */
   @Column('text')
   prefix: string;
 

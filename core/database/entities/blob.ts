@@ -2,16 +2,16 @@ import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { bigintColumn } from './columns.js';
 
 /**
- * One stored object. Files and derivatives refer to blobs; `refs` counts them. A row with no reference is an
- * object to delete: it is written before the object is, so that a crash leaves a row to clean up, never bytes
- * that nobody knows.
+ * One stored object. Files and derivatives refer to blobs; `refs` counts the references. The row is written before the
+ * object, so a crash leaves a row without a reference, never an object without a row. The reconciler deletes blobs
+ * without a reference.
  */
 @Entity('blobs')
 export class Blob {
   @PrimaryColumn('uuid')
   id: string;
 
-  /** Random and never used again: a late write of a dead process can touch no other object. */
+  /** Random and never used again, so a late write of a dead process cannot touch another object. */
   @Column('text')
   key: string;
 
@@ -22,7 +22,7 @@ export class Blob {
   @Column('integer', { default: 0 })
   refs: number;
 
-  /** Since when the object is to be deleted: from then on the blob never gets a reference again. */
+  /** When the object was marked for deletion. From then on the blob never gets a reference again. */
   @Column('timestamptz', { name: 'doomed_at', nullable: true })
   doomedAt: Date | null;
 
@@ -30,7 +30,7 @@ export class Blob {
   @Column('integer', { default: 0 })
   failures: number;
 
-  /** Not tried again before; null: at any time. */
+  /** The earliest time of the next attempt; null: at any time. */
   @Column('timestamptz', { name: 'retry_at', nullable: true })
   retryAt: Date | null;
 

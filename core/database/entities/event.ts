@@ -1,14 +1,14 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { bigintColumn } from './columns.js';
 
-/** Who makes a request, as far as that is known. */
+/** The origin of a request, as far as it is known. */
 export interface Actor {
   userId?: string;
-  /** How: by a session of this id, … */
+  /** The session that authenticated the request, … */
   sessionId?: string;
-  /** … by this API key, … */
+  /** … or the API key, … */
   keyId?: string;
-  /** … or by this upload token, which is its owner's. */
+  /** … or the upload token; `userId` is then the token's owner. */
   uploadTokenId?: string;
   address?: string;
   userAgent?: string;
@@ -18,7 +18,7 @@ export interface Actor {
 /** One line of the append-only log. See core/events/append.ts. */
 @Entity('events')
 export class Event {
-  /** Of the inbox. */
+  /** The id that the row got in the inbox. */
   @PrimaryColumn('bigint')
   id: string;
 
@@ -30,7 +30,7 @@ export class Event {
   @Column('text')
   type: string;
 
-  /** Upload, file, user, key, …; the type says which. Not a foreign key: the log outlives what it tells of. */
+  /** Upload, file, user, key, …; the type says which. Not a foreign key: the log outlives its subjects. */
   @Column('uuid', { name: 'subject_id', nullable: true })
   subjectId: string | null;
 
@@ -40,14 +40,14 @@ export class Event {
   @Column('jsonb')
   data: Record<string, unknown>;
 
-  /** Who did it; null: the system itself. */
+  /** Who acted; null: the system itself. */
   @Column('jsonb', { nullable: true })
   actor: Actor | null;
 
   @Column('text', { default: 'ok' })
   result: 'ok' | 'refused';
 
-  /** Chains the row to the one with the number before; see core/events/verify.ts. */
+  /** Chains the row to the previous one; see core/events/verify.ts. */
   @Column('bytea', { nullable: true })
   hash: Buffer | null;
 

@@ -17,7 +17,7 @@ export interface Problem {
   detail: string;
 }
 
-/** How one step of the processing ended. A step that is here is not run again in the same run. */
+/** How one step of the processing ended. A step with a record is not run again in the same run. */
 export interface StepRecord {
   state: 'done' | 'failed' | 'skipped';
   /** Milliseconds that the step took. */
@@ -44,11 +44,11 @@ export class File {
   @Column('bigint', { transformer: bigintColumn })
   size: number;
 
-  /** What the client said it sends. */
+  /** Media type that the client declared. */
   @Column('text', { name: 'declared_type', nullable: true })
   declaredType: string | null;
 
-  /** What the first bytes say it is; null before that is known or when nothing is recognised. */
+  /** Media type that was recognised from the bytes; null until then, and when the type was not recognised. */
   @Column('text', { name: 'detected_type', nullable: true })
   detectedType: string | null;
 
@@ -56,7 +56,7 @@ export class File {
   @Column('text', { name: 'allowed_types', array: true, nullable: true })
   allowedTypes: string[] | null;
 
-  /** Hex; what the client said. */
+  /** Hex; declared by the client. */
   @Column('text', { name: 'expected_sha256', nullable: true })
   expectedSha256: string | null;
 
@@ -75,11 +75,11 @@ export class File {
   @Column('integer')
   progress: number;
 
-  /** How long the rest of the processing will probably take, as its worker reckoned last; null when nobody knows. */
+  /** The worker's last estimate of how long the rest of the processing takes; null when it is not known. */
   @Column('integer', { name: 'eta_seconds', nullable: true })
   etaSeconds: number | null;
 
-  /** The job's id is `<id>-<run>`; raised for every new job. */
+  /** Part of the job's id, `<id>-<run>`; raised for every new job. */
   @Column('integer')
   run: number;
 
@@ -87,11 +87,11 @@ export class File {
   @Column('integer')
   attempts: number;
 
-  /** Attempts of the present run without those that were interrupted; null: nobody has counted, see `attempts`. */
+  /** Attempts of the present run without interrupted ones; null: not counted, use `attempts`. */
   @Column('integer', { name: 'counted_attempts', nullable: true })
   countedAttempts: number | null;
 
-  /** Whether the scan found it clean: nothing is served before. */
+  /** Whether the scan found the file clean. The file is not served before. */
   @Column('boolean')
   clean: boolean;
 
@@ -101,7 +101,7 @@ export class File {
   @Column('jsonb')
   metadata: Record<string, unknown>;
 
-  /** What did not work but does not make the file unusable. */
+  /** Problems that do not make the file unusable. */
   @Column('jsonb')
   warnings: Problem[];
 
@@ -117,7 +117,7 @@ export class File {
   @Column('timestamptz', { name: 'completed_at', nullable: true })
   completedAt: Date | null;
 
-  /** In the trash since. */
+  /** When the file was put into the trash; null: it is not in the trash. */
   @Column('timestamptz', { name: 'deleted_at', nullable: true })
   deletedAt: Date | null;
 }

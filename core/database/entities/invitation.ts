@@ -10,7 +10,7 @@ export class Invitation {
   @Column('bytea', { name: 'token_hash' })
   tokenHash: Buffer;
 
-  /** Lower-cased; null: good for any address. */
+  /** Lower-cased; null: valid for any address. */
   @Column('text', { nullable: true })
   email: string | null;
 

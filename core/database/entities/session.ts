@@ -16,14 +16,14 @@ export class Session {
   @Column('timestamptz', { name: 'last_used_at', default: () => 'now()' })
   lastUsedAt: Date;
 
-  /** From where it was last used. */
+  /** The address from which it was last used. */
   @Column('text', { nullable: true })
   address: string | null;
 
   @Column('text', { name: 'user_agent', nullable: true })
   userAgent: string | null;
 
-  /** Seals the refresh tokens of this session; null: an earlier version has opened it, and it was not refreshed since. */
+  /** Seals the session's refresh tokens; null: an earlier version opened it, and it was not refreshed since. */
   @Column('bytea', { name: 'token_key', nullable: true })
   tokenKey: Buffer | null;
 

@@ -1,7 +1,7 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { bigintColumn } from './columns.js';
 
-/** Lets somebody without an account send one file into its maker's account. The token itself is signed, not kept. */
+/** Lets a guest without an account send one file to its owner's account. The token itself is signed, not stored. */
 @Entity('upload_tokens')
 export class UploadToken {
   @PrimaryColumn('uuid')
@@ -24,7 +24,7 @@ export class UploadToken {
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 
-  /** By then the upload has to be begun. */
+  /** The upload must begin before this time. */
   @Column('timestamptz', { name: 'expires_at' })
   expiresAt: Date;
 

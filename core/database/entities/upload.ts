@@ -5,10 +5,10 @@ import type { Problem } from './file.js';
 
 export type UploadStatus = 'uploading' | 'finished' | 'expired' | 'terminated';
 
-/** The ledger of one upload: what has been received durably, and who may write now. */
+/** The ledger row of one upload: its durably received bytes, and the lease to write more. */
 @Entity('uploads')
 export class Upload {
-  /** UUIDv7; the file that comes of it bears the same id. */
+  /** UUIDv7; the file that the upload becomes has the same id. */
   @PrimaryColumn('uuid')
   id: string;
 
@@ -26,7 +26,7 @@ export class Upload {
   @Column('bigint', { transformer: bigintColumn, nullable: true })
   length: number | null;
 
-  /** What the client said of the file, decoded and checked; null is a key without a value. */
+  /** The client's metadata, decoded and checked; null stands for a key without a value. */
   @Column('jsonb')
   metadata: Record<string, string | null>;
 
@@ -34,7 +34,7 @@ export class Upload {
   @Column('text', { name: 'metadata_header', nullable: true })
   metadataHeader: string | null;
 
-  /** For the file that comes of it; null: none. */
+  /** Warnings for the file that the upload becomes; null: none. */
   @Column('jsonb', { nullable: true })
   warnings: Problem[] | null;
 
@@ -42,11 +42,11 @@ export class Upload {
   @Column('boolean')
   direct: boolean;
 
-  /** What the keys of all that is stored for this upload begin with. */
+  /** Prefix of the keys of all objects that are stored for this upload. */
   @Column('text', { name: 'storage_key' })
   storageKey: string;
 
-  /** What the store remembers between two appends; null before the first. */
+  /** The store's own state between two appends; null before the first append. */
   @Column('jsonb', { name: 'storage_state', nullable: true })
   storageState: UploadState | null;
 
@@ -58,19 +58,19 @@ export class Upload {
   @Column('boolean')
   untidy: boolean;
 
-  /** The token that let somebody without an account begin it. */
+  /** The upload token that a guest began the upload with; null: none. */
   @Column('uuid', { name: 'upload_token_id', nullable: true })
   uploadTokenId: string | null;
 
-  /** Bytes; a limit of its token. */
+  /** Bytes; a limit of its upload token. */
   @Column('bigint', { name: 'max_size', transformer: bigintColumn, nullable: true })
   maxSize: number | null;
 
-  /** Media types; a limit of its token. */
+  /** Media types; a limit of its upload token. */
   @Column('text', { name: 'allowed_types', array: true, nullable: true })
   allowedTypes: string[] | null;
 
-  /** Bytes that count against its owner's quota while it is not finished; then the file's size does. */
+  /** Bytes that count against the owner's quota until the upload is finished. After that the file's size counts. */
   @Column('bigint', { name: 'reserved_bytes', transformer: bigintColumn })
   reservedBytes: number;
 
@@ -98,7 +98,7 @@ export class Upload {
   @Column('timestamptz', { name: 'discarded_at', nullable: true })
   discardedAt: Date | null;
 
-  /** Of a direct upload: until when clients have addresses to which they can send parts. */
+  /** Of a direct upload: the time until which clients can send parts to their signed addresses. */
   @Column('timestamptz', { name: 'addresses_until', nullable: true })
   addressesUntil: Date | null;
 
@@ -106,7 +106,7 @@ export class Upload {
   @Column('jsonb', { nullable: true })
   error: Pick<Problem, 'code' | 'detail'> | null;
 
-  /** How often the reconciler has failed to make the object, or to delete what is left; see retries.ts. */
+  /** How often the reconciler has failed to make the object, or to clean up the store; see retries.ts. */
   @Column('integer', { default: 0 })
   failures: number;
 

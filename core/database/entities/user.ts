@@ -8,7 +8,7 @@ export class User {
   @PrimaryColumn('uuid')
   id: string;
 
-  /** Lower-cased. Unique among accounts that sign in here; of others it is what the identity provider says. */
+  /** Lower-cased. Unique among accounts with a password; for other accounts the identity provider supplies it. */
   @Column('text')
   email: string;
 
@@ -23,26 +23,26 @@ export class User {
   @Column('text')
   role: Role;
 
-  /** Bytes that this user may hold; -1 is without limit, null is the default of the configuration. */
+  /** Bytes that this user may hold; -1: no limit; null: the default of the configuration. */
   @Column('bigint', { name: 'max_bytes', transformer: bigintColumn, nullable: true })
   maxBytes: number | null;
 
-  /** How many files, in the same way. */
+  /** Files that this user may hold; -1: no limit; null: the default of the configuration. */
   @Column('bigint', { name: 'max_files', transformer: bigintColumn, nullable: true })
   maxFiles: number | null;
 
-  /** When an admin last set them; null: never. */
+  /** When an admin last set these limits; null: never. */
   @Column('timestamptz', { name: 'quota_changed_at', nullable: true })
   quotaChangedAt: Date | null;
 
-  /** Bytes of files outside the trash, and those reserved for uploads under way. See core/uploads/quota.ts. */
+  /** Bytes of files outside the trash, plus bytes reserved for uploads under way. See core/uploads/quota.ts. */
   @Column('bigint', { name: 'used_bytes', transformer: bigintColumn })
   usedBytes: number;
 
   @Column('bigint', { name: 'used_files', transformer: bigintColumn })
   usedFiles: number;
 
-  /** Since when this account is locked out. */
+  /** When an admin disabled this account; null: it is enabled. */
   @Column('timestamptz', { name: 'disabled_at', nullable: true })
   disabledAt: Date | null;
 

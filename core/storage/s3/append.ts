@@ -8,23 +8,23 @@ import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
 /*
  * How an upload grows in S3.
  *
- * Its bytes are the parts of one multipart upload, followed by the tail: objects ("segments") that hold what was not
- * enough for a part. What arrives is held in memory until it fills a part, together with the tail if there is one, and
- * goes out while the next part arrives. At the end of an append the rest becomes a part of its own if it is large
- * enough, else one more segment. An upload that comes in one piece and fits into one part is one PutObject and no
- * multipart upload at all. Where parts are too large for memory (uploads beyond some 250 GiB), segments of MAX_HELD
- * are stored, and a part is put together from them by reading them back.
+ * Its bytes are the parts of one multipart upload, followed by the tail: objects ("segments") that hold bytes that were
+ * too few for a part. Incoming bytes are held in memory until they, together with the tail, fill a part. The part is
+ * sent while the next one arrives. At the end of an append the rest becomes a part if it is large enough, otherwise one
+ * more segment. An upload that arrives in one request and fits into one part is one PutObject, without a multipart
+ * upload. Where parts are too large for memory (uploads beyond some 250 GiB), segments of MAX_HELD are stored, and a
+ * part is put together by reading them back.
  *
- * Nothing counts before it is committed to the ledger: the offset, the parts and the tail, together, under the epoch
- * of the lease. Commits follow the order of the bytes, so an offset never stands behind a hole. What a process that has
- * lost its lease still writes is harmless: segments and whole objects have a key of their own each time, and a part
- * number is never used by two leases (growth.ts). A segment is deleted after the commit that no longer names it.
+ * Bytes count only once they are committed to the ledger. A commit writes the offset, the parts and the tail together,
+ * under the epoch of the lease. Commits follow the order of the bytes, so there is never a gap before the offset. Late
+ * writes of a process that has lost its lease are harmless: every segment and every whole object gets a new key, and a
+ * part number is never used by two leases (growth.ts). A segment is deleted after the commit that no longer names it.
  */
 
 /** Bytes that are held for one part or segment. */
 const MAX_HELD = 32 * 1024 ** 2;
 
-/** Segments that may follow each other before they are put together. */
+/** When the tail has this many small segments at its end, the next segment replaces them. */
 const MAX_SEGMENTS = 32;
 
 /** See UploadStore.append. */
@@ -50,7 +50,7 @@ export async function appendToS3(
       broken = { error };
       growth.hurry();
     }
-    // Also then: what has arrived is kept, so that the client goes on from there.
+    // Also after an error: the bytes that have arrived are kept, so that the client can resume after them.
     await hold.putRest();
     await growth.finish();
   } catch (error) {
@@ -64,7 +64,7 @@ export async function appendToS3(
 }
 
 function toAppError(error: unknown): unknown {
-  // The ledger's, when it commits what was stored.
+  // Errors of the ledger's commits are passed on.
   if (error instanceof AppError || isDatabaseAway(error) || isConflict(error)) return error;
   return new AppError('unavailable', {
     detail: 'The storage does not answer',
@@ -73,24 +73,24 @@ function toAppError(error: unknown): unknown {
   });
 }
 
-/** What is done with the next bytes, as soon as there are so many. */
+/** The next step for the held bytes, once there are `bytes` of them. `last`: they wait for the end of the upload. */
 interface Goal {
   kind: 'part' | 'segment' | 'last';
   bytes: number;
 }
 
-/** What has arrived and is not on its way yet, and the decision what becomes of it. */
+/** Holds bytes that have arrived and are not yet sent, and decides whether they become a part, segment or object. */
 function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
   const { planned } = growth;
   let blocks: Buffer[] = [];
   /** Bytes in all blocks; only the last one has room. */
   let bytes = 0;
   let room = 0;
-  /** While this decides and waits, nobody else may put away what it decides about. */
+  /** True while cut() or putRest() waits to send the held bytes: putAway() must not send them meanwhile. */
   let deciding = false;
   let goal = nextGoal();
 
-  /** Bytes from the beginning of the tail to the end of the upload; null while that is not known. */
+  /** Bytes from the beginning of the tail to the end of the upload; null while the length is not known. */
   function left(): number | null {
     return length === null ? null : length - planned.offset + bytesOf(planned.state.tail);
   }
@@ -98,7 +98,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
   function nextGoal(): Goal {
     const rest = left();
     const size = partSize(rest, planned.state.nextPart);
-    // All that is still to come goes into one part, or is the whole object.
+    // All remaining bytes fit into one part, or are the whole object.
     if (rest !== null && rest <= Math.min(size, MAX_HELD)) return { kind: 'last', bytes: Infinity };
     const missing = Math.max(0, size - bytesOf(planned.state.tail));
     if (size <= MAX_HELD || missing === 0) return { kind: 'part', bytes: missing };
@@ -127,7 +127,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
     if (!growth.hasFailed()) begin('segment', crumbs());
   }
 
-  /** What the next segment takes up of the tail, lest that become a long list of crumbs. */
+  /** The small segments at the end of the tail that the next segment replaces, so that the tail stays short. */
   function crumbs(): Segment[] {
     let size = bytes;
     const large = planned.state.tail.findLastIndex((segment) => {
@@ -138,7 +138,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
     return found.length >= MAX_SEGMENTS ? found : [];
   }
 
-  /** Whether what is here may become a part before it fills one: numbers must be left for all that follows. */
+  /** Whether the held bytes may become a short part: enough part numbers must be left for the rest of the upload. */
   function mayBeShortPart(): boolean {
     const loose = bytesOf(planned.state.tail) + bytes;
     const rest = left();
@@ -147,7 +147,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
     return partSize(rest === null ? null : rest - loose, planned.state.nextPart + 1) <= size;
   }
 
-  /** Gives up what is still here. */
+  /** Drops the held bytes and gives their blocks back. */
   function drop(): void {
     const dropped = blocks;
     blocks = [];
@@ -178,7 +178,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
       for (let done = 0; done < chunk.byteLength && !growth.hasFailed(); ) {
         if (room === 0 && bytes < goal.bytes) {
           const taken = pool.take();
-          // Before `blocks` is named: while this waits, putAway() may give that array away.
+          // Wait before `blocks` is read: while this waits, putAway() may replace that array.
           const block = taken instanceof Promise ? await taken : taken;
           blocks.push(block);
           room = BLOCK_SIZE;
@@ -191,7 +191,7 @@ function createHold(growth: Growth, pool: BlockPool, { length }: StoredUpload) {
         room -= count;
         if (bytes >= goal.bytes) await cut();
       }
-      // Not waited for: it is done when the part is full.
+      // Not awaited: the reservation should be done by the time the part is full.
       if (goal.kind === 'part' && bytes >= goal.bytes / 2 && !growth.hasNumber()) void growth.reserve();
     },
     /** Sends off the rest, at the end of the body. */

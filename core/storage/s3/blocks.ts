@@ -1,31 +1,31 @@
 /*
- * The memory for uploads on their way to S3: a number of blocks for the whole process. Who receives bytes copies them
- * into blocks, and asks for the next block before it asks the socket for more, so a spent pool is felt as back-pressure.
- * (Copying costs little; keeping what the sockets give would cost more, because the garbage collector would have to
- * find out again and again that it is still needed.)
+ * The memory for uploads on their way to S3: uploads share one fixed pool of 64 KiB blocks. An append copies incoming
+ * bytes into blocks and takes the next block before it reads more from the socket. An upload without a block stops
+ * reading its socket. (Copying costs little. Keeping the sockets' own buffers would cost more, because the garbage
+ * collector would have to trace them again and again.)
  *
- * Many slow uploads could hold all blocks, each waiting for a part's worth of bytes: whoever holds most is then asked
- * to put its bytes away.
+ * Many slow uploads could hold all blocks while each waits for a full part. Then the uploads that hold the most blocks
+ * are asked to send their bytes to the store.
  */
 
-/** Bytes. Small enough that a thousand slow clients do not need more than their bytes. */
+/** Bytes. Small, so that a thousand slow clients waste little memory on blocks that are not full. */
 export const BLOCK_SIZE = 64 * 1024;
 
 export interface BlockPool {
   /** Takes a block; a promise for one if none is free. */
   take(): Buffer | Promise<Buffer>;
-  /** Says that so many blocks are on their way out and will be given back soon. */
+  /** Announces that this many blocks are being sent and will be given back soon. */
   announce(count: number): void;
   /** Gives back blocks that were announced. */
   give(blocks: Buffer[]): void;
-  /** Makes a holder known, until the returned function is called. */
+  /** Registers a holder, until the returned function is called. */
   join(holder: Holder): () => void;
 }
 
 interface Holder {
   /** How many blocks it holds and has not announced. */
   held(): number;
-  /** Begins to put them away, or does nothing if that is not possible now. */
+  /** Begins to send them to the store, or does nothing if that is not possible now. */
   putAway(): void;
 }
 

@@ -7,23 +7,23 @@ import { isMissing, type ObjectStore } from './operations.js';
 import { MIN_PART } from './part-size.js';
 
 /*
- * How the parts and the tail of an upload become one object, however often that is tried.
+ * How the parts and the tail of an upload become one object. It may be tried any number of times.
  *
- * The object is made of the parts that the ledger names. Besides those, parts may have reached the store that nobody
- * was told of: the server was killed, or the answer lost. AWS and MinIO leave them out when they are not named. Ceph
- * completes an upload only with all the parts that it has, so there the object is rescued: all of them are completed
- * into a scrap object, and what the ledger names is copied out of it, within the store. Which ranges that are is
- * written down in the store before, because the scrap object itself does not tell.
+ * The object is made of the parts that the ledger names. Other parts may have reached the store too: when the server
+ * was killed, or the store's answer was lost. AWS and MinIO leave parts out that are not named. Ceph completes an
+ * upload only with all the parts that it has, so there the object is rescued: all parts are completed into a scrap
+ * object, and the ranges of the named parts are copied out of it, within the store. The list of these ranges (the plan)
+ * is stored first, because it cannot be derived from the scrap object.
  */
 
-/** How often, and how long apart in milliseconds, an object is looked for whose completion was not answered. */
+/** How often to look for an object whose completion was not answered, and the pause between, in milliseconds. */
 const RECOGNISE_TRIES = 4;
 const RECOGNISE_PAUSE_MS = 500;
 
-/** Parts of a stopped server may arrive while the others are being listed. */
+/** Late parts of a stopped server may arrive while the parts are listed, so the rescue is tried this often. */
 const RESCUE_TRIES = 5;
 
-/** Bytes that the store copies in one call, if not more are needed for less than 10,000 calls. */
+/** Bytes that the store copies in one call; more where an object would otherwise need more than MAX_COPIES calls. */
 const COPY = 512 * 1024 ** 2;
 const MAX_COPIES = 9_000;
 
@@ -51,7 +51,7 @@ export async function completeInS3(
   const named = [...parts];
   if (rest.size > 0) {
     const etag = await objects.putPart(key, multipartId, number, rest, signal).catch((error: unknown) => {
-      // Completed already: the answer was lost.
+      // The upload is completed already; the answer was lost.
       if (isMissing(error)) return '';
       throw error;
     });
@@ -71,9 +71,9 @@ function isInvalidPart(error: unknown): boolean {
 }
 
 /**
- * Finds out whether an earlier call has made the object and its answer was lost. Nothing but the upload that the ledger
+ * Finds out whether an earlier call made the object and its answer was lost. Only the multipart upload that the ledger
  * names is ever completed under this key.
- * @throws `error` when it cannot be known; {AppError} size_mismatch when neither upload nor object are there any more
+ * @throws `error` when this cannot be determined; {AppError} size_mismatch when neither multipart upload nor object exist
  */
 async function recognise(
   objects: ObjectStore,
@@ -108,7 +108,7 @@ async function rescue(
     checkStored(stored, named);
     const numbers = new Set(named.map(({ number }) => number));
     const small = stored.slice(0, -1).filter(({ number, size }) => size < MIN_PART && !numbers.has(number));
-    // Only the last part may be so small.
+    // Only the last part may be smaller than MIN_PART.
     for (const { number } of small) await objects.putPart(key, multipartId, number, FILLING, signal);
     if (small.length > 0) continue;
     const size = stored.reduce((bytes, part) => bytes + part.size, 0);
@@ -128,8 +128,9 @@ async function rescue(
 const FILLING = { size: MIN_PART, chunks: [new Uint8Array(MIN_PART)] };
 
 /**
- * A part that was sent twice, because the first answer was late, holds the same bytes; but where the store encrypts, its
- * ETag is that of the later one. No other lease ever used its number, so its size is enough.
+ * Checks that all named parts are stored, by their sizes. The ETags may differ: when a part was sent twice because the
+ * first answer was late, an encrypting store gives the second one another ETag although the bytes are the same. No other
+ * lease ever used the number, so comparing the size is enough.
  * @throws {AppError} size_mismatch
  */
 function checkStored(stored: Part[], named: Part[]): void {
@@ -140,7 +141,7 @@ function checkStored(stored: Part[], named: Part[]): void {
   });
 }
 
-/** Where the parts with these numbers are when all are put together, runs of them as one. */
+/** The ranges of the parts with these numbers in the object of all parts. Adjacent ranges are merged. */
 function rangesOf(stored: Part[], numbers: Set<number>): Range[] {
   const ranges: Range[] = [];
   let start = 0;
@@ -163,7 +164,7 @@ async function writePlan(objects: ObjectStore, key: string, size: number, plan: 
   await objects.put(planKey(key, size), { size: bytes.length, chunks: [bytes] });
 }
 
-/** @param size of the scrap object, to which the plan belongs. @throws {AppError} size_mismatch */
+/** @param size of the scrap object that the plan belongs to. @throws {AppError} size_mismatch */
 async function readPlan(objects: ObjectStore, key: string, size: number): Promise<Range[]> {
   try {
     return JSON.parse(await text(await objects.open(planKey(key, size))));
@@ -174,7 +175,7 @@ async function readPlan(objects: ObjectStore, key: string, size: number): Promis
   }
 }
 
-/** Makes the object of ranges of the scrap object; what is left of that is discarded with the upload's other remains. */
+/** Copies the ranges out of the scrap object into the object. The scrap object is discarded with the other leftovers. */
 async function copyOut(
   objects: ObjectStore,
   key: string,

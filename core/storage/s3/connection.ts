@@ -8,22 +8,22 @@ import { type PutRequest, putTo } from './http-put.js';
 import { createRequester } from './http-request.js';
 
 /*
- * The way to S3. Whatever carries bytes (UploadPart, PutObject, GetObject) goes by requests of our own: the AWS SDK would
- * hash and copy them on the way, which costs more than all the rest of an upload. Everything else goes through the SDK.
- * Every call has an end: it connects, answers and moves in time or is tried again, a bounded number of times.
+ * The connection to S3. Calls that carry bytes (UploadPart, PutObject, GetObject) use our own requests: the AWS SDK would
+ * hash and copy the bytes, which costs more than the rest of an upload. All other calls use the SDK. Every call has
+ * deadlines for connecting, answering and moving bytes, and is retried a bounded number of times.
  */
 
 const CONNECT_MS = 3_000;
 
-/** A socket on which nothing moves. */
+/** How long a socket may be idle. */
 const IDLE_MS = 30_000;
 
-/** From the request to the head of the answer. */
+/** The longest time from the request to the head of the answer. */
 const ANSWER_MS = 15_000;
 
 const ATTEMPTS = 4;
 
-/** Sockets for sending; a store that is overrun answers 503. */
+/** Sockets for sending. A store that is overloaded answers 503. */
 const MAX_SOCKETS = 128;
 
 export interface S3Connection {
@@ -39,12 +39,12 @@ export interface S3Connection {
 
 /** Opens the connection; nothing is sent yet. */
 export function openConnection(config: S3Config): S3Connection {
-  // It would say at each start that its versions of 2027 need Node 22: the version is pinned.
+  // The SDK would warn at each start that its versions of 2027 need Node 22. Our SDK version is pinned.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
   const secure = config.endpoint?.startsWith('http:') !== true;
   const Agent = secure ? https.Agent : http.Agent;
   const agent = new Agent({ keepAlive: true });
-  // Of its own: downloads hold a socket as long as their clients take, and must not keep uploads waiting.
+  // A separate agent: downloads hold sockets as long as their clients read, and must not keep uploads waiting.
   const sendAgent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
   const handler = new NodeHttpHandler({
     connectionTimeout: CONNECT_MS,
@@ -70,7 +70,7 @@ export function openConnection(config: S3Config): S3Connection {
   );
   return {
     client,
-    // Never with checksums: whoever signs an address does not know the bytes that will be sent there.
+    // Never with checksums: the server that signs an address does not know the bytes that will be sent there.
     publicClient: clientFor(config.publicEndpoint ?? config.endpoint, 'WHEN_REQUIRED'),
     config,
     put: putTo(createRequester(config, client, sendAgent), {

@@ -6,25 +6,25 @@ import { type Body, S3Unavailable } from './http-put.js';
 import { isMissing, type ObjectStore } from './operations.js';
 
 /*
- * What an append has begun: parts, segments and whole objects on their way to the store, in the order of their bytes,
- * and the commits that follow them in that order.
+ * The steps of an append: parts, segments and whole objects that are being sent to the store, in the order of their
+ * bytes, and the commits that follow them in that order.
  *
- * The ledger is told in advance which part numbers may be used (WINDOW beyond the last one), so that no two leases ever
- * use the same: a late write of a process that has lost its lease then cannot take the place of a part that counts. At
- * the end the numbers that nobody can have used are given back.
+ * Part numbers are reserved in the ledger before they are used (WINDOW beyond the last one), so no two leases ever use
+ * the same number. A late write of a process that has lost its lease therefore cannot replace a committed part. At the
+ * end the numbers that no process can have used are given back.
  */
 
-/** Steps on their way at a time. */
+/** Steps that are sent at a time. */
 const MAX_IN_FLIGHT = 4;
 
 /** Part numbers that are reserved at a time. */
 const WINDOW = 12;
 
-/** Bytes, or time, after which what is done is committed. */
+/** Bytes, or time, after which completed steps are committed. */
 const COMMIT_BYTES = 32 * 1024 ** 2;
 const COMMIT_MS = 2_000;
 
-/** How long what is on its way may take when it is in vain or somebody waits, in milliseconds. */
+/** How long steps may still take after a failure, or when another request waits, in milliseconds. */
 const SETTLE_MS = 5_000;
 
 export interface GrowthDeps {
@@ -32,30 +32,30 @@ export interface GrowthDeps {
   pool: BlockPool;
 }
 
-/** Some bytes on their way to the store. */
+/** Bytes to send to the store as one part, segment or object. */
 interface NewStep {
   kind: 'part' | 'segment' | 'object';
   /** New bytes, in blocks of the pool; only the last one is not full. */
   blocks: Buffer[];
-  /** Their number. */
+  /** How many new bytes the blocks hold. */
   size: number;
-  /** What of the tail goes before them and is replaced with them: all of it, or some from its end. */
+  /** Segments of the tail, all or the last few, that are sent before the new bytes and that this step replaces. */
   replaces: Segment[];
 }
 
 interface Step extends NewStep {
-  /** Of the segment or object that it becomes. */
+  /** Key of the segment or object that the step becomes. */
   key: string;
-  /** Of the part that it becomes. */
+  /** Number of the part that the step becomes. */
   number: number;
   made?: { part: Part } | { segment: Segment } | { objectKey: string };
   settled: Promise<void>;
 }
 
 export interface Growth {
-  /** As the upload will be when all that has begun has succeeded. */
+  /** The upload as it will be when all steps that have begun have succeeded. */
   readonly planned: { offset: number; state: UploadState };
-  /** Whether another part can begin without reserving. */
+  /** Whether another part can begin without a new reservation. */
   hasNumber(): boolean;
   /** Makes sure that there is a multipart upload and that part numbers are reserved for it. */
   reserve(): Promise<void>;
@@ -65,13 +65,13 @@ export interface Growth {
   room(): Promise<void>;
   begin(step: NewStep): void;
   hasFailed(): boolean;
-  /** From now on what is on its way has only a few seconds. */
+  /** From now on steps have only a few seconds left. */
   hurry(): void;
-  /** Waits for all that has begun and commits it. @throws what has failed first */
+  /** Waits for all steps and commits them. @throws the first error of a step or commit */
   finish(): Promise<void>;
 }
 
-/** @param onFailure called once, when something has failed: nothing more can be stored */
+/** @param onFailure called once, at the first failure: nothing more can be stored */
 export function createGrowth(
   { objects, pool }: GrowthDeps,
   upload: StoredUpload,
@@ -90,7 +90,7 @@ export function createGrowth(
   let wake = () => {};
   let lastCommit = Date.now();
   let commits = Promise.resolve();
-  /** Whether a commit has failed, so that nobody knows what the ledger says. */
+  /** Whether a commit has failed, so that the state of the ledger is not known. */
   let lost = false;
   let reserving: Promise<void> | undefined;
   let strays = false;
@@ -109,7 +109,7 @@ export function createGrowth(
     wake();
   }
 
-  /** One commit at a time. What is done when its turn comes goes into it, up to the first step that is not. */
+  /** One commit at a time. Each takes all steps that are done when it starts, up to the first unfinished one. */
   function enqueueCommit(nextPart: () => number): Promise<void> {
     commits = commits.then(async () => {
       if (lost) return;
@@ -143,7 +143,7 @@ export function createGrowth(
       offset,
       state: { multipartId, nextPart, tail },
       parts,
-      // What is only in the tail will have to be deleted one day, whatever happens to this process.
+      // Segments of the tail have to be deleted later, even if this process dies.
       untidy: strays || tail.length > 0,
       ...(objectKey ? { objectKey } : {}),
     });
@@ -184,7 +184,7 @@ export function createGrowth(
   async function send(step: Step, earlier: Step[]): Promise<void> {
     const { kind, key, number, size, replaces } = step;
     const chunks = chunksOf(step);
-    // Segments of this same append must be there before they can be read.
+    // The segments may come from earlier steps of this append: they must be stored before they can be read.
     if (replaces.length > 0) await Promise.all(earlier.map(({ settled }) => settled));
     if (failure) return;
     const total = size + bytesOf(replaces);
@@ -247,7 +247,7 @@ export function createGrowth(
           if (kind === 'part' && step.made) untouched = Math.max(untouched, number + 1);
         })
         .catch((error: unknown) => {
-          // The store may still come to it.
+          // The store may still apply this write.
           if (!(error instanceof S3Unavailable) || error.uncertain) {
             strays = true;
             if (kind === 'part') untouched = Math.max(untouched, number + 1);
@@ -270,7 +270,8 @@ export function createGrowth(
       }
       await commits;
       if (!failure) return;
-      // Nobody knows of what stands behind a failed step; and of nothing, if the ledger has refused this process.
+      // No commit names the objects of the remaining steps, unless a commit failed and its outcome is not known. If the
+      // ledger refused the commit, its outcome is known: it changed nothing.
       const refused = failure.error instanceof AppError && failure.error.code === 'locked';
       if (!lost || refused) objects.deleteLater(steps.flatMap(keyOf));
       throw failure.error;

@@ -2,16 +2,16 @@ import type { IncomingMessage } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import { answerTo, type Requester, readRefusal, S3Error } from './http-request.js';
 
-/** A stored object that is read; as long as the server waits for its own clients, who may hold a download. */
+/** How long a read may be idle. As long as the server waits for its own clients, because a client may pause a download. */
 const IDLE_MS = 120_000;
 
-/** Between two attempts, doubled each time. */
+/** Pause between two attempts, doubled each time. */
 const FIRST_PAUSE_MS = 50;
 
 /**
  * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. Destroying the answer ends the
  * read.
- * @throws {S3Error} when the store refuses it; what went wrong last when it does not answer
+ * @throws {S3Error} when the store refuses the read; the last attempt's error when the store does not answer
  */
 export function getFrom(request: Requester, options: { attempts: number; answerMs: number }) {
   return async (

@@ -4,16 +4,16 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { AppError } from '../../errors.js';
 import { answerTo, type Requester, readRefusal, S3Error } from './http-request.js';
 
-/** A socket on which nothing moves. */
+/** How long a socket may be idle. */
 const IDLE_MS = 10_000;
 
-/** The longest that one attempt may take: so many milliseconds, and besides its bytes at so many in a millisecond. */
+/** One attempt may take LONGEST_MS, plus one millisecond for every SLOWEST bytes of its body. */
 const LONGEST_MS = 60_000;
 const SLOWEST = 256;
 
 /**
- * How long sending one body is tried again and again, and the pauses between: doubled each time, up to the last. A large
- * body that is read back from the store may need longer than that for one attempt: it gets as many as this all the same.
+ * How long one body is retried, and the pauses between attempts, which double up to LAST_PAUSE_MS. One attempt with a
+ * large body that is read back from the store may take longer than SEND_FOR_MS; it still gets MIN_ATTEMPTS.
  */
 const SEND_FOR_MS = 30_000;
 const MIN_ATTEMPTS = 3;
@@ -37,11 +37,11 @@ export interface Body {
   chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
 }
 
-/** The store did not take it in time. */
+/** The store did not take the body in time. */
 export class S3Unavailable extends Error {
   override name = 'S3Unavailable';
   constructor(
-    /** Whether the store may have got it all the same. */
+    /** Whether the store may have received it nevertheless. */
     readonly uncertain: boolean,
     cause: unknown,
   ) {
@@ -50,12 +50,12 @@ export class S3Unavailable extends Error {
 }
 
 /**
- * Sends a body by PUT, again and again when that fails for reasons that may pass.
- * @param options.withMd5 whether what is in memory gets a Content-MD5
+ * Returns a function that sends a body by PUT and retries failures that may be temporary.
+ * @param options.withMd5 whether a body in memory gets a Content-MD5
  * @param options.connectMs how long a connection may take to be made
  * @param options.sendForMs after this time no further attempt begins, except the first few
- * @returns sends; answers with the headers of the answer
- * @throws {S3Error} when the store refuses it; {S3Unavailable} when it could not be sent in time; {AppError} as the body
+ * @returns a function that resolves with the headers of the store's answer. It rejects with {S3Error} when the store
+ * refuses the body, {S3Unavailable} when it could not be sent in time, or the {AppError} of reading the body
  */
 export function putTo(
   request: Requester,
@@ -80,21 +80,21 @@ export function putTo(
         });
       } catch (error) {
         const answered = error instanceof S3Error;
-        // An AppError comes from what the body is read from.
+        // An AppError comes from reading the body.
         if (error instanceof AppError || (answered && !error.passes)) throw error;
-        // Without an answer nobody knows whether a request that had begun was carried out.
+        // Without an answer the store may have carried out the request.
         if (!answered && began) uncertain = true;
         const isLate = attempt >= MIN_ATTEMPTS && Date.now() + wait > deadline;
         if (signal?.aborted || isLate) throw new S3Unavailable(uncertain, error);
       }
-      // Those that failed together should not come back together.
+      // Bodies that failed together should not be retried at the same moment.
       await pause(wait * (0.5 + Math.random()), undefined, { signal }).catch(() => {});
       wait = Math.min(2 * wait, LAST_PAUSE_MS);
     }
   };
 }
 
-/** Only of what is in memory: the rest comes from the store itself. */
+/** Only for a body in memory: other bodies are read back from the store itself. */
 function contentMd5({ chunks }: Body): Record<string, string> {
   if (typeof chunks === 'function') return {};
   const hash = createHash('md5');
@@ -102,7 +102,7 @@ function contentMd5({ chunks }: Body): Record<string, string> {
   return { 'content-md5': hash.digest('base64') };
 }
 
-/** Sends the body and reads the answer. @param began called when the store may have got something of it */
+/** Sends the body and reads the answer. @param began called when the store may have received some of it */
 async function send(
   outgoing: ClientRequest,
   body: Body,
@@ -126,7 +126,7 @@ async function send(
   try {
     if (typeof body.chunks === 'function') {
       sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
-      // A request that ends before its length would go back to the agent, with a store that waits for the rest of it.
+      // Do not end an incomplete request: the agent would reuse its socket while the store waits for the rest.
       if (sent) outgoing.end();
     } else {
       outgoing.cork();
@@ -148,8 +148,8 @@ async function send(
 }
 
 /**
- * Ends early when an answer comes in mid-body, which is a refusal, or when the request fails.
- * @returns whether all was sent
+ * Ends early when the store answers before the end of the body, which is a refusal, or when the request fails.
+ * @returns whether the whole body was sent
  */
 async function sendStream(
   outgoing: ClientRequest,
@@ -163,7 +163,7 @@ async function sendStream(
     interrupt();
   };
   answered.then(stop, stop);
-  // Not Promise.race(): that would keep every chunk until the request is answered.
+  // Not Promise.race(): it would keep every chunk in memory until the request is answered.
   const unlessOver = <T>(work: Promise<T>) =>
     new Promise<T | undefined>((resolve, reject) => {
       if (over) resolve(undefined);
@@ -178,7 +178,7 @@ async function sendStream(
     }
     return false;
   } finally {
-    // Not waited for: what it reads from may stand still.
+    // Not awaited: the body's source may have stalled.
     void chunks.return?.().catch(() => {});
   }
 }

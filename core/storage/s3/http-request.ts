@@ -5,7 +5,7 @@ import { HttpRequest } from '@smithy/protocol-http';
 import { SignatureV4 } from '@smithy/signature-v4';
 import type { S3Config } from '../../config.js';
 
-/** A request for an object, signed and about to be sent: its body, if any, is the caller's to write. */
+/** Makes a signed request for an object. The caller writes its body, if any, and ends it. */
 export type Requester = (request: {
   method: 'GET' | 'PUT';
   /** With the configured prefix; letters, digits and ._-/ only. */
@@ -15,25 +15,25 @@ export type Requester = (request: {
   signal?: AbortSignal | undefined;
 }) => Promise<ClientRequest>;
 
-/** The store has answered, and with a refusal. */
+/** The store answered with a refusal. */
 export class S3Error extends Error {
   override name = 'S3Error';
   constructor(
     readonly status: number,
-    /** Such as NoSuchUpload. */
+    /** S3's error code, such as NoSuchUpload. */
     readonly code: string,
   ) {
     super(`S3 answered ${status} ${code}`);
   }
 
-  /** Overload, an internal error, a slow network: these pass. */
+  /** Whether the refusal is temporary: overload, an internal error, a slow network. */
   get passes(): boolean {
     const { status, code } = this;
     return status >= 500 || status === 408 || status === 429 || ['RequestTimeout', 'SlowDown'].includes(code);
   }
 }
 
-/** @param client whose credentials sign (AWS Signature Version 4) */
+/** @param client its credentials sign the requests (AWS Signature Version 4) */
 export function createRequester(
   { endpoint, bucket, region, forcePathStyle }: S3Config,
   client: S3Client,
@@ -46,7 +46,7 @@ export function createRequester(
     sha256: client.config.sha256,
     uriEscapePath: false,
   });
-  // The SDK knows where a bucket is: in the host, in the path, in China.
+  // The SDK knows the address of a bucket: bucket in the host or in the path, other domains in China.
   const { url: base } = client.config.endpointProvider({
     Bucket: bucket,
     Region: region,
@@ -69,18 +69,18 @@ export function createRequester(
         query,
         headers: {
           host: base.host,
-          // The body is not hashed: TLS, or the network that one trusts, and the client's checksum guard it.
+          // The body is not hashed: TLS or a trusted network, and the client's checksum, protect it.
           'x-amz-content-sha256': 'UNSIGNED-PAYLOAD',
           ...headers,
         },
       }),
-      // It has learnt from answers to the SDK how wrong the clock of this machine is.
+      // The SDK learns from the store's answers how far the clock of this machine is off.
       { signingDate: new Date(Date.now() + client.config.systemClockOffset) },
     );
     const search = new URLSearchParams(query).toString();
     return send({
       method,
-      // Brackets are for addresses in addresses.
+      // http.request takes IPv6 addresses without brackets.
       hostname: base.hostname.replace(/^\[|\]$/g, ''),
       port: base.port || undefined,
       path: search ? `${path}?${search}` : path,
@@ -96,12 +96,12 @@ export function answerTo(outgoing: ClientRequest): Promise<IncomingMessage> {
   const answered = new Promise<IncomingMessage>((resolve, reject) => {
     outgoing.once('response', resolve).on('error', reject);
   });
-  // Who sends a body awaits it only after that.
+  // A caller that sends a body awaits the answer only afterwards: an earlier rejection must not end the process.
   answered.catch(() => {});
   return answered;
 }
 
-/** What a refusal says. */
+/** Reads a refusal into an S3Error. */
 export async function readRefusal(response: IncomingMessage): Promise<S3Error> {
   let text = '';
   for await (const chunk of response.setEncoding('utf8')) text += chunk;

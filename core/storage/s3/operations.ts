@@ -19,10 +19,10 @@ import { S3Error } from './http-request.js';
 
 /* The operations of S3 that Landfall uses. Keys go in and come out without the configured prefix. */
 
-/** Completing 10,000 parts, or copying half a GiB, may take the store a while, in milliseconds. */
+/** Time limit for completing 10,000 parts or copying half a GiB, in milliseconds. */
 const LONG_MS = 60_000;
 
-/** Deletions on their way at a time that nobody waits for. */
+/** Concurrent deletions of deleteLater(). */
 const MAX_DELETIONS = 16;
 
 export type ObjectStore = ReturnType<typeof createObjectStore>;
@@ -96,8 +96,8 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     },
 
     /**
-     * Makes a part of bytes of another object, within the store.
-     * @param end behind the last byte
+     * Makes a part from bytes of another object, within the store.
+     * @param end position after the last byte
      * @returns its ETag
      */
     async copyPart(
@@ -147,7 +147,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     open: (key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> =>
       connection.get(prefix + key, range, signal),
 
-    /** The bytes of segments, and then those chunks. @throws {AppError} size_mismatch */
+    /** Yields the bytes of the segments, then the chunks. @throws {AppError} size_mismatch when a segment is missing */
     async *join(segments: Segment[], chunks: Uint8Array[], signal?: AbortSignal): AsyncGenerator<Uint8Array> {
       for (const { key } of segments) {
         yield* await store.open(key, undefined, signal).catch((error: unknown) => {
@@ -172,7 +172,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
       await client.send(new DeleteObjectCommand(named(key))).catch(ignoreMissing);
     },
 
-    /** Deletes objects soon, without anyone waiting. What fails is found again by its upload's key. */
+    /** Deletes objects in the background. An object that could not be deleted is found later by its upload's key. */
     deleteLater(keys: string[]): void {
       toDelete.push(...keys);
       while (deletions < MAX_DELETIONS && toDelete.length > 0) {
@@ -183,7 +183,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
       }
     },
 
-    /** Objects whose keys begin so. */
+    /** Objects whose keys begin with `begin`. */
     async *list(begin: string): AsyncGenerator<StoredObject> {
       let token: string | undefined;
       do {
@@ -197,7 +197,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
       } while (token);
     },
 
-    /** Multipart uploads whose keys begin so. (MinIO lists those of one whole key only.) */
+    /** Multipart uploads whose keys begin with `begin`. (MinIO lists them only where `begin` is a whole key.) */
     async *listMultiparts(begin: string): AsyncGenerator<StoredObject & { multipartId: string }> {
       let marker: { KeyMarker?: string | undefined; UploadIdMarker?: string | undefined } | undefined;
       do {
@@ -230,7 +230,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
   return store;
 }
 
-/** What S3 says of something that is not there, by the names that the stores give it. */
+/** Whether S3 says that an object or multipart upload does not exist. Stores use different names for this error. */
 export function isMissing(error: unknown): boolean {
   const names = ['NoSuchUpload', 'NoSuchKey', 'NotFound'];
   return error instanceof Error && names.includes(error instanceof S3Error ? error.code : error.name);

@@ -1,6 +1,6 @@
 /*
- * How large the parts of an upload are. S3 takes at most 10,000 of 5 MiB to 5 GiB each (the last may be smaller), so
- * they have to grow with the length of the upload.
+ * How large the parts of an upload are. S3 takes at most 10,000 parts of 5 MiB to 5 GiB each (the last may be smaller),
+ * so the parts of a longer upload must be larger.
  */
 
 const MIB = 1024 ** 2;
@@ -14,15 +14,15 @@ const USUAL_PART = 8 * MIB;
 
 const LARGEST_PART = 5 * 1024 * MIB;
 
-/** Numbers may be lost with servers that die: a fifth of those that are left is kept for that. */
+/** A server that dies loses part numbers that it had reserved, so a fifth of the remaining numbers is kept spare. */
 const USABLE = 0.8;
 
-/** Without a length, parts double in size each time so many have been used: 8 TiB in all. */
+/** While the length is not known, the part size doubles after this many parts: 8 TiB in all. */
 const DOUBLE_EVERY = 1000;
 
 /**
- * Bytes of the part with this number. (A direct upload is told the size of its parts at its beginning and held to it at
- * its end: a release that changes the size must let those that run come to their end.)
+ * Bytes of the part with this number. (The client of a direct upload gets the part size at the beginning, and the
+ * server checks it at the end. A release that changes the size must still complete the uploads under way.)
  * @param remaining bytes from its beginning to the end of the upload; null while the length is not known
  */
 export function partSize(remaining: number | null, number: number): number {

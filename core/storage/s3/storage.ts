@@ -19,16 +19,16 @@ import { S3Error } from './http-request.js';
 import { createObjectStore, isMissing } from './operations.js';
 import { partSize } from './part-size.js';
 
-/* Objects in S3: MinIO, AWS, Ceph and whatever speaks the same. See append.ts for how they grow. */
+/* Objects in S3: AWS, MinIO, Ceph and compatible stores. See append.ts for how uploads grow. */
 
-/** Seconds that signed addresses are good for: to read by a client, to send a part. */
+/** How many seconds signed addresses are valid: for a client's download, and for sending a part. */
 const LINK_SECONDS = 300;
 const PART_SECONDS = 3600;
 
 const CHECK_MS = 3_000;
 
 /**
- * Opens the storage and sees to it that the bucket is there.
+ * Opens the storage and creates the bucket if it is missing.
  * @param memoryBudget bytes that uploads may hold in this process
  * @throws {ConfigError} naming the variable, with why the bucket cannot be used
  */
@@ -97,7 +97,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
               PartNumber: number,
               ContentLength: size,
             });
-            // Signed, so that a part of another size is refused by the store.
+            // The length is signed, so that the store refuses a part of another size.
             const signableHeaders = new Set(['content-length']);
             return getSignedUrl(publicClient, command, { expiresIn: PART_SECONDS, signableHeaders });
           }),
@@ -151,7 +151,7 @@ function unavailable(error: unknown): AppError {
   });
 }
 
-/** Answers that a proxy gives in the store's place, or a store that is overrun. */
+/** Answers of a proxy in front of the store, or of an overloaded store. */
 const AWAY_STATUSES = [502, 503, 504];
 
 /** Whether the store has given no answer of its own; see StoreAway. */
