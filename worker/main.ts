@@ -42,8 +42,9 @@ async function start(config: Readonly<Config>): Promise<void> {
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
-  // Not the INSTANCE_ID, because a server may have the same one.
-  const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
+  // Not the INSTANCE_ID, because another process may have the same one: two workers would both lead.
+  const workerName = randomUUID();
+  const leases = await openLeases({ database, listener, log }, `worker:${workerName}`);
   const queue = openQueue({
     databaseUrl,
     redisUrl: config.redisUrl,
@@ -73,7 +74,6 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) => processFile({ database, storage, dependencies, parsers, log }, job, stopping.signal),
   });
-  const workerName = config.instanceId ?? randomUUID();
   const stopReconciler = startReconciler({
     ...config,
     database,

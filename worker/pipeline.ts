@@ -2,6 +2,7 @@ import { addAbortSignal } from 'node:stream';
 import type { DataSource } from 'typeorm';
 import type { Blob } from '../core/database/entities/blob.js';
 import type { File, Problem } from '../core/database/entities/file.js';
+import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
 import { reserveBlobs } from '../core/files/blobs.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
@@ -57,6 +58,9 @@ const DECODE_SECONDS = 1;
 /** The shortest delay of a job that an outage interrupted. */
 const AFTER_OUTAGE_MS = 5_000;
 
+/** The shortest delay of a job that found the disk full: each try reads and decodes its file again. */
+const AFTER_FULL_DISK_MS = 60_000;
+
 /** How many worker crashes a job survives. They are rarely the file's fault: parser processes decode it. */
 const MAX_CRASHES = 10;
 
@@ -73,6 +77,7 @@ export async function processFile(deps: PipelineDeps, job: JobContext, signal: A
   } catch (error) {
     if (signal.aborted) throw new JobInterrupted();
     if (isOver(error)) return;
+    if (isStorageFull(error)) throw new JobInterrupted(AFTER_FULL_DISK_MS);
     if (await isOutage(deps, error)) throw new JobInterrupted(AFTER_OUTAGE_MS);
     throw error;
   }
@@ -122,8 +127,14 @@ async function runAttempt(deps: PipelineDeps, job: JobContext, signal: AbortSign
  */
 async function isOutage({ dependencies }: PipelineDeps, error: unknown): Promise<boolean> {
   if (!isRetryable(error)) return false;
-  if (error instanceof AppError && error.code === 'storage_full') return true;
-  return dependencies.check();
+  if (isStorageFull(error)) return true;
+  const isAway = await dependencies.check();
+  // A database that has restarted meanwhile answers again: the error itself says that it was away.
+  return isAway || isDatabaseAway(error) || isConflict(error);
+}
+
+function isStorageFull(error: unknown): boolean {
+  return error instanceof AppError && error.code === 'storage_full' && error.retryable;
 }
 
 /**

@@ -5,8 +5,11 @@ import { countUnfinished, getFile, listUnfinished, type UnfinishedFile } from '.
 import { failFile, raiseRun } from '../../core/files/status.js';
 import type { ProcessingJob, ProcessingQueue } from '../../core/queue/queue.js';
 
-/** How many files are read at once, and how many jobs are added at once. */
+/** How many files are read at once. */
 const BATCH = 500;
+
+/** How many jobs are added at once: the queue must take them within its short time to answer. */
+const JOBS = 100;
 
 /** How many jobs are looked up at once. */
 const QUESTIONS = 20;
@@ -70,7 +73,9 @@ export async function relayJobs(deps: RelayDeps): Promise<number> {
       const job = await findMissing(deps, file);
       if (job) missing.push(job);
     });
-    if (missing.length > 0) await deps.queue.add(...missing);
+    for (let first = 0; first < missing.length; first += JOBS) {
+      await deps.queue.add(...missing.slice(first, first + JOBS));
+    }
     added += missing.length;
     after = files.at(-1)?.id;
     if (files.length < BATCH) return added;
