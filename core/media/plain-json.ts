@@ -4,7 +4,7 @@ const MAX_DEPTH = 6;
 
 /**
  * Makes the result of a metadata parser fit for a jsonb column: no binary, no NUL, no NaN, and limited length and depth.
- * Values that do not fit are left out, or replaced by null in a list; a text ends at its first NUL.
+ * Values that do not fit are left out, also of lists; null stays null in a list; a text ends at its first NUL.
  */
 export function toPlainJson(value: Record<string, unknown>): Record<string, unknown> {
   return (plain(value, 0) ?? {}) as Record<string, unknown>;
