@@ -148,7 +148,8 @@ describe('a file', () => {
     const { items, nextCursor } = await user.get(`/api/files/${id}/events`);
     expect(nextCursor).toBeNull();
     expect(items[0]).toEqual({
-      id: expect.any(String),
+      seq: expect.any(Number),
+      subjectId: id,
       type: 'upload.created',
       data: { length: 5 },
       createdAt: expect.stringMatching(/^\d{4}-.*Z$/),

@@ -346,6 +346,14 @@ describe('POST /api/files', () => {
       const { items } = await user.get('/api/uploads');
       return items.find(({ length }: { length: number }) => length === content.length)?.id;
     });
+    // A connection shows its last statement only, and the sequencer looks again and again after an event.
+    await until('no look for events', async () => {
+      const { rows } = await processes.database.query(
+        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT FROM event_inbox%'
+           AND query_start > clock_timestamp() - interval '300 milliseconds'`,
+      );
+      return rows.length === 0;
+    });
     const began = (await processes.database.query('SELECT clock_timestamp() AS now')).rows[0].now;
     const asking = user.tus('HEAD', `/uploads/${id}`);
     await until('it to be asked for', async () => {
