@@ -57,7 +57,14 @@ export async function openFeed(deps: {
 
   function dispatch(event: Event): void {
     for (const owner of new Set([event.ownerId ?? undefined, undefined])) {
-      for (const handle of byOwner.get(owner) ?? []) handle(event);
+      for (const handle of byOwner.get(owner) ?? []) {
+        // One subscriber that fails must not keep the event from the others.
+        try {
+          handle(event);
+        } catch (error) {
+          log.warn({ err: error, seq: event.seq }, 'a subscriber failed at an event');
+        }
+      }
     }
   }
 
