@@ -66,7 +66,7 @@ test('a hundred at once take two statements, each with its event', async () => {
   expect(postgres.statements.filter(isCreation).length - before).toBe(2);
   const rows = await ledger.query(
     `SELECT upload.id, length, data, actor ->> 'userId' AS by FROM uploads AS upload
-     JOIN events ON subject_id = upload.id AND type = 'upload.created' WHERE upload.owner_id = $1 ORDER BY length`,
+     JOIN all_events ON subject_id = upload.id AND type = 'upload.created' WHERE upload.owner_id = $1 ORDER BY length`,
     [ownerId],
   );
   expect(rows.map(({ length, data, by }) => [Number(length), data, by])).toEqual(
