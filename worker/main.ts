@@ -42,9 +42,8 @@ async function start(config: Readonly<Config>): Promise<void> {
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
-  // Not the INSTANCE_ID, because another process may have the same one: two workers would both lead.
-  const workerName = randomUUID();
-  const leases = await openLeases({ database, listener, log }, `worker:${workerName}`);
+  // Not the INSTANCE_ID, because a server may have the same one.
+  const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
   const queue = openQueue({
     databaseUrl,
     redisUrl: config.redisUrl,
@@ -74,6 +73,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) => processFile({ database, storage, dependencies, parsers, log }, job, stopping.signal),
   });
+  const workerName = config.instanceId ?? randomUUID();
   const stopReconciler = startReconciler({
     ...config,
     database,
