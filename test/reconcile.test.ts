@@ -297,7 +297,7 @@ describe('uploads', () => {
     await barrier.cut();
     expect(await answer).toBe('none');
     expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', discarded_at: null });
-    // As if the bytes had still been there, too.
+    // The bytes too are put back, as if the termination had not yet deleted them.
     await writeFile(pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key), 'left');
 
     await Promise.all([processes.start('server'), processes.start('worker')]);
@@ -374,7 +374,7 @@ describe('uploads', () => {
     });
   });
 
-  test('whatever is left half done while workers run is put right, though none of them is started anew', async () => {
+  test('the passes repair work left half done while the workers keep running', async () => {
     await start(['server', 'worker']);
     const content = [await makeImage(), await makeImage()];
     const paths = await Promise.all(content.map((bytes) => user.create(bytes.length)));

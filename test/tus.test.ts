@@ -569,7 +569,7 @@ describe('metadata', () => {
     expect((await user.get(`/api/files/${idOf(path)}`)).filename).toBe('two.txt');
   });
 
-  test('a name that is not UTF-8 shows where it cannot be read', async () => {
+  test('a name that is not UTF-8 shows U+FFFD where it cannot be read', async () => {
     const sent = `filename ${Buffer.from('caf\xe9.txt', 'latin1').toString('base64')}`;
     const answer = await create(sent);
     expect(await headOf(answer)).toBe(sent);
@@ -577,7 +577,7 @@ describe('metadata', () => {
     expect(file.filename).toBe('caf\ufffd.txt');
   });
 
-  test('what was said of an upload is forgotten with it', async () => {
+  test('the metadata of an upload is removed with it', async () => {
     const path = await user.create(1, { 'Upload-Metadata': 'note YfxiAGM=' });
     expect((await user.tus('DELETE', path)).status).toBe(204);
     const { rows } = await processes.database.query(
@@ -587,7 +587,7 @@ describe('metadata', () => {
     expect(rows).toEqual([{ metadata: {}, metadata_header: null }]);
   });
 
-  test('a name loses what turns the direction of text, and a warning says so', async () => {
+  test('a name loses characters that turn the direction of text, and a warning says so', async () => {
     const sent = encodeMetadata({ filename: '\u202ephoto\u2066gpj\u200f.exe' });
     const answer = await create(sent);
     expect(await headOf(answer)).toBe(sent);
@@ -604,7 +604,7 @@ describe('metadata', () => {
 describe('expiration', () => {
   const MINUTE = 60_000;
 
-  /** A day after what was done between `since` and now; the clock of the database may be another one. */
+  /** `time` must be a day after a moment between `since` and now. The clock of the database may differ. */
   function expectInOneDay(time: string | null, since: number): void {
     const set = Date.parse(time ?? '') - 24 * 60 * MINUTE;
     expect(set).toBeGreaterThan(since - MINUTE);
@@ -633,7 +633,7 @@ describe('expiration', () => {
     expect((await user.get(`/api${path}`)).expiresAt).toBeNull();
   });
 
-  test('what has expired is gone, first for clients and then from the disk', async () => {
+  test('an expired upload is gone, first for clients and then from the disk', async () => {
     const path = await user.create(10);
     const other = await user.create(10);
     await patch(path, 0, 'abc');
@@ -706,7 +706,7 @@ describe('termination', () => {
 });
 
 describe('ownership', () => {
-  test('nobody else finds an upload or a file', async () => {
+  test('other users find neither an upload nor a file', async () => {
     const path = await user.create(6);
     await patch(path, 0, 'abc');
     const finished = `/uploads/${await user.upload(Buffer.from('mine'))}`;
@@ -720,7 +720,7 @@ describe('ownership', () => {
     expect((await contentOf(idOf(path))).toString()).toBe('abcdef');
   });
 
-  test('what strangers try does not disturb an upload that is going on', async () => {
+  test('requests of other users do not disturb an upload that is going on', async () => {
     const path = await user.create(6);
     let feed: ReadableStreamDefaultController | undefined;
     const body = new ReadableStream({
