@@ -352,7 +352,8 @@ describe('an access token that expires', () => {
   });
 
   test('in the middle of an upload loses nothing: it goes on at the byte that the server has', async () => {
-    // A server with another secret takes no access token of the first. Refresh tokens do not depend on the secret.
+    // A server with another secret takes no access token of the first. Refresh tokens do not depend on the
+    // secret.
     env.JWT_SECRET = 'another secret of this test, as long as the first';
     await processes.start('server-2');
     let url = processes.url;

@@ -12,8 +12,9 @@ import {
 } from './support/sign-in.js';
 
 /*
- * Requests that arrive while the right to them is being taken away. A thief with a stolen session must not gain another
- * way in while that session is being ended. The same changes one after the other are in account-changes.test.ts.
+ * Requests that arrive while the right to them is being taken away. A thief with a stolen session must not
+ * gain another way in while that session is being ended. The same changes one after the other are in
+ * account-changes.test.ts.
  */
 
 const NEXT = 'another long password';
@@ -45,7 +46,8 @@ const logsIn = async (email: string, password: string) =>
 const outcomeOf = async (answer: Response) => (answer.ok ? [answer.status] : problemOf(answer));
 
 /**
- * Stops `first` before it changes a row and starts `second`. Both go on once `second` waits for `first` or is answered.
+ * Stops `first` before it changes a row and starts `second`. Both go on once `second` waits for `first` or is
+ * answered.
  * @param statement such as `UPDATE ON users`
  * @param when which rows, in terms of NEW and OLD
  */
@@ -182,7 +184,8 @@ describe('an admin who is being locked out', () => {
     ['changes no account', () => changeUser(other, user.id, { role: 'admin' })],
     ['invites nobody', () => send(other, 'POST', '/api/admin/invitations', {})],
   ])('or demoted without a session, %s', async (_what, attempt) => {
-    // A token of an identity provider belongs to no session. This session stays because the test writes the row itself.
+    // A token of an identity provider belongs to no session. This session stays because the test writes the
+    // row itself.
     const blocker = await processes.database.connect();
     await blocker.query('BEGIN');
     await blocker.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);

@@ -401,7 +401,8 @@ describe('without a valid token', () => {
       );
     }
     const head = await fetch(`${processes.url}${path}`, { method: 'HEAD', headers: tus });
-    // After a 401 or 404 to HEAD a client gives the upload up, so an expired token gets 423: see expired-token.test.ts.
+    // After a 401 or 404 to HEAD a client gives the upload up, so an expired token gets 423: see
+    // expired-token.test.ts.
     expect(head.status).toBe(name === 'one that has expired' ? 423 : 401);
     expect(head.headers.get('WWW-Authenticate')).toMatch(/^Bearer/);
     expect(head.headers.has('Upload-Offset')).toBe(false);

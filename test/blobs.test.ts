@@ -28,7 +28,7 @@ const reference = (blobs: Blob[]) => referenceBlobs(ledger.database.manager, ids
 const release = (blobs: Blob[]) => releaseBlobs(ledger.database.manager, idsOf(blobs));
 const left = () => ledger.query('SELECT * FROM blobs ORDER BY id');
 
-test('a blob that never had a reference is kept for an hour; one that lost its last is deleted at once', async () => {
+test('a blob without a first reference is kept for an hour; one that lost its last is not', async () => {
   const [fresh, old, used] = (await store(3)) as [Blob, Blob, Blob];
   await ledger.query(`UPDATE blobs SET created_at = now() - interval '61 minutes' WHERE id = $1`, [old.id]);
   await reference([used]);
@@ -42,7 +42,7 @@ test('a blob that never had a reference is kept for an hour; one that lost its l
   expect(await ledger.stored()).toEqual(['x']);
 });
 
-test('while the store deletes a blob, no transaction or row lock is held, and no reference is added', async () => {
+test('no transaction or lock is held, and no reference added, while the store deletes a blob', async () => {
   const [blob] = (await store(1)) as [Blob];
   await reference([blob]);
   await release([blob]);
@@ -81,7 +81,7 @@ test('the next pass finishes a deletion in whose middle the process died', async
   expect(await ledger.stored()).toEqual([]);
 });
 
-test('a thousand blobs that cannot be deleted do not hold up others, and are not tried at every pass', async () => {
+test('blobs that cannot be deleted do not hold up others, and are not tried at every pass', async () => {
   await ledger.query(
     `INSERT INTO blobs (id, key, size, doomed_at, created_at)
      SELECT gen_random_uuid(), 'stuck-' || n, 1, now(), now() - interval '1 day' FROM generate_series(1, 1000) AS n`,

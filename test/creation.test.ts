@@ -7,7 +7,10 @@ import { openLedger, type TestLedger } from './support/ledger.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 
-/* Creations of one user that come together are written in one statement. None fails or waits because of another. */
+/*
+ * Creations of one user that come together are written in one statement. None fails or waits because of
+ * another.
+ */
 
 let postgres: PostgresProxy;
 let processes: Processes;

@@ -100,7 +100,7 @@ describe('discarding', () => {
     expect(pauses).toEqual([30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
   });
 
-  test('an upload whose presigned addresses are still valid is looked at again once they have expired', async () => {
+  test('an upload with valid presigned addresses is looked at again once they have expired', async () => {
     const [{ id }] = (await createEnded(1)) as [Upload];
     await ledger.query(`UPDATE uploads SET addresses_until = now() + interval '1 hour'`);
     expect(await discardUploads(ledger)).toBe(1);

@@ -30,7 +30,7 @@ async function whenHeld(id: string, holder = 'server'): Promise<void> {
   });
 }
 
-test('a server that stops begins nothing new and lets go of its uploads, and another goes on at once', async () => {
+test('a server that stops begins nothing new and lets its uploads go on at another at once', async () => {
   const content = randomBytes(300_000);
   const [path, other] = [await first.create(content.length), await first.create(10)];
   const sent = content.subarray(0, 200_000);
@@ -77,7 +77,7 @@ test('a server that stops begins nothing new and lets go of its uploads, and ano
   expect(patched.status).toBe(204);
 });
 
-test('a server that stops still finishes an upload that has all its bytes, also when its client is gone', async () => {
+test('a server that stops still finishes an upload that has all its bytes, without its client', async () => {
   const content = randomBytes(1000);
   const path = await first.create(content.length);
   const id = idOf(path);

@@ -8,7 +8,10 @@ import { registerUser } from './support/client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
-/* The times that users are given for processing: the estimate while it runs, and the time of each step afterwards. */
+/*
+ * The times that users are given for processing: the estimate while it runs, and the time of each step
+ * afterwards.
+ */
 
 const PIECE = 64 * 1024;
 
@@ -19,7 +22,7 @@ beforeAll(async () => {
 });
 afterAll(() => processes?.close());
 
-test('a file has an estimate while it is read, and its steps take no longer than all its processing', async () => {
+test('a file has an estimate while it is read, and its steps take no longer than the whole', async () => {
   const user = await registerUser(() => processes.url);
   const content = randomBytes(100 * PIECE);
   const id = await user.upload(content, { filename: 'slow.bin' });

@@ -27,7 +27,7 @@ afterAll(() => processes?.close());
 
 const offsetOf = async (path: string) => Number((await user.tus('HEAD', path)).headers.get('Upload-Offset'));
 
-test('a PATCH with an expired token gets 401 and changes nothing; with a fresh token it goes on', async () => {
+test('a PATCH with an expired token gets 401, and a fresh token continues the upload', async () => {
   const path = await user.create(6);
   expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
   const before = await processes.database.query('SELECT * FROM uploads WHERE id = $1', [idOf(path)]);
@@ -57,7 +57,7 @@ test('a DELETE with an expired token gets 401, and the upload is still there', a
   expect(await offsetOf(path)).toBe(0);
 });
 
-test('a HEAD with an expired token gets 423, because clients give the upload up after other refusals', async () => {
+test('a HEAD with an expired token gets 423, because other refusals end the upload for clients', async () => {
   const path = await user.create(3);
   for (const asked of [path, '/uploads/00000000-0000-7000-8000-000000000000']) {
     const refused = await expired.tus('HEAD', asked);

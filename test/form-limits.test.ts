@@ -77,7 +77,7 @@ test('a form counts as often as it has files, on whatever server', async () => {
   expect(await stored(user)).toEqual({ names: ['1', '2', '3', '4'], begun: 5 });
 });
 
-test('a file beyond the limit is refused before its upload begins; the error names the stored files', async () => {
+test('a file beyond the limit is refused before it begins; the error names the stored files', async () => {
   const user = await newUser();
   await filesOf(await send(user, ...files(2)));
   const answer = await send(

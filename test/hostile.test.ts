@@ -15,8 +15,8 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { type Answer, exchange, formRequest } from './support/raw-http.js';
 
 /*
- * Hostile requests of all kinds. No answer may be 5xx or reveal anything about the inside, errors have their usual
- * form, and the same process goes on serving.
+ * Hostile requests of all kinds. No answer may be 5xx or reveal anything about the inside, errors have their
+ * usual form, and the same process goes on serving.
  */
 
 let processes: Processes;

@@ -51,7 +51,7 @@ test('a lease outlives a renewal that hangs, and renewals do not pile up', async
   await close();
 });
 
-test('giving a lease back does not wait for a database that hangs; the lease is free once it has expired', async () => {
+test('a release does not wait for a database that hangs; the lease is free once it has expired', async () => {
   const { id, lease, take, close } = await acquire('releases');
   const hanging = wire.pauseAt(isRelease, 'before');
   await lease.release();

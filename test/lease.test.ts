@@ -47,7 +47,9 @@ async function createFree(length: number | null = 100): Promise<string> {
 const acquire = (leases: Leases, id: string, onRequested = ignore, signal = never) =>
   leases.acquire(id, { ownerId: ledger.ownerId }, signal, onRequested);
 
-/** Makes the lease expire, as when its holder stands still too long. A holder that is alive renews it again. */
+/**
+ * Makes the lease expire, as when its holder stands still too long. A holder that is alive renews it again.
+ */
 const letRunOut = (id: string) =>
   ledger.query(`UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
 
@@ -187,7 +189,7 @@ describe('taking', () => {
     await (await waiting).release();
   });
 
-  test('an upload becomes untidy when its lease had run out: its holder may have stored unknown bytes', async () => {
+  test('an upload becomes untidy if its lease ran out: the holder may have stored more bytes', async () => {
     const [released, runOut, tried] = [await createFree(), await createFree(), await createFree()];
     const stalled = await openStalled('stalled');
     const leases = await Promise.all([released, runOut, tried].map((id) => acquire(stalled, id)));
@@ -431,7 +433,7 @@ describe('over time', () => {
   });
 });
 
-test('a hanging request that does not let go loses its lease; the reconciler is not asked and keeps its own', async () => {
+test('a request that does not let go loses its lease; the reconciler keeps its own', async () => {
   const [hangs, busy] = [await createFree(), await createFree()];
   let asked = false;
   const hanging = await acquire(first, hangs, () => {

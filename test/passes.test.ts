@@ -9,8 +9,8 @@ import { countRead } from './support/plans.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 
 /*
- * How many rows the reconciler's passes read. The number must not grow with rows that are not due: here there are many
- * of these, and few that are due.
+ * How many rows the reconciler's passes read. The number must not grow with rows that are not due: here there
+ * are many of these, and few that are due.
  */
 
 const IDLE = 20_000;
@@ -51,7 +51,9 @@ afterAll(async () => {
   await proxy?.close();
 });
 
-/** The rows that each statement of `pass` reads. Each is carried out once more after the pass, to count them. */
+/**
+ * The rows that each statement of `pass` reads. Each is carried out once more after the pass, to count them.
+ */
 async function readBy(pass: () => Promise<unknown>): Promise<[text: string, read: number][]> {
   const before = proxy.statements.length;
   await pass();

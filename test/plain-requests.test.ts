@@ -126,7 +126,7 @@ describe('POST /api/files', () => {
     outgoing.destroy();
   });
 
-  test('a body that grows too large is refused, also for a client that reads only after sending', async () => {
+  test('a body that grows too large is refused, also if the client reads only after sending', async () => {
     const { port } = new URL(processes.url);
     const socket = connect(Number(port), '127.0.0.1');
     socket.write(

@@ -90,7 +90,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     expect(await queue.getState({ ...job, run: 2 })).toBe('missing');
   });
 
-  test('a job that fails is tried again after a backoff, and fails for good after its last attempt', async () => {
+  test('a failed job is tried again after a backoff, and fails for good after its last attempt', async () => {
     const job = makeJob();
     const seen: JobContext[] = [];
     work(async (context) => {
@@ -302,7 +302,7 @@ describe('a Redis that', () => {
     await redis.close();
   });
 
-  test('is away refuses jobs before it is back, and then all goes on by itself', async () => {
+  test('is away refuses jobs until it is back, and then queue and worker go on by themselves', async () => {
     const done: string[] = [];
     let backs = 0;
     queue.onBack?.(() => backs++);
@@ -323,7 +323,7 @@ describe('a Redis that', () => {
     await until('the last to be done', () => done.includes(after.fileId));
   });
 
-  test('does not answer is not waited for either', async () => {
+  test('does not answer does not hold up a caller', async () => {
     const client = new Redis(redis.url);
     const [, pid] = /^process_id:(\d+)/m.exec(await client.info('server')) ?? [];
     client.disconnect();
@@ -336,7 +336,7 @@ describe('a Redis that', () => {
     await until('the queue to take jobs again', () => taken(queue));
   });
 
-  test('is not there at the start is waited for', async () => {
+  test('is away at the start is used once it is there', async () => {
     await redis.stop();
     const early = open();
     try {
@@ -346,14 +346,14 @@ describe('a Redis that', () => {
       await redis.start();
       const job = makeJob();
       await until('the job to be taken', () => taken(early, job));
-      // The one that was refused may have come too.
+      // The job that was refused may have been added too.
       await until('it to be done', () => done.includes(job.fileId));
     } finally {
       await early.close();
     }
   });
 
-  test('loses all while a job runs does not break the worker', async () => {
+  test('loses all its data while a job runs does not break the worker', async () => {
     const done: string[] = [];
     let end = () => {};
     const job = makeJob();

@@ -23,12 +23,12 @@ afterEach(async () => {
   await redis?.close();
 });
 
-/** A small image that no other is equal to. */
+/** Makes a small image that differs from all others. */
 async function makeImage(): Promise<Buffer> {
   return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(100)]);
 }
 
-/** Uploads in two requests, both of which must be answered, be Redis there or not. Returns the id. */
+/** Uploads in two requests, both of which must succeed, with Redis or without. Returns the id. */
 async function upload(content: Buffer): Promise<string> {
   const path = await user.create(content.length);
   const half = Math.floor(content.length / 2);

@@ -13,8 +13,8 @@ import { startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * Clients that are slow on purpose. The time limits here are short; the real ones are in server/http/server.ts and
- * server/http/json-body.ts.
+ * Clients that are slow on purpose. The time limits here are short; the real ones are in
+ * server/http/server.ts and server/http/json-body.ts.
  */
 
 const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, flush: async () => {} };
@@ -118,7 +118,7 @@ test('an upload whose bytes stop coming loses its connection', async () => {
   expect(await converse(post('/bytes', 'Content-Length: 20\r\n'))).toBe('');
 });
 
-test('the server does not wait for a body that drips after a refusal, whether it is long or short', async () => {
+test('the server does not wait for a body that drips after a refusal, long or short', async () => {
   for (const length of [500, 1_000_000]) {
     const answer = await converse(post('/refused', `Content-Length: ${length}\r\n`), 'x');
     expect(answer).toMatch(/^HTTP\/1.1 401/);
@@ -144,7 +144,7 @@ test('a client that sends Expect: 100-continue gets 100 only where the server wa
   await until('the answer', () => received.includes('HTTP/1.1 200'));
 });
 
-test('hundreds of connections that send nothing, or half a request, do not keep other clients out', async () => {
+test('hundreds of connections that send nothing or half a request keep no other client out', async () => {
   const processes = await startProcesses({}, ['server']);
   try {
     const { hostname, port } = new URL(processes.url);

@@ -133,7 +133,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     expect((await stored()).equals(Buffer.concat(contents))).toBe(true);
   });
 
-  test('bytes that came before the source failed are kept, and the next append goes on behind them', async () => {
+  test('bytes from before the source failed are kept, and the next append goes on behind them', async () => {
     await expect(append('abcdef', new Error('cut'))).rejects.toThrow('cut');
     expect(committed).toEqual([6]);
     await append('ghi');
@@ -271,7 +271,7 @@ test('S3: many uploads that share little memory become the bytes that were sent'
   await bucket.drop();
 });
 
-test('files: bytes beyond the offset are written over, and the rest of them is cut off at the end', async () => {
+test('files: bytes beyond the offset are written over, and their rest is cut off at the end', async () => {
   const { storage, close } = await openFiles();
   const upload = { key: 'some-key', offset: 0, length: null, state: null };
   const commit = async () => {};

@@ -170,7 +170,7 @@ describe('a token sends one file into the account of its maker', () => {
 });
 
 describe('single use', () => {
-  test('a token makes one upload, also when twenty requests come at once to two servers in three ways', async () => {
+  test('a token makes one upload, also when twenty requests come at once to two servers', async () => {
     const guest = await invite();
     const there = guest.at(() => processes.urlOf('server-2'));
     const before = await usageOf(owner);
@@ -774,7 +774,7 @@ test('tokens made at the same moment do not exceed the thousand either', async (
   expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
 });
 
-test('of many HEADs for a plain upload under way few wait for its end, the others get 423 at once', async () => {
+test('few of many HEADs for a plain upload wait for its end; the others get 423 at once', async () => {
   const guest = await invite();
   const sending = begin(processes.url, guest, { 'Content-Length': '6' });
   const sent = once(sending, 'response') as Promise<[IncomingMessage]>;

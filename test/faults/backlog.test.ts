@@ -13,7 +13,9 @@ import { until } from '../support/until.js';
 const ATTEMPTS = { JOB_ATTEMPTS: '3', JOB_BACKOFF_MS: '10' };
 const AWAY_MS = 5_000;
 
-/** How many reads of objects go through before the rest are held. By then some files are done, some half done. */
+/**
+ * How many reads of objects go through before the rest are held. By then some files are done, some half done.
+ */
 const READS = 30;
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
@@ -73,7 +75,10 @@ describe.each([
     return rows[0].count;
   }
 
-  /** Lets READS more reads of objects through and holds the others, so that some files wait and some are half done. */
+  /**
+   * Lets READS more reads of objects through and holds the others, so that some files wait and some are half
+   * done.
+   */
   function holdReads() {
     let reads = 0;
     const release = installation.s3.rule(({ operation }) => operation === 'GetObject' && ++reads > READS, {
@@ -112,7 +117,8 @@ describe.each([
       const thumbnails = row.detected_type === 'image/jpeg' ? 3 : 0;
       expect(row).toMatchObject({ sha256: sums.get(row.id), warnings: [], thumbnails });
     }
-    // A file may lose an attempt at the moment of an outage, before the worker notices it, but never all of them.
+    // A file may lose an attempt at the moment of an outage, before the worker notices it, but never all of
+    // them.
     for (const { id, attempts } of (await user.get('/api/files')).items) {
       expect({ id, isFew: attempts < 3 }).toEqual({ id, isFew: true });
     }

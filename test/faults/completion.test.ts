@@ -6,8 +6,8 @@ import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
 /*
- * CompleteMultipartUpload goes wrong. Until it has succeeded, no client may be told that the upload is complete: the
- * client would delete its copy of the file.
+ * CompleteMultipartUpload goes wrong. Until it has succeeded, no client may be told that the upload is
+ * complete: the client would delete its copy of the file.
  */
 
 /** Two parts. */

@@ -5,7 +5,10 @@ import type { KillPoint } from '../support/kill.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
-/* A deleted upload or file stays deleted and leaves nothing in the bucket, at whatever moment the server dies. */
+/*
+ * A deleted upload or file stays deleted and leaves nothing in the bucket, at whatever moment the server
+ * dies.
+ */
 
 let installation: Installation;
 

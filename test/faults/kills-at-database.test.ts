@@ -7,8 +7,9 @@ import { type PostgresProxy, type Statement, startPostgresProxy } from '../suppo
 /*
  * The server is killed before and after every statement that it sends to PostgreSQL for an upload.
  *
- * A statement belongs to an upload if it names the upload's id or, until that is known, its file name, or if it follows
- * such a statement in the same transaction. BEGIN names nothing, but a kill at BEGIN changes nothing in the database.
+ * A statement belongs to an upload if it names the upload's id or, until that is known, its file name, or if
+ * it follows such a statement in the same transaction. BEGIN names nothing, but a kill at BEGIN changes
+ * nothing in the database.
  */
 
 /** How many uploads stand still at a time: fewer than the server has connections. */

@@ -43,7 +43,9 @@ async function begin({ sizes, strays }: Way) {
   return { content, key, finish };
 }
 
-/** Adds a small part, which S3 refuses before the last part, and a large one, as the next two part numbers. */
+/**
+ * Adds a small part, which S3 refuses before the last part, and a large one, as the next two part numbers.
+ */
 async function addStrays(id: string, Key: string): Promise<void> {
   const { bucket, processes } = installation;
   const { multipartId: UploadId, nextPart } = (await findUpload(processes, id)).storage_state;

@@ -6,8 +6,8 @@ import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
 /*
- * A server stands still while it sends bytes to S3, loses its leases, and wakes up after another server has gone on
- * with other bytes. Its late writes must not reach the file.
+ * A server stands still while it sends bytes to S3, loses its leases, and wakes up after another server has
+ * gone on with other bytes. Its late writes must not reach the file.
  */
 
 let installation: Installation;

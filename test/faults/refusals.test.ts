@@ -9,8 +9,8 @@ import { post, sha256 } from '../support/plain-client.js';
 import { until } from '../support/until.js';
 
 /*
- * The store is away, does not answer, or denies a request while an upload or file is to end. The state in the database
- * holds, and everything goes on by itself once the store, or the permission, is back.
+ * The store is away, does not answer, or denies a request while an upload or file is to end. The state in the
+ * database holds, and everything goes on by itself once the store, or the permission, is back.
  */
 
 let installation: Installation;
@@ -89,7 +89,7 @@ test('while S3 is away deletions take effect, and the bytes are removed when it 
   await expectEmpty();
 });
 
-test('deletions that S3 does not answer are acknowledged all the same, and uploads go on meanwhile', async () => {
+test('deletions that S3 does not answer are acknowledged, and uploads go on meanwhile', async () => {
   const { user, s3, processes } = installation;
   const ids: string[] = [];
   // There are more deletions than the server has connections to the database.
@@ -141,7 +141,7 @@ test('deletions that S3 denies do not hold up others, and follow when they are a
   await expectEmpty();
 });
 
-test('uploads whose completion S3 denies show an error, hold up no others, and finish later or expire', async () => {
+test('uploads whose completion S3 denies show an error, and finish later or expire', async () => {
   const { user, s3, processes } = installation;
   const denied = new Set<string>();
   s3.rule(({ operation, key }) => operation === 'CompleteMultipartUpload' && denied.has(key), { fail: 403 });

@@ -16,7 +16,7 @@ beforeEach(async () => {
 });
 afterEach(() => installation?.close());
 
-test('after an outage of 20 s in the middle of uploads all are completed, and no offset goes back', async () => {
+test('uploads are completed after an outage of 20 s in their middle, and no offset goes back', async () => {
   const { user, s3, processes } = installation;
   // Slow parts keep all uploads under way until S3 goes away.
   const slow = s3.rule('UploadPart', { delay: 300 });
@@ -45,7 +45,7 @@ test('after an outage of 20 s in the middle of uploads all are completed, and no
   await expectInOrder(installation);
 });
 
-test('the offset never passes a part that S3 refuses for good, also when later parts are stored', async () => {
+test('the offset never passes a part that S3 refuses, also when later parts are stored', async () => {
   const { user, s3, processes } = installation;
   const content = randomBytes(40 * MIB);
   const upload = await beginUpload(user, content, [content.length]);
