@@ -6,8 +6,8 @@ import exifr from 'exifr';
 import sharp from 'sharp';
 
 /*
- * What the worker is measured against: sharp + exifr + SHA-256 on the same files in one process, four in flight,
- * with nothing kept and nothing survived. Prints the seconds that it took.
+ * The yardstick for the worker: sharp + exifr + SHA-256 on the same files in one process, four at a time. It
+ * stores nothing and survives no crash. Prints the seconds that it took.
  */
 
 const folder = process.argv[2] ?? '';
@@ -15,7 +15,7 @@ const SIZES = [1200, 600, 200];
 const IN_FLIGHT = 4;
 
 const files = readdirSync(folder).map((name) => join(folder, name));
-// Warm up as the worker is warm: one file.
+// Process one file first, because the worker is warm too.
 await processOne(files[0] ?? '');
 for (const file of files) readFileSync(file);
 

@@ -16,11 +16,11 @@ import { SignatureV4 } from '@smithy/signature-v4';
 /*
  * The yardstick of what Node can do between a client and S3: the body of a PATCH goes into UploadPart requests of
  * 8 MiB as it comes, with one signature over unsigned bytes and no copy. It speaks as much tus as the bench's client
- * needs, keeps its state in memory and survives nothing.
+ * needs, keeps its state in memory and survives no crash.
  */
 
 const PART = 8 * 1024 ** 2;
-/** Parts whose bytes are sent but that S3 has not answered yet. */
+/** How many parts may be sent before S3 has answered them. */
 const UNANSWERED = 4;
 
 const { S3_ENDPOINT = '', S3_BUCKET, S3_ACCESS_KEY_ID = '', S3_SECRET_ACCESS_KEY = '' } = process.env;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 
-/* What uploads are measured against: the body of any request goes to a file, which is synced before the answer. */
+/* The yardstick for uploads: the body of any request goes to a file, which is synced before the answer. */
 
 const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-bare-'));
 

@@ -7,8 +7,8 @@ import { benchS3Small } from './s3-small.js';
 import { benchUpload } from './upload.js';
 
 /*
- * Each number stands beside that of another program which ran in turns with it: only the ratios mean something. A
- * name chooses what begins with it: `s3` all the benches of S3.
+ * Each number stands beside that of another program that ran in turns with Landfall: only the ratios mean
+ * something. An argument chooses the benches whose names begin with it: `s3` chooses all the benches of S3.
  */
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
@@ -20,7 +20,7 @@ const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   's3-download': benchS3Download,
 };
 
-// The SDK would say on Node 20, in every process, that 2027 will be another year.
+// On Node 20 the SDK would warn in every process that its support for this Node ends.
 process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED = 'true';
 
 const names = Object.keys(benches);

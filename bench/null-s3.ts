@@ -4,15 +4,16 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
 /*
- * An S3 that discards, so that the server before it is measured and not a store. Of parts and objects it remembers
- * size and ETag. Small objects it keeps, because stock reads its `.info` and `.part` again; of large ones it answers
- * zeros. It checks neither signatures nor buckets, but a completion must name parts that came.
+ * An S3 that discards bytes, so that the bench measures the server and not the store. It remembers the size
+ * and ETag of parts and objects. It keeps small objects, because stock reads its `.info` and `.part` again;
+ * for large ones it sends zeros. It checks neither signatures nor buckets, but a completion must name parts
+ * that came.
  *
  * GET /__counts answers what came since the last DELETE of it: `requests` by operation, and `stored`, the bytes of
  * the objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload came.
  */
 
-/** What stock puts into a `.part` is below 5 MiB. */
+/** Objects up to this size are kept, such as a `.part` of stock, which is below 5 MiB. */
 const KEPT = 8 * 1024 ** 2;
 const PAGE = 1000;
 const ZEROS = Buffer.alloc(256 * 1024);
@@ -160,7 +161,7 @@ const operations: Record<string, (call: Call) => void | Promise<void>> = {
     if (first) headers['Content-Range'] = `bytes ${start}-${end - 1}/${object.size}`;
     res.writeHead(first ? 206 : 200, headers);
     const body = object.bytes ? [object.bytes.subarray(start, end)] : zeros(end - start);
-    // Who asked may leave before the end.
+    // The client may leave before the end.
     await pipeline(Readable.from(body, { objectMode: false }), res).catch(() => {});
   },
 
@@ -306,7 +307,7 @@ const server = createServer({ requestTimeout: 0, keepAliveTimeout: 600_000 }, as
     if (!operation) return sendError(res, 501, 'NotImplemented');
     await operation({ req, res, key, query: searchParams });
   } catch {
-    // A body that broke off.
+    // The body broke off.
     res.destroy();
   }
 });

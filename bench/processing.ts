@@ -10,7 +10,7 @@ import { type Measured, median, startLandfall } from './system.js';
 const FILES = 50;
 const ROUNDS = 3;
 
-/** Rare enough to take no CPU from what is measured. */
+/** Polls are so rare that they take no CPU from the worker. */
 const POLL_MS = 250;
 
 type Landfall = Measured & { token: string };

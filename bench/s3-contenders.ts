@@ -10,18 +10,18 @@ import { cpuSeconds, type Measured, peakMemory, register, resetPeakMemory, start
 import type { TusServer } from './tus-client.js';
 
 /*
- * Who runs before the store: Landfall, stock (@tus/server over @tus/s3-store) and a bare pipe, each in a process of
- * its own, with a bucket of its own, and all with the same client.
+ * The contenders run before the store: Landfall, stock (@tus/server over @tus/s3-store) and a bare pipe. Each
+ * has a process and a bucket of its own, and all have the same client.
  */
 
 export interface Contender extends Measured, TusServer {
-  /** Its own, named after it. */
+  /** The contender's own bucket, named after it. */
   bucket: string;
 }
 
 type Starters = Record<string, (store: Store) => Promise<Contender>>;
 
-/** Starts who takes part, and stops them when `work` is done, or when one of them does not start. */
+/** Starts the contenders, and stops them when `work` is done or when one of them does not start. */
 export async function withContenders<S extends Starters, T>(
   store: Store,
   starters: S,
@@ -36,12 +36,12 @@ export async function withContenders<S extends Starters, T>(
   }
 }
 
-/** What one run took. */
+/** The costs of one run. */
 export interface Run {
   seconds: number;
-  /** Seconds, of the server process. */
+  /** CPU seconds of the server process. */
   cpu: number;
-  /** Peak, bytes. */
+  /** Peak memory in bytes. */
   memory: number;
   /** NaN on a store that does not count. */
   requests: number;
@@ -89,7 +89,7 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     await rm(postgres.location, { recursive: true, force: true });
     await rm(folder, { recursive: true, force: true });
   };
-  // It outlives us otherwise: it is in a session of its own.
+  // PostgreSQL runs in a session of its own, so it would outlive the bench without this.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => void stop().finally(() => process.exit(1)));
   }
@@ -97,17 +97,18 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
   const redis = await startRedis();
   if (redis) running.push(redis);
   const env = {
-    // As `npm run start:server` and the image set it.
+    // `npm run start:server` and the image set the same value.
     MALLOC_TRIM_THRESHOLD_: '33554432',
     HOST: '127.0.0.1',
     DATABASE_URL: postgres.url,
     ...(redis ? { REDIS_URL: redis.url } : {}),
     DATA_DIR: folder,
     JWT_SECRET: randomBytes(32).toString('hex'),
-    // One that outlives the bench.
+    // The token must outlive the bench.
     ACCESS_TOKEN_MINUTES: '1440',
     S3_BUCKET: bucket,
-    // Each start has a database of its own, and so is an installation of its own.
+    // Each start has a database of its own and so is an installation of its own, which needs a prefix of its
+    // own.
     S3_PREFIX: randomBytes(4).toString('hex'),
     S3_ENDPOINT: store.endpoint,
     S3_ACCESS_KEY_ID: store.accessKeyId,

@@ -9,7 +9,7 @@ const ROUNDS = 15;
 
 type NullS3 = Awaited<ReturnType<typeof startNullS3>>;
 
-/** What it costs to go on with an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
+/** The cost of resuming an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
 export async function benchS3Resume(): Promise<Row[]> {
   const store = await startNullS3();
   try {
@@ -40,12 +40,12 @@ async function pretendUpload(store: NullS3, stock: Contender, parts: number): Pr
   return location;
 }
 
-/** More than will be sent, so that the upload stays unfinished. */
+/** A length beyond the bytes that will be sent, so that the upload stays unfinished. */
 function lengthFor(parts: number): number {
   return parts * PART + GIB;
 }
 
-/** Times and S3 requests of what one contender was asked. */
+/** The times and S3 requests of one contender's HEADs and PATCHes. */
 interface Sample {
   headMs: number[];
   headRequests: number[];

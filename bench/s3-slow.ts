@@ -14,7 +14,7 @@ const ROUNDS = 3;
 const CLIENTS = Math.ceil(500 * SCALE);
 const BYTES_PER_SECOND = 64 * 1024;
 const SECONDS = SCALE < 1 ? 5 : 30;
-/** Uploads that nobody sends, and how often one of them is asked for, in milliseconds. */
+/** How many uploads stand still, and the pause between the HEADs for them, in milliseconds. */
 const IDLE = 20;
 const ASK_MS = 50;
 
@@ -28,7 +28,9 @@ interface Round extends SlowOutcome {
   temporary: number;
 }
 
-/** Five hundred clients on slow lines at once: what it costs in memory, and how others fare meanwhile. */
+/**
+ * Five hundred clients on slow lines at once: the memory they cost, and the time of HEADs for other uploads.
+ */
 export async function benchS3Slow(): Promise<Row[]> {
   const store = await startNullS3();
   const rounds: Record<'landfall' | 'stock', Round[]> = { landfall: [], stock: [] };
@@ -110,14 +112,14 @@ async function runClients(server: Contender, temporaryFolder?: string): Promise<
   return { ...outcome, memory: peakMemory(server.pid), headP99, headMedian: median(times), temporary };
 }
 
-/** One after the other, so that what is measured begins in peace. */
+/** Creates the uploads one after the other, so that no load is left when the measurement begins. */
 async function createMany(server: Contender, count: number, length: number): Promise<string[]> {
   const locations: string[] = [];
   while (locations.length < count) locations.push(await createUpload(server, length));
   return locations;
 }
 
-/** Bytes of the files in a folder that come and go meanwhile. */
+/** The bytes of the files in a folder, some of which come and go meanwhile. */
 function sizeOf(folder: string): number {
   return readdirSync(folder)
     .map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0)

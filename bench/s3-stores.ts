@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { CreateBucketCommand, DeleteObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
 import { startScript } from './system.js';
 
-/* The stores that the benches of S3 run on: one that discards what it gets, and a real one. */
+/* The stores that the benches of S3 run on: one that discards bytes, and a real one. */
 
 const CEPH = fileURLToPath(new URL('../../test/support/services/ceph-rgw.sh', import.meta.url));
 
@@ -16,7 +16,7 @@ export interface Store {
   accessKeyId: string;
   secretAccessKey: string;
   client: S3Client;
-  /** What came since the last call. */
+  /** The counts since the last call. */
   takeCounts?: () => Promise<Counts>;
   stop(): Promise<void>;
 }
@@ -43,7 +43,8 @@ export async function startNullS3(): Promise<Store & { takeCounts: () => Promise
 }
 
 /**
- * What BENCH_S3_ENDPOINT, BENCH_S3_ACCESS_KEY_ID and BENCH_S3_SECRET_ACCESS_KEY name, else a Ceph of our own.
+ * The store that BENCH_S3_ENDPOINT, BENCH_S3_ACCESS_KEY_ID and BENCH_S3_SECRET_ACCESS_KEY name, or a Ceph of
+ * our own.
  * @returns nothing where Ceph is not installed, or when BENCH_S3_ENDPOINT=none
  */
 async function startRealS3(): Promise<Store | undefined> {
@@ -66,7 +67,7 @@ async function startRealS3(): Promise<Store | undefined> {
   return {
     ...connect('Ceph', `http://127.0.0.1:${port}`, accessKeyId, secretAccessKey),
     async stop() {
-      // It runs until its standard input ends.
+      // Ceph runs until its standard input ends.
       script.stdin.end();
       await ended;
     },
@@ -98,7 +99,10 @@ export async function listObjects(store: Store, bucket: string): Promise<Map<str
   return new Map(Contents.map(({ Key = '', Size = 0 }) => [Key, Size]));
 }
 
-/** Makes room after a run. Deletes what stock leaves, whose own DELETE of a finished upload answers 404. */
+/**
+ * Makes room after a run: deletes the objects that stock leaves, because its own DELETE of a finished upload
+ * gets 404.
+ */
 export async function emptyBucket(store: Store, bucket: string): Promise<void> {
   for (;;) {
     const keys = [...(await listObjects(store, bucket)).keys()];

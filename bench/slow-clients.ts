@@ -15,14 +15,14 @@ export interface SlowJob {
 }
 
 export interface SlowOutcome {
-  /** What went wrong, once for each client. */
+  /** One error for each client that failed. */
   errors: string[];
   /** From the start of the slowest client to its answer. */
   slowestSeconds: number;
 }
 
 const PIECE = Buffer.alloc(8 * 1024, 'landfall');
-/** Over which the clients begin, one after the other, and so also end: milliseconds. */
+/** The milliseconds over which the clients begin, one after the other, and so also end. */
 const BEGIN_MS = 5000;
 
 process.once('message', async (job: SlowJob) => {

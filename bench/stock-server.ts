@@ -3,9 +3,10 @@ import { S3Store } from '@tus/s3-store';
 import { Server } from '@tus/server';
 
 /*
- * What uploads to S3 are measured against: @tus/server over @tus/s3-store as they come, with their defaults (parts of
- * 8 MiB, metadata cache in memory, memory locker). The SDK has its defaults too, except at a store that refuses its
- * trailing checksums: Ceph 16 answers 411 to them, so there STOCK_CHECKSUMS=WHEN_REQUIRED, which is to stock's good.
+ * The yardstick for uploads to S3: @tus/server over @tus/s3-store with their defaults (parts of 8 MiB,
+ * metadata cache in memory, memory locker). The SDK has its defaults too, except at a store that refuses its
+ * trailing checksums: Ceph 16 answers 411 to them, so there STOCK_CHECKSUMS=WHEN_REQUIRED, which favours
+ * stock.
  */
 
 const { S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, STOCK_CHECKSUMS } = process.env;

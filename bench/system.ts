@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 export const MIB = 1024 ** 2;
 export const GIB = 1024 ** 3;
 
-/** Less than 1 makes the benches of S3 smaller, to see that they work: the numbers then mean nothing. */
+/** Below 1 the benches of S3 are smaller, only to see that they work: their numbers then mean nothing. */
 export const SCALE = Number(process.env.BENCH_SCALE ?? 1);
 
 /** A process that is measured. */
@@ -21,7 +21,7 @@ export interface Measured {
 /** Ticks a second in /proc/<pid>/stat; 100 on every Linux that Node runs on. */
 const TICKS = 100;
 
-/** What is measured here is more than any user may do. */
+/** The benches do more than the rate limits allow a user. */
 const WITHOUT_LIMITS = Object.fromEntries(
   ['UPLOADS', 'STATUS', 'DOWNLOADS', 'PROCESSING', 'AUTH', 'GLOBAL'].map((name) => [
     `RATE_LIMIT_${name}`,
@@ -41,7 +41,7 @@ export async function startScript(
   const script = fileURLToPath(new URL(path, import.meta.url));
   const child = spawn(process.execPath, [script], {
     env: { ...process.env, ...WITHOUT_LIMITS, PORT: '0', ...env },
-    // Over the last one it notices when we die, and ends too.
+    // Over the IPC channel the script notices when the bench dies, and ends too.
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });
   let output = '';
@@ -53,7 +53,7 @@ export async function startScript(
     });
     child.once('exit', (code) => reject(new Error(`${path} ended with ${code}`)));
   });
-  // Its log is read to no end, else it would wait.
+  // Go on reading its output, or the script would block on a full pipe.
   child.stdout?.removeAllListeners('data').resume();
   return {
     pid: child.pid ?? 0,

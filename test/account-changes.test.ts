@@ -15,7 +15,7 @@ import {
 } from './support/sign-in.js';
 
 /*
- * What becomes of sessions, keys and tokens when a password, a role or an account changes.
+ * How sessions, keys and tokens change with a password, a role or an account.
  */
 
 const NEXT = 'another long password';
@@ -58,7 +58,7 @@ describe('changing the password', () => {
     expect(await eventsOf(processes.database, user.id)).toContain('auth.password');
   });
 
-  test('leaves nobody who was signed in a way to make a key or to read on for longer than minutes', async () => {
+  test('leaves no other session a way to delete, make a key or change the password', async () => {
     const user = await register();
     const [here, thief] = [await signIn(user), await signIn(user)];
     const file = await user.upload(Buffer.from('mine'));
@@ -73,7 +73,7 @@ describe('changing the password', () => {
     expect((await key(here.as)).status).toBe(201);
   });
 
-  test('needs the present one, and a new one that is long enough', async () => {
+  test('needs the present password, and a new one that is long enough', async () => {
     const user = await register();
     expect(await problemOf(await change(user, 'not the password'))).toEqual(WRONG);
     expect(await problemOf(await change(user, OLD, 'short'))).toEqual([400, 'invalid_request']);
@@ -84,7 +84,7 @@ describe('changing the password', () => {
     expect(events).not.toContain('auth.password');
   });
 
-  test('is not possible for an account whose password somebody else keeps', async () => {
+  test('is not possible for an account of an identity provider, which has no password here', async () => {
     const user = await register();
     await processes.database.query(`UPDATE users SET password_hash = NULL, external_id = $2 WHERE id = $1`, [
       user.id,
@@ -94,9 +94,9 @@ describe('changing the password', () => {
     expect(await problemOf(await tryLogIn(user.email, OLD))).toEqual(WRONG);
   });
 
-  test('shuts out a sign-in that is under way with the old one', async () => {
+  test('refuses a sign-in that is under way with the old password', async () => {
     const user = await register();
-    // The hash is read and compared before the session is opened: in between the password changes.
+    // The password changes after the sign-in has compared the hash, and before it opens the session.
     const blocker = await processes.database.connect();
     await blocker.query('BEGIN');
     await blocker.query(`UPDATE users SET password_hash = 'changed' WHERE id = $1`, [user.id]);
@@ -170,7 +170,7 @@ describe('sessions', () => {
     );
     const waiting = (count: number) => waitingForLocks(processes.database, count);
 
-    // One has just refreshed it, which moves its row, and another waits to.
+    // One transaction has just refreshed the session, which moves its row, and another waits to do so.
     const [one, two] = [await processes.database.connect(), await processes.database.connect()];
     await one.query('BEGIN');
     await one.query('UPDATE sessions SET last_used_at = now() WHERE id = $1', [first.id]);
@@ -184,11 +184,11 @@ describe('sessions', () => {
     endings.push(b.fetch('/api/me/sessions', { method: 'DELETE' }));
     await waiting(2);
     await two.query('COMMIT');
-    // The first one has ended the session of the second.
+    // The first request has ended the session of the second.
     expect((await Promise.all(endings)).map(({ status }) => status)).toEqual([204, 401]);
   });
 
-  test('end with a sign-out by a token that was replaced already', async () => {
+  test('end when a token that was already replaced signs out', async () => {
     const { refreshToken, as } = await signIn(await register());
     const { refreshToken: newest } = await (await refresh(processes.url, refreshToken)).json();
     expect((await postAuth(processes.url, 'logout', { refreshToken })).status).toBe(204);
@@ -226,7 +226,7 @@ describe('an account that is disabled', () => {
     expect(await refreshStatus(refreshToken)).toBe(401);
     expect(await problemOf(await key(as))).toEqual(ENDED);
     expect((await (await signIn(user)).as.fetch('/api/keys')).status).toBe(200);
-    // They were not what was locked out.
+    // The key and the upload token work again: a lock-out suspends them and does not revoke them.
     expect((await withBearer(apiKey)).status).toBe(200);
     expect((await begin(uploadToken)).status).toBe(201);
   });
@@ -270,7 +270,7 @@ describe('a request whose body comes late', () => {
           Authorization: `Bearer ${as.token}`,
           'Content-Type': 'application/json',
           'Content-Length': Buffer.byteLength(text),
-          // The server says that when it wants the body, and so when it has found the head in order.
+          // The server answers 100 when it wants the body, so by then it has accepted the head.
           Expect: '100-continue',
         },
       });
@@ -281,7 +281,7 @@ describe('a request whose body comes late', () => {
     });
   }
 
-  test('does nothing any more when its sender was locked out meanwhile', async () => {
+  test('does nothing when its sender was locked out meanwhile', async () => {
     for (const [method, path, body] of [
       ['POST', '/api/keys', { name: 'a', scopes: ['manage'] }],
       ['POST', '/api/upload-tokens', {}],
@@ -321,7 +321,7 @@ describe('roles', () => {
     expect((await openBoard()).status).toBe(200);
     expect((await other.fetch('/api/admin/users')).status).toBe(200);
 
-    // Not by way of the interface, which would end the sessions too.
+    // The test changes the row itself, because the API would end the sessions too.
     await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
     expect(await problemOf(await other.fetch('/api/admin/users'))).toEqual([403, 'forbidden']);
     expect(await problemOf(await openBoard())).toEqual([403, 'forbidden']);
@@ -356,7 +356,7 @@ describe('roles', () => {
     for (const change of [{ role: 'user' }, { disabled: true }]) {
       expect(await problemOf(await changeUser(admin.id, change))).toEqual([409, 'wrong_state']);
     }
-    // One who is locked out does not count.
+    // An admin who is locked out does not count.
     const other = await registerAdmin(() => processes.url, processes.database);
     expect((await changeUser(other.id, { disabled: true })).status).toBe(200);
     expect(await problemOf(await changeUser(admin.id, { disabled: true }))).toEqual([409, 'wrong_state']);
@@ -383,7 +383,7 @@ describe('roles', () => {
         `SELECT id FROM users WHERE role = 'admin' AND disabled_at IS NULL`,
       );
       expect(rows).toHaveLength(1);
-      // The next round begins as this one.
+      // Restore the state in which this round began.
       await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
       await processes.database.query(`UPDATE users SET role = 'admin', disabled_at = NULL WHERE id = $1`, [
         admin.id,
@@ -392,7 +392,7 @@ describe('roles', () => {
     }
   });
 
-  test('and accounts that do not exist cannot be changed', async () => {
+  test('cannot be changed of an account that does not exist, nor to a role that does not exist', async () => {
     const answer = await changeUser('01890000-0000-7000-8000-000000000001', { role: 'admin' });
     expect(await problemOf(answer)).toEqual([404, 'not_found']);
     const odd = await changeUser(admin.id, { role: 'root' });
@@ -404,7 +404,7 @@ describe('roles', () => {
   });
 });
 
-test('a change that changes nothing is none, and says what could be', async () => {
+test('a change without a field is refused, and the error names the fields', async () => {
   const user = await register();
   const answer = await changeUser(user.id, {});
   expect(answer.status).toBe(400);
@@ -419,7 +419,7 @@ test('a change that changes nothing is none, and says what could be', async () =
   expect(rows).toEqual([]);
 });
 
-test('signing in many at once clears away what has expired and ends in no error', async () => {
+test('many sign-ins at once remove expired sessions without an error', async () => {
   const users = await Promise.all([register(), register(), register(), register()]);
   for (const { email } of users) await logIn(processes.url, email);
   await processes.database.query(`UPDATE sessions SET expires_at = now() - interval '1 second'`);

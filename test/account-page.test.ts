@@ -101,7 +101,7 @@ async function signedIn(tab: Page): Promise<void> {
   await tab.getByRole('button', { name: 'Sign out', exact: true }).waitFor();
 }
 
-/** What the server holds of a file. */
+/** The bytes that the server holds of a file. */
 async function sha256Of(filename: string): Promise<string> {
   const { rows } = await processes.database.query('SELECT sha256 FROM files WHERE filename = $1', [filename]);
   expect(rows).toHaveLength(1);
@@ -122,7 +122,7 @@ describe('registration', () => {
     return processes.urlOf('server-2');
   }
 
-  test('by invitation is for who has one: made by an admin, opened by its link, good once', async () => {
+  test('by invitation needs the link that an admin has made, which works once', async () => {
     const url = await startWith('invite');
     await page.goto(url);
     await page.getByText('Ask an administrator for an invitation').waitFor();
@@ -143,7 +143,7 @@ describe('registration', () => {
     await guest.getByRole('button', { name: 'Create account' }).click();
     await signedIn(guest);
 
-    // Another one with the same link, in the other way of writing it.
+    // A second person opens the same link, written with a query.
     await page.goto(link.replace('#', '?'));
     await page.getByRole('heading', { name: 'Create an account' }).waitFor();
     expect(page.url()).toBe(`${url}/`);
@@ -152,12 +152,12 @@ describe('registration', () => {
     await page.locator('#sign-in-error', { hasText: 'was used before' }).waitFor();
   });
 
-  test('that is open opens with the form for it where somebody was invited', async () => {
+  test('that is open shows its form at once to a person with a link', async () => {
     await page.goto(`${await startWith('open')}/#invitation=whatever`);
     await page.getByRole('heading', { name: 'Create an account' }).waitFor();
   });
 
-  test('that is closed is not offered, also not with an invitation', async () => {
+  test('that is closed is not offered, even with an invitation', async () => {
     const url = await startWith('closed');
     const answered = page.waitForResponse(`${url}/api/auth`);
     await page.goto(url);
@@ -267,7 +267,7 @@ describe('the session', () => {
 
   test('every file of many is uploaded when new uploads are limited, without a storm of requests', async () => {
     await register(page, proxy.url);
-    // Four in a window of a second and a half, as the server's own limit answers.
+    // The proxy admits four creations in each 1.5 s, and answers the others as the server's limit does.
     let windows = 0;
     let opens = 0;
     let passed = 0;
@@ -300,7 +300,7 @@ describe('the session', () => {
       return rows.length === files.length;
     });
     expect(refused).toBeGreaterThan(0);
-    // Three go at a time; in each window no more than those can be turned away.
+    // Three uploads run at a time, so at most three can be refused in each window.
     expect(refused).toBeLessThanOrEqual(3 * windows);
   });
 
@@ -311,7 +311,7 @@ describe('the session', () => {
       if (request.method !== 'POST' || request.url !== '/uploads') return false;
       creations++;
       if (creations > 1) return false;
-      // Long enough for two clicks.
+      // The pause is long enough for two clicks.
       response.writeHead(429, { 'Content-Type': 'text/plain', 'Retry-After': '10' }).end('Later');
       return true;
     };
@@ -322,7 +322,7 @@ describe('the session', () => {
     await dashboard.getByRole('button', { name: 'Pause', exact: true }).click();
     await dashboard.getByRole('button', { name: 'Resume', exact: true }).click();
     await completed(page, 'patience.txt');
-    // The refused one, and one more: not also the one that was waiting when the pause began.
+    // The refused creation and one more; the retry that waited when the pause began is not sent too.
     expect(creations).toBe(2);
   });
 });
@@ -352,7 +352,8 @@ describe('an access token that expires', () => {
   });
 
   test('in the middle of an upload loses nothing: it goes on at the byte that the server has', async () => {
-    // For a server with another secret no access token is worth anything. Refresh tokens do not depend on it.
+    // A server with another secret takes no access token of the first. Refresh tokens do not depend on the
+    // secret.
     env.JWT_SECRET = 'another secret of this test, as long as the first';
     await processes.start('server-2');
     let url = processes.url;
@@ -367,7 +368,7 @@ describe('an access token that expires', () => {
           downloadThroughput: -1,
           uploadThroughput: bytesPerSecond,
         });
-      // Some seconds are left to it when it is cut.
+      // At this rate the upload still has some seconds to go when it is cut.
       await limitUploads(2 * MiB);
       const content = randomBytes(12 * MiB);
       await choose(page, folder, 'long-way.bin', content);
@@ -501,7 +502,7 @@ describe('the account dialog', () => {
     expect((await read()).status).toBe(401);
   });
 
-  test('without a scope no key is made, and the server says why', async () => {
+  test('makes no key without a scope, and shows why', async () => {
     await register(page, processes.url);
     const part = await openAccount(page, 'API keys');
     await part.getByRole('textbox', { name: 'Name' }).fill('Nothing');
@@ -593,7 +594,7 @@ describe('the account dialog', () => {
     await completed(page, 'too-much.bin');
   });
 
-  test('an admin locks an account out, which is signed out with it', async () => {
+  test('locks an account out for an admin, and the account is signed out', async () => {
     const email = await register(page, processes.url);
     const admin = await openAdmin();
     const users = await openAccount(admin, 'Users');
@@ -616,7 +617,7 @@ describe('the account dialog', () => {
     await own.getByText('This is the only admin').waitFor();
   });
 
-  test('is not offered what only admins may do', async () => {
+  test('does not offer a user the parts for admins', async () => {
     await register(page, processes.url);
     await page.getByRole('button', { name: /^Account/ }).click();
     const dialog = page.getByRole('dialog', { name: 'Account' });

@@ -12,8 +12,9 @@ import {
 } from './support/sign-in.js';
 
 /*
- * What somebody asks for at the very moment at which the right to it is taken away: who holds a stolen session must not
- * get a door open behind those who are just ending it. What happens one after the other is in account-changes.test.ts.
+ * Requests that arrive while the right to them is being taken away. A thief with a stolen session must not
+ * gain another way in while that session is being ended. The same changes one after the other are in
+ * account-changes.test.ts.
  */
 
 const NEXT = 'another long password';
@@ -45,7 +46,8 @@ const logsIn = async (email: string, password: string) =>
 const outcomeOf = async (answer: Response) => (answer.ok ? [answer.status] : problemOf(answer));
 
 /**
- * Stops `first` before it changes a row, starts `second`, and lets both go on when `second` waits for it, if it does.
+ * Stops `first` before it changes a row and starts `second`. Both go on once `second` waits for `first` or is
+ * answered.
  * @param statement such as `UPDATE ON users`
  * @param when which rows, in terms of NEW and OLD
  */
@@ -103,7 +105,7 @@ describe('of two changes of the password at once, with the same old one,', () =>
   });
 });
 
-/** What ends the thief's session, and where it can be stopped. */
+/** The actions that end the thief's session, and the statement at which each can be stopped. */
 const ENDS = {
   'another password': (victim: Session) => ({
     at: newHash(victim.user.id),
@@ -123,7 +125,7 @@ const ENDS = {
   }),
 };
 
-/** What a thief would do to stay. */
+/** The requests that would let a thief stay. */
 const ATTEMPTS: [string, (as: TestUser) => Promise<Response>][] = [
   ['password', (as) => changePassword(as, THIEFS)],
   ['key', (as) => send(as, 'POST', '/api/keys', { name: 'a', scopes: ['manage'] })],
@@ -132,7 +134,7 @@ const ATTEMPTS: [string, (as: TestUser) => Promise<Response>][] = [
 ];
 
 test.each(Object.entries(ENDS))(
-  'a session that is just ended by %s leaves nothing behind',
+  'a session that is being ended by %s leaves no key, token or password behind',
   async (_how, endOf) => {
     for (const [what, attempt] of ATTEMPTS) {
       const user = await registerUser(() => processes.url);
@@ -151,7 +153,7 @@ test.each(Object.entries(ENDS))(
   },
 );
 
-describe('an admin who is just locked out', () => {
+describe('an admin who is being locked out', () => {
   let other: TestUser;
   let user: TestUser;
 
@@ -167,7 +169,7 @@ describe('an admin who is just locked out', () => {
       () => attempt(elsewhere(other)),
     );
 
-  test('takes nobody along, and lets nobody in', async () => {
+  test('changes no account', async () => {
     expect(await lockOut((as) => changeUser(as, user.id, { role: 'admin' }))).toEqual([[200], ENDED]);
     const { rows } = await processes.database.query('SELECT role FROM users WHERE id = $1', [user.id]);
     expect(rows).toEqual([{ role: 'user' }]);
@@ -182,7 +184,8 @@ describe('an admin who is just locked out', () => {
     ['changes no account', () => changeUser(other, user.id, { role: 'admin' })],
     ['invites nobody', () => send(other, 'POST', '/api/admin/invitations', {})],
   ])('or demoted without a session, %s', async (_what, attempt) => {
-    // Tokens of an identity provider belong to none. Here it stays only because nobody ends it.
+    // A token of an identity provider belongs to no session. This session stays because the test writes the
+    // row itself.
     const blocker = await processes.database.connect();
     await blocker.query('BEGIN');
     await blocker.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);

@@ -56,7 +56,7 @@ async function expectProblem(answer: Response, status: number, code: string): Pr
 }
 
 describe('registration', () => {
-  test('makes the first account the admin’s, and only that one, also when ten come at once', async () => {
+  test('makes only the first account an admin, also when ten people register at once', async () => {
     const fresh = await startProcesses({}, ['server']);
     try {
       const users = await Promise.all(Array.from({ length: 10 }, () => registerUser(() => fresh.url)));
@@ -171,7 +171,7 @@ describe('signing in', () => {
   test('does not tell whether an address has an account', async () => {
     const wrong = await post('login', { email: user.email, password: 'not the password' });
     const unknown = await post('login', { email: 'unknown@example.org', password: 'not the password' });
-    // Of those each request has its own.
+    // These headers differ for each request.
     const headers = (answer: Response) =>
       [...answer.headers].filter(([name]) => !['date', 'x-request-id', 'ratelimit'].includes(name));
     expect(headers(unknown)).toEqual(headers(wrong));
@@ -186,7 +186,7 @@ describe('a session', () => {
     return { answer, refreshToken: (await answer.clone().json()).refreshToken };
   }
 
-  test('goes on by the cookie of the page', async () => {
+  test('goes on with the cookie of the page', async () => {
     const { answer } = await logIn();
     const refreshed = await post('refresh', {}, { Cookie: refreshCookieOf(answer) });
     expect(refreshed.status).toBe(200);
@@ -198,14 +198,14 @@ describe('a session', () => {
     expect(me.status).toBe(200);
   });
 
-  test('goes on by the token in the body', async () => {
+  test('goes on with the token in the body', async () => {
     const { refreshToken } = await logIn();
     const refreshed = await post('refresh', { refreshToken });
     expect(refreshed.status).toBe(200);
     expect((await refreshed.json()).user.id).toBe(user.id);
   });
 
-  test('ends at sign-out, by cookie or by body, and no other with it', async () => {
+  test('ends at sign-out, by cookie or by body, and other sessions go on', async () => {
     const [byCookie, byBody, other] = [await logIn(), await logIn(), await logIn()];
     const cookie = refreshCookieOf(byCookie.answer);
     const out = await post('logout', {}, { Cookie: cookie });
@@ -221,7 +221,7 @@ describe('a session', () => {
     expect((await post('logout', { refreshToken: byBody.refreshToken })).status).toBe(204);
     await expectProblem(await post('refresh', { refreshToken: byBody.refreshToken }), 401, 'unauthenticated');
     expect((await post('refresh', { refreshToken: other.refreshToken })).status).toBe(200);
-    // There is nothing to end any more, which is what was asked for.
+    // A second sign-out succeeds too: the session has ended, as asked.
     expect((await post('logout', {})).status).toBe(204);
     expect((await post('logout', { refreshToken: byBody.refreshToken })).status).toBe(204);
   });
@@ -287,7 +287,7 @@ describe('cookies', () => {
     }
   });
 
-  test('for the board go to admins; who signs in after one in the same browser loses it', async () => {
+  test('for the board go to admins; the sign-in of a user removes them from the browser', async () => {
     const { landfall_board: board } = cookiesOf(await logIn(user));
     expect(board?.value ?? '').toBe('');
     expect(board?.attributes).toEqual(
@@ -308,7 +308,7 @@ describe('the board', () => {
       await expectProblem(await open(bearer, path), 403, 'forbidden');
       const ofUser = signToken({ userId: user.id, role: 'user' }, keys.board, 5);
       await expectProblem(await open({ Cookie: `landfall_board=${ofUser}` }, path), 403, 'forbidden');
-      // A token that was made for something else.
+      // An access token is not a token for the board.
       await expectProblem(
         await open({ Cookie: `landfall_board=${admin.token}` }, path),
         401,
@@ -334,7 +334,7 @@ describe('the board', () => {
     expect(queues).toEqual([expect.objectContaining({ name: 'processing' })]);
   });
 
-  test('the cookie for it opens nothing else', async () => {
+  test('has a token that no other route accepts', async () => {
     const token = signToken({ userId: admin.id, role: 'admin' }, keys.board, 5);
     const answer = await fetch(`${processes.url}/api/me`, { headers: { Authorization: `Bearer ${token}` } });
     await expectProblem(answer, 401, 'unauthenticated');
@@ -372,7 +372,7 @@ describe('without a valid token', () => {
     return [header, Buffer.from(JSON.stringify(claims)).toString('base64url'), signature].join('.');
   }
 
-  test.each(cases)('(%s) nothing is done and nothing is told', async (name, headers) => {
+  test.each(cases)('(%s) the server changes nothing and reveals nothing', async (name, headers) => {
     const path = await user.create(6);
     await user.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc');
     const file = await user.upload(Buffer.from('mine'));
@@ -401,7 +401,8 @@ describe('without a valid token', () => {
       );
     }
     const head = await fetch(`${processes.url}${path}`, { method: 'HEAD', headers: tus });
-    // Of an upload that is there a client is not to think that it is lost; see the test of expired tokens.
+    // After a 401 or 404 to HEAD a client gives the upload up, so an expired token gets 423: see
+    // expired-token.test.ts.
     expect(head.status).toBe(name === 'one that has expired' ? 423 : 401);
     expect(head.headers.get('WWW-Authenticate')).toMatch(/^Bearer/);
     expect(head.headers.has('Upload-Offset')).toBe(false);
@@ -411,7 +412,7 @@ describe('without a valid token', () => {
     expect((await user.get(`/api/files/${file}`)).id).toBe(file);
   });
 
-  test('an access token in the address is not looked at', async () => {
+  test('an access token in the address does not count', async () => {
     const answer = await fetch(`${processes.url}/api/me?token=${user.token}`);
     await expectProblem(answer, 401, 'unauthenticated');
     const content = await fetch(`${processes.url}/api/files/${uuidv7()}/content?token=${user.token}`);

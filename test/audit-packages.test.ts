@@ -11,7 +11,7 @@ const ADVISORIES = '/-/npm/v1/security/advisories/bulk';
 let folder: string;
 let registry: Server;
 let url: string;
-/** What the registry says of advisories: a status and a body. */
+/** The registry's answer to the question for advisories: a status and a body. */
 let answer: [status: number, body: unknown];
 let asked: number;
 
@@ -39,7 +39,7 @@ afterAll(async () => {
 
 async function audit(at = url): Promise<{ code: number | null; output: string }> {
   const { PATH = '', HOME = '' } = process.env;
-  // npm keeps answers.
+  // npm caches the registry's answers.
   const env = {
     PATH,
     HOME,
@@ -87,7 +87,7 @@ test.each([
   expect(asked).toBeGreaterThan(0);
 });
 
-test('where the registry cannot be asked it says that nothing was checked, and does not fail', async () => {
+test('without a registry the check says that it checked nothing, and does not fail', async () => {
   answer = [405, {}];
   const closed = 'http://127.0.0.1:1/';
   for (const at of [url, closed]) {
@@ -98,7 +98,7 @@ test('where the registry cannot be asked it says that nothing was checked, and d
   }
 });
 
-test('where it answers nonsense the check fails', async () => {
+test('the check fails when the registry answers nonsense', async () => {
   answer = [200, 'nonsense'];
   expect((await audit()).code).toBe(1);
 });

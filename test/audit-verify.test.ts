@@ -57,7 +57,7 @@ async function append(count: number): Promise<void> {
   );
 }
 
-/** As whom the table belongs to, with its triggers out of the way. */
+/** Runs the statements as the owner of the table, with its triggers disabled. */
 async function tamper(...statements: string[]): Promise<void> {
   await test.query('ALTER TABLE events DISABLE TRIGGER USER');
   for (const statement of statements) await test.query(statement);
@@ -142,7 +142,7 @@ describe('the table refuses', () => {
   });
 });
 
-describe('what was done to the log is found', () => {
+describe('verification finds', () => {
   afterEach(restore);
 
   const doesNotFit = /^event 1100 does not fit/;

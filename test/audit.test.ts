@@ -15,7 +15,7 @@ import { until } from './support/until.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
 const keys = deriveKeys(SECRET);
-/** Whose tokens are taken too. */
+/** The identity provider, whose tokens are accepted too. */
 const provider = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 const SERVERS: Part[] = ['server', 'server-2', 'server-3'];
 
@@ -36,7 +36,7 @@ let admin: TestUser;
 let user: TestUser;
 let other: TestUser;
 
-/** What must not be found in the log. */
+/** Texts that must not be found in the log. */
 const secrets: string[] = [PASSWORD, SECRET];
 
 const secret = (value: string): string => {
@@ -63,7 +63,7 @@ afterAll(() => processes?.close());
 
 let addresses = 0;
 
-/** Each scene has an address of its own, by which its lines are found. */
+/** A new address for each scene, by which the test finds its lines. */
 function newAddress(): { address: string; from: { 'X-Forwarded-For': string } } {
   addresses++;
   const address = `198.51.100.${addresses}`;
@@ -74,7 +74,7 @@ async function list(query: Record<string, string> = {}, as = admin): Promise<Ite
   return (await as.get(`/api/admin/audit?${new URLSearchParams({ limit: '200', ...query })}`)).items;
 }
 
-/** All that came from an address, oldest first, once there are so many. */
+/** The lines of an address, oldest first, once there are `count` of them. */
 async function linesOf(address: string, count: number): Promise<Item[]> {
   const lines = await until(`${count} lines of ${address}`, async () => {
     const found = (await list()).filter(({ actor }) => actor?.address === address);
@@ -97,7 +97,7 @@ const tus = { 'Tus-Resumable': '1.0.0' };
 
 const creation = (length: number) => ({ ...tus, 'Upload-Length': String(length) });
 
-/** One that is not refused. */
+/** Sends a POST that must succeed. */
 async function post(path: string, json: unknown, headers: Record<string, string>) {
   const answer = await send('POST', path, { headers }, json);
   expect([200, 201, 204]).toContain(answer.status);
@@ -105,7 +105,7 @@ async function post(path: string, json: unknown, headers: Record<string, string>
 }
 
 describe('the log tells', () => {
-  it('of accounts and sessions: whose, from where, by what, and in which request', async () => {
+  it('of accounts and sessions, with user, address, agent and request', async () => {
     const { address, from } = newAddress();
     const email = secret(`${randomUUID()}@example.org`);
     const agent = {
@@ -194,12 +194,12 @@ describe('the log tells', () => {
     );
   });
 
-  it('of a refresh token that came a second time, and of one that nobody was given', async () => {
+  it('of a refresh token that came a second time, and of one that was never given out', async () => {
     const { address, from } = newAddress();
     const first = await post('/api/auth/login', { email: other.email, password: PASSWORD }, from);
     const next = await post('/api/auth/refresh', { refreshToken: first.refreshToken }, from);
     secrets.push(first.refreshToken, next.refreshToken, first.accessToken, next.accessToken);
-    // Longer ago than two tabs would come with the same one.
+    // Move the replacement back beyond the grace for two tabs with the same token.
     await processes.database.query(
       `UPDATE refresh_tokens SET replaced_at = replaced_at - interval '1 minute'`,
     );
@@ -222,7 +222,7 @@ describe('the log tells', () => {
     });
   });
 
-  it('of keys, and of what was done and not allowed with them', async () => {
+  it('of keys, and of the actions and refusals of their callers', async () => {
     const { address, from } = newAddress();
     const mine = { ...from, ...bearer(user.token) };
     const made = await post('/api/keys', { name: 'a name', scopes: ['upload'] }, mine);
@@ -304,7 +304,7 @@ describe('the log tells', () => {
     }
   });
 
-  it('of somebody who wants another’s file, by REST and by tus; its timeline does not', async () => {
+  it('of a user who tries to reach another’s file; the file’s timeline does not', async () => {
     const file = await user.upload(Buffer.from('mine'));
     await user.settled(file);
     const half = idOf(await user.create(9));
@@ -325,7 +325,7 @@ describe('the log tells', () => {
       const init = { headers: { ...headers, ...more }, ...(body ? { body } : {}) };
       expect([method, path, (await send(method, path, init)).status]).toEqual([method, path, 404]);
     }
-    // What is not there at all is nobody's.
+    // A file that does not exist has no owner, so this attempt leaves no line.
     expect((await send('GET', `/api/files/${randomUUID()}`, { headers })).status).toBe(404);
 
     const lines = await linesOf(address, attempts.length);
@@ -350,7 +350,7 @@ describe('the log tells', () => {
     expect(JSON.stringify(items)).not.toContain(address);
   });
 
-  it('of somebody who wants to end another’s key, upload token or session', async () => {
+  it('of a user who tries to end another’s key, upload token or session', async () => {
     const mine = bearer(user.token);
     const key = await post('/api/keys', { name: 'a name', scopes: ['read'] }, mine);
     const token = await post('/api/upload-tokens', {}, mine);
@@ -487,7 +487,7 @@ describe('the log tells', () => {
     }
   });
 
-  it('of what the system did, for those who ask', async () => {
+  it('of the system’s own actions, if the query asks for them', async () => {
     const id = await user.upload(Buffer.from('for the worker'));
     await user.settled(id);
     const people = await list({ subjectId: id });
@@ -501,7 +501,7 @@ describe('the log tells', () => {
   });
 });
 
-it('cannot be filled by being refused', async () => {
+it('refused requests cannot fill the log', async () => {
   const { address, from } = newAddress();
   const attempt = (index: number) =>
     index % 2
@@ -516,7 +516,7 @@ it('cannot be filled by being refused', async () => {
     const answers = await Promise.all(Array.from({ length: 10 }, (_, index) => attempt(index)));
     for (const { status } of answers) expect(status).toBe(401);
   }
-  // What was only counted is written now and then, and when the server ends.
+  // Counts are written at intervals, and when the server ends.
   await processes.stop('server');
   await processes.start('server');
   const ofAddress = ({ actor }: Item) => actor?.address === address;
@@ -540,7 +540,7 @@ it('cannot be filled by being refused', async () => {
 describe('the list', () => {
   const marked = randomUUID();
 
-  /** As if that user had done something, at that time. */
+  /** Inserts events of a user, at a time in the past. */
   async function insert(
     count: number,
     { who = marked, type = 'upload.created', ago = '0 s', result = 'ok' } = {},
@@ -614,7 +614,7 @@ describe('the list', () => {
     expect((await answer.json()).detail).toMatch(new RegExp(`^${name} in the query: `));
   });
 
-  it.each(['', '/export'])('knows all of its filters, so that none is left out unseen (%s)', async (path) => {
+  it.each(['', '/export'])('refuses an unknown filter, so that none is ignored unseen (%s)', async (path) => {
     const answer = await admin.fetch(`/api/admin/audit${path}?user=somebody`);
     expect([answer.status, (await answer.json()).detail]).toEqual([400, expect.stringContaining('"user"')]);
   });
@@ -680,7 +680,7 @@ describe('the export', () => {
     return lines.map((line) => JSON.parse(line));
   }
 
-  it('holds all of a large log, oldest first, and itself as the last line', async () => {
+  it('holds all of a large log, oldest first, and the export itself as the last line', async () => {
     const answer = await open();
     expect(answer.headers).toMatchObject({
       'content-type': 'application/x-ndjson',
@@ -701,7 +701,7 @@ describe('the export', () => {
     expect(listed[0]).toEqual(items.at(-1));
   });
 
-  it('takes the filters of the list, and says in the log which', async () => {
+  it('takes the filters of the list, and the log names them', async () => {
     const from = new Date(Date.now() - 3_600_000).toISOString();
     const items = await parse(await open(`?type=auth.*&result=ok&system=1&userId=${boss.id}&from=${from}`));
     expect(items.map(({ type }) => type)).toEqual(['auth.register']);
@@ -710,24 +710,24 @@ describe('the export', () => {
     expect((await boss.fetch('/api/admin/audit/export?type=*')).status).toBe(400);
   });
 
-  it('is neither begun nor told of by a HEAD', async () => {
+  it('is not begun by a HEAD, which leaves no line in the log', async () => {
     const before = await boss.get('/api/admin/audit?limit=1');
     const answer = await boss.fetch('/api/admin/audit/export', { method: 'HEAD' });
     expect([answer.status, answer.headers.get('Content-Type')]).toEqual([200, 'application/x-ndjson']);
     expect(await boss.get('/api/admin/audit?limit=1')).toEqual(before);
   });
 
-  it('reads no further than its client does, and stops when that goes', async () => {
+  it('reads no further than its client does, and stops when the client goes', async () => {
     const [answer, abandoned] = [await open(), await open()];
     await Promise.all([once(answer, 'readable'), once(abandoned, 'readable')]);
-    // Some megabytes lie in buffers. What is removed now has not been read.
+    // Some megabytes lie in buffers. The rows removed here have not been read yet.
     const connection = await own.database.connect();
     await connection.query('ALTER TABLE events DISABLE TRIGGER USER');
     await connection.query('DELETE FROM events WHERE seq > $1', [ROWS / 2]);
     const items = await parse(answer);
     expect(items).toHaveLength(ROWS / 2);
 
-    // A server that went on to read for a client that has gone would now wait here, and not come to its end.
+    // A server that went on reading for a client that has gone would wait for this lock, and not stop.
     await connection.query('BEGIN');
     await connection.query('LOCK TABLE events IN ACCESS EXCLUSIVE MODE');
     abandoned.destroy();

@@ -12,13 +12,13 @@ const blob = { key: 'key', size: CONTENT.length };
 const reset = () => Object.assign(new Error('aborted'), { code: 'ECONNRESET' });
 
 interface Answer {
-  /** Bytes that come. */
+  /** How many bytes the store sends. */
   bytes: number;
-  /** And then; undefined: the stream ends. */
+  /** How the stream fails after them; undefined: it ends. */
   failure?: Error;
 }
 
-/** A store that answers one request after the other so; the last answer serves all further ones. */
+/** A store that gives these answers, one to each request; further requests all get the last one. */
 function store(answers: (Answer | Error)[], content: Uint8Array = CONTENT) {
   const ranges: ({ start: number; end: number } | undefined)[] = [];
   const opened: Readable[] = [];
@@ -51,21 +51,24 @@ test('an object comes whole', async () => {
 test.each([
   ['is reset', { bytes: 300, failure: reset() }],
   ['ends early', { bytes: 300 }],
-])('a read that %s goes on behind what has come, as often as it brings something', async (_how, answer) => {
-  const blobs = store([answer]);
-  expect(await buffer(await readBlob(blobs, blob))).toEqual(CONTENT);
-  expect(blobs.ranges).toEqual([undefined, ...[300, 600, 900].map((start) => ({ start, end: 999 }))]);
-  expect(blobs.opened.every(({ destroyed }) => destroyed)).toBe(true);
-});
+])(
+  'a read that %s goes on at the byte it had reached, as long as each try brings bytes',
+  async (_how, answer) => {
+    const blobs = store([answer]);
+    expect(await buffer(await readBlob(blobs, blob))).toEqual(CONTENT);
+    expect(blobs.ranges).toEqual([undefined, ...[300, 600, 900].map((start) => ({ start, end: 999 }))]);
+    expect(blobs.opened.every(({ destroyed }) => destroyed)).toBe(true);
+  },
+);
 
-test('so does a read of a range', async () => {
+test('a read of a range goes on after each reset at the byte that it had reached', async () => {
   const blobs = store([{ bytes: 300, failure: reset() }]);
   const range = { start: 100, end: 799 };
   expect(await buffer(await readBlob(blobs, blob, range))).toEqual(CONTENT.subarray(100, 800));
   expect(blobs.ranges).toEqual([range, { start: 400, end: 799 }, { start: 700, end: 799 }]);
 });
 
-test('a reset behind the last byte is none', async () => {
+test('a reset after the last byte is ignored', async () => {
   const blobs = store([{ bytes: 1000, failure: reset() }]);
   expect(await buffer(await readBlob(blobs, blob))).toEqual(CONTENT);
   expect(blobs.ranges).toHaveLength(1);
@@ -78,7 +81,7 @@ test('a store that is away in the middle is asked again', async () => {
   expect(blobs.ranges).toHaveLength(4);
 });
 
-test('one that cannot be opened at all is not waited for', async () => {
+test('an object that cannot be opened at all fails at once', async () => {
   const blobs = store([new AppError('unavailable', { retryable: true })]);
   await expect(readBlob(blobs, blob)).rejects.toMatchObject({ code: 'unavailable' });
   expect(blobs.ranges).toHaveLength(1);
@@ -94,18 +97,18 @@ test.each([
   ],
   ['size_mismatch, if it says that there is no more', [{ bytes: 300 }, new AppError('size_mismatch')]],
   ['size_mismatch, if it ends each time', [{ bytes: 300 }, { bytes: 0 }]],
-])('a store that brings nothing any more is given up as %s', async (code, answers) => {
+])('the reader gives up a store that brings no more bytes, with %s', async (code, answers) => {
   const blobs = store(answers);
   const reader = await readBlob(blobs, blob, undefined, { tries: 3, pauseMs: 1 });
   await expect(buffer(reader)).rejects.toMatchObject({ code: code.split(',')[0] });
 });
 
-test('an object with more bytes than it should have is told', async () => {
+test('an object with more bytes than it should have is an error', async () => {
   const blobs = store([{ bytes: 1100 }], Buffer.concat([CONTENT, Buffer.alloc(100)]));
   await expect(buffer(await readBlob(blobs, blob))).rejects.toMatchObject({ code: 'size_mismatch' });
 });
 
-test('whoever stops reading stops the store', async () => {
+test('a reader that stops reading closes the stream from the store', async () => {
   const blobs = store([{ bytes: 1000 }]);
   for await (const _ of await readBlob(blobs, blob)) break;
   await until('the store to be stopped', () => blobs.opened[0]?.destroyed);

@@ -3,7 +3,7 @@ import { deleteUnreferencedBlobs, referenceBlobs, releaseBlobs, reserveBlobs } f
 import { type Storage, StoreAway } from '../core/storage/storage.js';
 import { openLedger, type TestLedger } from './support/ledger.js';
 
-/* Objects that nothing refers to any more. */
+/* How objects that nothing refers to any more are deleted. */
 
 let ledger: TestLedger;
 
@@ -16,7 +16,7 @@ function overStore(blobs: Partial<Storage['blobs']>): TestLedger {
   return { ...ledger, storage: { ...ledger.storage, blobs: { ...ledger.storage.blobs, ...blobs } } };
 }
 
-/** Blobs with their bytes, and no reference. */
+/** Makes blobs that have their bytes and no reference. */
 async function store(count: number): Promise<Blob[]> {
   const blobs = await reserveBlobs(ledger.database, Array(count).fill(1));
   for (const { key } of blobs) await ledger.storage.blobs.write(key, Buffer.from('x'));
@@ -28,7 +28,7 @@ const reference = (blobs: Blob[]) => referenceBlobs(ledger.database.manager, ids
 const release = (blobs: Blob[]) => releaseBlobs(ledger.database.manager, idsOf(blobs));
 const left = () => ledger.query('SELECT * FROM blobs ORDER BY id');
 
-test('one that may still get its reference is left alone for an hour, one that has lost its last is not', async () => {
+test('a blob without a first reference is kept for an hour; one that lost its last is not', async () => {
   const [fresh, old, used] = (await store(3)) as [Blob, Blob, Blob];
   await ledger.query(`UPDATE blobs SET created_at = now() - interval '61 minutes' WHERE id = $1`, [old.id]);
   await reference([used]);
@@ -42,7 +42,7 @@ test('one that may still get its reference is left alone for an hour, one that h
   expect(await ledger.stored()).toEqual(['x']);
 });
 
-test('while the store deletes one, no transaction is open, no row is locked, and no reference is added', async () => {
+test('no transaction or lock is held, and no reference added, while the store deletes a blob', async () => {
   const [blob] = (await store(1)) as [Blob];
   await reference([blob]);
   await release([blob]);
@@ -55,7 +55,7 @@ test('while the store deletes one, no transaction is open, no row is locked, and
       expect(open).toEqual([]);
       expect(await ledger.query('SELECT id FROM blobs FOR UPDATE NOWAIT')).toEqual([{ id: blob.id }]);
       await expect(reference([blob])).rejects.toMatchObject({ code: 'unavailable', retryable: true });
-      // Nor by a process of an older version.
+      // A process of an older version cannot add one either.
       await expect(ledger.query('UPDATE blobs SET refs = refs + 1')).rejects.toMatchObject({ code: '23514' });
       await ledger.storage.blobs.delete(key);
       looked = true;
@@ -66,12 +66,12 @@ test('while the store deletes one, no transaction is open, no row is locked, and
   expect(await left()).toEqual([]);
 });
 
-test('a deletion in whose middle the process dies is taken up by the next pass', async () => {
+test('the next pass finishes a deletion in whose middle the process died', async () => {
   const [blob] = (await store(1)) as [Blob];
-  // Marked, and nothing more.
+  // The process died after it had marked the blob.
   await ledger.query('UPDATE blobs SET doomed_at = now()');
   expect(await deleteUnreferencedBlobs(ledger)).toBe(1);
-  // Deleted in the store, and the row is still there.
+  // The process died after the store had deleted the object, before it deleted the row.
   await ledger.query('INSERT INTO blobs (id, key, size, doomed_at) VALUES ($1, $2, 1, now())', [
     blob.id,
     blob.key,
@@ -81,7 +81,7 @@ test('a deletion in whose middle the process dies is taken up by the next pass',
   expect(await ledger.stored()).toEqual([]);
 });
 
-test('a thousand that cannot be deleted keep no others from it, and are not tried all the time', async () => {
+test('blobs that cannot be deleted do not hold up others, and are not tried at every pass', async () => {
   await ledger.query(
     `INSERT INTO blobs (id, key, size, doomed_at, created_at)
      SELECT gen_random_uuid(), 'stuck-' || n, 1, now(), now() - interval '1 day' FROM generate_series(1, 1000) AS n`,

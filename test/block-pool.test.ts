@@ -19,7 +19,7 @@ function hold(pool: BlockPool, count: number) {
   return holder;
 }
 
-test('what is there is taken at once; who holds most puts its bytes away for who comes then', async () => {
+test('a free block is taken at once; when none is free, the largest holder puts its bytes away', async () => {
   const pool = createBlockPool(10 * BLOCK_SIZE);
   const small = hold(pool, 2);
   const large = hold(pool, 6);
@@ -32,7 +32,7 @@ test('what is there is taken at once; who holds most puts its bytes away for who
   expect(Buffer.isBuffer(pool.take())).toBe(true);
 });
 
-test('nobody is asked for more than is wanted', () => {
+test('no more holders are asked than the waiters need', () => {
   const pool = createBlockPool(10 * BLOCK_SIZE);
   const holders = [hold(pool, 5), hold(pool, 3), hold(pool, 2)];
   for (let i = 0; i < 5; i++) void pool.take();
@@ -41,7 +41,7 @@ test('nobody is asked for more than is wanted', () => {
   expect(holders.map(({ asked }) => asked)).toEqual([1, 1, 0]);
 });
 
-test('those who wait are served in their order, and nobody is overtaken', async () => {
+test('waiters are served in the order in which they came', async () => {
   const pool = createBlockPool(2 * BLOCK_SIZE);
   const holder = hold(pool, 2);
   const order: string[] = [];

@@ -1,6 +1,6 @@
 import { createByteBudget } from '../core/storage/byte-budget.js';
 
-/** Takes bytes and notes under `name` when they are there. */
+/** Takes bytes, and notes `name` once it has them. */
 function taker(limit: number) {
   const budget = createByteBudget(limit);
   const got: string[] = [];
@@ -16,13 +16,13 @@ function taker(limit: number) {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-test('what is there is taken at once', () => {
+test('a caller takes free bytes at once', () => {
   const budget = createByteBudget(10);
   expect([budget.take(4), budget.take(6)]).toEqual([undefined, undefined]);
   expect(budget.take(1)).toBeInstanceOf(Promise);
 });
 
-test('those who wait are served in their order, and nobody is overtaken', async () => {
+test('waiters are served in the order in which they came', async () => {
   const budget = taker(10);
   await budget.take('first', 8);
   void budget.take('large', 5);
@@ -34,7 +34,7 @@ test('those who wait are served in their order, and nobody is overtaken', async 
   expect(budget.got).toEqual(['first', 'large', 'small']);
 });
 
-test('who wants more than there is gets it when nobody else has any', async () => {
+test('a caller that wants more than the whole budget gets it when nothing else is taken', async () => {
   const budget = taker(10);
   await budget.take('some', 1);
   void budget.take('all', 100);

@@ -148,7 +148,7 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
     expect(await run('server/main.js', [], envOf(first))).toMatchObject({ code: 0 });
   });
 
-  it('is taken over on purpose by a command, which says whose it was', async () => {
+  it('is taken over on purpose by a command, which names its previous installation', async () => {
     await claim(first);
     const { code, stderr } = await sweep(second, '--take-over');
     expect(code).toBe(0);
@@ -222,12 +222,12 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
     });
   });
 
-  it('with a marker that says nothing is refused', async () => {
+  it('whose marker names no installation is refused', async () => {
     await storage.marker.write('mine\n');
     await expect(claim(first)).rejects.toThrow(MARKER);
   });
 
-  it('whose marker cannot be written or read is refused with words', async () => {
+  it('whose marker cannot be written or read is refused with an explanation', async () => {
     if (!bucket) {
       await mkdir(join(folder, 'blobs', MARKER));
       await expect(claim(first)).rejects.toThrow(`${MARKER} cannot be read`);

@@ -61,7 +61,7 @@ describe('the whole content', () => {
     });
   });
 
-  it('is described by HEAD without being sent', async () => {
+  it('is described, but not sent, in answer to HEAD', async () => {
     const [head, get] = [await content({}, 'HEAD'), await content()];
     await get.body?.cancel();
     expect(head.status).toBe(200);
@@ -141,7 +141,7 @@ describe('ranges (RFC 9110, section 14)', () => {
     expect(answer.headers.get('Content-Length')).toBe('1000');
   });
 
-  it('of an empty file are behind its end', async () => {
+  it('of an empty file lie beyond its end', async () => {
     const { id } = await user.settled(await user.upload(Buffer.alloc(0), { filename: 'empty' }));
     for (const range of ['bytes=0-', 'bytes=-1']) {
       const answer = await user.fetch(`/api/files/${id}/content`, { headers: { Range: range } });
@@ -196,7 +196,7 @@ describe('conditional requests', () => {
   });
 });
 
-describe('what a browser may do with it', () => {
+describe('a browser', () => {
   const disposition = async (bytes: Buffer, filename: string, filetype: string, query = '') => {
     const { id } = await user.settled(await user.upload(bytes, { filename, filetype }));
     const answer = await user.fetch(`/api/files/${id}/content${query}`);
@@ -234,7 +234,7 @@ describe('what a browser may do with it', () => {
     ]);
     const xml = ['application/xml', 'attachment'];
     expect(await disposition(makeXmlSvg(), 'a.svg', 'image/svg+xml')).toEqual(xml);
-    // Declared as an image: what counts is what it is.
+    // It is declared as an image, but the type found in its bytes decides.
     expect(await disposition(makeZip(), 'a.png', 'image/png')).toEqual(['application/zip', 'attachment']);
   });
 
@@ -298,7 +298,7 @@ describe('thumbnails', () => {
       });
       expect(again.status).toBe(304);
     }
-    // Made of other bytes, so known by other names.
+    // They are made of other bytes, so their ETags differ.
     expect(new Set(etags).size).toBe(3);
     expect(etags).not.toContain('"undefined"');
   });
@@ -326,7 +326,7 @@ describe('signed links', () => {
   const links = () => image.links.thumbnails ?? {};
   const tokenOf = (link = '') => link.split('?')[1] ?? '';
 
-  it('open what they were made for, without an account', async () => {
+  it('open the path that they were made for, without an account', async () => {
     const answer = await get(file.links.content ?? '');
     expect(answer.status).toBe(200);
     expect(await bytesOf(answer)).toEqual(BYTES);

@@ -16,7 +16,7 @@ import { makeJpeg, makeSlowPng } from './support/fixtures.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
-/** A worker that died is noticed after 15 s, a job that was lost after 30 s; then it still has to be done. */
+/** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
 const TAKEOVER_SECONDS = 90;
 
 let processes: Processes;
@@ -29,7 +29,7 @@ async function start(parts: Part[], env: Record<string, string> = {}): Promise<v
 
 afterEach(() => processes.close());
 
-/** A small image that no other is equal to. */
+/** Makes a small image that differs from all others. */
 async function makeImage(extraBytes = 100): Promise<Buffer> {
   return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(extraBytes)]);
 }
@@ -39,14 +39,14 @@ async function countJobs(): Promise<number> {
   return rows[0].count;
 }
 
-/** As if the dead had been dead for longer: their leases last 10 s. */
+/** Makes the leases of the killed server expire, which would take 10 s. */
 async function letLeasesRunOut(): Promise<void> {
   await processes.database.query(
     'UPDATE uploads SET lease_expires_at = now() WHERE lease_holder IS NOT NULL',
   );
 }
 
-/** Sends the whole content in one PATCH to a server that is stopped at the barrier, and kills it there. */
+/** Sends the whole content in one PATCH, and kills the server while it stands at the barrier. */
 async function killServerAt(barrier: Barrier, path: string, content: Buffer): Promise<void> {
   const answer = user.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit).catch(() => 'none');
   await barrier.reached();
@@ -158,7 +158,8 @@ describe('the worker', () => {
         return { content, id, barrier: await closeBarrier(processes.database, ...point(id)) };
       }),
     );
-    // One more is killed while it is decoded, which takes seconds; it may begin when the others stand still.
+    // One more file is being decoded at the kill, which takes seconds. It may begin once the others stand
+    // still.
     const slow = await makeSlowPng();
     const slowId = await user.upload(slow, { filename: 'slow.png' });
     const barrier = await closeBarrier(
@@ -179,7 +180,7 @@ describe('the worker', () => {
       spent = Math.max(spent, secondsSpent(parsers));
       return (await listAlive(parsers)).length === 0;
     });
-    // They end because the worker did, not because they were through.
+    // The parsers ended because the worker died, not because they had finished.
     expect(spent - spentBefore).toBeLessThan(1);
     await Promise.all(files.map((file) => file.barrier.cut()));
 
@@ -201,7 +202,7 @@ describe('the worker', () => {
     await expectBlobsInOrder(processes);
   }, 240_000);
 
-  test('stands still for longer than its locks last: another takes over, and it changes nothing any more', async () => {
+  test('stands still for longer than its locks: another takes over, the first changes nothing', async () => {
     await start(['server']);
     const { database } = processes;
     const files = await Promise.all(
@@ -211,7 +212,7 @@ describe('the worker', () => {
       }),
     );
     const [read, transaction] = files.map(({ id }) => id);
-    // A pipe in the object's place: who reads it stands still.
+    // A pipe in the object's place makes its reader stand still.
     const path = pathOf(processes.dataDir, (await findUpload(processes, read ?? '')).storage_key);
     await rename(path, `${path}.kept`);
     await promisify(execFile)('mkfifo', [path]);
@@ -236,7 +237,7 @@ describe('the worker', () => {
       await pipe.close();
       process.kill(processes.pid('worker'), 'SIGCONT');
     }
-    // It ends when it is through with its jobs; the other is still in the middle of them.
+    // The worker ends once it is done with its jobs, while the other is still in the middle of them.
     const exitCode = await processes.stop('worker');
     await other.open();
     for (const { id, content } of files) await expectCompletedOnce(processes, user, id, content);
@@ -255,7 +256,7 @@ async function listChildren(pid: number): Promise<string[]> {
   return children.filter(([, parent]) => parent === String(pid)).map(([child = '']) => child);
 }
 
-/** Of the processors, by all that still run. */
+/** CPU seconds of those processes that still run. */
 function secondsSpent(pids: string[]): number {
   return pids.reduce((sum, pid) => {
     try {
@@ -268,7 +269,7 @@ function secondsSpent(pids: string[]): number {
   }, 0);
 }
 
-/** Those that still run; a zombie does not. */
+/** The processes that still run; zombies do not count. */
 async function listAlive(pids: string[]): Promise<string[]> {
   const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,stat=']);
   const alive = stdout.split('\n').map((line) => line.trim().split(/\s+/));
@@ -301,7 +302,7 @@ test('server and workers are killed again and again under twenty uploads: every 
     }),
   );
 
-  // When a random share of all bytes has been acknowledged.
+  // Each kill comes when a random share of all bytes has been acknowledged.
   const moments = Array.from({ length: 7 }, () => Math.random() * 0.9).sort((a, b) => a - b);
   for (const [index, moment] of moments.entries()) {
     await until(`${moment} of the bytes to be here`, () => received() > moment * total, 60);

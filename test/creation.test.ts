@@ -7,7 +7,10 @@ import { openLedger, type TestLedger } from './support/ledger.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 
-/* Creations of one user that come together are written together. None suffers by that for another. */
+/*
+ * Creations of one user that come together are written in one statement. None fails or waits because of
+ * another.
+ */
 
 let postgres: PostgresProxy;
 let processes: Processes;
@@ -26,7 +29,7 @@ afterAll(async () => {
 
 const isCreation = ({ text }: { text: string }) => /INSERT INTO uploads/.test(text);
 
-/** All in one go, before any has had an answer. */
+/** Begins all of them before any has had an answer. */
 function createTogether(ownerId: string, wanted: { length: number; title?: string }[]) {
   const begin = ({ length, title = '' }: { length: number; title?: string }) =>
     createUpload(ledger, {
@@ -62,7 +65,7 @@ test('a hundred at once take two statements, each with its event', async () => {
     Array.from({ length: 100 }, (_, n) => ({ length: n + 1 })),
   );
   expect(results.filter(({ status }) => status === 'fulfilled')).toHaveLength(100);
-  // The first one goes alone, and the others while it is under way.
+  // The first creation goes alone; the others wait for its end and go together.
   expect(postgres.statements.filter(isCreation).length - before).toBe(2);
   const rows = await ledger.query(
     `SELECT upload.id, length, data, actor ->> 'userId' AS by FROM uploads AS upload
@@ -75,7 +78,7 @@ test('a hundred at once take two statements, each with its event', async () => {
   expect(await heldBy(ownerId)).toEqual([{ bytes: 5050, files: 100 }]);
 });
 
-test('one that the database does not answer keeps no other waiting', async () => {
+test('a creation that the database does not answer does not hold up others', async () => {
   const user = await registerUser(() => processes.url);
   const { reached, open } = postgres.pauseAt(isCreation, 'before');
   const first = user.create(10);
@@ -89,7 +92,7 @@ test('one that the database does not answer keeps no other waiting', async () =>
   await expectBooksRight(processes.database);
 });
 
-test('one that the database does not take fails alone', async () => {
+test('a creation that the database refuses fails alone', async () => {
   const ownerId = await newOwner();
   const results = await createTogether(
     ownerId,
@@ -105,7 +108,7 @@ test('one that the database does not take fails alone', async () => {
   expect(await heldBy(ownerId)).toEqual([{ bytes: 4, files: 4 }]);
 });
 
-test('one of a hundred that is not taken costs some statements more, one at a time', async () => {
+test('one refused creation of a hundred costs a few more statements, one at a time', async () => {
   const ownerId = await newOwner();
   const from = postgres.statements.length;
   const wanted = Array.from({ length: 100 }, (_, n) => ({ length: 1, title: n === 70 ? '\0' : '' }));
@@ -118,7 +121,7 @@ test('one of a hundred that is not taken costs some statements more, one at a ti
   expect(new Set(creations.map(({ connection }) => connection)).size).toBe(1);
 });
 
-test('of those that do not fit the quota all the first ones are taken', async () => {
+test('creations beyond the quota are refused, and all those before them succeed', async () => {
   const ownerId = await newOwner();
   await ledger.query('UPDATE users SET max_files = 30 WHERE id = $1', [ownerId]);
   const results = await createTogether(ownerId, Array(80).fill({ length: 1 }));
@@ -128,12 +131,12 @@ test('of those that do not fit the quota all the first ones are taken', async ()
   ]);
 });
 
-test('when the database is lost all that wait for one statement are told at once', async () => {
+test('when the database is lost, all creations of one statement fail at once', async () => {
   const ownerId = await newOwner();
   const first = postgres.pauseAt(isCreation, 'before');
   const results = createTogether(ownerId, Array(100).fill({ length: 1 }));
   await first.reached;
-  // The others do not wait for it for ever.
+  // The others are sent after a while although the first has no answer.
   const others = postgres.pauseAt(isCreation, 'before');
   await others.reached;
   const from = postgres.statements.length;

@@ -8,7 +8,7 @@ import { createDatabase, type TestDatabase } from './support/database.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { until } from './support/until.js';
 
-/* What queries do when PostgreSQL does not answer, and how that is told apart from other failures. */
+/* How queries fail when PostgreSQL does not answer, and how that failure is told apart from others. */
 
 const LIMITS: TimeLimits = { statement: 500, lock: 200, answer: 1000 };
 
@@ -36,7 +36,7 @@ const failure = (work: Promise<unknown>): Promise<unknown> =>
     (error: unknown) => error,
   );
 
-/** What callers are to make of an error. */
+/** The two questions that callers ask about an error. */
 const kindOf = (error: unknown) => ({ away: isDatabaseAway(error), conflict: isConflict(error) });
 const AWAY = { away: true, conflict: false };
 const CONFLICT = { away: false, conflict: true };
@@ -91,7 +91,7 @@ test('a statement that runs for too long is ended by PostgreSQL, and its connect
   await runner.release();
 });
 
-test('a lock that is not to be had is a conflict', async () => {
+test('a lock that cannot be taken is a conflict', async () => {
   const holder = await test_.connect();
   await holder.query('BEGIN; LOCK TABLE users');
   expect(kindOf(await failure(database.query('SELECT FROM users FOR UPDATE')))).toEqual(CONFLICT);
@@ -104,7 +104,7 @@ test('without limits a statement takes as long as it needs', async () => {
   await unlimited.destroy();
 });
 
-test('what PostgreSQL refuses to do is not an outage', async () => {
+test('a statement that PostgreSQL refuses is not an outage', async () => {
   for (const sql of [
     'SELECT 1/0',
     'SELECT nothing',

@@ -105,7 +105,7 @@ async function expectProblem(answer: Response, status: number, code: string): Pr
   return problem.detail;
 }
 
-/** What is in S3 of an upload. */
+/** The objects and parts of an upload that S3 holds. */
 async function listStored(id: string): Promise<string[]> {
   const { storage_key: key } = await findUpload(processes, id);
   const multiparts = (await bucket.listMultipartUploads()).map((upload) => upload.key);
@@ -313,7 +313,7 @@ describe('completing', () => {
   });
 });
 
-describe('what is not finished', () => {
+describe('an unfinished upload', () => {
   const letExpire = (id: string) =>
     processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [
       id,
@@ -342,7 +342,7 @@ describe('what is not finished', () => {
     expect(row.discarded_at).toBeNull();
     expect(row.retry_at).toEqual(row.addresses_until);
     expect(row.retry_at.getTime()).toBeGreaterThan(Date.now() + 3_600_000);
-    // As a store may have it that kept a part which came after the abort.
+    // Some stores keep a part that arrived after the abort.
     const kept = { Bucket: bucket.bucket, Key: row.storage_key };
     await bucket.client.send(new CreateMultipartUploadCommand(kept));
     expect(await listStored(id)).toHaveLength(1);
@@ -434,7 +434,7 @@ describe('an upload that S3 does not let begin', () => {
 });
 
 describe('an upload that was begun by tus', () => {
-  it('is none of these', async () => {
+  it('cannot be presigned or completed as a direct upload', async () => {
     const id = (await user.create(10)).split('/').at(-1) ?? '';
     await expectProblem(await presign({ id }), 409, 'wrong_state');
     await expectProblem(await complete(id), 409, 'wrong_state');
@@ -453,7 +453,7 @@ it('answers 409 where bytes are not in S3', async () => {
   }
 });
 
-test('who may send files but not read them is handed no link by completing, however often', async () => {
+test('completing hands no link to a key that may upload but not read, however often it asks', async () => {
   const key = async (scopes: string[]) => {
     const answer = await post('/api/keys', { name: 'a', scopes });
     return useAccount(user, (await answer.json()).key, () => processes.url);

@@ -8,7 +8,7 @@ import { appendToUpload, completeUpload, finishUpload } from '../core/uploads/le
 import { expectBooksRight } from './support/books.js';
 import { openLedger, parts, type TestLedger } from './support/ledger.js';
 
-/* What the reconciler does with uploads in whose way the store stands. */
+/* What the reconciler does with uploads for which the store is away, or refuses requests. */
 
 const EPOCH = 1;
 
@@ -19,7 +19,7 @@ beforeEach(async () => {
 });
 afterEach(() => ledger.close());
 
-/** The ledger over a store of which this is otherwise. */
+/** The ledger over a store with these functions replaced. */
 function overStore(uploads: Partial<Storage['uploads']>): TestLedger {
   return {
     ...ledger,
@@ -55,7 +55,7 @@ describe('discarding', () => {
     expect(await ledger.stored()).toEqual(['abc']);
   });
 
-  test('some go at a time, however many there are', async () => {
+  test('eight uploads at a time are discarded, however many there are', async () => {
     await createEnded(30);
     let running = 0;
     let most = 0;
@@ -87,7 +87,7 @@ describe('discarding', () => {
     expect(await discardUploads(ledger)).toBe(30);
   });
 
-  test('one that the store refuses is put off longer each time, up to an hour', async () => {
+  test('an upload that the store refuses is put off longer each time, up to an hour', async () => {
     const [{ id }] = (await createEnded(1)) as [Upload];
     const pauses: number[] = [];
     for (let i = 0; i < 10; i++) {
@@ -100,7 +100,7 @@ describe('discarding', () => {
     expect(pauses).toEqual([30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
   });
 
-  test('an upload with addresses that are still good is looked at again when they are not', async () => {
+  test('an upload with valid presigned addresses is looked at again once they have expired', async () => {
     const [{ id }] = (await createEnded(1)) as [Upload];
     await ledger.query(`UPDATE uploads SET addresses_until = now() + interval '1 hour'`);
     expect(await discardUploads(ledger)).toBe(1);
@@ -121,7 +121,7 @@ describe('an upload of which the store refuses to make an object', () => {
         Promise.reject(new AppError('unavailable', { detail: 'The storage refuses the request', cause })),
     });
 
-  /** It has all its bytes and no object. */
+  /** Creates an upload that has all its bytes and no object. */
   async function createComplete(): Promise<Upload> {
     const upload = await ledger.create(3);
     await appendToUpload(ledger, upload, EPOCH, parts('abc'));
@@ -132,7 +132,7 @@ describe('an upload of which the store refuses to make an object', () => {
   const list = () => listUnfinishedComplete(ledger.database);
   const letExpire = () => ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
 
-  test('says what is wrong, until it is not any more', async () => {
+  test('has an error that names the refusal, until the store makes the object', async () => {
     const upload = await createComplete();
     await expect(completeUpload(refusing(), upload, EPOCH)).rejects.toMatchObject({ code: 'unavailable' });
     const { error } = await ledger.row(upload.id);
@@ -146,7 +146,7 @@ describe('an upload of which the store refuses to make an object', () => {
     expect((await finishUpload(ledger, upload.id)).size).toBe(3);
   });
 
-  test('a client that gives up waiting is no error of the upload', async () => {
+  test('gets no error when the client gives up waiting', async () => {
     const upload = await createComplete();
     await expect(completeUpload(refusing(), upload, EPOCH, AbortSignal.abort())).rejects.toThrow();
     expect(await ledger.row(upload.id)).toMatchObject({ error: null, untidy: true });

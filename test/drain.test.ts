@@ -18,7 +18,7 @@ beforeAll(async () => {
   second = first.at(() => processes.urlOf('server-2'));
 });
 beforeEach(async () => {
-  // A test stops it.
+  // The test before may have stopped this server.
   if (await fetch(`${processes.url}/health/live`).catch(() => undefined)) return;
   await processes.start('server');
 });
@@ -30,7 +30,7 @@ async function whenHeld(id: string, holder = 'server'): Promise<void> {
   });
 }
 
-test('a server that is told to stop begins nothing new, parks what runs, and another goes on at once', async () => {
+test('a server that stops begins nothing new and lets its uploads go on at another at once', async () => {
   const content = randomBytes(300_000);
   const [path, other] = [await first.create(content.length), await first.create(10)];
   const sent = content.subarray(0, 200_000);
@@ -42,7 +42,7 @@ test('a server that is told to stop begins nothing new, parks what runs, and ano
   await until('the server not to be ready', async () => {
     return (await first.fetch('/health/ready')).status === 503;
   });
-  // All at once: it listens for a short while only.
+  // Send all requests at once, because the server listens only a short while longer.
   const [live, files, head, ...refused] = await Promise.all([
     first.fetch('/health/live'),
     first.fetch('/api/files'),
@@ -69,7 +69,7 @@ test('a server that is told to stop begins nothing new, parks what runs, and ano
     untidy: false,
   });
 
-  // Nobody holds it any more, and so nobody has to be waited for.
+  // The lease is free, so the other server does not have to wait.
   const resumed = await second.tus('HEAD', path);
   expect(resumed.headers.get('Upload-Offset')).toBe(String(sent.length));
   const rest = content.subarray(sent.length) as BodyInit;
@@ -77,7 +77,7 @@ test('a server that is told to stop begins nothing new, parks what runs, and ano
   expect(patched.status).toBe(204);
 });
 
-test('an upload that is just being finished is finished, even if its client could not wait', async () => {
+test('a server that stops still finishes an upload that has all its bytes, without its client', async () => {
   const content = randomBytes(1000);
   const path = await first.create(content.length);
   const id = idOf(path);
@@ -92,12 +92,12 @@ test('an upload that is just being finished is finished, even if its client coul
   expect(await findFile(processes, id)).toMatchObject({ status: 'pending' });
 });
 
-test('a server with nothing to do does not wait as one does that has an upload under way', async () => {
+test('an idle server stops sooner than one that has an upload under way', async () => {
   const path = await second.create(10);
   const url = processes.urlOf('server-2');
   const half = sendHalf(url, second, path, { offset: 0, length: 10, sent: Buffer.from('abc') });
   await whenHeld(idOf(path), 'server-2');
-  // And one connection that waits for its next request.
+  // The idle server has a connection that waits for its next request.
   expect((await first.get('/api/files')).items).toBeDefined();
 
   const ended: string[] = [];

@@ -32,11 +32,11 @@ afterAll(() => processes?.close());
 
 interface Connection {
   socket: Socket;
-  /** What has been received. */
+  /** The text received so far. */
   text(): string;
-  /** Sends `bytes` zeros as fast as they are taken; resolves to how many were when that is over. */
+  /** Sends `bytes` zeros as fast as the server takes them; resolves to the number sent. */
   pour(bytes: number): Promise<number>;
-  /** The connection is over, in both directions. */
+  /** Resolves when the connection has ended in both directions. */
   closed(): Promise<boolean>;
 }
 
@@ -83,7 +83,7 @@ function head(method: string, path: string, headers: Record<string, string | num
 
 const OCTETS = { 'Tus-Resumable': '1.0.0', 'Content-Type': 'application/offset+octet-stream' };
 
-/** Requests of which each is refused without its body. */
+/** Requests that the server refuses without their bodies. */
 async function listRefused(): Promise<[what: string, status: number, request: Parameters<typeof head>][]> {
   const path = await user.create(5 * GiB);
   const authorized = { Authorization: `Bearer ${user.token}` };
@@ -120,7 +120,7 @@ test.each([
     const [what, status] = refused[index] ?? [];
     expect([what, text.slice(0, 12)]).toEqual([what, `HTTP/1.1 ${status}`]);
     expect(text).toMatch(/\r\nConnection: close\r\n/i);
-    // What the buffers of both sides hold, and the sixteen that are read.
+    // The buffers of both sides hold some of it, and the server reads 16 MiB.
     expect(sent).toBeLessThan(64 * MiB);
   }
 });
@@ -139,7 +139,7 @@ test('a refusal arrives though the client reads it only when it has sent all tha
   connection.socket.destroy();
 });
 
-test('who sends nothing more after a refusal is not waited for when the server stops', async () => {
+test('a server that stops does not wait for a refused client that sends no more of its body', async () => {
   const other = await startProcesses({}, ['server']);
   try {
     const { hostname, port } = new URL(other.url);
@@ -158,12 +158,12 @@ test('who sends nothing more after a refusal is not waited for when the server s
   }
 });
 
-test('a short body that is not wanted costs nobody the connection', async () => {
+test('a short body that is not wanted does not end the connection', async () => {
   const connection = open();
   const body = Buffer.alloc(500_000);
   const request = head('POST', '/nowhere', { 'Content-Length': body.length });
   connection.socket.write(request);
-  // The first answer is there before the body is.
+  // The first answer arrives before the body is sent.
   await until('an answer', () => connection.text().includes('404'));
   connection.socket.write(body);
   connection.socket.write(head('GET', '/health/live', {}));
@@ -172,7 +172,7 @@ test('a short body that is not wanted costs nobody the connection', async () => 
   connection.socket.destroy();
 });
 
-test('a body that turns out too long in the middle is refused in words', async () => {
+test('a body that turns out too long in the middle gets a 413, not a broken connection', async () => {
   const path = await user.create(MiB);
   const connection = open();
   const headers = { ...OCTETS, 'Upload-Offset': 0, 'Transfer-Encoding': 'chunked' };
@@ -190,7 +190,7 @@ test('fetch() sees the refusal of a body that it is still sending', async () => 
   for (const status of [401, 409]) {
     const endless = new ReadableStream({
       async pull(controller) {
-        // Or nothing else in this process would ever have its turn.
+        // Without this pause nothing else in this process would ever run.
         await turn();
         controller.enqueue(zeros);
       },

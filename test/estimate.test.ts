@@ -8,7 +8,10 @@ import { registerUser } from './support/client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
-/* What a user is told of the time that processing takes, while it takes it and afterwards. */
+/*
+ * The times that users are given for processing: the estimate while it runs, and the time of each step
+ * afterwards.
+ */
 
 const PIECE = 64 * 1024;
 
@@ -19,11 +22,11 @@ beforeAll(async () => {
 });
 afterAll(() => processes?.close());
 
-test('there is an estimate while a file is read, and its steps took no longer than all of it', async () => {
+test('a file has an estimate while it is read, and its steps take no longer than the whole', async () => {
   const user = await registerUser(() => processes.url);
   const content = randomBytes(100 * PIECE);
   const id = await user.upload(content, { filename: 'slow.bin' });
-  // A pipe in the object's place gives it as slowly as it is filled.
+  // A pipe in the object's place makes the read as slow as the test fills it.
   const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
   await rename(path, `${path}.kept`);
   await promisify(execFile)('mkfifo', [path]);
@@ -54,7 +57,7 @@ test('there is an estimate while a file is read, and its steps took no longer th
   const at = (type: string) =>
     Date.parse(items.find((item: { type: string }) => item.type === type).createdAt);
   const took = Object.values(file.steps).map(({ ms }) => ms);
-  // Each is rounded.
+  // The time of each step is rounded, by up to a millisecond.
   const all = at('file.completed') - at('file.processing') + took.length;
   expect(took.reduce((sum, ms) => sum + ms)).toBeLessThanOrEqual(all);
   expect(file.steps.verify?.ms).toBeGreaterThan(file.steps.sniff?.ms ?? 0);

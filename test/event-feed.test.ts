@@ -8,7 +8,7 @@ import { createLogger } from '../core/log.js';
 import { openLedger, type TestLedger } from './support/ledger.js';
 import { until } from './support/until.js';
 
-/* Events reach those who wait for them in this process: numbered soon after their commit, in order, none twice. */
+/* Events reach the subscribers in this process soon after their commit: numbered, in order, none twice. */
 
 const log = createLogger('silent', 'test');
 const [mine, theirs] = [uuidv7(), uuidv7()];
@@ -55,7 +55,7 @@ test('a subscriber hears of the events of one owner, in the order of their numbe
   expect(seqs).toEqual(Array.from({ length: 60 }, (_, i) => (seqs[0] ?? 0) + i));
 });
 
-test('an event of a transaction that commits late is told after it was committed, and none is left out', async () => {
+test('subscribers hear of an event after its transaction commits, however late, and miss none', async () => {
   const heard = await collect(mine);
   const late = ledger.database.createQueryRunner();
   await late.startTransaction();
@@ -65,7 +65,7 @@ test('an event of a transaction that commits late is told after it was committed
   expect(heard.runs()).toEqual([101]);
   await late.commitTransaction();
   await late.release();
-  // Whoever appends next numbers that one, too.
+  // The next append numbers the late event too.
   await appendEvents(ledger.database.manager, [event(mine, 102)]);
   await until('the late one', () => heard.events.length >= 3);
   heard.end();
@@ -84,9 +84,9 @@ test('a reader goes on behind the last number that it has seen', async () => {
   expect(rest.map(({ data }) => data.run)).toEqual([3]);
 });
 
-test('what one process appends is numbered by another that is at work, too', async () => {
+test('a process at work also numbers the events that another process appended', async () => {
   const heard = await collect(theirs);
-  // A process that appends and dies.
+  // The other process appends this event and dies.
   await ledger.query(
     `INSERT INTO event_inbox (type, owner_id, data) VALUES ('file.processing', $1, '{"run": 7}')`,
     [theirs],

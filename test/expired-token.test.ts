@@ -27,7 +27,7 @@ afterAll(() => processes?.close());
 
 const offsetOf = async (path: string) => Number((await user.tus('HEAD', path)).headers.get('Upload-Offset'));
 
-test('a PATCH is told so and changes nothing; with a fresh token it goes on where it was', async () => {
+test('a PATCH with an expired token gets 401, and a fresh token continues the upload', async () => {
   const path = await user.create(6);
   expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
   const before = await processes.database.query('SELECT * FROM uploads WHERE id = $1', [idOf(path)]);
@@ -50,14 +50,14 @@ test('a PATCH is told so and changes nothing; with a fresh token it goes on wher
   expect(await user.settled(idOf(path))).toMatchObject({ status: 'completed', size: 6 });
 });
 
-test('a DELETE is refused in the same way, and the upload is still there', async () => {
+test('a DELETE with an expired token gets 401, and the upload is still there', async () => {
   const path = await user.create(3);
   const refused = await expired.tus('DELETE', path);
   expect([refused.status, refused.headers.get('WWW-Authenticate')]).toEqual([401, 'Bearer']);
   expect(await offsetOf(path)).toBe(0);
 });
 
-test('a HEAD is told to come again, because clients take every other refusal for the loss of the upload', async () => {
+test('a HEAD with an expired token gets 423, because other refusals end the upload for clients', async () => {
   const path = await user.create(3);
   for (const asked of [path, '/uploads/00000000-0000-7000-8000-000000000000']) {
     const refused = await expired.tus('HEAD', asked);
@@ -69,7 +69,7 @@ test('a HEAD is told to come again, because clients take every other refusal for
   expect(await offsetOf(path)).toBe(0);
 });
 
-test('no upload is begun, and nothing is reserved for one', async () => {
+test('a POST with an expired token begins no upload and reserves nothing', async () => {
   const before = await user.get('/api/me');
   expect((await expired.tus('POST', '/uploads', { 'Upload-Length': '3' })).status).toBe(401);
   expect(await user.get('/api/me')).toEqual(before);
@@ -89,7 +89,7 @@ test('tus-js-client refreshes between two parts of a file and sends each byte on
     onBeforeRequest: (request) => request.setHeader('Authorization', `Bearer ${token}`),
     onAfterResponse: async (request, response) => {
       statuses.push(response.getStatus());
-      // It runs out after the second part.
+      // The token expires after the second part.
       if (request.getMethod() === 'PATCH' && statuses.length === 3) token = expired.token;
       if (response.getStatus() !== 401) return;
       refreshes++;
@@ -106,14 +106,14 @@ test('tus-js-client refreshes between two parts of a file and sends each byte on
   expect(Buffer.from(await answer.arrayBuffer()).equals(content)).toBe(true);
 });
 
-test('that it has expired is no attempt to break in: the log does not tell of it', async () => {
+test('the event log records forged tokens, but not expired ones', async () => {
   const forged = useAccount(user, `${user.token}x`, () => processes.url);
   const path = await user.create(3);
   const asked = [await expired.fetch('/api/files'), await expired.tus('HEAD', path)];
   expect(asked.map(({ status }) => status)).toEqual([401, 423]);
   const refused = [await forged.fetch('/api/files'), await forged.tus('HEAD', path)];
   expect(refused.map(({ status }) => status)).toEqual([401, 401]);
-  // A server that stops writes down what it still has to.
+  // A server that stops first writes the events that it still holds.
   await processes.stop('server');
   const { rows } = await processes.database.query(
     `SELECT actor ->> 'requestId' AS request FROM all_events WHERE type = 'access' ORDER BY created_at`,

@@ -21,7 +21,7 @@ afterAll(() => processes?.close());
 
 const newFile = async (who = user, filename = 'a.txt') => who.upload(Buffer.from(filename), { filename });
 
-/** All blobs of a file and of what was made from it: id, and path on the disk. */
+/** The id and the path of each blob of a file and of its derivatives. */
 async function blobsOf(id: string): Promise<{ id: string; path: string }[]> {
   const { rows } = await processes.database.query(
     `SELECT id, key FROM blobs WHERE id IN (SELECT blob_id FROM files WHERE id = $1
@@ -60,7 +60,7 @@ describe('the list', () => {
       seen.push(...page.items);
       sizes.push(page.items.length);
       cursor = page.nextCursor;
-      // What comes and goes meanwhile moves nothing.
+      // Files that come and go meanwhile do not move the pages.
       await newFile(owner, 'later.txt');
       if (sizes.length === 2) await owner.fetch(`/api/files/${ids[0]}`, { method: 'DELETE' });
     }
@@ -99,7 +99,7 @@ describe('the list', () => {
     expect((await owner.get('/api/files')).items.length).toBe(items.length);
   });
 
-  it('is empty for one who has no files', async () => {
+  it('is empty for a user without files', async () => {
     expect(await stranger.get('/api/files')).toEqual({ items: [], nextCursor: null });
   });
 
@@ -135,7 +135,7 @@ describe('the list', () => {
 });
 
 describe('a file', () => {
-  it('tells its status and how it came there', async () => {
+  it('shows its status and its history', async () => {
     const { id } = await user.settled(await newFile());
     expect(await user.get(`/api/files/${id}/status`)).toEqual({
       status: 'completed',
@@ -172,7 +172,7 @@ describe('a file', () => {
     expect((await user.settled(id)).status).toBe('completed');
   });
 
-  it('does not exist for others, nor do unknown ones or what is no id', async () => {
+  it('answers 404 to other users, as do unknown and malformed ids', async () => {
     const id = await newFile();
     await user.settled(id);
     for (const [who, name] of [
@@ -194,7 +194,7 @@ describe('a file', () => {
     expect((await user.fetch(`/api/files/${id}/content`, { method: 'HEAD' })).status).toBe(200);
   });
 
-  it('asks who is there', async () => {
+  it('is only for callers with a token', async () => {
     const id = await newFile();
     for (const path of [
       '/api/files',
@@ -231,7 +231,7 @@ describe('deleting', () => {
     expect(existsSync(blob?.path ?? '')).toBe(true);
   });
 
-  it('puts away the upload with its file: both are gone until the file is restored', async () => {
+  it('hides the upload with its file until the file is restored', async () => {
     const { id } = await user.settled(await newFile());
     const path = `/uploads/${id}`;
     const head = () => user.tus('HEAD', path);
@@ -239,7 +239,7 @@ describe('deleting', () => {
     expect(await trash(user, id)).toBe(204);
     expect((await head()).status).toBe(410);
     expect((await user.tus('PATCH', path, { 'Upload-Offset': '5' })).status).toBe(410);
-    // A client that remembers the address sends all of it again.
+    // A client that remembers the address has to send the whole file again.
     const content = Buffer.from('a.txt');
     const again = await user.tusUpload(content, { uploadUrl: `${processes.url}${path}` });
     expect(again).not.toBe(id);
@@ -252,7 +252,7 @@ describe('deleting', () => {
     expect((await head()).status).toBe(410);
   });
 
-  it.each(['at once', 'from the trash'])('for good takes everything along, %s', async (way) => {
+  it.each(['at once', 'from the trash'])('for good removes everything of the file, %s', async (way) => {
     const jpeg = await makeJpeg({ width: 300, height: 200 });
     const { id, links } = await user.settled(await user.upload(jpeg, { filename: 'a.jpg' }));
     const blobs = await blobsOf(id);
@@ -285,7 +285,7 @@ describe('deleting', () => {
     expect(upload.status).toBe(410);
   });
 
-  it('for good works while the file is being processed, which then just ends', async () => {
+  it('for good works while the file is being processed, and ends the processing', async () => {
     const ids = [];
     for (let i = 0; i < 8; i++) ids.push(await newFile());
     const answers = await Promise.all(
@@ -355,7 +355,7 @@ describe('requests that cannot be served', () => {
     await expectProblem(await user.fetch('/api/files/%E0%A4%A'), 400, 'invalid_request');
   });
 
-  it('gives each answer an id, the one that was brought if it is harmless', async () => {
+  it('gives each answer an id, which is the client’s own if that is harmless', async () => {
     const ask = async (id: string) =>
       (await user.fetch('/api/nothing', { headers: { 'X-Request-Id': id } })).headers.get('X-Request-Id');
     expect(await ask('abc-1')).toBe('abc-1');

@@ -10,8 +10,9 @@ import { exchange, formRequest } from './support/raw-http.js';
 import { newAddress, postAuth } from './support/sign-in.js';
 
 /*
- * Which pages may make accounts. Whoever makes the first one is the admin, and a page that its owner's browser has open
- * reaches a server that nobody else does. What cookies are taken from is in security-headers.test.ts.
+ * Which pages may make accounts. The first account is the admin's, and any page in the owner's browser can
+ * reach a server that is closed to the world. The pages from which cookies are accepted are in
+ * security-headers.test.ts.
  */
 
 const LISTED = 'https://app.example';
@@ -39,7 +40,7 @@ async function register(url: string, headers: Record<string, string>): Promise<u
   return [answer?.status, code ?? user?.role];
 }
 
-/** As a page sends it that was opened at this origin, and is of the server that it asks. */
+/** The headers of a request by a page at this origin to its own server. */
 const pageAt = (origin: string) => ({ Host: new URL(origin).host, Origin: origin });
 
 async function countUsers({ database }: Processes): Promise<number> {
@@ -48,7 +49,7 @@ async function countUsers({ database }: Processes): Promise<number> {
 
 const REFUSED = [403, 'forbidden'];
 
-test('a page of another origin makes no account, and that it tried is in the log', async () => {
+test('a page of another origin makes no account, and the attempt is in the log', async () => {
   const fresh = await start();
   const { port } = new URL(fresh.url);
   const origins = [
@@ -76,13 +77,13 @@ test('a page of another origin makes no account, and that it tried is in the log
   expect(rows).toEqual(origins.map(() => refusal));
 });
 
-test('the refusal says what to set', async () => {
+test('the refusal names the variables to set', async () => {
   const fresh = await start();
   const body = { email: newAddress(), password: PASSWORD };
   const answer = await postAuth(fresh.url, 'register', body, { Origin: 'https://evil.example' });
   const { detail } = await answer.json();
   for (const name of ['PUBLIC_URL', 'TRUST_PROXY', 'CORS_ORIGINS']) expect(detail).toContain(name);
-  // Else the page that asks could not read it.
+  // Without this header the page could not read the refusal.
   expect(answer.headers.get('Access-Control-Allow-Origin')).toBe('*');
 });
 
@@ -92,7 +93,7 @@ test('programs make accounts, whatever they call the server', async () => {
   expect(await register(fresh.url, { Host: 'files.lan:3000' })).toEqual([201, 'user']);
 });
 
-test('its own page makes them at localhost and its like, and at no name that somebody has made to mean this machine', async () => {
+test('the server’s own page makes accounts at localhost, not at other names', async () => {
   const fresh = await start();
   const { port } = new URL(fresh.url);
   for (const host of [
@@ -109,7 +110,7 @@ test('its own page makes them at localhost and its like, and at no name that som
   }
 });
 
-test('the cookie, too, is taken from such pages only', async () => {
+test('the cookie is accepted from the same pages only', async () => {
   const fresh = await start();
   const { port } = new URL(fresh.url);
   const made = await postAuth(fresh.url, 'register', { email: newAddress(), password: PASSWORD });
@@ -121,7 +122,7 @@ test('the cookie, too, is taken from such pages only', async () => {
   expect(await refresh(`http://localhost:${port}`)).toBe(200);
 });
 
-test('a page that the browser knows to be of this server makes them, whatever proxies made of the address', async () => {
+test('a page with Sec-Fetch-Site: same-origin makes accounts, whatever its address', async () => {
   const fresh = await start();
   const headers = { Origin: PUBLIC, 'Sec-Fetch-Site': 'same-origin' };
   expect(await register(fresh.url, headers)).toEqual([201, 'admin']);
@@ -130,20 +131,20 @@ test('a page that the browser knows to be of this server makes them, whatever pr
   }
 });
 
-test('pages of origins that CORS_ORIGINS names make them, and no others', async () => {
+test('pages of the origins in CORS_ORIGINS make accounts, and no others', async () => {
   const strict = await start({ CORS_ORIGINS: `${LISTED}, https://b.example:8443, null` });
   expect(await register(strict.url, { Origin: LISTED })).toEqual([201, 'admin']);
   expect(await register(strict.url, { Origin: 'https://b.example:8443' })).toEqual([201, 'user']);
-  // `null` names nobody: every page can send it, from a frame.
+  // `null` in CORS_ORIGINS does not count: every page can send that origin from a frame.
   for (const Origin of ['https://b.example', `${LISTED}.evil.example`, 'null']) {
     expect([Origin, await register(strict.url, { Origin })]).toEqual([Origin, REFUSED]);
   }
 });
 
-test('its own page makes them at PUBLIC_URL', async () => {
+test('the server’s own page makes accounts at PUBLIC_URL', async () => {
   const published = await start({ PUBLIC_URL: `${PUBLIC}/base` });
   const { host, port } = new URL(published.url);
-  // What a proxy hands on, with the Host that it was asked for or its own.
+  // A proxy forwards the Host of the request or sends its own.
   expect(await register(published.url, { Host: 'files.example.org', Origin: PUBLIC })).toEqual([
     201,
     'admin',
@@ -156,14 +157,14 @@ test('its own page makes them at PUBLIC_URL', async () => {
   expect(await register(published.url, pageAt(`http://evil.example:${port}`))).toEqual(REFUSED);
 });
 
-test('its own page makes them behind a proxy that TRUST_PROXY names, by whatever name it is asked for', async () => {
+test('the server’s own page makes accounts at any name behind a trusted proxy', async () => {
   const proxied = await start({ TRUST_PROXY: '1' });
   const { host } = new URL(proxied.url);
   expect(await register(proxied.url, pageAt('http://files.lan:3000'))).toEqual([201, 'admin']);
   const forwarded = { Host: host, 'X-Forwarded-Host': 'files.example.org', 'X-Forwarded-Proto': 'https' };
   expect(await register(proxied.url, { ...forwarded, Origin: PUBLIC })).toEqual([201, 'user']);
   expect(await register(proxied.url, { ...forwarded, Origin: 'https://evil.example' })).toEqual(REFUSED);
-  // What a client says of itself counts for nothing without.
+  // Without TRUST_PROXY the headers of a proxy do not count.
   const direct = await start();
   expect(await register(direct.url, { ...forwarded, Origin: PUBLIC })).toEqual(REFUSED);
 });
@@ -189,7 +190,7 @@ const neighbours = Object.values(networkInterfaces())
 
 describe('in a browser', () => {
   let browser: Browser;
-  /** Somebody else's. */
+  /** The server of another site. */
   let site: Server;
 
   beforeAll(async () => {
@@ -227,14 +228,15 @@ describe('in a browser', () => {
     }
   }
 
-  test('a page of somebody else makes no account, and ours, at localhost, the admin’s', async () => {
+  test('a page of another site makes no account, and our own at localhost makes the admin’s', async () => {
     const fresh = await start();
     const { port } = new URL(fresh.url);
     const foreign = `http://evil.example:${(site.address() as AddressInfo).port}`;
     for (const server of [fresh.url, `http://localhost:${port}`]) {
       expect(await registerFrom(foreign, server)).toEqual(REFUSED);
     }
-    // The same script under a name that its owner now lets mean this machine: to the browser it is a page of ours.
+    // The other site's name now resolves to this machine, so the browser takes the script's page for one of
+    // ours.
     const rebound = `http://rebound.example:${port}`;
     expect(await registerFrom(rebound, rebound)).toEqual(REFUSED);
     expect(await countUsers(fresh)).toBe(0);

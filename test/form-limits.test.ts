@@ -49,7 +49,7 @@ async function stored(user: TestUser) {
   return rows[0];
 }
 
-/** What an answer tells of the limit: each header once. */
+/** The limit as an answer states it: each header once. */
 const told = ({ headers }: Response) => [
   headers.get('RateLimit')?.match(/"uploads"; r=\d+/g),
   headers.get('RateLimit-Policy')?.match(/"uploads"; q=\d+; w=\d+/g),
@@ -77,7 +77,7 @@ test('a form counts as often as it has files, on whatever server', async () => {
   expect(await stored(user)).toEqual({ names: ['1', '2', '3', '4'], begun: 5 });
 });
 
-test('what is too many is refused before it is begun, and the error names what is stored', async () => {
+test('a file beyond the limit is refused before it begins; the error names the stored files', async () => {
   const user = await newUser();
   await filesOf(await send(user, ...files(2)));
   const answer = await send(
@@ -101,7 +101,7 @@ test('what is too many is refused before it is begun, and the error names what i
   expect(await stored(user)).toEqual({ names: ['1', '2', '3', '4', '5'], begun: 5 });
 });
 
-test('who is still sending is told, too, and need not send the rest', async () => {
+test('a client that is still sending gets the refusal too, and need not send the rest', async () => {
   const user = await newUser();
   const outgoing = begin(processes.url, user, { 'Content-Type': FORM_TYPE });
   const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;

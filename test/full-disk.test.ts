@@ -6,9 +6,9 @@ import { type Processes, startProcesses } from './support/processes.js';
 /* A disk with less room than its reserve. One that fills up is in faults/full-disk.test.ts. */
 
 let processes: Processes;
-/** At a server that leaves alone what there is. */
+/** The user at a server with a reserve of 0. */
 let user: TestUser;
-/** The same, at one that leaves alone more than there is. */
+/** The same user at a server whose reserve exceeds any disk. */
 let refused: TestUser;
 
 beforeAll(async () => {
@@ -28,7 +28,7 @@ async function begin(length: number | null): Promise<string> {
   return path;
 }
 
-test('no upload begins, by whatever protocol', async () => {
+test('no upload begins, in any protocol', async () => {
   const before = await countUploads();
   expect((await refused.tus('POST', '/uploads', { 'Upload-Length': '6' })).status).toBe(507);
   await expectProblem(await post(refused, 'abc'), 507, 'storage_full');
@@ -40,7 +40,7 @@ test('no upload begins, by whatever protocol', async () => {
 test.each([
   ['a length', 12 * 1024 ** 2],
   ['no length', null],
-])('an upload of %s does not go on; it keeps what it has, and can be ended', async (_name, length) => {
+])('an upload of %s does not go on, keeps its bytes, and can be ended', async (_name, length) => {
   const path = await begin(length);
   const rest = new Uint8Array(12 * 1024 ** 2 - 3);
   expect((await refused.tus('PATCH', path, { 'Upload-Offset': '3' }, rest)).status).toBe(507);
@@ -48,7 +48,7 @@ test.each([
   expect((await refused.tus('DELETE', path)).status).toBe(204);
 });
 
-test('the server is ready, and says it there and once in its log', async () => {
+test('the server stays ready, and warns in /health/ready and once in its log', async () => {
   const ready = async (url: string) => {
     const answer = await fetch(`${url}/health/ready`);
     return [answer.status, await answer.json()];

@@ -8,11 +8,11 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * Clients that end their side of the connection (FIN) right behind what they have sent: because they have nothing more to
- * send, because they were ended, or because they do not care for the answer. What came before the end counts.
+ * Clients that end their side of the connection (FIN) right after their last byte: they have no more to send,
+ * were killed, or do not want the answer. The bytes before the FIN count.
  */
 
-/** Bytes of a body: from one that comes with its head to one that the server has to come back for. */
+/** Sizes of bodies: from one that comes with its head to one that the server has to read many times for. */
 const SIZES = [10, 1000, 5000, 10_000, 20_000, 60_000, 300_000];
 const TRIES = SIZES.flatMap((size) => [size, size + 1, size + 2, size + 3]);
 
@@ -47,7 +47,7 @@ const patch = (path: string, body: Buffer, headers: Record<string, string> = {})
   );
 
 /**
- * Sends all of it and a FIN.
+ * Sends the bytes and a FIN.
  * @param stays whether the client still reads; else its socket is closed at once
  * @returns what it has read when the server ends the connection
  */
@@ -82,7 +82,7 @@ test.each([true, false])('all of a body counts (the client stays for the answer:
   await Promise.all(TRIES.map(attempt));
 });
 
-test.each([true, false])('so does what came of one that is cut short (stays: %s)', async (stays) => {
+test.each([true, false])('the bytes of a body that is cut short count (stays: %s)', async (stays) => {
   const attempt = async (size: number) => {
     const path = await user.create(2 * size);
     const headers = { 'Content-Length': String(2 * size) };
@@ -93,7 +93,7 @@ test.each([true, false])('so does what came of one that is cut short (stays: %s)
   await Promise.all(TRIES.map(attempt));
 });
 
-test('chunks that break off count, too', async () => {
+test('the bytes of a chunk that breaks off count too', async () => {
   for (const size of SIZES) {
     const path = await user.create(null);
     const headers = { 'Transfer-Encoding': 'chunked' };
@@ -123,7 +123,7 @@ describe.each([
   });
 });
 
-test('a plain upload that is cut short is refused in words, and leaves nothing', async () => {
+test('a plain upload that is cut short gets a 400, and leaves nothing', async () => {
   const before = await usageOf(user);
   for (const size of SIZES) {
     for (const type of ['image/jpeg', FORM_TYPE]) {

@@ -15,14 +15,14 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { type Answer, exchange, formRequest } from './support/raw-http.js';
 
 /*
- * Whatever is sent: no answer is the server's fault (5xx), each is in its form and tells nothing about the inside, and
- * the same process serves on.
+ * Hostile requests of all kinds. No answer may be 5xx or reveal anything about the inside, errors have their
+ * usual form, and the same process goes on serving.
  */
 
 let processes: Processes;
 let admin: TestUser;
 let user: TestUser;
-/** Whose account is changed at will. */
+/** The tests change the account of this user at will. */
 let victim: TestUser;
 let pid: number;
 let path: string;
@@ -32,7 +32,7 @@ beforeAll(async () => {
   const buckets = ['UPLOADS', 'STATUS', 'DOWNLOADS', 'PROCESSING', 'GLOBAL'];
   processes = await startProcesses({
     ...Object.fromEntries(buckets.map((bucket) => [`RATE_LIMIT_${bucket}`, '0'])),
-    // What a proxy would say of the client is believed, too.
+    // The server also believes headers that a proxy would set.
     TRUST_PROXY: 'loopback',
   });
   admin = await registerUser(() => processes.url);
@@ -44,14 +44,14 @@ beforeAll(async () => {
 
 afterAll(() => processes?.close());
 
-/** What no answer may hold: stacks, SQL, files of the machine, names of what we are made of. */
+/** No answer may hold these: stacks, SQL, paths of the machine, names of the packages in use. */
 const INSIDE =
   /\n\s+at |node_modules|\.[jt]s:\d|\b(SELECT|INSERT|UPDATE) |QueryFailed|TypeError|syntax error|violates|landfall-test-|dist\/server/;
 
 interface Try {
   what: string;
   request: string | Buffer;
-  /** Statuses that it must have; undefined: any below 500. */
+  /** The statuses that the answer may have; undefined: any below 500. */
   expected?: number[];
   /** Whether the connection may just be closed. */
   maySayNothing?: boolean;
@@ -84,7 +84,7 @@ function faultOf({ what, expected, maySayNothing }: Try, answer: Answer | undefi
   if (status < 400 || body === '') return undefined;
   const type = headers.get('content-type') ?? '';
   if (type.startsWith('text/plain') && headers.has('tus-resumable')) return undefined;
-  // Bull Board has its own.
+  // Bull Board answers with errors of its own form.
   if (what.includes('/admin/queues/api') && type.startsWith('application/json')) return undefined;
   if (!type.startsWith('application/problem+json')) return `${status} as ${type}: ${body.slice(0, 200)}`;
   const problem = JSON.parse(body);
@@ -506,7 +506,7 @@ test('names', async () => {
       of(name).map((request) => ({ what: name, request, expected: [201] })),
     ),
     ...GOOD_NAMES.flatMap((name) => of(name).map((request) => ({ what: name, request, expected: [201] }))),
-    // Bytes are kept in files here.
+    // The bytes are in a folder here, where direct upload does not exist.
     ...GOOD_NAMES.map((name) => ({ what: name, request: presign(name), expected: [409] })),
   ]);
 });
@@ -547,7 +547,7 @@ test('codings of bodies', async () => {
   );
 });
 
-test('types that are none are forgotten', async () => {
+test('a declared type that is not a media type is dropped', async () => {
   for (const filetype of [
     '',
     'x',
@@ -567,7 +567,7 @@ test('types that are none are forgotten', async () => {
   const id = await user.upload(Buffer.from('x'), { filename: 'a.txt', filetype });
   expect((await user.get(`/api/files/${id}`)).declaredType).toBe(filetype);
 
-  // Some clients say it under another key, which others use for something else.
+  // Some clients send the type as `type`, a key that other clients use for something else.
   for (const [type, declared] of [
     ['image/png', 'image/png'],
     ['avatar', null],
@@ -578,7 +578,7 @@ test('types that are none are forgotten', async () => {
   }
 });
 
-test('what is hardly HTTP', async () => {
+test('requests that are hardly HTTP', async () => {
   const me = `GET /api/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${user.token}\r\n`;
   const post = `POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n`;
   const refused: [string, string][] = [
@@ -642,12 +642,12 @@ test('what is hardly HTTP', async () => {
       expected: [400, 413, 431],
     })),
     ...taken.map(([what, request]) => ({ what, request: Buffer.from(request, 'latin1') })),
-    // An obsolete folded line is refused, or a part of the value before it.
+    // An obsolete folded line is refused, or read as part of the value before it.
     { what: 'a folded header', request: `${me}X-Odd: a\r\n  b\r\nConnection: close\r\n\r\n` },
   ]);
 });
 
-test('after all of that, which is not a little, an ordinary upload is one', async () => {
+test('an ordinary upload still works after more than 3000 hostile requests', async () => {
   expect(tried).toBeGreaterThan(3000);
   const id = await user.tusUpload(Buffer.from('still here'), {
     metadata: { filename: 'a.txt', filetype: 'text/plain' },

@@ -14,7 +14,7 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { logIn, newAddress, postAuth, problemOf, send } from './support/sign-in.js';
 
 /*
- * Access tokens of an identity provider: whose they are, which of them are taken, and what happens when its keys change
+ * Access tokens of an identity provider: their accounts, the tokens that are accepted, and keys that change
  * or cannot be fetched.
  */
 
@@ -41,7 +41,7 @@ afterAll(async () => {
 const get = (token: string, path = '/api/me', at = processes) =>
   fetch(`${at.url}${path}`, { headers: { Authorization: `Bearer ${token}` } });
 
-/** Somebody new whom the provider knows. */
+/** The claims of a person who is new here and known to the provider. */
 const somebody = (claims: Claims = {}) => ({ sub: randomUUID(), email: newAddress(), ...claims });
 
 async function accountOf(token: string) {
@@ -61,7 +61,7 @@ describe('a token that the provider has signed', () => {
     expect(other.id).not.toBe(first.id);
   });
 
-  test('makes the account once, also when twenty requests come first', async () => {
+  test('makes one account, also when its first twenty requests come at once', async () => {
     const token = await provider.sign('ec', somebody());
     const accounts = await Promise.all(Array.from({ length: 20 }, () => accountOf(token)));
     expect(new Set(accounts.map(({ id }) => id)).size).toBe(1);
@@ -81,12 +81,12 @@ describe('a token that the provider has signed', () => {
     expect((await admin.fetch(`/api/files/${file}`)).status).toBe(404);
   });
 
-  test('says nothing about roles, whatever it says', async () => {
+  test('cannot give a role, whatever its claims', async () => {
     const who = somebody({ role: 'admin', roles: ['admin'], scope: 'admin' });
     const token = await provider.sign('rsa', who);
     const { id } = await accountOf(token);
     expect(await problemOf(await get(token, '/api/admin/users'))).toEqual([403, 'forbidden']);
-    // Its role is ours to give, and holds at once.
+    // An admin here sets the role, which holds at once.
     const give = await send(admin, 'PATCH', `/api/admin/users/${id}`, { role: 'admin' });
     expect(await give.json()).toMatchObject({ role: 'admin', external: true });
     expect((await get(token, '/api/admin/users')).status).toBe(200);
@@ -104,7 +104,7 @@ describe('a token that the provider has signed', () => {
     expect((await get(token)).status).toBe(200);
   });
 
-  test('needs no address in it, and an odd one does not matter', async () => {
+  test('needs no e-mail address, and an odd one does not matter', async () => {
     for (const email of [undefined, null, '', 'root@localhost', 7, { a: 1 }]) {
       const { sub } = somebody();
       expect((await accountOf(await provider.sign('ec', { sub, email }))).email).toBe(sub);
@@ -113,11 +113,11 @@ describe('a token that the provider has signed', () => {
 });
 
 describe('an address that both know', () => {
-  test('does not lead from a token to the account that signs in here, nor the other way', async () => {
+  test('does not join the account of a token with the account of a password', async () => {
     const email = newAddress();
     const token = await provider.sign('rsa', somebody({ email }));
     const external = await accountOf(token);
-    // Who comes with a password finds the address free, and then their own account.
+    // A person with a password can register the address, and signs in to an account of their own.
     const made = await postAuth(processes.url, 'register', { email, password: PASSWORD });
     expect(made.status).toBe(201);
     const local = await logIn(processes.url, email);
@@ -190,14 +190,14 @@ describe('a token is refused', () => {
     expect((await answer.json()).detail).toMatch(/RS256.*ES256/);
   });
 
-  test('an account that signs in here still does, by our own tokens', async () => {
+  test('without any effect on accounts that sign in here', async () => {
     expect((await admin.fetch('/api/me')).status).toBe(200);
     expect((await logIn(processes.url, admin.email)).user.id).toBe(admin.id);
   });
 });
 
 describe('the keys of the provider', () => {
-  /** A server that has not asked for them yet. */
+  /** Starts a server that has not fetched the keys yet. */
   async function withFreshServer(work: (fresh: Processes, theirs: IdentityProvider) => Promise<void>) {
     const theirs = await startIdentityProvider();
     const fresh = await startProcesses({ JWT_JWKS_URL: theirs.jwksUrl }, ['server']);
@@ -219,7 +219,7 @@ describe('the keys of the provider', () => {
       expect(theirs.asked).toBe(1);
     }));
 
-  test('that are unknown do not send us to the provider again and again', async () => {
+  test('are not fetched again and again for tokens that name unknown keys', async () => {
     expect((await get(await provider.sign('rsa', somebody()))).status).toBe(200);
     const asked = provider.asked;
     const { privateKey } = await generateKeyPair('ES256');
@@ -234,7 +234,7 @@ describe('the keys of the provider', () => {
     expect(provider.asked - asked).toBeLessThanOrEqual(1);
   });
 
-  test('that cannot be fetched are its fault: 503 for its tokens, and everybody else signs in', () =>
+  test('that cannot be fetched make its tokens answer 503, while local accounts still sign in', () =>
     withFreshServer(async (fresh, theirs) => {
       const local = await registerUser(() => fresh.url);
       const who = somebody();
@@ -248,7 +248,7 @@ describe('the keys of the provider', () => {
       expect((await local.fetch('/api/me')).status).toBe(200);
       expect((await logIn(fresh.url, local.email)).user.id).toBe(local.id);
 
-      // An upload waits: a client would take a 503 for HEAD for the loss of it.
+      // HEAD gets 423, because after a 503 a client would give the upload up.
       const uploader = useAccount({ id: '', email: '', role: 'user' }, token, () => fresh.url);
       const path = await local.create(3);
       expect((await uploader.tus('HEAD', path)).status).toBe(423);
@@ -261,7 +261,7 @@ describe('the keys of the provider', () => {
 });
 
 describe('one public key instead of an address', () => {
-  test('verifies tokens; what another key or algorithm has signed is refused, also with the key itself', async () => {
+  test('verifies tokens, and refuses another key or algorithm, also HS256 with the public key', async () => {
     const [rsa, ec] = await Promise.all([
       generateKeyPair('RS256', { extractable: true }),
       generateKeyPair('ES256', { extractable: true }),
@@ -274,7 +274,7 @@ describe('one public key instead of an address', () => {
       const first = await get(token, '/api/me', fresh);
       expect([first.status, (await first.json()).email]).toEqual([200, who.email]);
 
-      // The public key is no secret: whoever takes it for one could be made to believe anything.
+      // The public key is not secret, so a server that took it for an HMAC key would accept any forgery.
       for (const secret of [pem, pem.trim(), `${pem.trim()}\n\n`, pem.trim().replaceAll('\n', '\\n')]) {
         const forged = await signWith(Buffer.from(secret), 'HS256', { ...who, role: 'admin' });
         expect(await problemOf(await get(forged, '/api/me', fresh))).toEqual(REFUSED);
@@ -282,7 +282,7 @@ describe('one public key instead of an address', () => {
       const byEc = await signWith(ec.privateKey, 'ES256', who);
       expect(await problemOf(await get(byEc, '/api/me', fresh))).toEqual(REFUSED);
 
-      // The same subject of another issuer is somebody else, whatever either is called.
+      // The same subject of another issuer is another account, however the names are joined.
       const ids = new Set<string>();
       for (const [iss, sub] of [
         ['https://issuer.example', 'a|b'],
@@ -305,7 +305,7 @@ test('a key that the provider adds is fetched, and one that it takes away is not
   const database = await openDatabase(processes.database.url, 'test');
   try {
     const provider = { keys: { jwksUrl: theirs.jwksUrl }, issuer: theirs.issuer, audience: AUDIENCE };
-    // Every time is long after the time before.
+    // With these times every call counts as long after the call before.
     const verify = createVerifyExternal(provider, database, { freshMs: 0, trustedMs: 0 });
     const old = await theirs.sign('rsa', somebody());
     const { userId } = await verify(old, {});
@@ -315,7 +315,7 @@ test('a key that the provider adds is fetched, and one that it takes away is not
     theirs.removeKey('rsa');
     await expect(verify(old, {})).rejects.toMatchObject({ code: 'unauthenticated' });
 
-    // And between those times the provider is left alone, but for one question about a key that is new.
+    // Keys that are still trusted are not fetched again, but a new key is fetched once.
     const patient = createVerifyExternal(provider, database, { freshMs: 0, trustedMs: 600_000 });
     const token = await theirs.sign('ec', somebody());
     const before = theirs.asked;

@@ -48,7 +48,7 @@ const me = (key: string) => by({ key }).fetch('/api/me');
 const revoke = (id: string, as = user) => as.fetch(`/api/keys/${id}`, { method: 'DELETE' });
 const list = async (as = user): Promise<KeyJson[]> => (await as.get('/api/keys')).items;
 
-test('a key is shown once and kept as a hash; its prefix says which it is', async () => {
+test('a key is shown once and kept as a hash; its prefix identifies it', async () => {
   const made = await createKey({ name: '  nightly backup ', scopes: ['upload', 'read', 'read'] });
   expect(made).toEqual({
     id: expect.any(String),
@@ -74,7 +74,7 @@ test('a key is shown once and kept as a hash; its prefix says which it is', asyn
   expect(await eventsOf(processes.database, made.id)).toEqual(['key.created']);
 });
 
-test('it uploads a whole file by tus, in many requests, and says so in the log', async () => {
+test('a key uploads a file by tus in many requests, and the log names the key', async () => {
   const made = await createKey({ scopes: ['upload', 'read'] });
   const id = await by(made).tusUpload(Buffer.alloc(300_000, 'k'), {
     chunkSize: 70_000,
@@ -90,7 +90,7 @@ test('it uploads a whole file by tus, in many requests, and says so in the log',
   expect(rows.map(({ type }) => type)).toEqual(['upload.created', 'file.created']);
 });
 
-test('it does not delete for good what it has uploaded, unless it may manage', async () => {
+test('a key cannot delete for good a file that it has uploaded, unless it may manage', async () => {
   const [uploader, keeper] = [
     await createKey({ scopes: ['upload'] }),
     await createKey({ scopes: ['upload', 'manage'] }),
@@ -114,7 +114,7 @@ test('it does not delete for good what it has uploaded, unless it may manage', a
   expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);
 });
 
-test('it cannot make keys, change the account or administer, whatever its scopes', async () => {
+test('a key cannot make keys, change the account or administer, whatever its scopes', async () => {
   const admin = await registerUser(() => processes.url);
   await processes.database.query(`UPDATE users SET role = 'admin' WHERE id = $1`, [admin.id]);
   const { accessToken } = await logIn(processes.url, admin.email);
@@ -146,7 +146,7 @@ test('it cannot make keys, change the account or administer, whatever its scopes
   });
 });
 
-test('when it was last used is known to the minute', async () => {
+test('the list shows when a key was last used, to the minute', async () => {
   const [one, other] = [await createKey(), await createKey()];
   const lastUsed = async (key: KeyJson) => (await list()).find(({ id }) => id === key.id)?.lastUsedAt;
   const usedAgo = async (key: KeyJson, seconds: number) => {
@@ -161,7 +161,7 @@ test('when it was last used is known to the minute', async () => {
 
   const lately = await usedAgo(one, 50);
   expect((await me(one.key)).status).toBe(200);
-  // What would have been written for the one has been by then.
+  // A use of the first key would have been written before this one.
   expect((await me(other.key)).status).toBe(200);
   await until('the use of another to be written down', () => lastUsed(other));
   expect(await lastUsed(one)).toBe(lately);
@@ -171,7 +171,7 @@ test('when it was last used is known to the minute', async () => {
   await until('a later use to be written down', async () => (await lastUsed(one)) !== longAgo);
 });
 
-test('it ends when it expires, and has to expire in the future', async () => {
+test('a key opens nothing once it has expired, and cannot be made to expire in the past', async () => {
   const soon = new Date(Date.now() + 3_600_000).toISOString();
   const made = await createKey({ expiresAt: soon });
   expect(made.expiresAt).toBe(soon);
@@ -194,7 +194,7 @@ test('it ends when it expires, and has to expire in the future', async () => {
   }
 });
 
-test('revoked, it opens nothing from that moment, on any server, and is its owner’s to revoke', async () => {
+test('only its owner can revoke a key, and it opens nothing from that moment, on any server', async () => {
   const stranger = await registerUser(() => processes.url);
   const made = await createKey({ scopes: ['upload', 'read'] });
   const path = await by(made).create(6);
@@ -211,7 +211,7 @@ test('revoked, it opens nothing from that moment, on any server, and is its owne
   expect(await eventsOf(processes.database, made.id)).toEqual(events);
 });
 
-test('one that is not quite right is refused, with one answer for all', async () => {
+test('all keys that are slightly wrong are refused with the same answer', async () => {
   const { key, prefix } = await createKey();
   const { key: other } = await createKey();
   const secret = key.slice(prefix.length + 1);
@@ -237,18 +237,18 @@ test('one that is not quite right is refused, with one answer for all', async ()
   expect((await me(key)).status).toBe(200);
 });
 
-test('one that cannot be a key costs no query', async () => {
+test('a token that cannot be a key is refused without a query', async () => {
   const database = await openDatabase(processes.database.url, 'test');
   await database.destroy();
   const { key } = await createKey();
   for (const bearer of ['lfk_', 'lfk_nonsense', `${key}x`, key.toUpperCase(), `${key}\0`]) {
     await expect(verifyApiKey(database, bearer)).rejects.toMatchObject({ code: 'unauthenticated' });
   }
-  // Whereas one that could be one is looked for.
+  // A token with the form of a key does cost a query, which fails here.
   await expect(verifyApiKey(database, key)).rejects.not.toMatchObject({ code: 'unauthenticated' });
 });
 
-test('there are at most a hundred of one user', async () => {
+test('a user has at most a hundred keys', async () => {
   const other = await registerUser(() => processes.url);
   const keys: KeyJson[] = [];
   while (keys.length < 100) keys.push(await createKey({}, other));
@@ -258,7 +258,7 @@ test('there are at most a hundred of one user', async () => {
   await createKey({}, other);
 });
 
-test('of those that are made at the same moment, too, no more than the hundred', async () => {
+test('keys made at the same moment do not exceed the hundred either', async () => {
   const other = await registerUser(() => processes.url);
   await processes.database.query(
     `INSERT INTO api_keys (id, user_id, name, prefix, secret_hash, scopes)

@@ -10,7 +10,7 @@ import { type Part, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * One of all workers runs the passes, and another one goes on where it ends.
+ * One of the workers runs the passes. When it ends, another worker takes over.
  */
 
 const log = createLogger('silent', 'test');
@@ -43,7 +43,7 @@ describe('of several workers', () => {
     return leader;
   }
 
-  it('that come at the same time one leads, and goes on leading', async () => {
+  it('that start at the same time one leads, and goes on leading', async () => {
     const all = await Promise.all(['a', 'b', 'c', 'd'].map((name) => join(name)));
     expect(all.filter((leader) => leader.leads())).toHaveLength(1);
     const first = elected[0];
@@ -65,12 +65,12 @@ describe('of several workers', () => {
     expect(elected).toEqual(['first', 'second']);
   });
 
-  it('one that starts again under its name need not wait for the lease of its former self', async () => {
+  it('one that restarts under its name does not wait for its own old lease', async () => {
     await join('same');
     expect((await join('same')).leads()).toBe(true);
   });
 
-  it('another one leads when the leader cannot renew its lease, and the leader knows that itself', async () => {
+  it('another one leads when the leader cannot renew its lease, and the leader stops leading', async () => {
     const proxy = await startPostgresProxy();
     try {
       const first = await join('first', await proxy.reach(test.url));
@@ -87,7 +87,7 @@ describe('of several workers', () => {
   });
 });
 
-it('a worker that is killed is followed by another one, which does what is due', async () => {
+it('another worker takes over from a leader that is killed, and runs the passes', async () => {
   const processes = await startProcesses({}, ['server', 'worker', 'worker-2']);
   try {
     const user = await registerUser(() => processes.url);
@@ -108,7 +108,7 @@ it('a worker that is killed is followed by another one, which does what is due',
       20,
     );
 
-    // One that starts beside it has the leader look at once.
+    // The start of a second worker makes the leader run its passes at once.
     const second = idOf(await user.create(10));
     await processes.database.query(
       `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,

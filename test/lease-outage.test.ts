@@ -51,7 +51,7 @@ test('a lease outlives a renewal that hangs, and renewals do not pile up', async
   await close();
 });
 
-test('giving a lease back takes no longer than the database lets it, and it is free when it has run out', async () => {
+test('a release does not wait for a database that hangs; the lease is free once it has expired', async () => {
   const { id, lease, take, close } = await acquire('releases');
   const hanging = wire.pauseAt(isRelease, 'before');
   await lease.release();
@@ -59,7 +59,7 @@ test('giving a lease back takes no longer than the database lets it, and it is f
   expect((await ledger.row(id)).lease_holder).toBe('releases');
   const again = await take();
   expect(again).toMatchObject({ epoch: lease.epoch + 1, upload: { untidy: true } });
-  // It comes late, and changes nothing any more.
+  // The late release changes nothing: another request holds the lease by then.
   const carriedOut = wire.pauseAt(isRelease, 'after');
   hanging.open();
   await carriedOut.reached;

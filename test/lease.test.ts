@@ -47,11 +47,13 @@ async function createFree(length: number | null = 100): Promise<string> {
 const acquire = (leases: Leases, id: string, onRequested = ignore, signal = never) =>
   leases.acquire(id, { ownerId: ledger.ownerId }, signal, onRequested);
 
-/** What happens when its holder stands still for too long; one that lives renews it again. */
+/**
+ * Makes the lease expire, as when its holder stands still too long. A holder that is alive renews it again.
+ */
 const letRunOut = (id: string) =>
   ledger.query(`UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
 
-/** A process that renews nothing from now on. */
+/** Opens a process that renews no lease. */
 async function openStalled(holder: string): Promise<Leases> {
   const leases = await open(holder);
   leases.close();
@@ -63,7 +65,7 @@ async function isPending(promise: Promise<unknown>): Promise<boolean> {
   return (await Promise.race([promise, Promise.resolve(pending)])) === pending;
 }
 
-/** Those who wait look again after a while, which from now on is over when the test says so. */
+/** Waiters look at the lease again after RETRY_MS. From now on they do so when the test calls their retry. */
 function holdRetries() {
   const { setTimeout } = globalThis;
   const retries: (() => void)[] = [];
@@ -80,7 +82,7 @@ function holdRetries() {
 }
 
 describe('taking', () => {
-  test('shows the upload as it is, raises its epoch and keeps others out', async () => {
+  test('a lease shows the upload as it is, raises its epoch and keeps others out', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     expect(lease.upload).toMatchObject({ id, offset: 0, length: 100, status: 'uploading' });
@@ -98,7 +100,7 @@ describe('taking', () => {
     expect((await ledger.row(id)).lease_holder).toBeNull();
   });
 
-  test('is for the owner only, and others do not disturb the holder', async () => {
+  test('a lease is for the owner only, and requests of other users do not disturb the holder', async () => {
     const id = await createFree();
     let asked = false;
     const lease = await acquire(first, id, () => {
@@ -112,11 +114,11 @@ describe('taking', () => {
     await lease.release();
   });
 
-  test('a newer request asks the one that holds it to let go, and follows at once', async () => {
+  test('a newer request asks the holder to let go, and follows at once', async () => {
     const id = await createFree();
     const order: string[] = [];
     const older = await acquire(first, id, () => {
-      // Asked again it has nothing more to do.
+      // The holder may be asked again after it has begun to let go.
       if (order.length > 0) return;
       order.push('asked');
       older.release().then(() => order.push('released'));
@@ -128,7 +130,7 @@ describe('taking', () => {
     await newer.release();
   });
 
-  test('a holder in another process is asked too, again and again, and followed at once', async () => {
+  test('a waiter asks a holder in another process again and again, and follows at once', async () => {
     const id = await createFree();
     let asked = 0;
     const older = await acquire(first, id, () => {
@@ -141,7 +143,7 @@ describe('taking', () => {
         await until('it is asked', () => asked === times);
         if (times < 3) retries.shift()?.();
       }
-      // Nothing but the news of it lets the other one look again.
+      // Only the notification makes the waiter look again: its retries are held.
       await older.release();
       const newer = await waiting;
       expect(newer.epoch).toBe(older.epoch + 1);
@@ -167,7 +169,7 @@ describe('taking', () => {
     await (await waiting).release();
   });
 
-  test('the reconciler takes what is free, and disturbs nobody', async () => {
+  test('the reconciler takes free leases only, and does not ask a holder to let go', async () => {
     expect(await first.tryAcquire(uuidv7())).toBeUndefined();
     const id = await createFree();
     let asked = false;
@@ -187,7 +189,7 @@ describe('taking', () => {
     await (await waiting).release();
   });
 
-  test('notes when what the holder before may have stored is not known', async () => {
+  test('an upload becomes untidy if its lease ran out: the holder may have stored more bytes', async () => {
     const [released, runOut, tried] = [await createFree(), await createFree(), await createFree()];
     const stalled = await openStalled('stalled');
     const leases = await Promise.all([released, runOut, tried].map((id) => acquire(stalled, id)));
@@ -204,7 +206,7 @@ describe('taking', () => {
     await again.release();
   });
 
-  test('goes to one at a time, each with an epoch of its own', async () => {
+  test('a lease has one holder at a time, each with an epoch of its own', async () => {
     const id = await createFree();
     let holders = 0;
     const epochs = await Promise.all(
@@ -220,7 +222,7 @@ describe('taking', () => {
     expect(new Set(epochs).size).toBe(20);
   });
 
-  test('ends when the request does', async () => {
+  test('a waiter stops waiting when its request ends', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     const gone = new AbortController();
@@ -231,7 +233,7 @@ describe('taking', () => {
     expect((await ledger.row(id)).lease_holder).toBeNull();
   });
 
-  test('ends when it takes too long', async () => {
+  test('a waiter gets 423 when it has waited too long', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     const waiting = acquire(second, id);
@@ -317,7 +319,7 @@ describe('a holder that stood still', () => {
     const id = await createFree(null);
     const stalled = await acquire(await openStalled('stalled'), id);
     await letRunOut(id);
-    // Its row is compared: it must not be renewed meanwhile.
+    // The test compares this row, so the holder must not renew the lease.
     const present = await acquire(await openStalled('present'), id);
     await appendToUpload(ledger, present.upload, present.epoch, parts('present'));
     const before = await ledger.row(id);
@@ -338,7 +340,7 @@ describe('a holder that stood still', () => {
     const stalled = await acquire(first, id, () => {
       lost = true;
     });
-    // Its next renewal may come in between.
+    // The holder's next renewal may come in between, so try again until the lease is taken.
     const present = await until('another to have taken it', async () => {
       await letRunOut(id);
       return second.tryAcquire(id);
@@ -348,7 +350,7 @@ describe('a holder that stood still', () => {
     await Promise.all([stalled.release(), present.release()]);
   });
 
-  test('keeps the lease if nobody else wanted it', async () => {
+  test('keeps the lease if no other request took it', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     await letRunOut(id);
@@ -357,7 +359,7 @@ describe('a holder that stood still', () => {
     await lease.release();
   });
 
-  test('in the same process is waited for, because it may still write', async () => {
+  test('keeps a waiter in the same process waiting, because it may still write', async () => {
     const id = await createFree();
     let asked = false;
     const stalled = await acquire(first, id, () => {
@@ -374,7 +376,7 @@ describe('a holder that stood still', () => {
 });
 
 describe('over time', () => {
-  test('leases of the living are renewed, again and again', async () => {
+  test('a process that is alive renews its leases again and again', async () => {
     const ids = [await createFree(), await createFree()];
     const leases = await Promise.all(ids.map((id) => acquire(first, id)));
     const expiry = async (id: string): Promise<number> => (await ledger.row(id)).lease_expires_at.getTime();
@@ -405,7 +407,7 @@ describe('over time', () => {
     reborn.close();
   });
 
-  test('an upload that someone writes to does not expire', async () => {
+  test('an upload whose lease is held does not expire', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
@@ -417,11 +419,11 @@ describe('over time', () => {
     await expect(appendToUpload(ledger, lease.upload, lease.epoch, parts('late'))).rejects.toMatchObject({
       code: 'gone',
     });
-    // But what was sent may arrive yet, and is then to go.
+    // The store may still apply the late write, so the upload is untidy and is looked at again.
     expect(await ledger.row(id)).toEqual({ ...after, untidy: true });
   });
 
-  test('a process that ends asks all that hold one to let go', async () => {
+  test('a process that ends asks all its holders to let go', async () => {
     const ids = await Promise.all([createFree(), createFree()]);
     const asked: string[] = [];
     const leases = await Promise.all(ids.map((id) => acquire(first, id, () => asked.push(id))));
@@ -444,7 +446,7 @@ test('a request that hangs loses its lease when it does not let go, one that doe
   for (const each of refused) each.catch(() => {});
   await until('it is asked to let go', () => asked);
   const { now } = performance;
-  // Longer than any request is given for it.
+  // This is longer than any request may take to let go.
   performance.now = () => now.call(performance) + 20_000;
   try {
     const lease = await next;
@@ -458,10 +460,10 @@ test('a request that hangs loses its lease when it does not let go, one that doe
   }
 });
 
-describe('many that wait', () => {
+describe('many waiters', () => {
   const MANY = MAX_WAITING + 15;
 
-  /** Requests that wait for the same lease in one process, and what became of them. */
+  /** Requests that wait for the same lease in one process; `taken` and `refused` tell how they ended. */
   function waitAs(leases: Leases, id: string) {
     const taken: string[] = [];
     const refused: string[] = [];
@@ -489,7 +491,7 @@ describe('many that wait', () => {
   test.each([
     ['in the process of the holder', () => first],
     ['in another process', () => second],
-  ])('who has waited longest gives way, the newest is first, %s', async (_where, leases) => {
+  ])('the oldest waiter is refused and the newest is served first, %s', async (_where, leases) => {
     const id = await createFree();
     let asked = false;
     const lease = await acquire(first, id, () => {
@@ -502,7 +504,7 @@ describe('many that wait', () => {
     await until('all of them wait, or have', () => refused.length === MANY - 1 - MAX_WAITING);
     expect(refused).toContain('oldest');
     join('newest');
-    // Long before their time is over: else all would be told the same.
+    // This comes long before the waiters' time is over, when all would be refused.
     await until('it waits, too', () => refused.length === MANY - MAX_WAITING);
     expect(refused).not.toContain('newest');
     expect(taken).toEqual([]);
@@ -513,7 +515,7 @@ describe('many that wait', () => {
     expect((await ledger.row(id)).lease_holder).toBeNull();
   });
 
-  test('ask no more often than one alone', async () => {
+  test('ask the holder about as often as one waiter alone', async () => {
     const [wantedByOne, wantedByMany] = [await createFree(), await createFree()];
     const asked = { byOne: 0, byMany: 0 };
     const leases = [
@@ -534,7 +536,7 @@ describe('many that wait', () => {
     await (await alone).release();
   });
 
-  test('do not ask who came later, and was served first, to let go', async () => {
+  test('do not ask a holder that came later than they did to let go', async () => {
     const [id, clock] = [await createFree(), await createFree()];
     let ticks = 0;
     const ticking = await acquire(first, clock, () => ticks++);
@@ -543,7 +545,7 @@ describe('many that wait', () => {
     const early = acquire(first, id).then((lease) => lease.release());
     await until('it waits', () => asked.length > 0);
     const late = acquire(first, id, () => asked.push('late'));
-    // When both have come to wait.
+    // By now both requests wait.
     await until('it waits, too', () => asked.length > 3);
     await holder.release();
     const lease = await late;
@@ -556,7 +558,7 @@ describe('many that wait', () => {
     await (await waiting).release();
   });
 
-  test('of somebody else push nobody out', async () => {
+  test('of another user push no waiter of the owner out', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
     const waiting = acquire(second, id);
@@ -573,14 +575,14 @@ describe('many that wait', () => {
   });
 });
 
-test('a lease that is just being given back is neither renewed nor called lost', async () => {
+test('a lease that is being given back is neither renewed nor reported as lost', async () => {
   const [givenBack, held] = [await createFree(), await createFree()];
   const lost: string[] = [];
   const leases = [
     await acquire(first, givenBack, () => lost.push(givenBack)),
     await acquire(first, held, () => lost.push(held)),
   ];
-  // As it is between the statement of release() and its answer.
+  // This is the row between the statement of release() and its answer.
   await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [givenBack]);
   const before = await ledger.row(givenBack);
   const expiry = async () => (await ledger.row(held)).lease_expires_at.getTime();

@@ -19,7 +19,7 @@ beforeAll(async () => {
   ledger = await openLedger();
 });
 
-// Events are kept by triggers, as long as nobody with the right to it takes them off.
+// Triggers refuse changes to events. The owner of the table can disable them, as the tests do here.
 beforeEach(() =>
   ledger.query(`
     ALTER TABLE events DISABLE TRIGGER USER;
@@ -34,7 +34,7 @@ afterAll(() => ledger?.close());
 
 const EPOCH = 1;
 
-/** An upload whose bytes are all here. */
+/** Creates an upload that has all its bytes. */
 async function createComplete(content = 'abc'): Promise<string> {
   const upload = await ledger.create(content.length);
   await appendToUpload(ledger, upload, EPOCH, parts(content));
@@ -54,7 +54,7 @@ describe('appending', () => {
   test.each<[string, (path: string) => Promise<void>]>([
     ['gone', (path) => rm(path)],
     ['cut short', (path) => truncate(path, 2)],
-  ])('behind bytes that are %s tells the loss and ends the upload', async (_how, lose) => {
+  ])('to an upload whose bytes are %s fails with size_mismatch and ends the upload', async (_how, lose) => {
     const upload = await ledger.create(6);
     const begun = await appendToUpload(ledger, upload, EPOCH, parts('abc'));
     await lose(ledger.pathOf(upload.storageKey));
@@ -111,7 +111,7 @@ describe('appending', () => {
     expect(await ledger.stored()).toContain('abcdef');
   });
 
-  test('keeps what came before the source failed', async () => {
+  test('keeps the bytes that came before the source failed', async () => {
     const upload = await ledger.create(6);
     async function* broken() {
       yield* parts('abcd');
@@ -124,10 +124,10 @@ describe('appending', () => {
     expect(await ledger.stored()).toContain('abcdef');
   });
 
-  test('stops where the ledger says no, and the offset never goes back', async () => {
+  test('at an old offset or with a wrong epoch is refused, and the offset never goes back', async () => {
     const upload = await ledger.create(6);
     await appendToUpload(ledger, upload, EPOCH, parts('abcd'));
-    // One that began before the bytes above came.
+    // This append began before the bytes above came.
     await expect(appendToUpload(ledger, upload, EPOCH, parts('xy'))).rejects.toMatchObject({
       code: 'locked',
     });
@@ -137,7 +137,7 @@ describe('appending', () => {
     expect(Number((await ledger.row(upload.id)).offset)).toBe(4);
   });
 
-  test('is over when the upload is', async () => {
+  test('to an upload that has ended is refused', async () => {
     const terminated = await ledger.create(6);
     await terminateUpload(ledger, terminated.id);
     const finished = await ledger.create(3);
@@ -154,7 +154,7 @@ describe('appending', () => {
     }
   });
 
-  test('a length is declared once', async () => {
+  test('cannot change a length that is declared', async () => {
     const upload = await ledger.create(null);
     const declared = await declareLength(ledger, upload, EPOCH, 6);
     expect(declared).toMatchObject({ id: upload.id, length: 6, reservedBytes: 6 });
@@ -164,7 +164,7 @@ describe('appending', () => {
 });
 
 describe('finishing', () => {
-  test('writes one file and one event, however often and at the same time it is asked for', async () => {
+  test('makes one file and one event, however many requests finish the upload at once', async () => {
     const id = await createComplete();
     const files = await Promise.all(Array.from({ length: 8 }, () => finishUpload(ledger, id)));
     files.push(await finishUpload(ledger, id));
@@ -174,7 +174,7 @@ describe('finishing', () => {
     expect(await ledger.row(id)).toMatchObject({ status: 'finished', finished_at: expect.any(Date) });
   });
 
-  test('needs all the bytes, and an upload that is not over', async () => {
+  test('needs all the bytes, and an upload that has not ended', async () => {
     const incomplete = await ledger.create(6);
     await appendToUpload(ledger, incomplete, EPOCH, parts('abc'));
     const unknownLength = await ledger.create(null);
@@ -190,10 +190,10 @@ describe('finishing', () => {
     expect(await ledger.query('SELECT id FROM files')).toEqual([]);
   });
 
-  test('cuts off bytes that lie behind the last offset', async () => {
+  test('cuts off bytes beyond the last offset', async () => {
     const upload = await ledger.create(null);
     await appendToUpload(ledger, upload, EPOCH, parts('abcdef'));
-    // As if the process had died before it could write down the last three.
+    // This is the row of a process that died before it could commit the last three bytes.
     await ledger.query(`UPDATE uploads SET "offset" = 3, length = 3 WHERE id = $1`, [upload.id]);
     await expect(finishUpload(ledger, upload.id)).rejects.toMatchObject({ code: 'wrong_state' });
     await completeUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
@@ -201,7 +201,7 @@ describe('finishing', () => {
     expect(await ledger.stored()).toContain('abc');
   });
 
-  test('an upload whose process died before is found, but not one that somebody writes to', async () => {
+  test('is left to the reconciler once the lease has run out, and not before', async () => {
     const id = await createComplete();
     expect(await listUnfinishedComplete(ledger.database)).toEqual([]);
     await ledger.query('UPDATE uploads SET lease_expires_at = now()');
@@ -232,7 +232,7 @@ describe('terminating', () => {
     expect(await ledger.query('SELECT id FROM blobs')).toEqual([]);
   });
 
-  test('waits for a worker that is just changing the file, and the worker does not wait for it', async () => {
+  test('waits for a worker that is changing the file, and the worker does not wait for it', async () => {
     const id = await createComplete();
     await finishUpload(ledger, id);
     const worker = ledger.database.createQueryRunner();
@@ -254,7 +254,7 @@ describe('terminating', () => {
     expect(await ledger.query('SELECT id FROM files')).toEqual([]);
   });
 
-  test('works once', async () => {
+  test('succeeds once when two requests ask for it', async () => {
     const { id } = await ledger.create(6);
     const outcomes = await Promise.allSettled([terminateUpload(ledger, id), terminateUpload(ledger, id)]);
     expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
@@ -275,7 +275,7 @@ describe('terminating', () => {
       },
     ],
   ])(
-    'of one that another process completes at this moment, %s, is followed by a second look at the store',
+    'an upload that another process completes, %s, is followed by a second look at the store',
     async (_when, inOrder) => {
       const created = await ledger.create(null);
       await appendToUpload(ledger, created, EPOCH, parts('doomed'));
@@ -295,7 +295,7 @@ describe('terminating', () => {
     },
   );
 
-  test('what arrives while the store is put in order is found by the next look', async () => {
+  test('the next look finds bytes that arrived while the store was being put in order', async () => {
     const upload = await ledger.create(null);
     await appendToUpload(ledger, upload, EPOCH, parts('doomed'));
     const { uploads } = ledger.storage;
@@ -315,7 +315,7 @@ describe('terminating', () => {
     expect((await ledger.stored()).filter((text) => /doomed|late/.test(text))).toEqual([]);
   });
 
-  test('is no failure if the store does not delete the bytes: they are deleted later', async () => {
+  test('succeeds though the store does not delete the bytes; they are deleted later', async () => {
     const upload = await ledger.create(6);
     await appendToUpload(ledger, upload, EPOCH, parts('doomed'));
     const broken = {
@@ -334,7 +334,7 @@ describe('terminating', () => {
     expect(await ledger.stored()).not.toContain('doomed');
   });
 
-  test('goes on in the store though some of them cannot be deleted there', async () => {
+  test('deletes the other uploads in the store when some cannot be deleted there', async () => {
     const all: Upload[] = [];
     for (let i = 0; i < 8; i++) all.push(await ledger.create(6));
     const stuck = all.slice(0, 4).map(({ storageKey }) => storageKey);
@@ -349,7 +349,7 @@ describe('terminating', () => {
     const left = async () => (await ledger.query('SELECT FROM uploads WHERE discarded_at IS NULL')).length;
     await expect(discardUploads(deps)).rejects.toThrow('locked');
     expect(await left()).toBe(stuck.length);
-    // They are put off, and tried again when their time has come.
+    // The others are put off, and tried again when their retry is due.
     expect(await discardUploads(deps)).toBe(0);
     await ledger.query('UPDATE uploads SET retry_at = now()');
     await expect(discardUploads(deps)).rejects.toThrow('locked');
@@ -359,7 +359,7 @@ describe('terminating', () => {
   });
 });
 
-test('only unfinished uploads that nobody writes to expire', async () => {
+test('only incomplete uploads whose lease is free expire', async () => {
   const complete = await createComplete();
   const finished = (await createFile()).id;
   const fresh = (await ledger.create(6)).id;
@@ -405,7 +405,7 @@ describe('state machine of files', () => {
   const start = (fileId: string, run = 1) =>
     startAttempt(ledger.database, { fileId, run, attempt: 1 }, 'verify');
 
-  test('the database is changed by no wrong transition, and no event tells of one', async () => {
+  test('a wrong transition changes no row and makes no event', async () => {
     const file = await createFile();
     const { database } = ledger;
     const refused = { code: 'wrong_state' };
@@ -442,7 +442,7 @@ describe('state machine of files', () => {
     ]);
   });
 
-  test('an event and its change stand or fall together', async () => {
+  test('a change and its event are written together or not at all', async () => {
     const file = await createFile();
     await ledger.query(
       `ALTER TABLE event_inbox ADD CONSTRAINT closed CHECK (type <> 'file.failed') NOT VALID`,
@@ -469,7 +469,7 @@ describe('the sequence of events', () => {
       ({ seq, name }) => [seq, name],
     );
 
-  test('has no gap and loses nothing, even if a transaction commits late', async () => {
+  test('has no gap and loses no event, even if a transaction commits late', async () => {
     const { database } = ledger;
     const late = database.createQueryRunner();
     await late.startTransaction();
@@ -495,7 +495,7 @@ describe('the sequence of events', () => {
     ]);
   });
 
-  test('is given by one sequencer at a time', async () => {
+  test('has no gap or double when many sequencers run at once', async () => {
     const { database } = ledger;
     const writers = Array.from({ length: 20 }, async (_, index) => {
       await database.transaction((manager) => appendEvents(manager, [event(`${index}`), event(`${index}`)]));
@@ -506,7 +506,7 @@ describe('the sequence of events', () => {
     expect((await inOrder()).map(([seq]) => seq)).toEqual(Array.from({ length: 40 }, (_, i) => i + 1));
   });
 
-  test('takes in all there is, in batches', async () => {
+  test('takes in all events of the inbox, in batches', async () => {
     const { database } = ledger;
     await appendEvents(
       database.manager,

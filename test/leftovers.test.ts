@@ -7,7 +7,7 @@ import { post } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
-/* What is left of a file, and of an upload that never became one, when it is gone for good: neither bytes nor a name. */
+/* A file or an unfinished upload that is gone for good leaves neither its bytes nor its name. */
 
 let processes: Processes;
 let user: TestUser;
@@ -21,7 +21,7 @@ beforeEach(async () => {
   user = await registerUser(() => processes.url);
 });
 
-/** Tables with a row in which this stands, the queue's too; and `stored` if it stands in an object. */
+/** The tables that have a row with this text, the queue's included, and `stored` if an object contains it. */
 async function findPlaces(text: string): Promise<string[]> {
   const { rows: tables } = await processes.database.query(
     `SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.tables
@@ -42,13 +42,13 @@ async function findPlaces(text: string): Promise<string[]> {
   return places.sort();
 }
 
-/** It passes at its start. */
+/** Restarts the worker, which runs its passes when it starts. */
 async function reconcile(): Promise<void> {
   await processes.stop('worker');
   await processes.start('worker');
 }
 
-/** Begins an upload of which some bytes have come. Returns its id. */
+/** Begins an upload and sends some of its bytes. Returns its id. */
 async function beginUpload(secret: string): Promise<string> {
   const metadata = encodeMetadata({ filename: `${secret}.txt`, filetype: 'text/plain', note: secret });
   const path = await user.create(1000, { 'Upload-Metadata': metadata });
@@ -62,7 +62,7 @@ const uploadFile = async (secret: string, metadata: Record<string, string> = {})
 const UNFINISHED = ['public.uploads', 'stored'];
 const FILE = ['public.files', 'public.uploads', 'stored'];
 
-test('of an upload that its client has ended', async () => {
+test('an upload that its client has ended leaves nothing', async () => {
   const secret = randomUUID();
   const id = await beginUpload(secret);
   expect(await findPlaces(secret)).toEqual(UNFINISHED);
@@ -70,14 +70,14 @@ test('of an upload that its client has ended', async () => {
   expect(await findPlaces(secret)).toEqual([]);
 });
 
-test('of a plain upload that failed', async () => {
+test('a plain upload that failed leaves nothing', async () => {
   const secret = randomUUID();
   const answer = await post(user, secret, {}, `?filename=${secret}.txt&sha256=${'0'.repeat(64)}`);
   expect(answer.status).toBe(422);
   expect(await findPlaces(secret)).toEqual([]);
 });
 
-test('of an upload that has expired', async () => {
+test('an upload that has expired leaves nothing', async () => {
   const secret = randomUUID();
   const id = await beginUpload(secret);
   await processes.database.query(
@@ -93,7 +93,7 @@ test('of an upload that has expired', async () => {
 test.each<[string, Record<string, string>]>([
   ['a file', {}],
   ['a file that has failed', { sha256: '0'.repeat(64) }],
-])('of %s that was deleted for good', async (_name, metadata) => {
+])('%s that was deleted for good leaves nothing', async (_name, metadata) => {
   const secret = randomUUID();
   const id = await uploadFile(secret, metadata);
   expect(await findPlaces(secret)).toEqual(FILE);
@@ -101,7 +101,7 @@ test.each<[string, Record<string, string>]>([
   expect(await findPlaces(secret)).toEqual([]);
 });
 
-test('of a file that has fallen out of the trash', async () => {
+test('a file that has fallen out of the trash leaves nothing', async () => {
   const secret = randomUUID();
   const id = await uploadFile(secret);
   expect(await trash(user, id)).toBe(204);

@@ -19,7 +19,7 @@ const ENV = {
   RATE_LIMIT_UPLOADS: `${LIMIT}/1h`,
   RATE_LIMIT_STATUS: `${LIMIT}/1h`,
   RATE_LIMIT_AUTH: `${LIMIT}/1h`,
-  // Some ask without a pause, all from one address.
+  // Some tests send requests without a pause, all from one address.
   RATE_LIMIT_GLOBAL: '1000000/1m',
 };
 
@@ -91,7 +91,7 @@ async function countAllowed(user: TestUser): Promise<number> {
   throw new Error('nothing was refused');
 }
 
-/** What is left of the limit for states after one more request. */
+/** How many items the limit still allows after one more request. */
 async function leftAfterOne(user: TestUser): Promise<number> {
   const answer = await timed(user.fetch('/api/files'));
   expect([200, 429]).toContain(answer.status);
@@ -133,7 +133,7 @@ async function ask<T>(work: (client: Redis) => Promise<T>): Promise<T> {
 
 const keysOf = (user: TestUser) => ask((client) => client.keys(`landfall:limit:*${user.id}*`));
 
-// Whatever the test before has done to Redis.
+// The test before may have stopped Redis or put it in any state.
 beforeEach(whenShared);
 
 test('with Redis servers share one count, also of what comes at once', async () => {
@@ -182,7 +182,7 @@ test('in Redis no key is for ever, none is anything else’s, and none tells an 
   });
 });
 
-test('what is taken off a count that has ended makes no key that is for ever', async () => {
+test('taking an attempt off a count that has ended leaves no key without an expiry', async () => {
   const user = await newUser();
   const barrier = await closeBarrier(processes.database, 'INSERT ON sessions', `NEW.user_id = '${user.id}'`);
   const keys = () => ask((client) => client.keys('landfall:limit:*'));
@@ -197,12 +197,12 @@ test('what is taken off a count that has ended makes no key that is for ever', a
   await ask((client) => client.flushdb());
   await barrier.open();
   expect((await answer).status).toBe(200);
-  // Comes to Redis after what is to be seen.
+  // This request reaches Redis after the command whose effect is checked.
   await create(user);
   expect((await keys()).filter((key) => key.includes(':auth'))).toEqual([]);
 });
 
-test('a key that has lost its expiry shuts nobody out for ever', async () => {
+test('a key that has lost its expiry does not shut a user out for ever', async () => {
   await together(async () => {
     const user = await newUser();
     expect(await countAllowed(user)).toBe(LIMIT);
@@ -274,10 +274,10 @@ test('servers that start while Redis is away count in it when it comes', async (
   });
 });
 
-test('a Redis that stands still holds nobody up', async () => {
+test('a Redis that stands still holds no request up', async () => {
   const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
   line.freeze();
-  // Long before anybody finds out that the connection is dead.
+  // This is long before the servers find out that the connection is dead.
   for (const user of [first, second]) {
     const answer = await user.fetch('/api/files', { signal: AbortSignal.timeout(4000) });
     expect(answer.status).toBe(200);
@@ -287,7 +287,7 @@ test('a Redis that stands still holds nobody up', async () => {
   await whenShared();
 });
 
-test('a Redis that is full holds nobody up', async () => {
+test('a Redis that is full holds no request up', async () => {
   await ask((client) => client.config('SET', 'maxmemory', '1'));
   const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
   expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);

@@ -173,7 +173,7 @@ describe('a user', () => {
     }
   });
 
-  test('whose upload was let in may ask for further addresses of it', async () => {
+  test('at the limit may still ask for further addresses of an upload that was let in', async () => {
     const user = await newUser();
     await exhaust(() => create(user, newAddress()));
     const answer = await user.fetch('/api/uploads/presign', {
@@ -181,11 +181,11 @@ describe('a user', () => {
       headers: { 'Content-Type': 'application/json', ...from(newAddress()) },
       body: JSON.stringify({ id: uuidv7(), parts: [1] }),
     });
-    // The bytes are in a folder here.
+    // 409, not 429: here the bytes are in a folder, where direct upload does not exist.
     expect(answer.status).toBe(409);
   });
 
-  test('is not counted with those who have an upload token of his', async () => {
+  test('is not counted together with the guests who use his upload tokens', async () => {
     const user = await newUser();
     const token = async () => {
       const answer = await user.fetch('/api/upload-tokens', {
@@ -251,7 +251,7 @@ describe('an address', () => {
   });
 });
 
-describe('while everything else is at its limit', () => {
+describe('while all other requests are at their limit', () => {
   let user: TestUser;
   let address: string;
   let path: string;
@@ -280,7 +280,7 @@ describe('while everything else is at its limit', () => {
     expect(await statusOf(patch(4, 'ef'))).toBe(204);
   });
 
-  test('but who guesses is counted', async () => {
+  test('requests with a wrong token are counted', async () => {
     const head = (token: string) =>
       fetch(`${processes.url}${path}`, {
         method: 'HEAD',
@@ -291,7 +291,7 @@ describe('while everything else is at its limit', () => {
     expect((await head(user.token)).status).toBe(200);
   });
 
-  test('and who asks for what there is not, or not for him', async () => {
+  test('requests for an upload that is missing, ended or another user’s are counted', async () => {
     const stranger = await newUser();
     const theirs = await stranger.create(6, from(newAddress()));
     const ended = await stranger.create(6, from(newAddress()));
@@ -325,7 +325,7 @@ describe('while everything else is at its limit', () => {
     expect((await patch(stranger, theirs, place)).status).toBe(409);
   });
 
-  test('and whose key may not upload', async () => {
+  test('requests with a key that may not upload are counted', async () => {
     const made = await user.fetch('/api/keys', {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', ...from(newAddress()) },
@@ -353,7 +353,7 @@ describe('while everything else is at its limit', () => {
     expect(rows).toEqual([{ size: String(content.length) }]);
   });
 
-  test('nothing new can be begun by calling it something else', async () => {
+  test('a creation cannot pass the limit as another method', async () => {
     const count = async () => (await processes.database.query('SELECT count(*) FROM uploads')).rows;
     const before = await count();
     const body = { 'Upload-Length': '3', 'Upload-Offset': '0', ...from(address) };
@@ -415,7 +415,7 @@ describe('signing in', () => {
     await expectRefused(await post('register', { email: newEmail(), password: PASSWORD }, address));
     expect(await statusOf(logIn(user.email))).toBe(200);
     await until('the refusal to be noted', async () => (await refusalsFrom(address)).length > 0);
-    // What is written later than another one would be there with it.
+    // A second refusal of the first address would be in the log by the time that this later one is.
     const other = newAddress();
     await exhaust(() => logIn(newEmail(), WRONG, other));
     await until('the next one', async () => (await refusalsFrom(other)).length > 0);
@@ -435,13 +435,13 @@ describe('signing in', () => {
     await expectRefused(await logIn(victim.email));
     await expectRefused(await logIn(victim.email, WRONG, tried[0]));
     await until('the refusal to be noted', async () => (await refusalsFrom(...tried)).length > 0);
-    // Whoever is signed in stays so, and others are not touched.
+    // The session that is open goes on, and other accounts are not affected.
     expect(await statusOf(post('refresh', { refreshToken: session.refreshToken }))).toBe(200);
     expect(await statusOf(logIn((await newUser()).email))).toBe(200);
     expect(await refusalsFrom(...tried)).toHaveLength(1);
   });
 
-  test('who knows the password does not shut himself out, nor gives others new guesses', async () => {
+  test('signing in with the right password neither uses up attempts nor gives back failed ones', async () => {
     const { email } = await newUser();
     for (let times = 0; times < 7; times++) expect(await statusOf(logIn(email))).toBe(200);
     for (let times = 0; times < 4; times++) expect(await statusOf(logIn(email, WRONG))).toBe(401);
@@ -450,12 +450,12 @@ describe('signing in', () => {
     await expectRefused(await logIn(email));
   });
 
-  test('accounts that there are none of are counted in the same way', async () => {
+  test('attempts for an account that does not exist are counted in the same way', async () => {
     const email = newEmail();
     expect(await exhaust(() => logIn(email, WRONG))).toEqual(times(5, 401));
   });
 
-  test('of many guesses at once no more are read', async () => {
+  test('many guesses at once get no more attempts', async () => {
     const { email } = await newUser();
     const answers = await Promise.all(times(20, WRONG).map((password) => logIn(email, password)));
     expect(answers.filter(({ status }) => status === 401)).toHaveLength(5);
@@ -468,7 +468,7 @@ describe('signing in', () => {
     expect(await exhaust(register)).toEqual(times(5, 201));
   });
 
-  test('what is no attempt counts against the address, not against the account', async () => {
+  test('a malformed sign-in counts against the address, not against the account', async () => {
     const { email } = await newUser();
     const address = newAddress();
     expect(await exhaust(() => post('login', { email, password: 'x' }, address))).toEqual(times(5, 400));
@@ -476,7 +476,7 @@ describe('signing in', () => {
     expect(await statusOf(logIn(email))).toBe(200);
   });
 
-  test('a password can be changed a few times wrongly, from wherever', async () => {
+  test('a change of password allows a few wrong attempts, from whatever addresses', async () => {
     const user = await newUser();
     const change = (currentPassword: string) =>
       post('../me/password', { currentPassword, newPassword: 'another password' }, newAddress(), {

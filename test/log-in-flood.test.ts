@@ -5,8 +5,8 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { logIn, newAddress, postAuth } from './support/sign-in.js';
 
 /*
- * Passwords are hashed by as few at a time as leaves uploads their threads, and an unknown address costs as much as a
- * wrong password.
+ * So few passwords are hashed at a time that uploads keep their threads, and an unknown address costs as much
+ * as a wrong password.
  */
 
 let processes: Processes;
@@ -19,7 +19,7 @@ beforeAll(async () => {
 
 afterAll(() => processes?.close());
 
-/** Algorithm and costs of a hash, without salt and result. */
+/** The algorithm and costs of a hash, without salt and result. */
 const costs = (passwordHash: string) => passwordHash.split('$').slice(0, 4).join('$');
 
 describe('a password', () => {
@@ -31,10 +31,10 @@ describe('a password', () => {
   });
 
   test.each([undefined, null])(
-    'without a hash (%s) fits never, and takes its turn all the same',
+    'never fits a missing hash (%s), and takes its turn all the same',
     async (none) => {
       expect(await isPassword('', none)).toBe(false);
-      // More than may wait: that some are turned away shows that each one is work.
+      // There are more than may wait. Some are refused, which shows that each one takes a turn.
       const results = await Promise.allSettled(Array.from({ length: 120 }, () => isPassword(PASSWORD, none)));
       const away = results.filter((result) => result.status === 'rejected');
       expect(away).toHaveLength(18);
@@ -54,7 +54,7 @@ describe('a password', () => {
 
 describe.each([
   ['an account that exists', () => user.email],
-  ['addresses that nobody has', newAddress],
+  ['addresses without an account', newAddress],
 ])('three hundred sign-ins at once to %s', (_name, address) => {
   test('are answered 401, or 503 with Retry-After, while uploads go on', async () => {
     const flood = Promise.all(
@@ -69,7 +69,7 @@ describe.each([
     const refused = answers.filter(({ status }) => status === 401);
     const away = answers.filter(({ status }) => status === 503);
     expect(refused.length + away.length).toBe(300);
-    // Each took a turn; as many as may wait were heard.
+    // Each sign-in takes a turn. Those beyond the number that may wait get 503.
     expect(away.length).toBeGreaterThan(0);
     expect(refused.length).toBeGreaterThanOrEqual(100);
     for (const answer of away) expect(answer.headers.get('Retry-After')).toMatch(/^[1-9]\d*$/);

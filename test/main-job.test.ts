@@ -8,8 +8,8 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * What the product is for, from the first byte to the last deletion, over everything that it can stand on. The details
- * of each step are in suites of their own.
+ * The main job of the product, from the first byte to the last deletion, on every kind of store and queue.
+ * The details of each step are in suites of their own.
  */
 
 const MIB = 1024 ** 2;
@@ -51,7 +51,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
   }
 
   describe.each([
-    // Smaller than any part that S3 takes, and of no size that parts have.
+    // The chunk is smaller than the smallest part of S3, and no divisor of a part.
     ['chunks', { chunkSize: 1_300_000 }],
     ['one piece', {}],
   ])('a photograph that comes in %s', (_how, options) => {
@@ -59,7 +59,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     let file: FileJson;
 
     beforeAll(async () => {
-      // What follows the end of the image concerns no decoder, and makes it large enough for several parts.
+      // Decoders ignore the bytes after the image, which make the file large enough for several parts.
       photograph = Buffer.concat([await makePhotograph(), randomBytes(11 * MIB)]);
       const id = await user.tusUpload(photograph, {
         ...options,
@@ -129,7 +129,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     ['a PDF', makePdf(), 'a.pdf', 'application/pdf'],
     ['nothing at all', Buffer.alloc(0), 'empty', null],
     ['bytes of no known kind', Buffer.alloc(6 * MIB, '\x00\xff\x01'), 'a.bin', null],
-  ])('%s is completed without what only images have', async (_what, content, filename, detectedType) => {
+  ])('%s is completed without thumbnails or warnings', async (_what, content, filename, detectedType) => {
     const file = await send(content, filename);
     expect(file).toMatchObject({
       status: 'completed',
@@ -143,7 +143,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     await expectContent(file, content);
   });
 
-  it('half an image is completed, and says what is wrong with it', async () => {
+  it('half an image is completed, with a warning that names the damage', async () => {
     const content = await makeTruncatedJpeg();
     const file = await send(content, 'half.jpg');
     expect(file).toMatchObject({ status: 'completed', attempts: 1, detectedType: 'image/jpeg' });
@@ -153,7 +153,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     await expectContent(file, content);
   });
 
-  it('a file that is not what was announced fails and is not served', async () => {
+  it('a file whose SHA-256 is not the announced one fails and is not served', async () => {
     const file = await send(randomBytes(2 * MIB), 'a.bin', { sha256: sha256(randomBytes(1)) });
     expect(file).toMatchObject({
       status: 'failed',
@@ -176,8 +176,8 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect((await timeline(file.id)).at(-1)).toBe('file.infected');
   });
 
-  // The last one: it takes away what the others have left.
-  it('nothing is left of what is deleted for good, be it a file or an upload under way', async () => {
+  // This test comes last, because it deletes the files of the others.
+  it('nothing is left of files and uploads that are deleted for good', async () => {
     const path = await user.create(20 * MIB);
     for (let offset = 0; offset < 12 * MIB; offset += 4 * MIB) {
       const answer = await user.tus('PATCH', path, { 'Upload-Offset': String(offset) }, randomBytes(4 * MIB));

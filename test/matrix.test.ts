@@ -16,25 +16,32 @@ import { createBucket, type TestBucket } from './support/s3.js';
 import { send, sha256 } from './support/sign-in.js';
 
 /*
- * Every route, and everybody who may knock at it. A route that is declared and not in the table, one that is in the
- * table and not declared, and a handler that the application has got besides, each fail.
+ * Every route is called by every kind of caller. The tests fail if a declared route is missing from the
+ * table, if a route of the table is not declared, and if the application has a handler that is in neither
+ * list.
  */
 
 interface Row {
   access: 'public' | Action;
   /** Whether a signed link opens it too. */
   link?: true;
-  /** Status of the answer to who may. */
+  /** The status for callers that may use the route. */
   ok: number;
-  /** What `:id`, or the body, is the id of. Of admins' routes it is nobody's own. */
+  /** The kind of object whose id stands in `:id` or the body. On admins' routes no caller owns it. */
   on?: ObjectName;
-  /** It does something to that which cannot be done twice: each who may gets one of their own. */
+  /**
+   * The route does something to the object that cannot be done twice: each permitted caller gets a new
+   * object.
+   */
   changes?: true;
-  /** Clients ask it how an upload goes on: a token that has only run out must not make them begin anew. */
+  /** Clients ask this route for the offset: an expired token must not make them begin the upload anew. */
   resumes?: true;
-  /** It makes an upload. */
+  /** The route creates an upload. */
   begins?: true;
-  /** Whether it is asked if what the token says is still true, although its access does not always ask. */
+  /**
+   * Whether the route checks that the token's claims still hold, although its access alone would not require
+   * that.
+   */
   asks?: true;
   body?: (id: string) => object | Promise<object>;
   headers?: Record<string, string>;
@@ -56,7 +63,7 @@ const tus = { 'Tus-Resumable': '1.0.0' };
 
 const ROUTES: Record<string, Row> = {
   'GET /api/auth': { access: 'public', ok: 200 },
-  // What is wrong with their bodies is told before any password is hashed.
+  // These routes refuse a bad body before they hash a password.
   'POST /api/auth/register': { access: 'public', ok: 400, body: () => ({}) },
   'POST /api/auth/login': { access: 'public', ok: 400, body: () => ({}) },
   'POST /api/auth/refresh': {
@@ -119,7 +126,7 @@ const ROUTES: Record<string, Row> = {
   'GET /health/ready': { access: 'public', ok: 200 },
 };
 
-/** What answers besides the declared routes; see MOUNTED. */
+/** The handlers that answer besides the declared routes; see MOUNTED. */
 const OTHERS: Record<string, Row> = {
   'OPTIONS /uploads': { access: 'public', ok: 204 },
   'POST /uploads': {
@@ -136,9 +143,9 @@ const OTHERS: Record<string, Row> = {
     headers: { ...tus, 'Upload-Offset': '0', 'Content-Type': 'application/offset+octet-stream' },
   },
   'DELETE /uploads/:id': { access: 'upload', ok: 204, on: 'upload', changes: true, asks: true, headers: tus },
-  // There is nothing to get, for nobody.
+  // tus has no GET: it answers 404 to every caller.
   'GET /uploads/:id': { access: 'upload', ok: 404, on: 'upload' },
-  // As POST with another method in its header.
+  // A PATCH is sent as a POST that names its method in a header.
   'POST /uploads/:id': {
     access: 'upload',
     ok: 204,
@@ -150,9 +157,9 @@ const OTHERS: Record<string, Row> = {
       'Content-Type': 'application/offset+octet-stream',
     },
   },
-  // The same route with an id: further addresses of that upload.
+  // The same route with an id gives further addresses of that upload.
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
-  // The same route with an upload that is finished.
+  // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
   'HEAD /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
@@ -164,14 +171,16 @@ const OTHERS: Record<string, Row> = {
   'GET /api/nothing': { access: 'public', ok: 404 },
 };
 
-/** Declared without a rate limit of their kind: only the one for everything holds. Why stands beside each. */
+/**
+ * Routes without a rate limit of their kind: only the global limit applies. The reason stands beside each.
+ */
 const WITHOUT_LIMIT = [
-  // Nobody is signed in yet: what many do behind one address would be counted together.
+  // The caller is not signed in yet, so many users behind one address would be counted together.
   'GET /api/auth',
-  // Who is signed in stays so, and who wants to leave can. Neither costs the hash of a password.
+  // A user can always stay signed in and sign out. Neither costs the hash of a password.
   'POST /api/auth/refresh',
   'POST /api/auth/logout',
-  // It ends what was let in and counted when it began.
+  // It ends an upload that was counted when it began.
   'POST /api/uploads/complete',
   // Load balancers ask as often as they like.
   'GET /health/live',
@@ -295,11 +304,11 @@ describe('the table', () => {
 });
 
 /**
- * All that buildApp() puts into the application, in its order. Whoever adds something that answers by itself puts
- * what it answers into OTHERS; whoever adds what only looks at requests, here.
+ * All that buildApp() mounts in the application, in its order. If you add a handler that answers requests,
+ * list its routes in OTHERS too; if you add one that only looks at requests, list it here.
  */
 const MOUNTED = [
-  // The log of requests, bodies that nobody wants, headers, oddities, CORS.
+  // The log of requests, unwanted bodies, headers, odd requests, CORS.
   '<anonymous>',
   '<anonymous>',
   'helmetMiddleware',
@@ -317,7 +326,7 @@ const MOUNTED = [
   'router',
   'router',
   'notFound',
-  // What errors become.
+  // The handler of errors.
   '<anonymous>',
 ];
 
@@ -338,7 +347,7 @@ function describeLayer(layer: Layer): string {
   return `${layer.name} at ${at.join(' and ')}`;
 }
 
-/** Enough to put the application together, and for nothing else. */
+/** Dependencies that suffice to build the application, but not to serve a request. */
 function inertDeps(): AppDeps {
   const pass = () => {};
   return {
@@ -373,7 +382,7 @@ async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: 
 
 const CHECKED: Row['access'][] = ['account', 'manage', 'admin'];
 
-/** The rules, once more and in other words than in can(). */
+/** The rules of access, written a second time independently of can(). */
 function expected(row: Row, { may, owns, outdated, ranOut }: Caller): number {
   const { access, on, ok } = row;
   if (access === 'public') return ok;
@@ -383,7 +392,7 @@ function expected(row: Row, { may, owns, outdated, ranOut }: Caller): number {
   return on && access !== 'admin' && !owns ? 404 : ok;
 }
 
-/** What must not differ between two answers; what may is left out. */
+/** The parts of an answer that must be equal in two answers. */
 async function comparable(answer: Response) {
   const varying = /^(date|x-request-id|ratelimit.*|x-ratelimit.*|keep-alive)$/;
   const headers = [...answer.headers].filter(([name]) => !varying.test(name));
@@ -396,7 +405,7 @@ async function expectRefusal(name: string, answer: Response, status: number): Pr
   if (status === 401) expect(answer.headers.get('WWW-Authenticate')).toBe('Bearer');
   const text = await answer.text();
   if (name.startsWith('HEAD')) return;
-  // A tus request that was let in is answered in plain text.
+  // tus answers in plain text once the request has been let in.
   const isByTus = name.includes(' /uploads') && /^text\/plain/.test(answer.headers.get('Content-Type') ?? '');
   if (!isByTus) expect(JSON.parse(text)).toMatchObject({ status, code: KINDS[status] });
 }
@@ -404,7 +413,7 @@ async function expectRefusal(name: string, answer: Response, status: number): Pr
 describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (name, row) => {
   const objectId = () => (row.on ? (shared.get(row.on) ?? '') : '');
 
-  test('opens for those who may, and for nobody else', async () => {
+  test('opens for callers with the right to it, and for no others', async () => {
     const may = callers.all.filter((caller) => expected(row, caller) === row.ok);
     const mayNot = callers.all.filter((caller) => !may.includes(caller));
     const answers = await Promise.all(
@@ -417,7 +426,7 @@ describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (nam
       expect([caller.name, answer.status]).toEqual([caller.name, expected(row, caller)]);
       await expectRefusal(name, answer, answer.status);
     }
-    // Whatever those have tried, it is still there.
+    // The requests of the other callers have not removed the object.
     let id = objectId();
     for (const caller of may) {
       const answer = await knock(name, row, caller, id);
@@ -429,7 +438,7 @@ describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (nam
   });
 
   if (row.on && row.access !== 'public') {
-    test('answers about what is somebody else’s as about what does not exist', async () => {
+    test('answers alike for another user’s object and for one that does not exist', async () => {
       const foreign = callers.all.filter((caller) => expected(row, caller) === 404);
       if (row.access !== 'admin') expect(foreign.length).toBeGreaterThan(3);
       for (const caller of foreign) {

@@ -12,7 +12,7 @@ import { logIn, problemOf, refresh, refreshed, sha256 } from './support/sign-in.
 import { until } from './support/until.js';
 
 /*
- * A database as it was before there were rotated sessions and quotas, brought up to date by the server's start.
+ * A database from before rotated sessions and quotas, which is migrated before the server starts.
  */
 
 const older = `test_older_${randomBytes(6).toString('hex')}`;
@@ -68,7 +68,7 @@ test('sessions that were open go on, and rotate from then on', async () => {
   const first = await refreshed(processes.url, token);
   expect(first.user).toEqual({ id: userId, email, role: 'admin' });
   expect(first.refreshToken).not.toBe(token);
-  // Within the grace, as ever.
+  // The old token still works within its grace.
   expect((await refreshed(processes.url, token)).refreshToken).toBe(first.refreshToken);
   const as = useAccount(first.user, first.accessToken, () => processes.url);
   expect((await as.get('/api/me/sessions')).items).toEqual([
@@ -78,7 +78,7 @@ test('sessions that were open go on, and rotate from then on', async () => {
   expect((await refresh(processes.url, first.refreshToken)).status).toBe(200);
 });
 
-test('an event of a process of the older version, which knows no inbox, is numbered, too', async () => {
+test('an event that a process of the older version writes, without the inbox, is numbered too', async () => {
   const subject = uuidv7();
   const database = new pg.Client({ connectionString: url });
   await database.connect();
@@ -86,7 +86,7 @@ test('an event of a process of the older version, which knows no inbox, is numbe
     `INSERT INTO events (type, subject_id, owner_id, data) VALUES ('upload.expired', $1, $1, '{"old": true}')`,
     [subject],
   );
-  // A server numbers what there is when it appends something itself.
+  // A server numbers all waiting events when it appends one itself.
   expect((await refresh(processes.url, 'unknown')).status).toBe(401);
   await logIn(processes.url, email);
   const numbered = await until('its number', async () => {
@@ -97,10 +97,10 @@ test('an event of a process of the older version, which knows no inbox, is numbe
   expect(numbered).toMatchObject({ seq: expect.any(String), data: { old: true } });
 });
 
-test('one that had expired has', async () => {
+test('a session that had expired before the migration is still expired', async () => {
   expect(await problemOf(await refresh(processes.url, 'expired'))).toEqual([401, 'unauthenticated']);
 });
 
-test('passwords are still good, and the first account is still the first', async () => {
+test('passwords still work, and the first account is still an admin’s', async () => {
   expect((await logIn(processes.url, email)).user.role).toBe('admin');
 });

@@ -21,7 +21,7 @@ afterAll(async () => {
 
 const tusHeaders = { 'Tus-Resumable': '1.0.0' };
 
-test('while the database is away clients are told to come again, and all goes on when it is back', async () => {
+test('clients are told to retry while the database is away, and uploads go on when it is back', async () => {
   const upload = await user.create(6);
   const patch = (offset: number, body: string) =>
     user.fetch(upload, {
@@ -53,7 +53,7 @@ test('while the database is away clients are told to come again, and all goes on
   expect(await user.settled(id)).toMatchObject({ status: 'completed', size: 6, attempts: 1 });
 });
 
-test('a HEAD of an upload that nobody holds writes nothing', async () => {
+test('a HEAD of an upload whose lease is free writes nothing', async () => {
   const upload = await user.create(6);
   const from = wire.statements.length;
   const head = await user.fetch(upload, { method: 'HEAD', headers: tusHeaders });
@@ -79,7 +79,7 @@ test('a database that shuts down as connections come up ends no process', async 
 test.each([
   ['after it has begun', ({ text }: Statement) => text === 'START TRANSACTION'],
   ['in its middle', ({ text }: Statement) => text.startsWith('INSERT INTO "api_keys"')],
-])('who loses the database in a transaction, %s, is told to come again', async (_when, isThere) => {
+])('a request that loses the database in a transaction, %s, gets 503', async (_when, isThere) => {
   await until('all events to be numbered', async () => {
     const { rows } = await processes.database.query('SELECT FROM event_inbox');
     return rows.length === 0;
@@ -116,14 +116,14 @@ test('a refusal is in the log when its answer comes, and no answer waits for a l
   await until('the second line', async () => (await countRefusals()) === 2);
 });
 
-test('however many ask whether a server is ready, one question goes to the database', async () => {
+test('many simultaneous checks of readiness share one query to the database', async () => {
   const asked = ({ text }: Statement) => text === 'SELECT 1';
   const pause = wire.pauseAt(asked, 'before');
   const first = user.fetch('/health/ready');
   await pause.reached;
   const before = wire.statements.filter(asked).length;
   const others = Array.from({ length: 20 }, () => user.fetch('/health/ready'));
-  // They have come by when this many later requests were answered, one after the other.
+  // The checks have arrived once these later requests were answered, one after the other.
   for (let i = 0; i < 20; i++) await user.get('/api/files');
   pause.open();
   for (const answer of await Promise.all([first, ...others])) expect(answer.status).toBe(200);

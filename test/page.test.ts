@@ -33,7 +33,7 @@ let context: BrowserContext;
 let page: Page;
 /** Every request to the tus endpoint, in order. */
 let uploads: UploadRequest[];
-/** What the page did that it must never do: script errors and violations of the content security policy. */
+/** The page's script errors and violations of the content security policy. There must be none. */
 let faults: string[];
 
 beforeAll(async () => {
@@ -90,7 +90,7 @@ test('someone registers, uploads a photograph and sees it completed, with its th
 
 test.each([
   ['through the server', 'false'],
-  // From another origin, which the content security policy of the page has to let pass.
+  // The thumbnails come from another origin, which the page's content security policy has to allow.
   ['from the store itself', 'true'],
 ])('over S3 and Redis someone does so too, and the thumbnail comes %s', async (_way, redirect) => {
   const form = await openS3AndRedis();
@@ -141,7 +141,7 @@ test('an upload goes on where it was after a reload', async () => {
   expectResumed(uploads.slice(before));
 });
 
-test('neither a refused token nor a server that is away for a moment costs an upload what it has', async () => {
+test('an upload loses no bytes to a refused token or to a server that is away for a moment', async () => {
   await register(page, cable.url);
   await choose(page, folder, 'patient.bin', randomBytes(MiB));
   const refusals: Record<string, number[]> = { GET: [401], POST: [401], PATCH: [401], HEAD: [401, 503] };
@@ -153,7 +153,7 @@ test('neither a refused token nor a server that is away for a moment costs an up
   await startUpload(page);
   await completed(page, 'patient.bin');
   expect(refusals).toEqual({ GET: [], POST: [], PATCH: [], HEAD: [] });
-  // The refused creation and one more: none of the refused HEADs made the client begin anew.
+  // There are two creations, the refused one and one more: no refused HEAD made the client begin anew.
   expect(uploads.filter((request) => request.method === 'POST')).toHaveLength(2);
 });
 

@@ -9,8 +9,8 @@ import { countRead } from './support/plans.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 
 /*
- * What the reconciler's passes read. It must not grow with what is not due: here each of them has a lot of that before
- * it, and little to do.
+ * How many rows the reconciler's passes read. The number must not grow with rows that are not due: here there
+ * are many of these, and few that are due.
  */
 
 const IDLE = 20_000;
@@ -26,7 +26,7 @@ let ledger: TestLedger;
 beforeAll(async () => {
   proxy = await startPostgresProxy();
   ledger = await openLedger(proxy.reach);
-  // Uploads that still have a day, and files that lie in the trash since yesterday, of a hundred others.
+  // A hundred other users have uploads that expire in a day, and files that are in the trash since yesterday.
   await ledger.query(
     `WITH owner AS (
        INSERT INTO users (id, email, role, max_files)
@@ -51,7 +51,9 @@ afterAll(async () => {
   await proxy?.close();
 });
 
-/** Rows that the statements read which `pass` sends; they are carried out once more, when it has done its work. */
+/**
+ * The rows that each statement of `pass` reads. Each is carried out once more after the pass, to count them.
+ */
 async function readBy(pass: () => Promise<unknown>): Promise<[text: string, read: number][]> {
   const before = proxy.statements.length;
   await pass();
@@ -88,7 +90,7 @@ async function countTrash(): Promise<number> {
   return count;
 }
 
-test('expiry reads what is due', async () => {
+test('the expiry pass reads only uploads that are due', async () => {
   for (let n = 0; n < 5; n++) {
     const { id } = await ledger.create(10);
     await ledger.query(
@@ -115,7 +117,7 @@ test('an append moves the expiry only when that is worth writing the index', asy
   ]);
   await appendToUpload(ledger, { ...upload, offset: 1 }, 1, parts('b'));
   expect(await expiry()).toBeGreaterThanOrEqual(first);
-  // What was given by a longer time of the configuration is not kept.
+  // An expiry that is later than the configuration allows is moved back.
   await ledger.query(`UPDATE uploads SET expires_at = expires_at + interval '2 days' WHERE id = $1`, [
     upload.id,
   ]);
@@ -154,7 +156,7 @@ describe('the trash', () => {
     expect(await trim()).toBe(1);
   });
 
-  test('of more owners, and with more files, than are looked at together is found, too', async () => {
+  test('is found also when it has more owners and more files than one batch', async () => {
     const owners = Array.from({ length: 120 }, () => uuidv7());
     await ledger.query(
       `INSERT INTO users (id, email, role, max_files) SELECT id, id, 'user', 0 FROM unnest($1::uuid[]) AS id`,

@@ -114,7 +114,7 @@ describe('POST /api/files', () => {
     expect(files.map(({ filename }) => filename)).toEqual(['b']);
   });
 
-  test('what is too large is refused before it is sent', async () => {
+  test('a body whose declared length is too large is refused before it is sent', async () => {
     const outgoing = begin(processes.url, user, { 'Content-Length': String(MAX + 1) });
     outgoing.flushHeaders();
     const [answer] = (await once(outgoing, 'response')) as [IncomingMessage];
@@ -126,7 +126,7 @@ describe('POST /api/files', () => {
     outgoing.destroy();
   });
 
-  test('what becomes too large on the way is refused, also for a client that reads when all is sent', async () => {
+  test('a body that grows too large is refused, also if the client reads only after sending', async () => {
     const { port } = new URL(processes.url);
     const socket = connect(Number(port), '127.0.0.1');
     socket.write(
@@ -301,7 +301,7 @@ describe('POST /api/files', () => {
   });
 
   test('a form is read only as fast as it can be stored', async () => {
-    // The first file cannot be finished: what follows has to wait in the socket.
+    // The first file cannot be finished, so the rest of the form has to wait in the socket.
     const barrier = await closeBarrier(processes.database, 'INSERT ON files', `NEW.filename = 'first'`);
     const outgoing = begin(processes.url, user, { 'Content-Type': FORM_TYPE });
     const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;
@@ -309,7 +309,7 @@ describe('POST /api/files', () => {
     await barrier.reached();
     const chunk = randomBytes(MIB);
     let sent = 0;
-    // Until the sockets' own memory is full.
+    // Write until the buffers of both sockets are full.
     while (
       outgoing.write(chunk) ||
       !(await Promise.race([once(outgoing, 'drain').then(() => false), idle(outgoing)]))
@@ -325,7 +325,7 @@ describe('POST /api/files', () => {
     expect(files.map(({ size }: FileJson) => size)).toEqual([1, sent]);
   });
 
-  test('nobody is let in without the right to upload', async () => {
+  test('a caller without the right to upload is refused', async () => {
     const anonymous = useAccount(user, 'none', () => processes.url);
     await expectProblem(await post(anonymous, 'x'), 401, 'unauthenticated');
     const made = await user.fetch('/api/keys', {
@@ -337,7 +337,7 @@ describe('POST /api/files', () => {
     await expectProblem(await post(reader, 'x'), 403, 'forbidden');
   });
 
-  test('who asks for the upload in the middle does not disturb it', async () => {
+  test('a HEAD in the middle of the upload does not disturb it', async () => {
     const content = randomBytes(100_000);
     const outgoing = begin(processes.url, user, { 'Content-Length': String(content.length) });
     const answered = once(outgoing, 'response') as Promise<[IncomingMessage]>;
@@ -399,7 +399,7 @@ describe('POST /api/files', () => {
   );
 });
 
-/** True after nothing could be written for so long that nothing will be: the other side does not read. */
+/** Resolves to true once nothing could be written for a while: the other side does not read. */
 function idle(outgoing: ClientRequest): Promise<boolean> {
   const { socket } = outgoing;
   return new Promise((resolve) => {

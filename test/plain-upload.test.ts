@@ -152,7 +152,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
     },
   );
 
-  test('what is not what was announced is refused at once and not kept', async () => {
+  test('a body whose SHA-256 is not the announced one is refused at once and not kept', async () => {
     const before = await usageOf(user);
     const content = randomBytes(1000);
     for (const body of [content, streamOf(content)]) {

@@ -354,7 +354,7 @@ describe('processing', () => {
     expect(await answer.text()).toBe('');
   });
 
-  it('tells when name and declared type lie, and goes by the content', async () => {
+  it('warns when name or declared type are wrong, and goes by the content', async () => {
     const file = await process(user, makePdf(), 'holiday.png', 'image/png');
     expect(file).toMatchObject({ status: 'completed', detectedType: 'application/pdf' });
     expect(file.warnings.map(({ step, code }) => [step, code])).toEqual([
@@ -364,7 +364,7 @@ describe('processing', () => {
     expect(file.steps.thumbnails?.state).toBe('skipped');
   });
 
-  it('does not call other names for the same thing a lie', async () => {
+  it('does not warn about other names of the same type', async () => {
     const jpeg = await makeJpeg(SMALL);
     const gzip = gzipSync('text');
     for (const [content, filename, type] of [
@@ -374,7 +374,7 @@ describe('processing', () => {
       [gzip, 'a.tar.gz', 'application/x-gzip'],
       [gzip, 'a.tgz', 'application/gzip'],
       [makeXmlSvg(), 'feed.rss', 'application/rss+xml'],
-      // What all of Word, Excel and PowerPoint began with until 2007.
+      // The files of Word, Excel and PowerPoint all began with these bytes until 2007.
       [Buffer.from('d0cf11e0a1b11ae1'.padEnd(1024, '0'), 'hex'), 'a.doc', 'application/msword'],
     ] as const) {
       const file = await process(user, content, filename, type);
@@ -434,7 +434,7 @@ describe('processing', () => {
     ]);
   });
 
-  it('says why a broken image or a bomb has no thumbnails, and is not held up by them', async () => {
+  it('warns why a broken image or a bomb has no thumbnails, and is not held up by them', async () => {
     const ids = [];
     for (const content of [makePngBomb(), (await makeAvif(SMALL)).subarray(0, 200)]) {
       ids.push(await user.upload(content, { filename: 'broken' }));
@@ -469,7 +469,7 @@ describe('processing', () => {
     }
   });
 
-  it('makes thumbnails of what is there of a photograph that is cut off, and warns', async () => {
+  it('makes thumbnails of the existing part of a photograph that is cut off, and warns', async () => {
     const file = await process(user, await makeTruncatedJpeg(), 'cut-off.jpg');
     expect(file).toMatchObject({
       status: 'completed',
@@ -503,7 +503,7 @@ describe('processing', () => {
 
   it('tries again when a parser dies, and repeats no step that is done', async () => {
     const id = await user.upload(await makeSlowPng(), { filename: 'slow.png' });
-    // One that dies before it has its task is replaced, and no attempt is lost by it.
+    // A parser that dies before it has a task is replaced, and costs no attempt.
     await until('an attempt to fail', async () => {
       const { step, attempts } = await user.get(`/api/files/${id}/status`);
       if (attempts > 1) return true;
@@ -519,7 +519,7 @@ describe('processing', () => {
 
   it('reads 300 MiB in little memory and shows how far it is', async () => {
     const content = Buffer.alloc(300 * MIB, randomBytes(MIB));
-    // Three at a time, so that each takes long enough to be watched.
+    // Three files run at a time, so that each takes long enough to be watched.
     const names = ['one.bin', 'two.bin', 'three.bin'];
     const ids = await Promise.all(
       names.map((filename) => user.tusUpload(content, { metadata: { filename } })),
@@ -564,7 +564,7 @@ describe('when storage or time fails', () => {
   let processes: Processes;
   let user: TestUser;
 
-  /** The worker is started when what it is to find is there. */
+  /** The test starts the worker once the state that it should find is there. */
   async function start(env: Record<string, string>): Promise<void> {
     processes = await startProcesses(env, ['server']);
     user = await registerUser(() => processes.url);
@@ -619,7 +619,7 @@ describe('when storage or time fails', () => {
     await start(PATIENCE);
     const id = await user.upload(await makeJpeg(SMALL), { filename: 'a.jpg' });
     const object = await objectOf(processes, id);
-    // As a worker leaves it that died behind the scan.
+    // This is the state that a worker leaves when it dies after the scan.
     await processes.database.query(
       `UPDATE files SET clean = true, detected_type = 'image/jpeg', sha256 = '', steps =
          '{"verify": {"state": "done", "ms": 1}, "sniff": {"state": "done", "ms": 1}, "scan": {"state": "done", "ms": 1}}'
@@ -642,7 +642,7 @@ describe('when storage or time fails', () => {
   it('ends a parser that takes too long', async () => {
     await start({ PARSER_TIMEOUT_SECONDS: '1' });
     await processes.start('worker');
-    // A parser may take longer than that to start. The one that has been used last is used next.
+    // A parser may take longer than the limit to start. The parser that was used last is used next.
     await until('a parser to be up', async () => {
       const { steps } = await process(user, await makePng(SMALL), 'small.png');
       return steps.thumbnails?.state === 'done' && steps.metadata?.state === 'done';

@@ -27,7 +27,7 @@ function work(handle: (job: JobContext) => Promise<void>): ProcessingWorker {
 
 const makeJob = () => ({ fileId: randomUUID(), run: 1 });
 
-/** Whether the queue takes it now. */
+/** Whether the queue accepts the job now. */
 const taken = (by: ProcessingQueue, job = makeJob()) =>
   by.add(job).then(
     () => true,
@@ -40,7 +40,7 @@ async function stopWorkers(): Promise<void> {
 
 describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
   let close: () => Promise<void>;
-  /** As if that many workers had died with the job. */
+  /** Makes the queue believe that so many workers died while they ran the job. */
   let setCrashes: (jobId: string, crashes: number) => Promise<unknown>;
 
   beforeAll(async () => {
@@ -90,14 +90,14 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     expect(await queue.getState({ ...job, run: 2 })).toBe('missing');
   });
 
-  test('what fails is tried again after a while, and fails for good in the end', async () => {
+  test('a failed job is tried again after a backoff, and fails for good after its last attempt', async () => {
     const job = makeJob();
     const seen: JobContext[] = [];
     work(async (context) => {
       seen.push(context);
       throw new Error('not this time');
     });
-    // So patient that each pause is seen, and is ended here.
+    // The backoff is so long that the test sees each pause, and ends it itself.
     const patient = open(60_000);
     try {
       await patient.add(job);
@@ -125,7 +125,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     ]);
   });
 
-  test('what would never work is not tried again, what may work later is', async () => {
+  test('a job is tried again only after a failure that is retryable', async () => {
     const [hopeless, hopeful] = [makeJob(), makeJob()];
     const attempts = new Map<string, number>();
     work(async ({ fileId, attempt }) => {
@@ -180,7 +180,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     const seen: string[] = [];
     let isPaused = false;
     const worker = work(async ({ fileId }) => {
-      // One may still come that was asked for before.
+      // A job may still come that the worker asked for before the pause.
       if (isPaused) throw new JobInterrupted(10);
       seen.push(fileId);
     });
@@ -190,7 +190,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
       const jobs = [makeJob(), makeJob(), makeJob()];
       await queue.add(...jobs);
       expect(await queue.countOpen()).toBe(3);
-      // Another worker is not held up, and when it has taken one, this one could have, too.
+      // Another worker is not held up. Once it has taken a job, the paused worker could have taken one too.
       const other = makeJob();
       await queue.add(other);
       const second = startWorker({ ...place, concurrency: 1, log, handle: async () => {} });
@@ -208,7 +208,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     }
   });
 
-  test('a job whose workers have died is told how often, and is not failed by the queue', async () => {
+  test('a job is told how often its workers have died, and the queue does not fail it for that', async () => {
     const job = makeJob();
     await queue.add(job);
     await setCrashes(`${job.fileId}-${job.run}`, 1000);
@@ -218,7 +218,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     expect(seen).toEqual([{ ...job, attempt: 1, lastAttempt: false, crashes: 1000 }]);
   });
 
-  test('of jobs that have ended a bounded number is kept', async () => {
+  test('a bounded number of ended jobs is kept', async () => {
     const jobs = Array.from({ length: 500 }, makeJob);
     const failing = new Set<string>(jobs.slice(0, 300).map(({ fileId }) => fileId));
     await queue.add(...jobs);
@@ -233,7 +233,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     workers.push(worker);
     await until('all to have ended', async () => (await queue.countOpen()) === 0);
     const { completed, failed } = await queue.bull.getJobCounts('completed', 'failed');
-    // Jobs that end at the same moment in PostgreSQL do not see each other.
+    // In PostgreSQL, jobs that end at the same moment do not see each other, so a few more are kept.
     expect(completed).toBeLessThan(150);
     expect(failed).toBeLessThan(250);
   });
@@ -263,7 +263,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
   });
 });
 
-test('a PostgreSQL that does not answer does not hold up who adds a job', async () => {
+test('a PostgreSQL that does not answer does not hold up a caller that adds a job', async () => {
   const database = await createDatabase();
   const wire = await startPostgresProxy();
   const away = openQueue({
@@ -302,7 +302,7 @@ describe('a Redis that', () => {
     await redis.close();
   });
 
-  test('is away refuses jobs before it is back, and then all goes on by itself', async () => {
+  test('is away refuses jobs until it is back, and then queue and worker go on by themselves', async () => {
     const done: string[] = [];
     let backs = 0;
     queue.onBack?.(() => backs++);
@@ -323,7 +323,7 @@ describe('a Redis that', () => {
     await until('the last to be done', () => done.includes(after.fileId));
   });
 
-  test('does not answer is not waited for either', async () => {
+  test('does not answer does not hold up a caller', async () => {
     const client = new Redis(redis.url);
     const [, pid] = /^process_id:(\d+)/m.exec(await client.info('server')) ?? [];
     client.disconnect();
@@ -336,7 +336,7 @@ describe('a Redis that', () => {
     await until('the queue to take jobs again', () => taken(queue));
   });
 
-  test('is not there at the start is waited for', async () => {
+  test('is away at the start is used once it is there', async () => {
     await redis.stop();
     const early = open();
     try {
@@ -346,14 +346,14 @@ describe('a Redis that', () => {
       await redis.start();
       const job = makeJob();
       await until('the job to be taken', () => taken(early, job));
-      // The one that was refused may have come too.
+      // The job that was refused may have been added too.
       await until('it to be done', () => done.includes(job.fileId));
     } finally {
       await early.close();
     }
   });
 
-  test('loses all while a job runs does not break the worker', async () => {
+  test('loses all its data while a job runs does not break the worker', async () => {
     const done: string[] = [];
     let end = () => {};
     const job = makeJob();
@@ -397,7 +397,7 @@ describe('a Redis that', () => {
     await until('the queue to notice', () => !queue.reachable);
     const closing = stopWorkers();
     end();
-    // Who waited for Redis would wait for ever.
+    // A close that waited for Redis would wait for ever.
     await closing;
     await queue.close();
     expect(finished).toBe(true);

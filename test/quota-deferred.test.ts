@@ -145,7 +145,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect(await usageOf(user)).toEqual({ bytes: content.byteLength, files: 1 });
   });
 
-  test('who sends far more than fits still gets the answer', async () => {
+  test('a client that sends far more than fits still gets the answer', async () => {
     const quota = 200_000;
     const user = await newUser(quota);
     const path = await user.create(null);
@@ -155,7 +155,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect(await offsetOf(user, path)).toBe(quota);
   });
 
-  test('two at a time over two servers never have more than the quota together', async () => {
+  test('two uploads at a time over two servers never exceed the quota together', async () => {
     const quota = 3 * MIB + 12_345;
     const content = [randomBytes(2 * MIB), randomBytes(2 * MIB)];
     const user = await newUser(quota);
@@ -180,7 +180,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     );
     done = true;
     await watch;
-    // Whichever was cut: the other had all its bytes, or was cut too when the last ones were shared.
+    // At least one upload was cut. The other got all its bytes, or was cut too at the end of the quota.
     expect(answers.some(({ status }) => status === 413)).toBe(true);
     const offsets = await Promise.all(paths.map((path) => offsetOf(user, path)));
     const sum = offsets.reduce((a, b) => a + b, 0);
@@ -197,7 +197,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     }
   });
 
-  test('a small quota serves two at a time: none takes all the room ahead', async () => {
+  test('a small quota serves two uploads at a time: neither reserves all the room ahead', async () => {
     const user = await newUser(MIB);
     const [slow, fast] = await Promise.all([user.create(null), user.create(null)]);
     const half = sendHalf(processes.url, user, slow, {
@@ -213,7 +213,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect(await usageOf(user)).toEqual({ bytes: 600_000, files: 2 });
   });
 
-  test('a length that is told later and does not fit changes nothing', async () => {
+  test('a length that is declared later and does not fit changes nothing', async () => {
     const user = await newUser(100_000);
     const path = await user.create(null);
     const content = randomBytes(100_000);
@@ -242,7 +242,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect(await usageOf(user)).toEqual({ bytes: 100_000, files: 1 });
   });
 
-  test('what was reserved ahead is given back: after each PATCH, and after a broken one', async () => {
+  test('room that was reserved ahead is given back after each PATCH, also after a broken one', async () => {
     const user = await newUser(null);
     const path = await user.create(null);
     expect((await patch(user, path, 0, randomBytes(50_000))).status).toBe(204);
@@ -301,7 +301,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect((await patch(user, path, 0, content)).status).toBe(204);
     expect(statements() - before).toBeLessThanOrEqual(4);
     expect(await reservedOf(path)).toBe(content.byteLength);
-    // That it is counted at all.
+    // There must be some, or the filter matches nothing.
     expect(statements() - before).toBeGreaterThanOrEqual(3);
   });
 });

@@ -7,8 +7,8 @@ import { expectBooksRight } from './support/books.js';
 import { createDatabase, type TestDatabase } from './support/database.js';
 
 /*
- * What an installation of before quotas has counts from the moment on that it is migrated, and what has ended loses its
- * name.
+ * The migration of an installation from before quotas counts the files and uploads that it has, and removes
+ * the names of those that have ended.
  */
 
 let database: TestDatabase;
@@ -51,7 +51,7 @@ async function insertUpload(ownerId: string, { status, offset, length }: OldUplo
   return id;
 }
 
-/** With the finished upload that it comes from. */
+/** Inserts a file with the finished upload that it comes from. */
 async function insertFile(ownerId: string, size: number, status: string, trashed = false): Promise<void> {
   const id = await insertUpload(ownerId, { status: 'finished', offset: size, length: size });
   const blobId = uuidv7();

@@ -11,7 +11,7 @@ let form: Form;
 let processes: Processes;
 let admin: TestUser;
 
-/** With this quota, and on the first server. */
+/** Makes an account with this quota on the first server. */
 const newUser = (quota?: WantedQuota) => userWithQuota(() => processes.url, admin, quota);
 
 const elsewhere = (user: TestUser) => user.at(() => processes.urlOf('server-2'));
@@ -28,7 +28,10 @@ function count(statuses: number[]): Record<string, number> {
 
 const books = () => expectBooksRight(processes.database);
 
-/** Of the database of this form; what the processes had to tell is told when they have ended. */
+/**
+ * Stops the processes, so that their connections report their statistics, and expects no deadlock among
+ * these.
+ */
 async function expectNoDeadlock(): Promise<void> {
   for (const part of ['server', 'server-2', 'worker'] as const) await processes.stop(part);
   const { rows } = await processes.database.query(
@@ -69,7 +72,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(await usageOf(user)).toEqual({ bytes: 17_000, files: 17 });
     });
 
-    it('let in what fits when they have their bytes with them', async () => {
+    it('let in as many as fit when each brings its bytes', async () => {
       const user = await newUser({ maxBytes: 17_500 });
       const body = Buffer.alloc(1000, 7);
       const answers = await Promise.all(
@@ -79,7 +82,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(await usageOf(user)).toEqual({ bytes: 17_000, files: 17 });
     });
 
-    it('let in what fits when some are small', async () => {
+    it('let in as many as fit when some are small', async () => {
       const user = await newUser({ maxBytes: 10_000 });
       const lengths = Array.from({ length: 50 }, (_, index) => (index % 5 === 0 ? 9000 : 100));
       const answers = await Promise.all(
@@ -87,12 +90,12 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       );
       const taken = lengths.filter((_, index) => answers[index]?.status === 201);
       expect(await usageOf(user)).toEqual({ bytes: taken.reduce((a, b) => a + b, 0), files: taken.length });
-      // Whether or not a large one came first, nothing small was refused that had room.
+      // A small creation is refused only if it has no room, whether or not a large one came first.
       const refusedSmall = lengths.some((length, index) => length === 100 && answers[index]?.status !== 201);
       if (refusedSmall) expect((await usageOf(user)).bytes).toBeGreaterThan(9900);
     });
 
-    it('never go over it while others end, are deleted, thrown away and deleted for good', async () => {
+    it('never exceed the quota while other uploads and files are ended, trashed and deleted', async () => {
       const user = await newUser({ maxBytes: 20_000 });
       const files = await Promise.all(Array.from({ length: 10 }, () => user.upload(Buffer.alloc(1000))));
       const uploads = await Promise.all(Array.from({ length: 10 }, () => user.create(1000)));
@@ -122,12 +125,12 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(Object.keys(count(statuses)).filter((status) => Number(status) >= 500)).toEqual([]);
       const created = statuses.slice(0, 50).filter((status) => status === 201).length;
       expect(await usageOf(user)).toEqual({ bytes: created * 1000, files: created });
-      // All else has gone, so that the rest of them fits now.
+      // All other uploads and files are gone, so the remaining room can be filled.
       for (let n = created; n < 20; n++) expect((await askFor(user, 1000)).status).toBe(201);
       expect((await askFor(user, 1)).status).toBe(413);
     });
 
-    it('straight to S3: as many are begun as fit', async () => {
+    it('let in as many direct uploads as fit', async () => {
       const user = await newUser({ maxBytes: 17_500 });
       const answers = await Promise.all(Array.from({ length: 25 }, () => presign(user, 1000)));
       if (!form.bucket) {
@@ -145,7 +148,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
   });
 
   describe('room is given back', () => {
-    it('once, whoever deletes how often, wherever the file is', async () => {
+    it('once, however often and in whatever way an upload or file is deleted', async () => {
       const user = await newUser();
       const [kept, trashed, purged, ended] = await Promise.all(
         [100, 200, 400, 800].map((size) => user.upload(Buffer.alloc(size))),
@@ -167,7 +170,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
     });
 
-    it('as often as an upload is finished and deleted at the same moment: once', async () => {
+    it('once when an upload is finished and deleted at the same moment', async () => {
       const user = await newUser();
       await Promise.all(
         Array.from({ length: 20 }, async (_, index) => {
@@ -191,6 +194,6 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     });
   });
 
-  // The last one, because it ends the processes.
-  test('nobody has waited for each other in a circle', expectNoDeadlock);
+  // This test comes last, because it ends the processes.
+  test('the database has had no deadlock', expectNoDeadlock);
 });

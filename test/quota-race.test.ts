@@ -18,8 +18,8 @@ import { expectBooksRight } from './support/books.js';
 import { openLedger, parts, type TestLedger } from './support/ledger.js';
 
 /*
- * Everything that changes what counts against a quota, at the same moment, for the same users: the books stay right,
- * and nobody waits for each other in a circle. Two of them are two processes, each with connections of its own.
+ * All operations that change the usage of a quota run at the same moment for the same users. The counts stay
+ * right, and there is no deadlock. Two ledgers stand for two processes, each with connections of its own.
  */
 
 const USERS = 6;
@@ -56,7 +56,7 @@ const pick = <T>(choices: T[]): T => choices[Math.floor(Math.random() * choices.
 const create = (ownerId: string, length: number | null) =>
   createUpload(pick(processes), { id: uuidv7(), ownerId, length, metadata: {}, leaseHolder: 'x', actor: {} });
 
-/** Whatever the users are told in the course of it is no failure. What they are not told is. */
+/** An AppError is an answer that users may get here. Any other error is a failure. */
 async function attempt<T>(work: Promise<T>): Promise<T | undefined> {
   try {
     return await work;
@@ -71,7 +71,7 @@ async function finish(upload: Upload): Promise<void> {
   await finishUpload(pick(processes), upload.id);
 }
 
-/** Of all users, with a quota that is small enough for some to be over it. */
+/** Deletes the trash of all users beyond a quota that some of them exceed. */
 async function purgeTrash(): Promise<void> {
   for await (const owners of listTrashOwners(ledger.database, undefined)) {
     for await (const ids of listTrashBeyondQuota(ledger.database, { bytes: 200, files: 3 }, owners)) {
@@ -80,7 +80,7 @@ async function purgeTrash(): Promise<void> {
   }
 }
 
-/** One of each kind at once, of one user. */
+/** Runs one operation of each kind at once for one user. */
 async function round(ownerId: string): Promise<void> {
   const made = await Promise.all(
     [100, 100, 100, 100, null, null].map((length) => attempt(create(ownerId, length))),
@@ -120,7 +120,7 @@ async function round(ownerId: string): Promise<void> {
   ]);
 }
 
-test('all at once, for many users, in two processes', async () => {
+test('the counts stay right when all operations run at once for many users in two processes', async () => {
   let done = false;
   const watch = (async () => {
     while (!done)
@@ -137,7 +137,7 @@ test('all at once, for many users, in two processes', async () => {
   expect(most).toBeLessThanOrEqual(QUOTA.bytes);
 });
 
-test('expiry, termination and lost leases of the same uploads, of all users at once', async () => {
+test('the counts stay right when uploads expire, end and lose their leases at once', async () => {
   const made: (Upload | undefined)[] = [];
   await Promise.all(
     users.map((id) => ledger.query('UPDATE users SET max_bytes = -1, max_files = -1 WHERE id = $1', [id])),

@@ -29,7 +29,7 @@ afterAll(() => processes?.close());
 
 const newUser = (quota?: WantedQuota) => userWithQuota(() => processes.url, admin, quota);
 
-/** Lets a worker pass that has just been started. */
+/** Restarts a worker, which runs its passes when it starts. */
 async function reconcile(part: Part = 'worker'): Promise<void> {
   await processes.stop(part);
   await processes.start(part);
@@ -57,7 +57,7 @@ describe('the limit', () => {
     ]);
   });
 
-  it('below what is there breaks nothing, lets nothing in, and deletion frees', async () => {
+  it('below the usage keeps files and begun uploads, and admits none until enough is deleted', async () => {
     const user = await newUser({ maxBytes: 10_000 });
     const content = Buffer.alloc(4000, 7);
     const file = await user.upload(content);
@@ -65,7 +65,7 @@ describe('the limit', () => {
     await setQuota(admin, user, { maxBytes: 1000 });
     expect((await user.get('/api/me')).usage).toEqual({ bytes: 8000, files: 2 });
     expect((await askFor(user, 0)).status).toBe(413);
-    // What was promised is kept.
+    // The upload had reserved its room before, so it may still be finished.
     expect((await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content)).status).toBe(204);
     expect((await user.settled(idOf(path))).status).toBe('completed');
     expect(await trash(user, file)).toBe(204);
@@ -116,7 +116,7 @@ describe('the limit', () => {
 });
 
 describe('room is given back', () => {
-  it('when uploads expire, also of many users and by two workers', async () => {
+  it('when uploads expire, also with many users and two workers', async () => {
     const users = await Promise.all(Array.from({ length: 8 }, () => newUser()));
     const paths = await Promise.all(
       users.flatMap((user) => Array.from({ length: 12 }, (_, n) => user.create(n % 4 ? 1000 : null))),
@@ -147,7 +147,7 @@ describe('room is given back', () => {
     expect(await terminate(users[0] as TestUser, idOf(kept ?? ''))).toBe(204);
   });
 
-  it('not by a file that fails or is found infected, before that is deleted', async () => {
+  it('by a failed or infected file only when it is deleted', async () => {
     const user = await newUser();
     const EICAR = ['X5O!P%@AP[4\\PZX54(P^)7CC)7}$', 'EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*'].join('');
     const infected = await user.upload(Buffer.from(EICAR));
@@ -162,7 +162,7 @@ describe('room is given back', () => {
 });
 
 describe('the trash', () => {
-  it('holds as much again as the quota, of which the oldest goes first', async () => {
+  it('holds as many bytes as the quota allows; beyond them the oldest files are deleted first', async () => {
     const user = await newUser({ maxBytes: 1000 });
     const thrown: string[] = [];
     for (const size of [300, 600, 400, 500, 100]) {
@@ -179,7 +179,7 @@ describe('the trash', () => {
       return rows.map(({ id }) => id);
     };
     expect(await left()).toEqual(thrown);
-    // Both at once, and one that its owner deletes for good at the same moment.
+    // Both workers trim at once, while the owner deletes one of the files for good.
     await Promise.all([reconcile('worker'), reconcile('worker-2'), purge(user, thrown[0] as string)]);
     await until('the trash to be trimmed', async () => (await left()).length <= 3);
     expect(await left()).toEqual(thrown.slice(2));
@@ -189,7 +189,7 @@ describe('the trash', () => {
     ]);
   });
 
-  it('holds as many files again, and anything of a user without a quota', async () => {
+  it('holds as many files as the quota allows, and any number of a user without a quota', async () => {
     const few = await newUser({ maxFiles: 2 });
     const any = await newUser({ maxBytes: null, maxFiles: null });
     for (let n = 0; n < 3; n++) {

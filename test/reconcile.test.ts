@@ -21,7 +21,7 @@ import { makeJpeg } from './support/fixtures.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
-/** A worker that died is noticed after 15 s, a job that was lost after 30 s; then it still has to be done. */
+/** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
 const TAKEOVER_SECONDS = 90;
 
 let processes: Processes;
@@ -34,7 +34,7 @@ async function start(parts: Part[], env: Record<string, string> = {}): Promise<v
 
 afterEach(() => processes.close());
 
-/** A small image that no other is equal to. */
+/** Makes a small image that differs from all others. */
 async function makeImage(): Promise<Buffer> {
   return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(100)]);
 }
@@ -44,7 +44,7 @@ async function uploadImage(): Promise<{ id: string; content: Buffer }> {
   return { content, id: await user.upload(content, { filename: 'photo.jpg' }) };
 }
 
-/** An upload of 1000 bytes, or of so many that nobody knows, 400 of which are here. Returns its id. */
+/** Begins an upload of 1000 bytes, or of unknown length, and sends 400 of them. Returns its id. */
 async function uploadPart(length: number | null = 1000): Promise<string> {
   const path = await user.create(length);
   const answer = await user.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(400));
@@ -79,7 +79,7 @@ describe('jobs', () => {
     await expectBlobsInOrder(processes);
   });
 
-  test('a file that has taken its workers with it too often fails, before its job does', async () => {
+  test('a file whose workers have died too often fails before its job does', async () => {
     await start(['server']);
     const { id } = await uploadImage();
     await setJob(id, 'stalled_count = 11');
@@ -90,7 +90,7 @@ describe('jobs', () => {
     });
   });
 
-  test('a file in processing whose job is lost or done gets a new one; if its job has failed, so has the file', async () => {
+  test('a file in processing gets a new job for a lost or done one, and fails for a failed one', async () => {
     await start(['server']);
     const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
     const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
@@ -155,9 +155,9 @@ describe('jobs', () => {
       }
     });
 
-    test('looks at the files at first, and then only when the queue has fewer jobs than there are files', async () => {
+    test('looks at files once, then only if the queue has fewer jobs than files, or is back', async () => {
       const files = [await uploadImage(), await uploadImage(), await uploadImage()];
-      // Younger ones may be just about to get their jobs.
+      // The relay skips younger files, which may be about to get their jobs.
       await processes.database.query(`UPDATE files SET created_at = now() - interval '1 minute'`);
       const asked: string[] = [];
       let open = files.length;
@@ -187,7 +187,7 @@ describe('jobs', () => {
       expect(asked).toHaveLength(3);
     });
 
-    test('a file that comes to its end meanwhile does not keep the others from their jobs', async () => {
+    test('adds the jobs of other files when a file ends meanwhile', async () => {
       const [ending, other] = [await uploadImage(), await uploadImage()];
       const queue = queueThat(async (job) => {
         if (job.fileId !== ending.id) return 'missing';
@@ -211,7 +211,7 @@ describe('connections to the database are cut', () => {
     );
   }
 
-  test('in the middle of an upload and of its processing: nobody dies, both go on', async () => {
+  test('in the middle of an upload and of its processing: no process dies, and both go on', async () => {
     await start(['server', 'worker']);
     const pids = [processes.pid('server'), processes.pid('worker')];
     const content = randomBytes(4 * 1024 ** 2);
@@ -265,7 +265,7 @@ describe('uploads', () => {
     await expectBlobsInOrder(processes);
   });
 
-  test('those whose time is over are removed, those that are complete become files all the same', async () => {
+  test('expired uploads are removed, but complete ones become files', async () => {
     await start(['server']);
     const [expired, complete, young] = [await uploadPart(), await uploadPart(null), await uploadPart()];
     await setUpload(expired, `expires_at = now() - interval '1 second'`);
@@ -283,7 +283,7 @@ describe('uploads', () => {
     await expectBlobsInOrder(processes);
   });
 
-  test('a termination that was interrupted is carried on', async () => {
+  test('the worker finishes a termination that was interrupted', async () => {
     await start(['server']);
     const id = await uploadPart();
     const barrier = await closeBarrier(
@@ -297,7 +297,7 @@ describe('uploads', () => {
     await barrier.cut();
     expect(await answer).toBe('none');
     expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', discarded_at: null });
-    // As if the bytes had still been there, too.
+    // The bytes too are put back, as if the termination had not yet deleted them.
     await writeFile(pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key), 'left');
 
     await Promise.all([processes.start('server'), processes.start('worker')]);
@@ -307,7 +307,7 @@ describe('uploads', () => {
     expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
   });
 
-  test('a deletion of a file that was interrupted is carried on, and what may still be in use stays', async () => {
+  test('the worker finishes an interrupted deletion, and keeps blobs that may still be in use', async () => {
     await start(['server', 'worker']);
     const { id, content } = await uploadImage();
     await expectCompletedOnce(processes, user, id, content);
@@ -321,7 +321,7 @@ describe('uploads', () => {
     expect(await count()).toBe(4);
 
     await processes.stop('worker');
-    // A worker is about to store these bytes, or has died before it did.
+    // This is the row of a worker that is about to store these bytes, or that died before it did.
     await processes.database.query(
       `INSERT INTO blobs (id, key, size, created_at) VALUES (gen_random_uuid(), gen_random_uuid(), 1, now() - interval '59 minutes')`,
     );
@@ -334,8 +334,8 @@ describe('uploads', () => {
     await until('the last blob to be swept', async () => (await count()) === 0);
   });
 
-  describe('one whose object cannot be touched does not keep the others waiting', () => {
-    /** A folder in its place can neither be written to nor deleted. */
+  describe('an object that cannot be touched does not hold up other uploads', () => {
+    /** Puts a folder in the object's place, which can be neither written to nor deleted. */
     async function makeUntouchable(id: string): Promise<void> {
       const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
       await rm(path);
@@ -374,7 +374,7 @@ describe('uploads', () => {
     });
   });
 
-  test('whatever is left half done while workers run is put right, though none of them is started anew', async () => {
+  test('the passes repair work left half done while the workers keep running', async () => {
     await start(['server', 'worker']);
     const content = [await makeImage(), await makeImage()];
     const paths = await Promise.all(content.map((bytes) => user.create(bytes.length)));

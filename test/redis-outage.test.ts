@@ -23,12 +23,12 @@ afterEach(async () => {
   await redis?.close();
 });
 
-/** A small image that no other is equal to. */
+/** Makes a small image that differs from all others. */
 async function makeImage(): Promise<Buffer> {
   return Buffer.concat([await makeJpeg({ width: 1400, height: 900 }), randomBytes(100)]);
 }
 
-/** Uploads in two requests, both of which must be answered, be Redis there or not. Returns the id. */
+/** Uploads in two requests, both of which must succeed, with Redis or without. Returns the id. */
 async function upload(content: Buffer): Promise<string> {
   const path = await user.create(content.length);
   const half = Math.floor(content.length / 2);
@@ -61,7 +61,7 @@ test('while Redis is away uploads go on; when it is back, empty, each file is pr
   expect((await user.fetch('/health/ready')).status).toBe(200);
 
   await redis.start();
-  // Its job is lost, and given out again, while its first attempt has not ended.
+  // Redis lost the job. It is added again while its first attempt still runs.
   await until('the job that runs to be restored', async () => {
     const client = new Redis(redis.url);
     const jobs = await client.keys('landfall:processing:*-1');
@@ -79,7 +79,7 @@ test('while Redis is away uploads go on; when it is back, empty, each file is pr
   await expectBlobsInOrder(processes);
 });
 
-test('whoever starts while Redis is away goes to work when it comes, and stops without it', async () => {
+test('server and worker start without Redis, work once it is there, and stop when it has gone', async () => {
   await start([]);
   await redis.stop();
   await processes.start('server');
@@ -93,7 +93,7 @@ test('whoever starts while Redis is away goes to work when it comes, and stops w
   expect(await Promise.all([processes.stop('server'), processes.stop('worker')])).toEqual([0, 0]);
 });
 
-test('what Redis has forgotten is there again when a worker comes', async () => {
+test('a worker that starts adds the jobs again that Redis has lost', async () => {
   await start(['server']);
   const content = await makeImage();
   const id = await upload(content);
@@ -102,7 +102,7 @@ test('what Redis has forgotten is there again when a worker comes', async () => 
   await expectCompletedOnce(processes, user, id, content);
 });
 
-test('a worker that is killed in the middle of a job is replaced', async () => {
+test('another worker takes over the job of a worker that was killed in its middle', async () => {
   await start(['server', 'worker']);
   const content = await makeImage();
   const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
@@ -114,7 +114,7 @@ test('a worker that is killed in the middle of a job is replaced', async () => {
   await expectCompletedOnce(processes, user, id, content, 60);
 });
 
-test('the board shows the queue that is in Redis, and says so when it cannot', async () => {
+test('the board shows the queue that is in Redis, and answers 503 while Redis is away', async () => {
   await start(['server']);
   await upload(await makeImage());
   // The first account is the admin.

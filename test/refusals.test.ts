@@ -7,7 +7,7 @@ import { createDatabase } from './support/database.js';
 import { until } from './support/until.js';
 
 /*
- * How many lines refusals may add to the event log, and that none of them is missing there.
+ * Refusals add a bounded number of lines to the event log, and each of them is counted there.
  */
 
 const KIND = 'login wrong_credentials';
@@ -29,7 +29,7 @@ describe('of the refusals of a window', () => {
     let lines = 0;
     let last = 0;
     for (let n = 0; n < sent; n++) {
-      // Every fifth is of the same one.
+      // Every fifth refusal is of the same network.
       const how = counts.take(n % 5 ? address(n) : 'a', KIND);
       if (how !== 'counted') lines++;
       if (how === 'last') last++;
@@ -44,7 +44,7 @@ describe('of the refusals of a window', () => {
     for (const { count, kinds } of told) expect(kinds).toEqual({ [KIND]: count });
   });
 
-  test('a new one begins when what was counted is taken', () => {
+  test('the counts begin anew once they have been taken', () => {
     const counts = createRefusalCounts();
     for (let n = 0; n < 100; n++) counts.take('a', KIND);
     counts.drain();
@@ -53,7 +53,7 @@ describe('of the refusals of a window', () => {
   });
 });
 
-test('what was counted is written when its time is over, and again in the next window', async () => {
+test('counts are written at the end of their window, and again at the end of the next one', async () => {
   const test = await createDatabase();
   const database = await openDatabase(test.url, 'test');
   const log = createLogger('silent', 'test');

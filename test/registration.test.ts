@@ -3,7 +3,7 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { eventsOf, newAddress, postAuth, problemOf, send } from './support/sign-in.js';
 
 /*
- * Who may make an account: REGISTRATION=invite and closed. What is open to everybody is in accounts.test.ts.
+ * REGISTRATION=invite and closed. Open registration is in accounts.test.ts.
  */
 
 const CLOSED = [403, 'registration_closed'];
@@ -48,7 +48,7 @@ test('the first account needs no invitation and is the admin’s; the next one d
   expect(await problemOf(await register(newAddress(), 'x'.repeat(43)))).toEqual(CLOSED);
 });
 
-test('an invitation makes one account, also when twenty come with it at once to two servers', async () => {
+test('an invitation makes one account, also when twenty people use it at once on two servers', async () => {
   const { id, token } = await createInvitation();
   const answers = await Promise.all(
     Array.from({ length: 20 }, (_, n) => register(newAddress(), token, n % 2 ? 'server' : 'server-2')),
@@ -68,7 +68,7 @@ test('an invitation makes one account, also when twenty come with it at once to 
   expect(counted).toEqual([{ n: 2 }]);
 });
 
-test('one for an address is good for that address only, however it is written', async () => {
+test('an invitation for an address admits only that address, however it is written', async () => {
   const email = newAddress();
   const { token, email: bound } = await createInvitation({ email: email.toUpperCase() });
   expect(bound).toBe(email);
@@ -76,7 +76,7 @@ test('one for an address is good for that address only, however it is written', 
   expect((await register(email.toUpperCase(), token)).status).toBe(201);
 });
 
-test('one that has expired, or was taken back, is good for nothing', async () => {
+test('an invitation that has expired or was revoked admits no one', async () => {
   const expired = await createInvitation({ expiresInHours: 1 });
   await invite.database.query(`UPDATE invitations SET expires_at = now() WHERE id = $1`, [expired.id]);
   const revoked = await createInvitation();
@@ -93,7 +93,7 @@ test('one that has expired, or was taken back, is good for nothing', async () =>
   expect(await eventsOf(invite.database, revoked.id)).toEqual(['invitation.created', 'invitation.revoked']);
 });
 
-test('its token is kept nowhere', async () => {
+test('the database does not hold the token of an invitation', async () => {
   const { id, token } = await createInvitation();
   const { rows } = await invite.database.query(
     `SELECT t::text AS row FROM invitations t UNION ALL SELECT e::text FROM all_events e`,
@@ -104,12 +104,12 @@ test('its token is kept nowhere', async () => {
   expect(all).not.toContain(Buffer.from(token).toString('hex'));
 });
 
-test('who has no invitation cannot find out who has an account', async () => {
+test('a caller without an invitation cannot find out whether an address has an account', async () => {
   const known = await register(admin.email, 'x'.repeat(43));
   const unknown = await register(newAddress(), 'x'.repeat(43));
   expect(await known.json()).toEqual(await unknown.json());
   expect([known.status, unknown.status]).toEqual([403, 403]);
-  // And an invitation is not spent by an address that is taken.
+  // A registration of an address that is taken does not spend the invitation.
   const { token } = await createInvitation();
   expect(await problemOf(await register(admin.email, token))).toEqual([409, 'email_taken']);
   expect((await register(newAddress(), token)).status).toBe(201);
@@ -136,7 +136,7 @@ test.each([
   ]);
 });
 
-test('open needs no invitation, but spends one that comes along', async () => {
+test('open registration needs no invitation, but spends one that comes along', async () => {
   const open = await startProcesses({}, ['server']);
   try {
     const boss = await registerUser(() => open.url);
@@ -152,7 +152,7 @@ test('open needs no invitation, but spends one that comes along', async () => {
   }
 });
 
-test('closed means closed after the first account, also when ten come at once', async () => {
+test('closed registration admits only the first account, also when ten people register at once', async () => {
   const closed = await startProcesses({ REGISTRATION: 'closed' }, ['server']);
   try {
     expect(await offered(closed.url)).toBe('open');

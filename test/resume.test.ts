@@ -23,7 +23,7 @@ afterAll(() => processes?.close());
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
 
-/** A PATCH that its maker holds in the middle of its body. */
+/** A PATCH that the test can hold in the middle of its body. */
 interface OpenPatch {
   send(bytes: Uint8Array | string): Promise<void>;
   end(): void;
@@ -101,7 +101,7 @@ async function expectContent(path: string, content: Uint8Array): Promise<void> {
   expect(file).toMatchObject({ status: 'completed', size: content.length, sha256: sha256(content) });
 }
 
-test('tus-js-client goes on where it was aborted', async () => {
+test('tus-js-client resumes an aborted upload', async () => {
   const content = randomBytes(20 * MiB);
   const options = {
     endpoint: `${processes.url}/uploads`,
@@ -164,7 +164,7 @@ test('an upload of unknown length goes on after a break, too', async () => {
   await expectContent(path, content);
 });
 
-test('connections that break again and again, each right after its bytes, still bring the upload to its end', async () => {
+test('an upload is finished although each connection breaks right after its bytes', async () => {
   const content = randomBytes(2 * MiB);
   const path = await user.create(content.length);
   let offset = 0;
@@ -181,14 +181,14 @@ test('connections that break again and again, each right after its bytes, still 
 });
 
 describe('a half-open connection', () => {
-  test('makes way for a HEAD and a PATCH, and what it brought is kept', async () => {
+  test('makes way for a HEAD and a PATCH, and its bytes are kept', async () => {
     const content = randomBytes(2 * MiB);
     const path = await user.create(content.length);
     const dead = openPatch(path, 0, content.length);
     await dead.send(content.subarray(0, MiB));
     await arrived(path, MiB);
 
-    // Who is not made way for is refused in the end.
+    // A HEAD that waits too long for the lease would get 423.
     expect(await offsetOf(path)).toBe(MiB);
     await sendRest(path, content, MiB);
     await expectContent(path, content);
@@ -261,14 +261,14 @@ test('many PATCHes and HEADs at once neither lose nor invent a byte', async () =
 });
 
 describe('SIGTERM', () => {
-  test('in mid-upload ends the server in order and keeps what was received', async () => {
+  test('in mid-upload ends the server in good order, and the received bytes are kept', async () => {
     const content = randomBytes(2 * MiB);
     const path = await user.create(content.length);
     const patching = openPatch(path, 0, content.length);
     await patching.send(content.subarray(0, MiB + 1));
     await arrived(path, MiB + 1);
 
-    // A server that would take too long ends with 1.
+    // A server that takes too long to stop ends with 1.
     expect(await processes.stop('server')).toBe(0);
     await processes.start('server');
     expect(await offsetOf(path)).toBe(MiB + 1);
@@ -276,7 +276,7 @@ describe('SIGTERM', () => {
     await expectContent(path, content);
   });
 
-  test('lets an upload finish that is about to', async () => {
+  test('lets an upload finish whose last bytes arrive soon', async () => {
     const path = await user.create(6);
     const patching = openPatch(path, 0, 6);
     await patching.send('abc');

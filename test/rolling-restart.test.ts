@@ -10,8 +10,8 @@ import { type Part, type Processes, startProcesses } from './support/processes.j
 import { until } from './support/until.js';
 
 /*
- * A new version is brought in: one process after the other is told to stop, and is started again. Nobody who uploads
- * meanwhile loses anything by it.
+ * A new version is deployed: one process after the other is stopped and started again. Uploads that are under
+ * way lose nothing by it.
  */
 
 const MIB = 1024 ** 2;
@@ -21,7 +21,9 @@ interface RoundRobin {
   close(): void;
 }
 
-/** Sends each request to the next of these servers, be it there or not: of one that is not, the client hears nothing. */
+/**
+ * Sends each request to the next of these servers, running or not. If it is not, the client gets no answer.
+ */
 async function startRoundRobin(urls: string[]): Promise<RoundRobin> {
   let turn = 0;
   const balancer = createServer((incoming, answer) => {
@@ -79,13 +81,13 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
   const acknowledged = new Map<string, number[]>();
   const total = contents.reduce((sum, content) => sum + content.length, 0);
   const received = () => [...acknowledged.values()].reduce((sum, offsets) => sum + (offsets.at(-1) ?? 0), 0);
-  // Each restart has its share of the bytes, so that none comes when all are here already.
+  // Each restart comes after its share of the bytes, so that none comes after the last byte.
   const order: Part[] = ['server', 'worker', 'server-2', 'worker-2'];
   let restarts = 0;
   const mayGoOn = () => received() < (restarts + 1) * (total / order.length);
   const uploads = contents.map((content, index) =>
     user.tusUpload(content, {
-      // Some come in one request, which a server that stops ends before its time.
+      // Some uploads are one request, which a server that stops ends early.
       ...(index % 4 ? { chunkSize: 300_000 } : {}),
       retryDelays: Array(100).fill(200),
       metadata: { filename: `${index}.jpg` },
@@ -115,7 +117,7 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
     expect(offsets.at(-1)).toBe(contents[index]?.length);
     expect(offsets).toEqual([...offsets].sort((a, b) => a - b));
   }
-  // Nobody was made to begin anew.
+  // No client had to begin anew.
   expect([...acknowledged.keys()].sort()).toEqual([...ids].sort());
   const { items } = await user.get('/api/files?limit=200');
   expect(items).toHaveLength(contents.length);

@@ -71,7 +71,7 @@ const declared = route({
 });
 const path = '/things/01890000-0000-7000-8000-000000000002';
 
-test('what fits the schemas reaches the handler, with defaults and converted', async () => {
+test('the handler gets the values that the schemas name, converted and with defaults', async () => {
   const answer = await serveOnly(declared).post(`${path}?limit=7&more=1`).send({ name: 'a', extra: true });
   expect(answer.status).toBe(201);
   expect(answer.body).toEqual({ id: path.slice(8), limit: 7, name: 'a' });
@@ -88,7 +88,7 @@ test.each([
     /^limit in the query: /,
   ],
   ['an id that cannot be one', '/things/7', { name: 'a' }, 404, 'not_found', undefined],
-])('names what is wrong: %s', async (_what, url, body, status, code, detail) => {
+])('the refusal names the mistake: %s', async (_what, url, body, status, code, detail) => {
   const answer = await serveOnly(declared).post(url).send(body);
   expect(answer.status).toBe(status);
   expect(answer.type).toBe('application/problem+json');
@@ -96,7 +96,7 @@ test.each([
   if (detail) expect(answer.body.detail).toMatch(detail);
 });
 
-test('a body that is no JSON, or too long, is a problem of the client', async () => {
+test('a body that is not JSON, or too long, is an error of the client', async () => {
   const app = serveOnly(declared);
   const broken = await app.post(path).set('Content-Type', 'application/json').send('{"name":');
   expect([broken.status, broken.body.code]).toEqual([400, 'invalid_request']);
@@ -164,7 +164,7 @@ describe('access', () => {
   const get = (authorization: string, url = '/guarded', declared = guarded(false)) =>
     serveOnly(declared).get(url).set('Authorization', authorization);
 
-  test('wants a token that is ours, whole and not expired', async () => {
+  test('needs an access token that this server signed, whole and not expired', async () => {
     expect((await get(bearer)).status).toBe(200);
     const expired = signToken(user, keys.access, -1);
     const forBoard = signToken(user, keys.board, 1);
@@ -176,7 +176,7 @@ describe('access', () => {
     }
   });
 
-  test('what is somebody else’s is not there, and that it was asked for is noted', async () => {
+  test('another user’s object answers 404, and the attempt is noted', async () => {
     refused.length = 0;
     const foreign = guarded(false, '01890000-0000-7000-8000-000000000004');
     expect((await get(bearer, '/guarded', foreign)).status).toBe(404);
@@ -201,7 +201,7 @@ describe('a caller who sends a body', () => {
   let asked = 0;
   const signIn: Authenticate = async (...request) => {
     asked++;
-    // As if the database were asked, which is what a second time would be dear for.
+    // The pause stands for the query to the database that a second look would cost.
     await new Promise((resolve) => setImmediate(resolve));
     await authenticate(...request);
   };
@@ -222,12 +222,12 @@ describe('a caller who sends a body', () => {
     asked = 0;
   });
 
-  test('is looked at once where it has come with the head', async () => {
+  test('is authenticated once when the body came with the head', async () => {
     expect((await exchange(url, formRequest('POST', path, headers, body)))?.status).toBe(201);
     expect(asked).toBe(1);
   });
 
-  test('is looked at again when all of it is there, if it was not when he was believed', async () => {
+  test('is authenticated again once the body is complete, if it was not complete at first', async () => {
     const length = Buffer.byteLength(body);
     const outgoing = openRequest(`${url}${path}`, {
       method: 'POST',

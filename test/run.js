@@ -1,5 +1,6 @@
-// Finds or starts the services that the chosen suites need, runs Jest with the given arguments, and stops what it
-// has started. What each service may be, and what it is otherwise, is in services/services.js.
+// Finds or starts the services that the chosen suites need, runs Jest with the given arguments, and stops the
+// services that it has started. support/services/services.js lists the services and the variables that name
+// one elsewhere.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { startServices } from './support/services/services.js';
@@ -15,7 +16,7 @@ const command = [
 let interrupted = false;
 /** @type {import('node:child_process').ChildProcess | undefined} */
 let jest;
-// Whatever ends Jest, what we have started must still be stopped.
+// The services must be stopped too when a signal ends Jest.
 for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM', 'SIGHUP'])) {
   process.on(signal, () => {
     interrupted = true;

@@ -8,7 +8,10 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { until } from './support/until.js';
 
-/* Downloads of what is in S3: through the server, or by a redirect to the store. What is the same as from files is in content.test.ts. */
+/*
+ * Downloads from S3, through the server or by a redirect to the store. What they share with files is in
+ * content.test.ts.
+ */
 
 const MIB = 1024 ** 2;
 const BYTES = randomBytes(1000);
@@ -45,14 +48,14 @@ const bytesOf = async (answer: Response) => Buffer.from(await answer.arrayBuffer
 
 interface Wire {
   url: string;
-  /** Bytes that S3 has sent. */
+  /** How many bytes S3 has sent. */
   received(): number;
-  /** Connections on which more than `bytes` came. */
+  /** The number of open connections on which more than `bytes` came. */
   openWith(bytes: number): number;
   close(): void;
 }
 
-/** Passes TCP on to the store and counts. */
+/** A TCP proxy before the store that counts bytes. */
 async function openWire(target: string): Promise<Wire> {
   const { hostname, port } = new URL(target);
   const outward = new Set<Socket>();
@@ -116,7 +119,7 @@ describe('through the server', () => {
 
   it('is no longer read from the store when the client has gone', async () => {
     const file = await upload(randomBytes(64 * MIB), 'large.bin');
-    // It has read the file, too, on connections that it keeps.
+    // The worker has read the file too, on connections that it keeps open.
     await processes.stop('worker');
     await until('its connections to close', () => wire.openWith(64 * 1024) === 0);
     const before = wire.received();
@@ -125,7 +128,7 @@ describe('through the server', () => {
     });
     const [answer] = await once(request, 'response');
     await once(answer, 'data');
-    // Nothing more is taken: what is on the way fills the buffers between, and then the store has to wait.
+    // The client reads no more, so the buffers fill and the store has to wait.
     answer.pause();
     await until('the connection to the store to be seen', () => wire.openWith(64 * 1024) === 1);
     request.destroy();
@@ -143,7 +146,7 @@ describe('by a redirect to the store', () => {
   });
   afterAll(close);
 
-  /** Where a GET is sent to. */
+  /** The address to which a GET is redirected. */
   async function target(path: string): Promise<URL> {
     const answer = await user.fetch(path, { redirect: 'manual' });
     expect(answer.status).toBe(302);
@@ -157,7 +160,7 @@ describe('by a redirect to the store', () => {
     expect(url.origin).toBe(wire.url);
     expect(url.searchParams.get('X-Amz-Expires')).toBe('300');
     expect(answer.headers.get('Cache-Control')).toBe('private, max-age=240');
-    // What is said of the content would be taken for the redirect's.
+    // Clients would take these headers for those of the redirect itself.
     for (const name of ['ETag', 'Last-Modified', 'Content-Disposition', 'Content-Type', 'Accept-Ranges']) {
       expect([name, answer.headers.get(name)]).toEqual([name, null]);
     }

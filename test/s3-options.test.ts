@@ -28,7 +28,7 @@ function openStorage(variables: Record<string, string> = {}): Promise<Storage> {
   return openS3Storage(s3, 32 * MIB, createLogger('silent', 'test'));
 }
 
-/** Uploads it, and returns the key of its object. */
+/** Uploads the content, and returns the key of its object. */
 async function upload(storage: Storage, content: Buffer): Promise<string> {
   let present: StoredUpload = { key: randomUUID(), offset: 0, length: content.length, state: null };
   const parts: Part[] = [];
@@ -44,9 +44,9 @@ async function upload(storage: Storage, content: Buffer): Promise<string> {
   return key ?? (await storage.uploads.complete(present, parts)).objectKey;
 }
 
-test('S3_SSE and S3_KMS_KEY_ID go with everything that begins an object', async () => {
+test('S3_SSE and S3_KMS_KEY_ID are sent with every request that begins an object', async () => {
   const storage = await openStorage({ S3_SSE: 'aws:kms', S3_KMS_KEY_ID: 'some-key' });
-  // This store has no keys to encrypt with. What counts is what it is asked for.
+  // This store has no encryption keys and refuses, so the test looks at the requests.
   await storage.blobs.write('a-blob', Buffer.from('blob')).catch(() => {});
   await upload(storage, randomBytes(9 * MIB)).catch(() => {});
   for (const operation of ['PutObject', 'CreateMultipartUpload'] as const) {
@@ -90,12 +90,12 @@ describe('the bucket', () => {
   test.each([
     ['keys that are wrong', { S3_SECRET_ACCESS_KEY: 'wrong' }, /^S3_BUCKET=.*the keys may not use it/],
     ['a store that is not there', { S3_ENDPOINT: 'http://127.0.0.1:1' }, /^S3_BUCKET=.*ECONNREFUSED/],
-  ])('with %s the start says so', async (_what, variables, message) => {
+  ])('refused because of %s makes the start fail with the reason', async (_what, variables, message) => {
     await expect(openStorage(variables)).rejects.toThrow(ConfigError);
     await expect(openStorage(variables)).rejects.toThrow(message);
   });
 
-  test('that is missing and may not be created, too', async () => {
+  test('that is missing and may not be created makes the start fail with the reason', async () => {
     const remove = proxy.rule('CreateBucket', { fail: 403, code: 'AccessDenied' });
     const opening = openStorage({ S3_BUCKET: `test-${randomBytes(6).toString('hex')}` });
     await expect(opening).rejects.toThrow(/does not exist and could not be created: .*AccessDenied/);

@@ -4,13 +4,13 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { putTo, S3Unavailable } from '../core/storage/s3/http-put.js';
 
-/* Sending a body again when that fails. */
+/* How a body is sent again after a failed attempt. */
 
 const SEND_FOR_MS = 50;
 
 let server: Server;
 let attempts: number;
-/** How many attempts are cut off, each after more time than sending may take in all. */
+/** How many attempts are cut off, each after more than the time limit for all attempts. */
 let cut: number;
 
 beforeAll(async () => {
@@ -54,13 +54,13 @@ async function* readAnew() {
 
 const send = () => put({ key: 'part', body: { size: 3, chunks: readAnew } });
 
-test('a body for which one attempt takes longer than all may take gets three of them', async () => {
+test('a body gets three attempts even if one takes longer than all of them may', async () => {
   cut = 2;
   expect(await send()).toMatchObject({ etag: 'tag' });
   expect(attempts).toBe(3);
 });
 
-test('after these it is given up', async () => {
+test('a body is given up after three attempts', async () => {
   cut = Number.POSITIVE_INFINITY;
   await expect(send()).rejects.toBeInstanceOf(S3Unavailable);
   expect(attempts).toBe(3);

@@ -142,7 +142,7 @@ describe('the page', () => {
         return 'injected' in window || isStyled;
       }, OTHER);
       expect(hasRun).toBe(false);
-      // The page hears of them after the fact.
+      // The page is told of violations only after they happen.
       const stopped = ['script-src-elem', 'script-src-attr', 'style-src-elem', 'connect-src'];
       await page.waitForFunction((directives) => {
         const { seen } = window as unknown as { seen: string[] };
@@ -154,7 +154,7 @@ describe('the page', () => {
   });
 });
 
-describe('what users have sent', () => {
+describe('a file that a user has sent', () => {
   const xhtml = Buffer.from(
     '<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><script>alert(1)</script></html>',
   );
@@ -176,13 +176,13 @@ describe('what users have sent', () => {
       'text/xml',
     ],
     ['JavaScript', Buffer.from('alert(document.domain)'), 'a.js', 'text/javascript'],
-  ])('%s never runs', async (_what, bytes, filename, filetype) => {
+  ])('never runs in a browser: %s', async (_what, bytes, filename, filetype) => {
     const { id } = await admin.settled(await admin.upload(bytes, { filename, filetype }));
     const answer = await admin.fetch(`/api/files/${id}/content`);
     expect(answer.status).toBe(200);
     const type = answer.headers.get('Content-Type') ?? '';
     const disposition = answer.headers.get('Content-Disposition') ?? '';
-    // As text, which nosniff keeps from being anything else, or not shown at all.
+    // The browser shows it as text, which nosniff stops it from guessing anew, or downloads it.
     if (type !== 'text/plain; charset=utf-8') expect(disposition).toMatch(/^attachment/);
     expect(type).not.toMatch(/html|svg|javascript/i);
     expect(answer.headers.get('X-Content-Type-Options')).toBe('nosniff');
@@ -190,7 +190,7 @@ describe('what users have sent', () => {
     expect(answer.headers.get('Referrer-Policy')).toBe('no-referrer');
   });
 
-  test('and its thumbnails may be shown by pages of other origins that have a link', async () => {
+  test('may be shown, like its thumbnails, by pages of other origins that have a link', async () => {
     const jpeg = await makeJpeg({ width: 300, height: 200 });
     const { links } = await admin.settled(
       await admin.upload(jpeg, { filename: 'a.jpg', filetype: 'image/jpeg' }),

@@ -8,7 +8,8 @@ import { eventsOf, newSession, postAuth, problemOf, refresh, refreshed, sha256 }
 import { until } from './support/until.js';
 
 /*
- * Refresh tokens: rotation, and what becomes of a session when one comes a second time. Two servers share the database.
+ * The rotation of refresh tokens, and the end of a session when a token comes a second time. Two servers
+ * share the database.
  */
 
 const ENDED = [401, 'unauthenticated'];
@@ -28,7 +29,7 @@ const here = (token: string) => refresh(processes.url, token);
 const there = (token: string) => refresh(processes.urlOf('server-2'), token);
 const next = async (token: string) => (await refreshed(processes.url, token)).refreshToken;
 
-/** As if the token had been replaced longer ago than it is good for. */
+/** Makes the token one that was replaced longer ago than its grace. */
 async function endGrace(token: string): Promise<void> {
   const { rowCount } = await processes.database.query(
     `UPDATE refresh_tokens SET replaced_at = replaced_at - interval '10 seconds' WHERE token_hash = $1
@@ -56,7 +57,7 @@ async function sessionOf(token: string): Promise<string> {
   return rows[0].session_id;
 }
 
-test('each refresh gives another token, with which it goes on, and moves the end of the session', async () => {
+test('each refresh gives a new token, which works next, and moves the expiry of the session', async () => {
   const { refreshToken: first, accessToken } = await signIn();
   const sessionId = await sessionOf(first);
   await processes.database.query(
@@ -134,7 +135,7 @@ describe('within its grace a token that was replaced', () => {
   });
 });
 
-test('the grace begins when the next token is there, however long that had to be waited for', async () => {
+test('the grace begins when the next token is made, however long the refresh had to wait', async () => {
   const { refreshToken } = await signIn();
   const blocker = await processes.database.connect();
   await blocker.query('BEGIN');
@@ -151,7 +152,7 @@ test('the grace begins when the next token is there, however long that had to be
   expect(rowCount).toBe(1);
 });
 
-describe('a token that comes again after its grace ends the session', () => {
+describe('a token that comes a second time after its grace ends the session', () => {
   test('with its newest token, and an event says so, once', async () => {
     const { refreshToken: first, as } = await signIn();
     const sessionId = await sessionOf(first);
@@ -162,7 +163,7 @@ describe('a token that comes again after its grace ends the session', () => {
     expect(await problemOf(await here(first))).toEqual(ENDED);
     for (const token of [third, second, first]) expect(await problemOf(await there(token))).toEqual(ENDED);
     expect(await reuses({ sessionId })).toBe(1);
-    // What it may still do is read, for its minutes; the other sign-in has nothing to do with it.
+    // The access token can still read files until it expires. The other session goes on.
     expect(await problemOf(await as.fetch('/api/me/sessions'))).toEqual(ENDED);
     expect((await here(other.refreshToken)).status).toBe(200);
   });
@@ -201,15 +202,15 @@ describe('a token that comes again after its grace ends the session', () => {
   });
 });
 
-describe('of a session that goes on for long', () => {
-  /** As if each refresh so far had been so long ago. */
+describe('of a long session', () => {
+  /** Moves all its refreshes so far back by `ago`. */
   const age = (sessionId: string, ago: string) =>
     processes.database.query(
       'UPDATE refresh_tokens SET replaced_at = replaced_at - $2::interval WHERE session_id = $1',
       [sessionId, ago],
     );
 
-  /** @returns all tokens that it had, oldest first */
+  /** Refreshes the session `times` times. @returns all its tokens, oldest first */
   async function goOn(token: string, times: number): Promise<string[]> {
     const tokens = [token];
     const sessionId = await sessionOf(token);
@@ -243,7 +244,7 @@ describe('of a session that goes on for long', () => {
     expect(await problemOf(await here(later.at(-1) ?? ''))).toEqual(ENDED);
   });
 
-  test('nobody can end it with a token that was never given out', async () => {
+  test('a forged token cannot end the session', async () => {
     const [mine, other] = await Promise.all([signIn(), signIn()]);
     const tokens = await goOn(mine.refreshToken, 3);
     const [secret = '', session = '', seal = ''] = mine.refreshToken.split('.');
@@ -264,7 +265,7 @@ describe('of a session that goes on for long', () => {
     expect((await here(other.refreshToken)).status).toBe(200);
   });
 
-  test('that an earlier version has opened, tokens of that version are known, too', async () => {
+  test('opened by an earlier version, the tokens of that version are accepted too', async () => {
     const { refreshToken } = await signIn();
     const sessionId = await sessionOf(refreshToken);
     const early = randomBytes(32).toString('base64url');
@@ -280,14 +281,14 @@ describe('of a session that goes on for long', () => {
     expect(await next(early)).toBe(second);
     await age(sessionId, '2 minutes');
     await goOn(second, 3);
-    // The two without a seal, and of the others the last ones.
+    // The two hashes without a seal are kept, and of the others the last ones.
     expect(await count(sessionId)).toBeLessThan(7);
     expect(await problemOf(await here(used))).toEqual(ENDED);
     expect(await reuses({ sessionId })).toBe(1);
   });
 });
 
-test('refreshing while all sessions of the account are ended is an ordinary answer', async () => {
+test('a refresh while all sessions of the account are being ended gets 200 or 401', async () => {
   for (let round = 0; round < 5; round++) {
     const [{ as }, ...others] = await Promise.all([signIn(), signIn(), signIn(), signIn()]);
     const answers = await Promise.all([
@@ -323,11 +324,11 @@ describe('a server that is killed', () => {
     expect((await there(refreshToken)).status).toBe(200);
   });
 
-  test('after it, before the answer arrived, leaves the old token good for its grace, and the new one', async () => {
+  test('between commit and answer leaves both tokens good, the old one for its grace', async () => {
     const { refreshToken } = await signIn();
     const unheard = await next(refreshToken);
     await processes.kill('server');
-    // Not kept anywhere: another server makes the same one.
+    // The token is stored nowhere: the other server derives the same one.
     const { refreshToken: again } = await refreshed(processes.urlOf('server-2'), refreshToken);
     expect(again).toBe(unheard);
     expect((await there(again)).status).toBe(200);
@@ -341,7 +342,7 @@ test('another JWT_SECRET ends access tokens at once, and sessions go on', async 
     async () => processes.database.url,
   );
   try {
-    // The grace of the one that is replaced is to go on until it comes to the new server.
+    // This token must still be in its grace when it comes to the new server, so it is replaced only now.
     const { refreshToken, as } = await signIn();
     const replaced = await signIn();
     const successor = await next(replaced.refreshToken);
@@ -349,7 +350,7 @@ test('another JWT_SECRET ends access tokens at once, and sessions go on', async 
     const { accessToken } = await refreshed(renewed.url, refreshToken);
     const me = await fetch(`${renewed.url}/api/me`, { headers: { Authorization: `Bearer ${accessToken}` } });
     expect((await me.json()).id).toBe(user.id);
-    // Its successor cannot be made again with the new secret; whoever has it goes on.
+    // The new secret cannot derive the same successor again, but a client that has the successor goes on.
     expect(await problemOf(await refresh(renewed.url, replaced.refreshToken))).toEqual(ENDED);
     expect((await refresh(renewed.url, successor)).status).toBe(200);
   } finally {
@@ -357,7 +358,7 @@ test('another JWT_SECRET ends access tokens at once, and sessions go on', async 
   }
 });
 
-test('tokens that belong to no session are refused, whatever they look like', async () => {
+test('tokens of no session are refused, whatever their form', async () => {
   const unknown = randomBytes(32).toString('base64url');
   for (const token of [unknown, user.token, 'x', '😀'.repeat(100), "' OR 1=1 --"]) {
     expect(await problemOf(await here(token))).toEqual(ENDED);
@@ -365,7 +366,7 @@ test('tokens that belong to no session are refused, whatever they look like', as
   expect(await eventsOf(processes.database, user.id)).not.toContain('auth.token_reused');
 });
 
-test('a refresh reads no more of the tokens, however many its session has had', async () => {
+test('a refresh reads few tokens, however many its session has had', async () => {
   const proxy = await startPostgresProxy();
   const own = await startProcesses({}, ['server'], proxy.reach);
   try {
@@ -386,7 +387,7 @@ test('a refresh reads no more of the tokens, however many its session has had', 
     );
     for (const { text, parameters } of statements) {
       if (text.startsWith('INSERT')) continue;
-      // Hashes are no text.
+      // The proxy shows parameters as text, which a binary hash is not.
       const values = text.includes('token_hash = $1')
         ? [sha256(refreshToken), ...parameters.slice(1)]
         : parameters;

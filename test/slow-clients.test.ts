@@ -13,8 +13,8 @@ import { startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * Clients that take their time, on purpose. The parts that watch over them, with short times; what those are in
- * earnest stands in server/http/server.ts and server/http/json-body.ts.
+ * Clients that are slow on purpose. The time limits here are short; the real ones are in
+ * server/http/server.ts and server/http/json-body.ts.
  */
 
 const refusals: Refusals = { note: () => {}, whenWritten: async () => {}, flush: async () => {} };
@@ -94,7 +94,7 @@ test.each([
   ['a length', post('/json', 'Content-Length: 900\r\n'), ' '],
   ['chunks', post('/json', 'Transfer-Encoding: chunked\r\n'), '1\r\n \r\n'],
 ])(
-  'JSON that drips (with %s) has its time in all, however often something comes',
+  'JSON that drips (with %s) has one time limit for the whole body, however often bytes come',
   async (_how, head, drip) => {
     const answer = await converse(head, drip);
     expect(answer).toMatch(/^HTTP\/1.1 408/);
@@ -102,23 +102,23 @@ test.each([
   },
 );
 
-test('JSON that is too long is refused before it is there', async () => {
+test('JSON that is too long is refused before all of it has arrived', async () => {
   expect(await converse(post('/json', 'Content-Length: 1000000\r\n'))).toMatch(/^HTTP\/1.1 413/);
   const chunk = `3e9\r\n${' '.repeat(1001)}\r\n`;
   expect(await converse(post('/json', 'Transfer-Encoding: chunked\r\n') + chunk)).toMatch(/^HTTP\/1.1 413/);
 });
 
-test('bytes that drip are waited for as long as they come', async () => {
-  // Longer than all the times above.
+test('the server reads an upload for as long as its bytes keep coming', async () => {
+  // This takes longer than all the limits above.
   const head = post('/bytes', 'Content-Length: 80\r\nConnection: close\r\n');
   expect(await converse(head, 'x')).toMatch(/^HTTP\/1.1 200[\s\S]*80$/);
 });
 
-test('and no longer', async () => {
+test('an upload whose bytes stop coming loses its connection', async () => {
   expect(await converse(post('/bytes', 'Content-Length: 20\r\n'))).toBe('');
 });
 
-test('what drips after a refusal is not waited for, whether it is much or little', async () => {
+test('the server does not wait for a body that drips after a refusal, long or short', async () => {
   for (const length of [500, 1_000_000]) {
     const answer = await converse(post('/refused', `Content-Length: ${length}\r\n`), 'x');
     expect(answer).toMatch(/^HTTP\/1.1 401/);
@@ -129,7 +129,7 @@ test('a connection that is kept open is closed when nothing more comes', async (
   expect(await converse(`${post('/json', 'Content-Length: 2\r\n')}{}`)).toMatch(/^HTTP\/1.1 200/);
 });
 
-test('who asks before sending is told to only where the body is wanted', async () => {
+test('a client that sends Expect: 100-continue gets 100 only where the server wants the body', async () => {
   const asking = 'Expect: 100-continue\r\nContent-Length: 2\r\n';
   expect(await converse(post('/refused', asking))).toMatch(/^HTTP\/1.1 401/);
   const socket = connect((http.address() as AddressInfo).port, '127.0.0.1');
@@ -144,7 +144,7 @@ test('who asks before sending is told to only where the body is wanted', async (
   await until('the answer', () => received.includes('HTTP/1.1 200'));
 });
 
-test('hundreds of connections that say nothing, or half of something, keep nobody else out', async () => {
+test('hundreds of connections that send nothing or half a request keep no other client out', async () => {
   const processes = await startProcesses({}, ['server']);
   try {
     const { hostname, port } = new URL(processes.url);

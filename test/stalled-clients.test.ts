@@ -12,9 +12,9 @@ import { sendHalf } from './support/half-open.js';
 import { FORM_TYPE, filePart, MIB } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 
-/* Clients that send no more, and do not close either, when what they have sent cannot be stored: they are told at once. */
+/* Clients that stop sending without closing, while their bytes cannot be stored, get the error at once. */
 
-/** Enough that the store commits in the middle. */
+/** Enough bytes that the store commits in the middle. */
 const CONTENT = randomBytes(44 * MIB);
 
 const OCTETS = { 'Tus-Resumable': '1.0.0', 'Content-Type': 'application/offset+octet-stream' };
@@ -96,22 +96,25 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     await form?.close();
   });
 
-  test.each(KINDS)('a failure in the middle is told while nothing more comes: %s', async (_what, make) => {
-    const { method, path, headers, content = CONTENT } = await make(user);
-    const half = request(`${processes.url}${path}`, {
-      method,
-      headers: { Authorization: `Bearer ${user.token}`, ...headers },
-    });
-    half.on('error', () => {});
-    half.write(content);
-    const [answer] = (await once(half, 'response')) as [IncomingMessage];
-    expect([500, 503]).toContain(answer.statusCode);
-    expect(await text(answer)).not.toContain('not today');
-    half.destroy();
-  });
+  test.each(KINDS)(
+    'a failure in the middle is answered though no more bytes come: %s',
+    async (_what, make) => {
+      const { method, path, headers, content = CONTENT } = await make(user);
+      const half = request(`${processes.url}${path}`, {
+        method,
+        headers: { Authorization: `Bearer ${user.token}`, ...headers },
+      });
+      half.on('error', () => {});
+      half.write(content);
+      const [answer] = (await once(half, 'response')) as [IncomingMessage];
+      expect([500, 503]).toContain(answer.statusCode);
+      expect(await text(answer)).not.toContain('not today');
+      half.destroy();
+    },
+  );
 });
 
-test('files: a disk that is full is told while nothing more comes', async () => {
+test('files: a full disk is answered with 507 though no more bytes come', async () => {
   const processes = await startProcesses({}, ['server']);
   try {
     const user = await registerUser(() => processes.url);

@@ -14,7 +14,7 @@ const SCRIPT = resolve('dist/server/standalone/supervisor.js');
 const ACCOUNT = { email: 'ada@example.org', password: 'correct horse battery staple' };
 const isRoot = process.getuid?.() === 0;
 
-/** For what cannot be tried as this user, and is by the other. */
+/** For cases that cannot be tried as this user, but as the other. */
 const never = (_name: string, _test: () => Promise<void>) => {};
 
 interface Started {
@@ -77,9 +77,10 @@ function launch(variables: Record<string, string> = {}): {
 }
 
 /**
- * Ends a first start by `signal` in the middle. A busy machine may let it come through before: then it is tried anew.
+ * Ends a first start by `signal` in its middle. On a busy machine the start may succeed before: then it is
+ * tried anew.
  * @param begun whether it is time for the signal
- * @param caught looked at when it has ended: whether the signal was in time
+ * @param caught called after the end: whether the signal was in time
  */
 async function catchStart(
   begun: () => Promise<boolean>,
@@ -150,7 +151,7 @@ function ours(): Process[] {
   });
 }
 
-/** What was killed at the last moment takes some more milliseconds to be gone. */
+/** A process that was killed at the last moment may take some more milliseconds to end. */
 const nothingIsLeft = () => until('no process is left', () => ours().length === 0);
 
 /** The pid of the one process whose command matches. */
@@ -300,7 +301,7 @@ describe('accidents', () => {
     const client = new pg.Client(`postgres://landfall:${password}@127.0.0.1:${port}/landfall`);
     client.on('error', () => {});
     await client.connect();
-    // Its process does not notice that the main one is gone before the statement has ended.
+    // The backend notices only after the statement that the main process is gone.
     const long = client.query('SELECT count(*) FROM generate_series(1, 100000000000)').catch(() => {});
     kill(Number(pid), 'SIGKILL');
     await until('it answers again', async () => (await logIn(started)) === 200, 90);
@@ -341,7 +342,7 @@ describe('a start that cannot succeed says why in one line', () => {
     expect(await failure({ DATA_DIR: join(dataDir, 'below') })).toContain('DATA_DIR');
   });
 
-  // Root can write everywhere.
+  // Root can write everywhere, so this test needs another user.
   (isRoot ? never : test)('a data folder that cannot be written', async () => {
     await mkdir(dataDir, { mode: 0o500 });
     expect(await failure({})).toContain(`DATA_DIR=${dataDir}`);

@@ -17,7 +17,7 @@ interface Opened {
   close(): Promise<void>;
 }
 
-/** What every storage promises; each implementation is one line here. */
+/** Every storage keeps the contract below; each implementation is one line here. */
 const IMPLEMENTATIONS: [name: string, open: () => Promise<Opened>][] = [
   ['files', openFiles],
   ['S3', openS3],
@@ -124,7 +124,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     expect((await stored()).equals(Buffer.concat(contents))).toBe(true);
   });
 
-  test('a hundred crumbs become the bytes that were sent', async () => {
+  test('a hundred tiny appends become the bytes that were sent', async () => {
     const contents = Array.from({ length: 100 }, () => randomBytes(1000));
     for (const content of contents) await append(content);
     expect(committed).toHaveLength(100);
@@ -140,14 +140,14 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     expect((await stored()).equals(Buffer.concat(contents))).toBe(true);
   });
 
-  test('what came before the source failed is kept, and the client goes on from there or from before', async () => {
+  test('bytes from before the source failed are kept, and the next append goes on behind them', async () => {
     await expect(append('abcdef', new Error('cut'))).rejects.toThrow('cut');
     expect(committed).toEqual([6]);
     await append('ghi');
     expect((await stored()).toString()).toBe('abcdefghi');
   });
 
-  test('what was stored and not committed counts for nothing', async () => {
+  test('bytes that were stored but not committed do not count', async () => {
     await append('abc');
     const refuse = () => Promise.reject(new Error('not yours'));
     await expect(storage.uploads.append(upload, chunks('XXX'), refuse)).rejects.toThrow();
@@ -168,13 +168,13 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     }
   });
 
-  test('what is refused in mid-body spoils nothing that comes after it', async () => {
+  test('a body that the store refuses in its middle does not harm later requests', async () => {
     await append(randomBytes(9 * MIB));
     await append(randomBytes(3 * MIB));
     await complete();
     const completed = { upload, parts };
     for (let round = 0; round < 5; round++) {
-      // The store does not want the tail any more, and says so before it has seen all of it.
+      // The store has completed this upload, so it refuses the tail before it has read all of it.
       await storage.uploads.complete(completed.upload, completed.parts);
       begin(null);
       await append(randomBytes(6 * MIB));
@@ -185,25 +185,28 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
   test.each([
     ['large', [6 * MIB, 7 * MIB]],
     ['small', [1 * MIB, 100]],
-  ])('what a dead process has stored besides (%s) does not get into the blob', async (_sizes, sizes) => {
-    const content = randomBytes(9 * MIB);
-    await append(content);
-    // It dies before it can write down what it has stored.
-    const reservation = async (progress: Progress) => {
-      if (progress.offset > 9 * MIB) throw new Error('dead');
-      await commit(progress);
-    };
-    for (const size of sizes) {
-      await storage.uploads
-        .append({ ...upload, length: upload.offset + size }, chunks(randomBytes(size)), reservation)
-        .catch(() => {});
-    }
-    const rest = randomBytes(8 * MIB + 5);
-    await append(rest);
-    expect((await stored()).equals(Buffer.concat([content, rest]))).toBe(true);
-    await storage.uploads.discard(upload, await complete());
-    expect((await listStored()).map(({ key }) => key)).toEqual([await complete()]);
-  });
+  ])(
+    'parts that a dead process stored and never committed (%s) stay out of the blob',
+    async (_sizes, sizes) => {
+      const content = randomBytes(9 * MIB);
+      await append(content);
+      // The process dies before it can commit the parts that it has stored.
+      const reservation = async (progress: Progress) => {
+        if (progress.offset > 9 * MIB) throw new Error('dead');
+        await commit(progress);
+      };
+      for (const size of sizes) {
+        await storage.uploads
+          .append({ ...upload, length: upload.offset + size }, chunks(randomBytes(size)), reservation)
+          .catch(() => {});
+      }
+      const rest = randomBytes(8 * MIB + 5);
+      await append(rest);
+      expect((await stored()).equals(Buffer.concat([content, rest]))).toBe(true);
+      await storage.uploads.discard(upload, await complete());
+      expect((await listStored()).map(({ key }) => key)).toEqual([await complete()]);
+    },
+  );
 
   test('an empty upload becomes an empty blob', async () => {
     await complete();
@@ -218,7 +221,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     });
   });
 
-  test('what is discarded is gone to the last byte, and may be discarded again', async () => {
+  test('discarding an upload removes all its bytes, and may be repeated', async () => {
     await append(randomBytes(9 * MIB), 'tail');
     await append('more');
     expect(await listStored()).not.toEqual([]);
@@ -236,7 +239,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     expect((await stored()).equals(content)).toBe(true);
   });
 
-  test('what is deleted is gone, and may be deleted again', async () => {
+  test('deleting a blob removes it, and may be repeated', async () => {
     const key = randomUUID();
     await expect(storage.blobs.read(key)).rejects.toMatchObject({ code: 'unavailable', retryable: true });
     await storage.blobs.write(key, Buffer.from('blob'));
@@ -252,7 +255,7 @@ test('S3: many uploads that share little memory become the bytes that were sent'
   const bucket = await createBucket();
   const { s3 } = loadConfig(bucket.env);
   if (!s3) throw new Error('no bucket is configured');
-  // Less than two blocks for each.
+  // This is less than two blocks for each upload.
   const storage = await openS3Storage(s3, MIB, createLogger('silent', 'test'));
   async function* slowly(content: Buffer) {
     for (let at = 0; at < content.length; at += 50_000) {
@@ -275,7 +278,7 @@ test('S3: many uploads that share little memory become the bytes that were sent'
   await bucket.drop();
 });
 
-test('files: what a broken connection left behind the offset is written over, and cut off at the end', async () => {
+test('files: bytes beyond the offset are written over, and their rest is cut off at the end', async () => {
   const { storage, close } = await openFiles();
   const upload = { key: 'some-key', offset: 0, length: null, state: null };
   const commit = async () => {};

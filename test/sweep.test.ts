@@ -69,7 +69,7 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
     return found.sort();
   }
 
-  /** What nothing refers to. */
+  /** Stores objects that no row refers to. */
   async function makeOrphans(): Promise<string[]> {
     const whole = randomUUID();
     const segment = `${randomUUID()}.${randomBytes(12).toString('hex')}`;
@@ -81,11 +81,11 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
     return [whole, segment, multipart];
   }
 
-  it('are found, and nothing else is', async () => {
+  it('are found and deleted, and no other object is', async () => {
     const image = await user.settled(await user.upload(await makeJpeg({ width: 300, height: 200 })));
     const trashed = await user.settled(await user.upload(randomBytes(10)));
     await user.fetch(`/api/files/${trashed.id}`, { method: 'DELETE' });
-    // A part and a segment, where there are such things.
+    // On S3 this upload has a part and a segment.
     const half = await user.create(30 * MIB);
     const bytes = randomBytes(30 * MIB);
     const send = (from: number, to: number) =>
@@ -131,7 +131,7 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
     expect((await user.fetch(image.links.thumbnails?.small ?? '')).status).toBe(200);
   });
 
-  it('are not taken from a database of somebody else', async () => {
+  it('are not deleted by the database of another installation', async () => {
     const other = await createDatabase();
     try {
       await migrate(other.url);
@@ -153,7 +153,7 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
     }
   });
 
-  it('are looked up in batches, of which none is lost', async () => {
+  it('are looked up in batches, and none is lost', async () => {
     const keys = Array.from({ length: 2500 }, () => randomUUID());
     const database = await openDatabase(processes.database.url, 'test');
     const removed: string[] = [];

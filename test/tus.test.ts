@@ -81,7 +81,7 @@ const letExpire = (path: string) =>
     idOf(path),
   ]);
 
-/** Sends what fetch() would not. */
+/** Sends requests that fetch() would not send. */
 function rawRequest(
   path: string,
   options: { method: string; headers?: Record<string, string> },
@@ -160,7 +160,7 @@ describe('core protocol', () => {
     expect((await contentOf(idOf(path))).toString()).toBe('1234567890');
   });
 
-  test('a conflict gives the lease back, also of an upload whose object is made and whose file is not', async () => {
+  test('a conflict gives the lease back, also of an upload that has its object but no file yet', async () => {
     const path = await user.create(3);
     await patch(path, 0, 'ab');
     await processes.database.query(
@@ -212,7 +212,7 @@ describe('core protocol', () => {
     'a PATCH with Content-Type %s is refused',
     async (type) => {
       const path = await user.create(3);
-      // A string would bring a type of its own.
+      // With a string, fetch() would add a type of its own.
       const answer = await patch(path, 0, Buffer.from('abc'), { 'Content-Type': type });
       expect(answer.status).toBe(415);
       expect(await offsetOf(path)).toBe(0);
@@ -265,7 +265,7 @@ describe('core protocol', () => {
     }
   });
 
-  test('neither a broken escape nor a strange Host brings the server to its knees', async () => {
+  test('a broken escape or a strange Host does not bring the server down', async () => {
     for (const method of ['HEAD', 'PATCH', 'DELETE', 'GET', 'POST']) {
       const headers = { 'Upload-Offset': '0', ...OCTETS };
       expect((await rawRequest('/uploads/%zz', { method, headers })).statusCode).toBe(400);
@@ -394,7 +394,7 @@ describe('creation', () => {
     }
     expect((await patch(`/uploads/${id}`, 3, 'd')).status).toBe(413);
     expect((await patch(`/uploads/${id}`, 3, chunked('d'))).status).toBe(413);
-    // What is queued after them has been worked on: so would be a second job.
+    // A second job of this upload would be processed before this later upload.
     await user.settled(await user.upload(Buffer.from('next')));
     expect(await eventsOf(id)).toEqual(events);
     expect(events.filter((type) => type === 'file.created' || type === 'file.completed')).toHaveLength(2);
@@ -529,7 +529,7 @@ describe('metadata', () => {
     return (await user.tus('HEAD', `/uploads/${id}`)).headers.get('Upload-Metadata');
   };
 
-  test('none brings no header', async () => {
+  test('is not sent back where there is none', async () => {
     expect((await user.tus('HEAD', await user.create(1))).headers.has('Upload-Metadata')).toBe(false);
     for (const empty of ['', ' ', ',', ' ,\t, '])
       expect([empty, await headOf(await create(empty))]).toEqual([empty, null]);
@@ -546,7 +546,7 @@ describe('metadata', () => {
     expect(await headOf(await create(sent))).toBe(told);
   });
 
-  test('two lines of it are one', async () => {
+  test('in two header lines counts as one', async () => {
     const { hostname, port } = new URL(processes.url);
     const created = await new Promise<IncomingMessage>((resolve, reject) => {
       const headers = {
@@ -569,7 +569,7 @@ describe('metadata', () => {
     expect((await user.get(`/api/files/${idOf(path)}`)).filename).toBe('two.txt');
   });
 
-  test('a name that is not UTF-8 shows where it cannot be read', async () => {
+  test('a name that is not UTF-8 shows U+FFFD where it cannot be read', async () => {
     const sent = `filename ${Buffer.from('caf\xe9.txt', 'latin1').toString('base64')}`;
     const answer = await create(sent);
     expect(await headOf(answer)).toBe(sent);
@@ -577,7 +577,7 @@ describe('metadata', () => {
     expect(file.filename).toBe('caf\ufffd.txt');
   });
 
-  test('what was said of an upload is forgotten with it', async () => {
+  test('the metadata of an upload is removed with it', async () => {
     const path = await user.create(1, { 'Upload-Metadata': 'note YfxiAGM=' });
     expect((await user.tus('DELETE', path)).status).toBe(204);
     const { rows } = await processes.database.query(
@@ -587,7 +587,7 @@ describe('metadata', () => {
     expect(rows).toEqual([{ metadata: {}, metadata_header: null }]);
   });
 
-  test('a name loses what turns the direction of text, and a warning says so', async () => {
+  test('a name loses characters that turn the direction of text, and a warning says so', async () => {
     const sent = encodeMetadata({ filename: '\u202ephoto\u2066gpj\u200f.exe' });
     const answer = await create(sent);
     expect(await headOf(answer)).toBe(sent);
@@ -604,7 +604,7 @@ describe('metadata', () => {
 describe('expiration', () => {
   const MINUTE = 60_000;
 
-  /** A day after what was done between `since` and now; the clock of the database may be another one. */
+  /** `time` must be a day after a moment between `since` and now. The clock of the database may differ. */
   function expectInOneDay(time: string | null, since: number): void {
     const set = Date.parse(time ?? '') - 24 * 60 * MINUTE;
     expect(set).toBeGreaterThan(since - MINUTE);
@@ -633,7 +633,7 @@ describe('expiration', () => {
     expect((await user.get(`/api${path}`)).expiresAt).toBeNull();
   });
 
-  test('what has expired is gone, first for clients and then from the disk', async () => {
+  test('an expired upload is gone, first for clients and then from the disk', async () => {
     const path = await user.create(10);
     const other = await user.create(10);
     await patch(path, 0, 'abc');
@@ -698,7 +698,7 @@ describe('termination', () => {
     expect((await user.fetch(`/api/files/${id}/content`)).status).toBe(404);
   });
 
-  test('of an upload that nothing was sent to', async () => {
+  test('of an upload without bytes works', async () => {
     const path = await user.create(10);
     expect((await user.tus('DELETE', path)).status).toBe(204);
     await expectGone(path);
@@ -706,7 +706,7 @@ describe('termination', () => {
 });
 
 describe('ownership', () => {
-  test('nobody else finds an upload or a file', async () => {
+  test('other users find neither an upload nor a file', async () => {
     const path = await user.create(6);
     await patch(path, 0, 'abc');
     const finished = `/uploads/${await user.upload(Buffer.from('mine'))}`;
@@ -720,7 +720,7 @@ describe('ownership', () => {
     expect((await contentOf(idOf(path))).toString()).toBe('abcdef');
   });
 
-  test('what strangers try does not disturb an upload that is going on', async () => {
+  test('requests of other users do not disturb an upload that is going on', async () => {
     const path = await user.create(6);
     let feed: ReadableStreamDefaultController | undefined;
     const body = new ReadableStream({
@@ -831,7 +831,7 @@ describe('behind a proxy', () => {
   let behind: Processes;
   let customer: TestUser;
 
-  /** Where a new upload is said to be. */
+  /** The address of a new upload, as the server gives it. */
   async function locate(env: Record<string, string>, headers: Record<string, string>): Promise<string> {
     behind = await startProcesses(env, ['server']);
     customer = await registerUser(() => behind.url);
@@ -876,7 +876,7 @@ describe('behind a proxy', () => {
     expect(await located({ ...forwarded, ...named })).toBe('https://files.example.org:9000');
   });
 
-  test('that nobody named, its word is ignored, even if it makes no sense', async () => {
+  test('that TRUST_PROXY does not name, its headers are ignored, even malformed ones', async () => {
     expect(await locate({}, forwarded)).toBe(`${behind.url}/uploads/`);
     const odd = await customer.tus('POST', '/uploads', {
       'Upload-Length': '3',
@@ -886,12 +886,12 @@ describe('behind a proxy', () => {
     expect(odd.headers.get('Location')).toContain(`${behind.url}/uploads/`);
   });
 
-  test('PUBLIC_URL goes before everything', async () => {
+  test('PUBLIC_URL takes precedence over all headers', async () => {
     const env = { PUBLIC_URL: 'https://example.org/landfall/', TRUST_PROXY: 'true' };
     expect(await locate(env, forwarded)).toBe('https://example.org/landfall/uploads/');
   });
 
-  test('CORS_ORIGINS lets in whom it names, and nobody else', async () => {
+  test('CORS_ORIGINS admits the origins that it names, and no others', async () => {
     await locate({ CORS_ORIGINS: 'https://a.example, https://b.example' }, {});
     const allowed = async (method: string, origin: string) => {
       const answer = await customer.tus(method, '/uploads', { Origin: origin, 'Upload-Length': '3' });

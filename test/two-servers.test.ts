@@ -34,11 +34,11 @@ async function expectContent(id: string, content: Buffer): Promise<void> {
   expect(content.equals(Buffer.from(await answer.arrayBuffer()))).toBe(true);
 }
 
-/** A PATCH to the first server whose second half does not come. */
+/** Begins a PATCH to the first server, whose second half does not come. */
 const sendHalf = (path: string, length: number, sent: Buffer) =>
   openHalf(processes.url, first, path, { offset: 0, length, sent });
 
-/** How a request ended; undefined when it was not answered. */
+/** The status of a request; undefined when it was not answered. */
 function statusOf(request: ClientRequest): Promise<number | undefined> {
   return new Promise((resolve) => {
     request
@@ -47,7 +47,7 @@ function statusOf(request: ClientRequest): Promise<number | undefined> {
   });
 }
 
-/** Waits until the first server writes to the upload, and the bytes sent to it are likely to be in its hands. */
+/** Waits until the first server holds the lease and has likely received the bytes sent to it. */
 async function whenHeld(id: string): Promise<void> {
   await until('the first server to hold the lease', async () => {
     return (await findUpload(processes, id)).lease_holder === 'server';
@@ -79,7 +79,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     await expectContent(idOf(path), content);
   });
 
-  test('of two requests that write at once one wins, each time', async () => {
+  test('one of two requests that write at once succeeds, each time', async () => {
     const length = 2 * 1024 ** 2;
     const path = await first.create(length);
     const stored: Buffer[] = [];
@@ -98,7 +98,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
   });
 
   test.each(['HEAD', 'PATCH'])(
-    'a connection that is half open on one server is let go for a %s on the other',
+    'a half-open connection on one server makes way for a %s on the other',
     async (method) => {
       const content = randomBytes(200_000);
       const path = await first.create(content.length);
@@ -106,7 +106,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       await whenHeld(idOf(path));
 
       if (method === 'PATCH') {
-        // The client knows nothing of the offset: it is told, and what has arrived is kept.
+        // The client does not know the offset: it gets 409, and the bytes that arrived are kept.
         expect((await patch(second, path, 0, content)).status).toBe(409);
       }
       const offset = await offsetAt(second, path);
@@ -117,25 +117,25 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     },
   );
 
-  test('a server that stands still loses the upload when its lease runs out, and changes nothing when it goes on', async () => {
+  test('a server that stands still loses its lease, and changes nothing when it wakes up', async () => {
     const length = 12 * MIB;
     const original = randomBytes(length);
     const content = Buffer.from(original);
-    // Enough for a part, so that the first server stands still with some of it on its way.
+    // These bytes are enough for a part, so the first server stands still while it sends one.
     const sent = original.subarray(0, 9 * MIB);
     const path = await first.create(length);
     const id = idOf(path);
     const half = sendHalf(path, length, sent);
     await whenHeld(id);
-    // From then on it may send parts that nobody will have asked for.
+    // From now on the first server may send parts that no row will name.
     if (form.bucket) {
       await until('a part to be announced', async () => (await findUpload(processes, id)).storage_state);
     }
     process.kill(processes.pid('server'), 'SIGSTOP');
     try {
       const offset = await offsetAt(second, path);
-      // In S3 what the first one stores later has a place of its own: the client is free to go on with other bytes. In
-      // a folder both write to the same file.
+      // In S3 the late parts of the first server have numbers of their own, so the client may go on with
+      // other bytes. In a folder both servers write to the same file.
       if (form.bucket) randomBytes(length - offset).copy(content, offset);
       const end = 10 * MIB;
       expect((await patch(second, path, offset, content.subarray(offset, end))).status).toBe(204);
@@ -143,7 +143,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(before).toMatchObject({ offset: end, untidy: true });
 
       process.kill(processes.pid('server'), 'SIGCONT');
-      // It still reads the rest of its body, as if nothing had happened.
+      // The first server still reads the rest of its body.
       half.end(original.subarray(sent.length));
       expect(await statusOf(half)).not.toBe(204);
       expect(await findUpload(processes, id)).toEqual(before);

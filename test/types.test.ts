@@ -20,11 +20,11 @@ import {
 } from './support/fixtures.js';
 
 /*
- * What bytes are, from both sides: no text passes for something else, whatever letters it begins with and in whatever
- * encoding it is, and what is something else is known for it.
+ * The detection of types, from both sides: text is never taken for another type, whatever letters it begins
+ * with and whatever its encoding; and other types are recognised.
  */
 
-/** What the worker finds, with the bytes in chunks of an odd size. */
+/** The type that the worker finds, with the bytes in chunks of an odd size. */
 async function detect(content: Uint8Array) {
   const sample = createSample();
   for (let at = 0; at < content.length; at += 9973) sample.push(content.subarray(at, at + 9973));
@@ -46,7 +46,7 @@ const utf32 = (text: string, isLittle: boolean) =>
     }),
   );
 
-/** Encodes by asking a decoder for what one and two bytes mean. */
+/** Encodes a text with a table of all one- and two-byte sequences that the decoder knows. */
 function encode(charset: string, text: string): Buffer {
   const decoder = new TextDecoder(charset, { fatal: true });
   const bytesOf = new Map<string, number[]>();
@@ -55,7 +55,7 @@ function encode(charset: string, text: string): Buffer {
       const character = decoder.decode(new Uint8Array(bytes));
       if ([...character].length === 1 && !bytesOf.has(character)) bytesOf.set(character, bytes);
     } catch {
-      // They mean nothing.
+      // The decoder knows no character for these bytes.
     }
   };
   for (let byte = 0; byte < 256; byte++) note(byte);
@@ -147,7 +147,7 @@ describe('text is text', () => {
     expect(await detect(utf16be(CHINESE.repeat(3000)))).toMatchObject({ charset: 'utf-16be' });
   });
 
-  /** What more than twenty formats begin with, or hold at a certain place, and what sentences begin with, too. */
+  /** Sentences that begin like more than twenty formats, or hold their signature at its place. */
   test.each([
     'BMW service list 2024\nrow 1: oil\nrow 2: tyres\n',
     'BM <script>alert(1)</script>',
@@ -226,7 +226,7 @@ describe('text is text', () => {
     'q.\xc7q etc.',
   ])('%j', async (text) => {
     expect(await mimeOf(latin1(text))).toBe('text/plain');
-    // One odd byte behind the beginning makes no picture of it.
+    // One odd byte after the beginning does not make the text a picture.
     expect(await mimeOf(latin1(`${text}${'x'.repeat(300)}\0`))).toBeNull();
   });
 
@@ -660,9 +660,9 @@ describe('binary formats are told', () => {
     expect(await mimeOf(await make())).toBe(mime);
   });
 
-  test('noise, and what is only compressed or cut out of the middle, is nothing', async () => {
+  test('noise, compressed bytes and pieces of a file are not taken for a format', async () => {
     for (let i = 0; i < 200; i++) {
-      // Without a signature that two bytes of noise may happen to be.
+      // Noise may happen to begin with a signature of two bytes, so it begins with fixed bytes here.
       expect(await mimeOf(Buffer.concat([hex('00fe'), randomBytes(100 + i * 50)]))).toBeNull();
     }
     const words = Buffer.from(GERMAN.repeat(50));

@@ -4,11 +4,11 @@ import { exchange, formRequest } from './support/raw-http.js';
 import { newAddress } from './support/sign-in.js';
 
 /*
- * What clients say of themselves and cannot be proved: who reads the logs in a terminal must not have it obeyed. U+009B
- * alone begins a control sequence there.
+ * Clients can send any text about themselves. A terminal that shows the logs must not obey it. U+009B alone
+ * begins a control sequence there.
  */
 
-/** As bytes, one a character. The last one is invisible. */
+/** The text as bytes, one a character. The last one is invisible. */
 const SAID = 'a\x9b31mRED\x85b\x9d0;title\x9c\xad';
 const SHOWN = 'a�31mRED�b�0;title��';
 
@@ -25,7 +25,7 @@ beforeAll(async () => {
 
 afterAll(() => processes?.close());
 
-/** Sends it with all that a client can make up. Answers with the id under which it is logged. */
+/** Sends SAID in everything that a client can make up. Returns the id under which the request is logged. */
 async function say(method: string, path: string, headers: object = {}, body?: object): Promise<string> {
   const all = {
     'User-Agent': SAID,
@@ -68,7 +68,7 @@ test('the event log, its export and the list of sessions show nothing that a ter
   expect(items[0]).toMatchObject({ userAgent: SHOWN, address: expect.stringContaining(SHOWN) });
 });
 
-test('of a path it is no HTTP', async () => {
+test('a path with such characters is not HTTP, and is refused', async () => {
   for (const said of [...SAID].filter((character) => !/[ -~]/.test(character)).concat('\x7f')) {
     const answer = await exchange(processes.url, formRequest('GET', `/api/${said}`, {}));
     expect([said, answer?.status]).toEqual([said, 400]);

@@ -44,7 +44,7 @@ interface Limits {
   expiresAt?: string;
 }
 
-/** Somebody who has nothing but a token. */
+/** A guest, who has nothing but an upload token. */
 interface Guest extends TestUser {
   tokenId: string;
 }
@@ -169,8 +169,8 @@ describe('a token sends one file into the account of its maker', () => {
   });
 });
 
-describe('once', () => {
-  test('also when twenty come at the same time, to two servers and in three ways', async () => {
+describe('single use', () => {
+  test('a token makes one upload, also when twenty requests come at once to two servers', async () => {
     const guest = await invite();
     const there = guest.at(() => processes.urlOf('server-2'));
     const before = await usageOf(owner);
@@ -207,7 +207,7 @@ describe('once', () => {
     expect((await post(guest, 'words')).status).toBe(401);
   });
 
-  test('an upload that was ended by its own client was the one', async () => {
+  test('an upload that its own client ends uses the token up', async () => {
     const guest = await invite();
     const before = await usageOf(owner);
     const path = `/uploads/${idOf((await create(guest, 10)).headers.get('Location') ?? '')}`;
@@ -216,7 +216,7 @@ describe('once', () => {
     expect(await usageOf(owner)).toEqual(before);
   });
 
-  test('what has arrived belongs to the maker: the token cannot delete it', async () => {
+  test('a finished upload belongs to the maker of the token: the token cannot delete it', async () => {
     const guest = await invite();
     const id = await guest.upload(Buffer.from('kept'));
     await owner.settled(id);
@@ -277,7 +277,7 @@ describe('limits', () => {
       expect(await answer.text()).toMatch(/image\/\*, application\/pdf/);
     }
     expect((await create(guest, 10, { filetype: 'IMAGE/PNG' })).status).toBe(201);
-    // Said by clients that do not know.
+    // Clients that do not know the type send these.
     const other = await invite({ types: ['image/jpeg'] });
     expect((await create(other, 10, { filetype: 'application/octet-stream' })).status).toBe(201);
   });
@@ -384,7 +384,7 @@ describe('a refusal for the type of the content', () => {
     }
   });
 
-  test('is heard by the guest of tus, who tells nothing else of it and may try again', async () => {
+  test('reaches the guest over tus, who learns nothing else of the upload and may try again', async () => {
     const guest = await invite({ types: ['image/*'] });
     const before = await usageOf(owner);
     const ids: string[] = [];
@@ -394,7 +394,7 @@ describe('a refusal for the type of the content', () => {
       expect(await outcomeOf(guest, id)).toEqual([200, REFUSED]);
       ids.push(id);
     }
-    // However often it is tried, one refused file is kept.
+    // However often the guest tries, one refused file is kept.
     expect(await usageOf(owner)).toEqual({ bytes: before.bytes + text.length, files: before.files + 1 });
     for (const id of ids.slice(0, -1)) {
       expect((await outcomeOf(guest, id))[0]).toBe(404);
@@ -412,7 +412,7 @@ describe('a refusal for the type of the content', () => {
     await expectBooksRight(processes.database);
   });
 
-  test('is heard by that guest only, also when the token has expired', async () => {
+  test('reaches only that guest, also when the token has expired', async () => {
     const guest = await invite({ types: ['image/*'] });
     const id = await guest.upload(text);
     await owner.settled(id);
@@ -424,7 +424,7 @@ describe('a refusal for the type of the content', () => {
     expect((await outcomeOf(guest, id))[0]).toBe(401);
   });
 
-  test('gives the token back once, for whatever comes first', async () => {
+  test('gives the token back once, and the next upload uses it up', async () => {
     const guest = await invite({ types: ['image/*'] });
     await owner.settled(await guest.upload(text));
     const content = await jpeg();
@@ -437,7 +437,7 @@ describe('a refusal for the type of the content', () => {
     await expectBooksRight(processes.database);
   });
 
-  test('of other kinds it is not', async () => {
+  test('gives the token back only if the content is the reason', async () => {
     const guest = await invite({ types: ['text/plain'] });
     const id = await guest.upload(Buffer.from('words'), { sha256: '0'.repeat(64) });
     await owner.settled(id);
@@ -472,7 +472,7 @@ describe('time', () => {
     await expectCompletedOnce(processes, owner, idOf(path), Buffer.from('abcdef'));
   });
 
-  test('one that is revoked opens nothing any more, also in the middle', async () => {
+  test('a token that is revoked opens nothing any more, also in the middle of its upload', async () => {
     const unused = await invite();
     await revoke(unused);
     const guest = await invite();
@@ -492,7 +492,7 @@ describe('time', () => {
     expect((await owner.tus('HEAD', path)).status).toBe(410);
   });
 
-  test('with it goes what it has begun and not finished: room, bytes and name', async () => {
+  test('revoking a token ends its unfinished upload: room, bytes and name are gone', async () => {
     const maker = await registerUser(() => processes.url);
     await processes.database.query('UPDATE users SET max_bytes = 5000000 WHERE id = $1', [maker.id]);
     const guest = await invite({}, maker);
@@ -518,21 +518,21 @@ describe('time', () => {
       ['upload_token.revoked', undefined],
       ['upload.terminated', undefined],
     ]);
-    // It passes at its start.
+    // The worker runs its passes when it starts.
     await processes.stop('worker');
     await processes.start('worker');
     await until('the bytes are deleted', async () => !(await isStored()));
     await expectBooksRight(processes.database);
   });
 
-  test('what was finished with it stays', async () => {
+  test('a file that was finished before its token is revoked stays', async () => {
     const guest = await invite();
     const id = await guest.upload(Buffer.from('kept'));
     await revoke(guest);
     await expectCompletedOnce(processes, owner, id, Buffer.from('kept'));
   });
 
-  test('revoked in whatever moment of an upload, it has brought a file or nothing', async () => {
+  test('a token revoked at any moment of an upload leaves a whole file or nothing', async () => {
     const ways: ((guest: Guest, path: string) => Promise<Response>)[] = [
       (guest, path) => guest.tus('PATCH', path, { 'Upload-Offset': '3' }, 'def'),
       (guest, path) => guest.tus('HEAD', path),
@@ -574,7 +574,7 @@ describe('time', () => {
     });
   });
 
-  test('a request that is just sending when its token is revoked brings no file', async () => {
+  test('a PATCH that is under way when its token is revoked makes no file', async () => {
     const guest = await invite();
     const content = randomBytes(100_000);
     const path = `/uploads/${idOf((await create(guest, content.length)).headers.get('Location') ?? '')}`;
@@ -590,7 +590,7 @@ describe('time', () => {
     // Not 423, after which clients come again.
     expect(answer.statusCode).toBe(410);
     expect(await findFile(processes, idOf(path))).toBeUndefined();
-    // What came after that is deleted too, by one pass or the next.
+    // Bytes that came after the revocation are deleted too, by this pass or the next.
     const { storage_key } = await findUpload(processes, idOf(path));
     await until(
       'nothing is stored',
@@ -603,7 +603,7 @@ describe('time', () => {
     );
   });
 
-  test('a plain request that is just sending then brings no file either', async () => {
+  test('a plain upload that is under way when its token is revoked makes no file', async () => {
     const guest = await invite();
     const sending = begin(processes.url, guest, { 'Content-Length': '6' });
     const answered = once(sending, 'response') as Promise<[IncomingMessage]>;
@@ -662,7 +662,7 @@ describe('a token sees nothing else', () => {
     expect([answer.status, (await answer.json()).code]).toEqual([403, 'forbidden']);
   });
 
-  test('what is not signed here is refused, without asking the database', async () => {
+  test('a token without a valid signature of this server is refused without a query', async () => {
     const { uploadToken, access } = deriveKeys(SECRET);
     const guest = await invite();
     const [head, payload, signature] = guest.token.slice('lfu_'.length).split('.');
@@ -682,7 +682,7 @@ describe('a token sees nothing else', () => {
       guest.token.slice('lfu_'.length),
       'lfu_',
     ];
-    // Who asks has to wait for this.
+    // A query for the token has to wait for this lock.
     const holder = await processes.database.connect();
     await holder.query('BEGIN');
     await holder.query('LOCK upload_tokens IN ACCESS EXCLUSIVE MODE');
@@ -704,7 +704,7 @@ describe('a token sees nothing else', () => {
     expect((await waiting).status).toBe(201);
   });
 
-  test('with an account that is disabled it opens nothing', async () => {
+  test('a token of a disabled account opens nothing', async () => {
     const leaver = await registerUser(() => processes.url);
     const guest = await invite({}, leaver);
     await processes.database.query('UPDATE users SET disabled_at = now() WHERE id = $1', [leaver.id]);
@@ -728,7 +728,7 @@ test('the answer to a plain upload says what was stored, and no more', async () 
   });
 });
 
-test('those that wait to be used are all listed, and are at most a thousand', async () => {
+test('all unused tokens of a user are listed, and there are at most a thousand', async () => {
   const maker = await registerUser(() => processes.url);
   const first = await (await send(maker, 'POST', '/api/upload-tokens', { label: 'the first' })).json();
   await processes.database.query(
@@ -751,7 +751,7 @@ test('those that wait to be used are all listed, and are at most a thousand', as
   ]);
 });
 
-test('of those that are made at the same moment, too, no more than the thousand wait', async () => {
+test('tokens made at the same moment do not exceed the thousand either', async () => {
   const maker = await registerUser(() => processes.url);
   await processes.database.query(
     `INSERT INTO upload_tokens (id, owner_id, expires_at)
@@ -774,7 +774,7 @@ test('of those that are made at the same moment, too, no more than the thousand 
   expect((await attempts).map(({ status }) => status).sort()).toEqual([201, 409, 409]);
 });
 
-test('however many ask for what is just being sent in one go, few wait, and those until it has come', async () => {
+test('few of many HEADs for a plain upload wait for its end; the others get 423 at once', async () => {
   const guest = await invite();
   const sending = begin(processes.url, guest, { 'Content-Length': '6' });
   const sent = once(sending, 'response') as Promise<[IncomingMessage]>;

@@ -7,13 +7,15 @@ import { type PostgresProxy, startPostgresProxy } from '../support/postgres-prox
 import { openRedis, type TestRedis } from '../support/redis.js';
 import { until } from '../support/until.js';
 
-/* What a file is processed with is away for longer than all attempts take, while hundreds of files wait. */
+/* S3, then PostgreSQL, is away for longer than all attempts of a file take, while hundreds of files wait. */
 
 /** A file without a store to read from uses up its attempts in about two seconds. */
 const ATTEMPTS = { JOB_ATTEMPTS: '3', JOB_BACKOFF_MS: '10' };
 const AWAY_MS = 5_000;
 
-/** Reads of objects that go through before the rest is held: some files are done by then, some half done. */
+/**
+ * How many reads of objects go through before the rest are held. By then some files are done, some half done.
+ */
 const READS = 30;
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
@@ -59,7 +61,7 @@ describe.each([
     return sums;
   }
 
-  /** The worker's log lines at this level or above, by their message. */
+  /** The messages of the worker's log that match. */
   function linesOf(messages: RegExp): string[] {
     const lines = installation.processes.logOf('worker').split('\n').filter(Boolean);
     return lines.map((line) => JSON.parse(line).msg).filter((message) => messages.test(message));
@@ -73,7 +75,10 @@ describe.each([
     return rows[0].count;
   }
 
-  /** Lets some more reads of objects through and holds the others, so that files are waiting and others half done. */
+  /**
+   * Lets READS more reads of objects through and holds the others, so that some files wait and some are half
+   * done.
+   */
   function holdReads() {
     let reads = 0;
     const release = installation.s3.rule(({ operation }) => operation === 'GetObject' && ++reads > READS, {
@@ -82,7 +87,7 @@ describe.each([
     return { held: () => reads > READS, release };
   }
 
-  test('store and database are away, one after the other: all files go on when they are back', async () => {
+  test('after an outage of the store, and then of the database, all files are completed', async () => {
     const { s3, processes, user } = installation;
     let reads = holdReads();
     const sums = await uploadAll();
@@ -112,13 +117,14 @@ describe.each([
       const thumbnails = row.detected_type === 'image/jpeg' ? 3 : 0;
       expect(row).toMatchObject({ sha256: sums.get(row.id), warnings: [], thumbnails });
     }
-    // One may have failed in the very moment in which all was going or coming, before it could be told.
+    // A file may lose an attempt at the moment of an outage, before the worker notices it, but never all of
+    // them.
     for (const { id, attempts } of (await user.get('/api/files')).items) {
       expect({ id, isFew: attempts < 3 }).toEqual({ id, isFew: true });
     }
   });
 
-  test('one object that the store refuses for good fails its file only', async () => {
+  test('an object that the store refuses for good fails only its own file', async () => {
     const { s3, user, processes } = installation;
     await processes.stop('worker');
     const [refused, other] = [

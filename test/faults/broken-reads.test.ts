@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => installation?.close());
 
-test('an object is read to its end over resets, by the worker in one attempt and by who fetches it', async () => {
+test('the worker, in one attempt, and clients read an object to its end despite resets', async () => {
   const { user, s3, processes } = installation;
   s3.rule('GetObject', { cutAfter: EVERY });
   const content = randomBytes(SIZE);
@@ -36,7 +36,7 @@ test('an object is read to its end over resets, by the worker in one attempt and
   expect(sha256(Buffer.from(await part.arrayBuffer()))).toBe(sha256(content.subarray(MIB, SIZE - 1)));
 });
 
-test('an object that the store has lost bytes of fails its file, and is not asked for again and again', async () => {
+test('an object of which the store has lost bytes fails its file at the first attempt', async () => {
   const { user, processes, bucket } = installation;
   await processes.stop('worker');
   const id = await user.upload(randomBytes(MIB), { filename: 'short.bin' });

@@ -6,8 +6,8 @@ import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
 /*
- * The last call of a multipart upload goes wrong. Until it is done no client may be told that all is there: it would
- * throw the file away.
+ * CompleteMultipartUpload goes wrong. Until it has succeeded, no client may be told that the upload is
+ * complete: the client would delete its copy of the file.
  */
 
 /** Two parts. */
@@ -29,7 +29,7 @@ async function send(content: Buffer) {
   return { upload, status: answer?.status };
 }
 
-/** Asks once. An offset that is told must be below the length. @returns whether it was refused with 423 */
+/** Sends one HEAD. An offset in its answer must be below the length. @returns whether the answer was 423 */
 async function isLocked(path: string): Promise<boolean> {
   const head = await installation.user.tus('HEAD', path);
   expect([200, 423]).toContain(head.status);
@@ -43,14 +43,14 @@ async function expectAllGood(id: string, content: Buffer): Promise<void> {
   await expectInOrder(installation);
 }
 
-test('it fails until the store is healed: then the reconciler makes the object, without any client', async () => {
+test('a completion that keeps failing is done by the reconciler once the store is healed', async () => {
   const { s3, processes } = installation;
   const heal = s3.rule('CompleteMultipartUpload', { fail: 500 });
   const content = randomBytes(LENGTH);
   const { upload, status } = await send(content);
   expect(status).toBe(503);
   expect(await isLocked(upload.path)).toBe(true);
-  // An empty PATCH at the end is what some clients send.
+  // Some clients send an empty PATCH at the end.
   const again = await installation.user.tus('PATCH', upload.path, { 'Upload-Offset': String(LENGTH) });
   expect(again.status).not.toBe(204);
 
@@ -68,7 +68,7 @@ test('it fails until the store is healed: then the reconciler makes the object, 
   await expectAllGood(upload.id, content);
 });
 
-test('it is refused in the body of a 200, as S3 does when it fails late', async () => {
+test('a completion refused in the body of a 200, as S3 does when it fails late, is done later', async () => {
   const { s3, processes } = installation;
   const heal = s3.rule('CompleteMultipartUpload', { fail: 200, code: 'InternalError' });
   const content = randomBytes(LENGTH);
@@ -81,10 +81,10 @@ test('it is refused in the body of a 200, as S3 does when it fails late', async 
 });
 
 test.each([
-  ['its answer is cut off', { cut: 'after' }],
-  ['its answer is cut off in the middle', { cut: 'answer' }],
-  ['it is answered with 500 although it was done', { fail: 500, at: 'after' }],
-] as const)('%s: that it was done is recognised', async (_, fault) => {
+  ['is cut off', { cut: 'after' }],
+  ['is cut off in the middle', { cut: 'answer' }],
+  ['is 500 although the object was made', { fail: 500, at: 'after' }],
+] as const)('the server recognises a completion whose answer %s', async (_, fault) => {
   const { s3, processes } = installation;
   s3.rule(({ operation }, index) => operation === 'CompleteMultipartUpload' && index === 0, fault);
   const content = randomBytes(LENGTH);
@@ -94,7 +94,7 @@ test.each([
   await expectAllGood(upload.id, content);
 });
 
-test('its answer never comes: that it was done is recognised by the next request', async () => {
+test('the next request recognises a completion whose answer never comes', async () => {
   const { s3, processes, user } = installation;
   const pause = s3.pauseAt('CompleteMultipartUpload', 'after');
   const content = randomBytes(LENGTH);
@@ -102,7 +102,7 @@ test('its answer never comes: that it was done is recognised by the next request
   await pause.reached;
   const { rows } = await processes.database.query('SELECT id FROM uploads');
   const path = `/uploads/${rows[0].id}`;
-  // It asks the PATCH to let go, and finds the object.
+  // The HEAD asks the PATCH to let go, and finds the object.
   const head = await until(
     'the offset',
     async () => {

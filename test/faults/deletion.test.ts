@@ -5,7 +5,10 @@ import type { KillPoint } from '../support/kill.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
-/* What is deleted stays deleted, whenever the server dies, and leaves nothing in the bucket. */
+/*
+ * A deleted upload or file stays deleted and leaves nothing in the bucket, at whatever moment the server
+ * dies.
+ */
 
 let installation: Installation;
 
@@ -14,7 +17,7 @@ beforeEach(async () => {
 });
 afterEach(() => installation?.close());
 
-/** One with a part and a tail of two segments. */
+/** Makes an unfinished upload of one part and a tail of two segments. */
 async function makeUnfinished() {
   const { user } = installation;
   const content = randomBytes(10 * MIB);
@@ -55,7 +58,7 @@ async function keyOf(id: string): Promise<string> {
   return (await findUpload(installation.processes, id)).storage_key;
 }
 
-/** Calls to S3 about an upload, lists included. */
+/** Whether a call to S3 is about this upload; lists count. */
 const isAbout = (key: string) => (request: { key: string; query: URLSearchParams }) =>
   (request.key || (request.query.get('prefix') ?? '')).startsWith(key);
 
@@ -113,7 +116,7 @@ test.each(KINDS)('the server is killed before and after each call while it delet
   for (const { pause } of removals) pause.open();
   await processes.start('server');
   for (const { upload, removal } of removals) {
-    // One that had waited long enough for the store was answered.
+    // A deletion that had waited long enough for the store was answered before the kill.
     expect([undefined, 204]).toContain(await removal);
     await expectGone(upload.path);
   }

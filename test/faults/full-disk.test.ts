@@ -12,7 +12,7 @@ import { expectProblem, post } from '../support/plain-client.js';
 import { type Processes, startProcesses } from '../support/processes.js';
 import { until } from '../support/until.js';
 
-/* The disk of the files fills up: a small one of its own, which only root can mount. */
+/* The disk of the files fills up. It is a small disk of its own, which only root can mount. */
 
 const DISK = 64 * MIB;
 const RESERVE = 16 * MIB;
@@ -89,7 +89,7 @@ const warnings = () => processes.logOf('server').match(/"reserveBytes"/g)?.lengt
     await until('the disk to be full', () => statuses.includes(507) && offset > 0);
     expect(await freeBytes()).toBeGreaterThan(RESERVE / 2);
 
-    // What comes now is refused.
+    // New uploads are refused.
     expect((await user.tus('POST', '/uploads', { 'Upload-Length': '6' })).status).toBe(507);
     expect((await user.tus('PATCH', waiting, { 'Upload-Offset': '0' }, 'abcdef')).status).toBe(507);
     await expectProblem(await post(user, 'abc'), 507, 'storage_full');
@@ -97,7 +97,7 @@ const warnings = () => processes.logOf('server').match(/"reserveBytes"/g)?.lengt
     expect([ready.status, await ready.json()]).toEqual([200, { status: 'ok', warnings: ['storage_full'] }]);
     expect(warnings()).toBe(3);
 
-    // What is there is processed, thumbnails included, read and deleted.
+    // Existing files are still processed, thumbnails included, read and deleted.
     await processes.start('worker');
     await expectCompletedOnce(processes, user, pictureId, picture);
     const answer = await user.fetch(`/api/files/${pictureId}/content`);

@@ -7,16 +7,17 @@ import { type PostgresProxy, type Statement, startPostgresProxy } from '../suppo
 /*
  * The server is killed before and after every statement that it sends to PostgreSQL for an upload.
  *
- * Statements are told apart by what they name: the upload's id or, until that is known, its file name; and those that
- * follow in the same transaction. BEGIN names nothing, but the database is the same before and after it.
+ * A statement belongs to an upload if it names the upload's id or, until that is known, its file name, or if
+ * it follows such a statement in the same transaction. BEGIN names nothing, but a kill at BEGIN changes
+ * nothing in the database.
  */
 
-/** Uploads that stand still at a time: less than the server has connections. */
+/** How many uploads stand still at a time: fewer than the server has connections. */
 const ABREAST = 8;
 
 let installation: Installation;
 let postgres: PostgresProxy;
-/** Each uploads one at a time: what one user begins at the same moment goes in one statement. */
+/** One user for each upload at a time: creations of one user at the same moment go in one statement. */
 let users: TestUser[];
 
 beforeAll(async () => {
@@ -34,7 +35,7 @@ afterAll(async () => {
   await postgres?.close();
 });
 
-/** A predicate that accepts what the server says about the upload with this file name; it has to see all statements. */
+/** A predicate that picks the server's statements about one upload. It has to see all statements. */
 function isAbout(filename: string): (statement: Statement) => boolean {
   const names = [filename];
   /** Connections in a transaction, and whether it has named the upload. */
@@ -52,7 +53,7 @@ function isAbout(filename: string): (statement: Statement) => boolean {
   };
 }
 
-/** The renewal of leases, which comes when it comes. */
+/** Whether it is the renewal of leases, which a timer sends at any moment. */
 function isTimer(text: string): boolean {
   return /unnest.*SET lease_expires_at = now\(\)/s.test(text);
 }
@@ -66,7 +67,7 @@ function takeName() {
   return { filename, user, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
 }
 
-/** An upload without faults. @returns the statements that it took */
+/** Makes an upload without faults. @returns its statements */
 async function listStatements(sizes: number[]): Promise<Statement[]> {
   const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
@@ -77,7 +78,7 @@ async function listStatements(sizes: number[]): Promise<Statement[]> {
   return statements;
 }
 
-/** An upload that will stand still at this statement. */
+/** Prepares an upload that will stand still at this statement. */
 async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Target> {
   const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
@@ -100,7 +101,7 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
   };
 }
 
-/** As UNEVEN, with fewer bytes: there are many more statements than calls to S3. */
+/** Like UNEVEN, with fewer bytes, because an upload has many more statements than calls to S3. */
 const PIECES = [1, 7.5, 0.3, 5, 2.4].map((size) => Math.round(size * MIB));
 
 test.each([

@@ -7,7 +7,7 @@ import { until } from '../support/until.js';
 
 /* The server is killed before and after every call to S3 that an upload makes. */
 
-/** Uploads that stand still at a time. */
+/** How many uploads stand still at a time. */
 const ABREAST = 10;
 
 let installation: Installation;
@@ -17,10 +17,10 @@ beforeAll(async () => {
 });
 afterAll(() => installation?.close());
 
-/** How the uploads of one test go. */
+/** The kind of upload of one test. */
 interface Way {
   sizes: number[];
-  /** Whether parts that nobody knows of get into the upload, as if a server had died just after it sent them. */
+  /** Whether the upload gets parts that no row names, as if a server had died just after it sent them. */
   strays?: boolean;
 }
 
@@ -43,7 +43,9 @@ async function begin({ sizes, strays }: Way) {
   return { content, key, finish };
 }
 
-/** A small one, which stores refuse before the last, and a large one; the numbers after them are the next to be used. */
+/**
+ * Adds a small part, which S3 refuses before the last part, and a large one, as the next two part numbers.
+ */
 async function addStrays(id: string, Key: string): Promise<void> {
   const { bucket, processes } = installation;
   const { multipartId: UploadId, nextPart } = (await findUpload(processes, id)).storage_state;
@@ -57,13 +59,13 @@ async function addStrays(id: string, Key: string): Promise<void> {
   ]);
 }
 
-/** An upload without faults. @returns the calls that it made */
+/** Makes an upload without faults. @returns its calls */
 async function listCalls(way: Way): Promise<string[]> {
   const { s3, bucket, processes } = installation;
   const { key, finish } = await begin(way);
   const { id } = await finish();
   const { object_key: objectKey, untidy } = await findUpload(processes, id);
-  // Nobody waits for the deletion of what was used up.
+  // The upload does not wait for the deletion of consumed segments, so the test does.
   await until('only the object to be there', async () => {
     const keys = (await bucket.listKeys()).filter((each) => each.startsWith(key));
     return keys.includes(objectKey) && (untidy || keys.length === 1);

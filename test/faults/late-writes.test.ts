@@ -6,8 +6,8 @@ import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
 /*
- * A server stands still while it sends bytes to S3, loses its leases, and wakes up when another has long gone on with
- * other bytes. What it then writes must not matter.
+ * A server stands still while it sends bytes to S3, loses its leases, and wakes up after another server has
+ * gone on with other bytes. Its late writes must not reach the file.
  */
 
 let installation: Installation;
@@ -20,11 +20,11 @@ afterEach(() => installation?.close());
 interface Case {
   name: string;
   length: number;
-  /** Bytes of the PATCHes that are acknowledged before. */
+  /** The sizes of the PATCHes that are acknowledged before the server stands still. */
   before: number[];
-  /** Bytes of the one that stands still. */
+  /** The size of the PATCH that stands still. */
   patch: number;
-  /** Which of its calls. */
+  /** The call to S3 at which it stands still. */
   operation: 'PutObject' | 'UploadPart';
 }
 
@@ -43,7 +43,7 @@ const CASES: Case[] = [
   { name: 'a whole object', length: MIB, before: [], patch: MIB, operation: 'PutObject' },
 ];
 
-/** Sends what is acknowledged before, and the PATCH that stands still at S3. */
+/** Sends the PATCHes that are acknowledged, and then the one that stands still at S3. */
 async function beginStalled({ length, before, patch, operation }: Case) {
   const { user, processes, s3 } = installation;
   const content = randomBytes(length);
@@ -88,7 +88,7 @@ async function takeOver(other: TestUser, { upload, offset }: Stalled): Promise<v
   expect(Number(head.headers.get('Upload-Offset'))).toBe(offset);
 }
 
-/** The client goes on there, with other bytes from there on. @returns the whole content */
+/** The client goes on at the other server, with other bytes from the offset on. @returns the whole content */
 async function goOnAt(
   other: TestUser,
   { upload, content, offset }: Stalled,
@@ -123,7 +123,7 @@ test.each([
       const statuses = await Promise.all(stalled.map((each) => each.stalled));
       for (const status of statuses) expect(status).not.toBe(204);
     };
-    // All of them: of one that nobody has taken, who wakes up is still the holder by rights.
+    // Take all uploads over: the server that wakes up would still rightly hold any other.
     await Promise.all(stalled.map((each) => takeOver(other, each)));
     const late = finished ? undefined : s3.pauseAt('CompleteMultipartUpload', 'before');
     const going = Promise.all(stalled.map((each) => goOnAt(other, each, [3 * MIB, 6 * MIB])));

@@ -8,11 +8,11 @@ import { type PostgresProxy, type Statement, startPostgresProxy } from '../suppo
 import { until } from '../support/until.js';
 
 /*
- * PostgreSQL vanishes without a word, as when its host loses its power: no connection is refused or ended, and no byte
- * comes through any more. Connections of before stay so for ever, also when it is back.
+ * PostgreSQL vanishes as when its host loses power: no connection is refused or ended, and no byte comes
+ * through any more. Older connections stay silent for ever, even when PostgreSQL is back.
  */
 
-/** As long as an upload may be held at most. */
+/** The longest time for which a lease may block an upload. */
 const HELD_SECONDS = 30;
 
 let wire: PostgresProxy;
@@ -29,7 +29,7 @@ afterAll(async () => {
 
 const isList = ({ text }: Statement) => text.startsWith('SELECT *, (extract(epoch FROM created_at)');
 
-/** Requests whose queries PostgreSQL has not seen yet. */
+/** Starts requests whose queries have not reached PostgreSQL yet. */
 async function startRequests(count: number) {
   const { user } = installation;
   const pauses = Array.from({ length: count }, () => wire.pauseAt(isList, 'before'));
@@ -46,53 +46,60 @@ async function startRequests(count: number) {
 test.each([
   ['for a moment', async () => {}],
   [
-    'until all that waited for it were told',
+    'until all waiting requests were answered',
     async (answers: Promise<number>[]) => void (await Promise.all(answers)),
   ],
-])('when PostgreSQL vanishes %s, all goes on by itself when it is back', async (_how, wait) => {
-  const { user, s3, processes } = installation;
-  const slow = s3.rule(({ method }) => method === 'PUT', { delay: 200 });
-  const content = randomBytes(24 * MIB);
-  const upload = await beginUpload(user, content, UNEVEN);
-  const finished = upload.finish();
-  finished.catch(() => {});
-  const held = await user.create(2 * MIB);
-  const holder = sendHalf(processes.url, user, held, { offset: 0, length: 2 * MIB, sent: randomBytes(MIB) });
-  await until('the upload to have come some way', () => (upload.acknowledged.at(-1) ?? 0) > MIB);
-  const isHeld = async () => {
-    const { rows } = await processes.database.query('SELECT lease_holder FROM uploads WHERE id = $1', [
-      idOf(held),
-    ]);
-    return rows[0].lease_holder !== null;
-  };
-  await until('the other to be held', isHeld);
-  const { answers, letGo } = await startRequests(10);
+])(
+  'when PostgreSQL vanishes %s, requests and uploads go on by themselves when it is back',
+  async (_how, wait) => {
+    const { user, s3, processes } = installation;
+    const slow = s3.rule(({ method }) => method === 'PUT', { delay: 200 });
+    const content = randomBytes(24 * MIB);
+    const upload = await beginUpload(user, content, UNEVEN);
+    const finished = upload.finish();
+    finished.catch(() => {});
+    const held = await user.create(2 * MIB);
+    const holder = sendHalf(processes.url, user, held, {
+      offset: 0,
+      length: 2 * MIB,
+      sent: randomBytes(MIB),
+    });
+    await until('the upload to have come some way', () => (upload.acknowledged.at(-1) ?? 0) > MIB);
+    const isHeld = async () => {
+      const { rows } = await processes.database.query('SELECT lease_holder FROM uploads WHERE id = $1', [
+        idOf(held),
+      ]);
+      return rows[0].lease_holder !== null;
+    };
+    await until('the other to be held', isHeld);
+    const { answers, letGo } = await startRequests(10);
 
-  wire.vanish();
-  letGo();
-  await until('the server to say so', async () => (await user.fetch('/health/ready')).status === 503);
-  expect((await user.fetch('/health/live')).status).toBe(200);
-  await wait(answers);
-  wire.reappear();
+    wire.vanish();
+    letGo();
+    await until('the server to say so', async () => (await user.fetch('/health/ready')).status === 503);
+    expect((await user.fetch('/health/live')).status).toBe(200);
+    await wait(answers);
+    wire.reappear();
 
-  const head = await until(
-    'the upload that was held to be free',
-    async () => {
-      const answer = await user.tus('HEAD', held);
-      expect([200, 423]).toContain(answer.status);
-      return answer.status === 200 && answer;
-    },
-    HELD_SECONDS,
-  );
-  expect(Number(head.headers.get('Upload-Offset'))).toBeLessThanOrEqual(MIB);
-  expect(await Promise.all(answers)).toEqual(Array(10).fill(503));
-  await until('the server to be ready', async () => (await user.fetch('/health/ready')).ok, HELD_SECONDS);
-  const later = await Promise.all(Array.from({ length: 30 }, () => user.fetch('/api/files')));
-  expect(later.map(({ status }) => status)).toEqual(Array(30).fill(200));
-  slow();
-  holder.destroy();
-  await finished;
-  await expectCompletedOnce(processes, user, upload.id, content, 120);
-  await user.tus('DELETE', held);
-  await expectInOrder(installation);
-});
+    const head = await until(
+      'the upload that was held to be free',
+      async () => {
+        const answer = await user.tus('HEAD', held);
+        expect([200, 423]).toContain(answer.status);
+        return answer.status === 200 && answer;
+      },
+      HELD_SECONDS,
+    );
+    expect(Number(head.headers.get('Upload-Offset'))).toBeLessThanOrEqual(MIB);
+    expect(await Promise.all(answers)).toEqual(Array(10).fill(503));
+    await until('the server to be ready', async () => (await user.fetch('/health/ready')).ok, HELD_SECONDS);
+    const later = await Promise.all(Array.from({ length: 30 }, () => user.fetch('/api/files')));
+    expect(later.map(({ status }) => status)).toEqual(Array(30).fill(200));
+    slow();
+    holder.destroy();
+    await finished;
+    await expectCompletedOnce(processes, user, upload.id, content, 120);
+    await user.tus('DELETE', held);
+    await expectInOrder(installation);
+  },
+);

@@ -25,7 +25,7 @@ afterAll(() => installation?.close());
 test('server and worker are killed twenty times under fifty uploads: each is completed exactly once', async () => {
   const { user, processes } = installation;
   const contents = Array.from({ length: UPLOADS }, (_, index) =>
-    // As many small ones as large ones.
+    // Sizes grow geometrically, so that there are as many small uploads as large ones.
     randomBytes(Math.round(SMALLEST * (LARGEST / SMALLEST) ** (index / (UPLOADS - 1)))),
   );
   const total = contents.reduce((sum, content) => sum + content.length, 0);
@@ -47,7 +47,7 @@ test('server and worker are killed twenty times under fifty uploads: each is com
   const landed = Promise.all(uploads);
   landed.catch(() => {});
 
-  // When a random share of all bytes has been acknowledged.
+  // Each kill comes when a random share of all bytes has been acknowledged.
   const moments = Array.from({ length: KILLS }, () => Math.random() * 0.9).sort((a, b) => a - b);
   for (const [index, moment] of moments.entries()) {
     await Promise.race([
@@ -62,7 +62,7 @@ test('server and worker are killed twenty times under fifty uploads: each is com
 
   const ids = await landed;
   expect(new Set(ids).size).toBe(contents.length);
-  // Lost jobs need not wait for the next pass.
+  // A restart of the worker runs its passes, so that lost jobs need not wait for the next pass.
   await processes.stop('worker');
   await processes.start('worker');
   for (const [index, id] of ids.entries()) {

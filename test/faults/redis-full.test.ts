@@ -5,7 +5,7 @@ import { type Processes, startProcesses } from '../support/processes.js';
 import { type RedisProcess, startRedis } from '../support/redis.js';
 import { until } from '../support/until.js';
 
-/* Redis has reached its limit of memory and evicts nothing: commands that would add something are refused. */
+/* Redis has reached its memory limit and evicts nothing, so it refuses commands that add data. */
 
 let redis: RedisProcess;
 let admin: Redis;

@@ -6,7 +6,7 @@ import { MIB } from '../support/piecewise-upload.js';
 import { type RedisProcess, startRedis } from '../support/redis.js';
 import { until } from '../support/until.js';
 
-/* Redis is killed again and again under uploads and jobs; each time it comes back it is empty. */
+/* Redis is killed again and again while uploads and jobs run. Each time it comes back empty. */
 
 const UPLOADS = 20;
 
@@ -25,8 +25,8 @@ afterAll(async () => {
 test('bytes are acknowledged without Redis; when it is back, each file is completed exactly once', async () => {
   const { user, processes, s3 } = installation;
   const slow = s3.rule(({ method }) => method === 'PUT', { delay: 100 });
-  // A third of the uploads may end before Redis is killed, the next third when it is away for the first time, and the
-  // others when it is for the second.
+  // A third of the uploads may end before Redis is killed, the next third once it was killed, the others
+  // after the second kill.
   let kills = 0;
   const contents = Array.from({ length: UPLOADS }, (_, index) => randomBytes((index + 1) * 0.5 * MIB));
   let acknowledgements = 0;
@@ -65,7 +65,7 @@ test('bytes are acknowledged without Redis; when it is back, each file is comple
       .update(contents[index] ?? '')
       .digest('hex');
     expect(file).toMatchObject({ status: 'completed', sha256 });
-    // A job that ran when Redis was killed is given out once more, and may go over its steps again.
+    // A job that ran when Redis was killed is added again, and may repeat its steps.
     const completed = (await timeline(processes, id)).filter((type) => type === 'file.completed');
     expect(completed).toHaveLength(1);
   }

@@ -7,7 +7,7 @@ async function ask<T>(url: string, question: (client: Redis) => Promise<T>): Pro
   try {
     return await question(client);
   } finally {
-    // Of a connection that was refused there is nothing left to end, for which ioredis would wait two seconds.
+    // A refused connection has nothing to end, but ioredis would wait two seconds for its end.
     if (client.status !== 'end') client.disconnect();
   }
 }
@@ -22,7 +22,7 @@ test('a Redis that is killed refuses connections, and comes back empty at the sa
   await redis.close();
 });
 
-test('suites have each a Redis of their own, which they can empty', async () => {
+test('each suite has a Redis of its own, which it can empty', async () => {
   const redis = await openRedis();
   const other = await startRedis();
   for (const { url } of [redis, other]) await ask(url, (client) => client.set('key', 'value'));

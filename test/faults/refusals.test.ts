@@ -9,8 +9,8 @@ import { post, sha256 } from '../support/plain-client.js';
 import { until } from '../support/until.js';
 
 /*
- * Something is to end, and the store is away, does not answer, or denies it. What the database has decided holds, and
- * when the store is back, or the permission, everything goes on by itself.
+ * The store is away, does not answer, or denies a request while an upload or file is to end. The state in the
+ * database holds, and everything goes on by itself once the store, or the permission, is back.
  */
 
 let installation: Installation;
@@ -36,7 +36,7 @@ async function makeUnfinished(user = installation.user): Promise<string> {
 
 const makeFile = () => installation.user.upload(randomBytes(1000));
 
-/** Has it all of its bytes. Returns the status of its only PATCH. */
+/** Sends an upload in one PATCH. Returns it with the status of that PATCH. */
 async function sendWhole(content: Buffer) {
   const { user } = installation;
   const upload = await beginUpload(user, content, [content.length]);
@@ -74,7 +74,7 @@ async function expectEmpty(): Promise<void> {
 
 const isDeletion = ({ operation }: { operation: string }) => /Abort|Delete/.test(operation);
 
-test('S3 is away: what is deleted is deleted, and its bytes follow when S3 is back', async () => {
+test('while S3 is away deletions take effect, and the bytes are removed when it is back', async () => {
   const { user, s3, processes } = installation;
   const { guest, revoke } = await invite();
   const [unfinished, file, purged] = [await makeUnfinished(), await makeFile(), await makeFile()];
@@ -89,10 +89,10 @@ test('S3 is away: what is deleted is deleted, and its bytes follow when S3 is ba
   await expectEmpty();
 });
 
-test('S3 answers no deletion: all are told that they are done, and uploads go on meanwhile', async () => {
+test('deletions that S3 does not answer are acknowledged, and uploads go on meanwhile', async () => {
   const { user, s3, processes } = installation;
   const ids: string[] = [];
-  // More than the server has connections to the database.
+  // There are more deletions than the server has connections to the database.
   for (let i = 0; i < 12; i++) ids.push(await makeFile());
   const release = s3.rule(isDeletion, { hold: 'before' });
   const deletions = Promise.all(ids.map((id) => purge(user, id)));
@@ -109,7 +109,7 @@ test('S3 answers no deletion: all are told that they are done, and uploads go on
   await expectInOrder(installation);
 });
 
-test('S3 denies deletions: others go on, and these follow when they are allowed', async () => {
+test('deletions that S3 denies do not hold up others, and follow when they are allowed', async () => {
   const { user, s3, processes } = installation;
   const ids = [await makeUnfinished(), await makeFile(), await makeFile()];
   const keys = await Promise.all(ids.map(async (id) => (await findUpload(processes, id)).storage_key));
@@ -141,7 +141,7 @@ test('S3 denies deletions: others go on, and these follow when they are allowed'
   await expectEmpty();
 });
 
-test('S3 denies the completion of uploads: their owners are told, others go on, and these follow or expire', async () => {
+test('uploads whose completion S3 denies show an error, and finish later or expire', async () => {
   const { user, s3, processes } = installation;
   const denied = new Set<string>();
   s3.rule(({ operation, key }) => operation === 'CompleteMultipartUpload' && denied.has(key), { fail: 403 });

@@ -5,7 +5,7 @@ import { expectInOrder, type Installation, install } from '../support/installati
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
-/* S3 is away, refuses, or never answers. */
+/* Uploads while S3 is away, refuses requests, or never answers. */
 
 const AWAY_MS = 20_000;
 
@@ -16,9 +16,9 @@ beforeEach(async () => {
 });
 afterEach(() => installation?.close());
 
-test('S3 is away for 20 s in the middle of uploads: all land, and no offset goes back', async () => {
+test('uploads are completed after an outage of 20 s in their middle, and no offset goes back', async () => {
   const { user, s3, processes } = installation;
-  // So that all of them are still at it.
+  // Slow parts keep all uploads under way until S3 goes away.
   const slow = s3.rule('UploadPart', { delay: 300 });
   const contents = [randomBytes(20 * MIB), randomBytes(40 * MIB), randomBytes(18 * MIB)];
   const chunkSizes = [2 * MIB, 12 * MIB, Number.POSITIVE_INFINITY];
@@ -45,7 +45,7 @@ test('S3 is away for 20 s in the middle of uploads: all land, and no offset goes
   await expectInOrder(installation);
 });
 
-test('a part is refused for good while later ones land: the offset never stands behind the hole', async () => {
+test('the offset never passes a part that S3 refuses, also when later parts are stored', async () => {
   const { user, s3, processes } = installation;
   const content = randomBytes(40 * MIB);
   const upload = await beginUpload(user, content, [content.length]);
@@ -89,7 +89,7 @@ const SILENT = [
   { name: 'reading back a tail', length: 20 * MIB, before: MIB, operation: 'GetObject' },
 ];
 
-test('a call never answers: who asks for the offset meanwhile is told, and the upload goes on', async () => {
+test('a HEAD is answered while a call of the PATCH gets no answer, and the upload goes on', async () => {
   const { user, s3, processes } = installation;
   await Promise.all(
     SILENT.map(async ({ name, length, before = 0, patch = length, operation }) => {

@@ -16,7 +16,7 @@ const MIB = 1024 ** 2;
 
 let bucket: TestBucket;
 let proxy: S3Proxy;
-/** Asks once: what goes wrong is to be seen. */
+/** Tries each request once, so that the test sees each fault. */
 let client: S3Client;
 let Bucket: string;
 
@@ -46,7 +46,7 @@ const createUpload = async (Key: string) => {
   return { Bucket, Key, UploadId };
 };
 
-test('without rules all passes: signatures, large bodies in both directions, and names of operations', async () => {
+test('without rules the proxy passes signatures and large bodies on, and names the operations', async () => {
   const upload = await createUpload('a folder/ä+%');
   const bodies = [randomBytes(9 * MIB), randomBytes(3 * MIB)];
   const Parts = [];
@@ -87,7 +87,7 @@ test('a rule fails the requests that it picks, and only until it is removed', as
   expect([await exists('first'), await exists('second'), await exists('third')]).toEqual([true, false, true]);
 });
 
-test('S3 may have done what the client is told has failed', async () => {
+test('a request can fail for the client after S3 has done it', async () => {
   proxy.rule('PutObject', { fail: 500, at: 'after' });
   await expect(put('told-failed')).rejects.toMatchObject({ name: 'InternalError' });
   expect(await bucket.read('told-failed')).toEqual(Buffer.from('content'));

@@ -8,7 +8,7 @@ import type { FileJson, TestUser } from './client.js';
 import type { Processes } from './processes.js';
 
 /*
- * What must hold after any crash, once everything has settled.
+ * Conditions that must hold after any crash, once everything has settled.
  */
 
 const STEPS = ['verify', 'sniff', 'scan', 'metadata', 'thumbnails'];
@@ -17,7 +17,9 @@ const ONCE = ['upload.created', 'file.created', 'file.processing', ...STEPS, 'fi
 
 const sha256 = (content: Uint8Array) => createHash('sha256').update(content).digest('hex');
 
-/** Types of the events of an upload or file, in order; a step's event stands under the step's name. */
+/**
+ * The types of the events of an upload or file, in order. The event of a step is given by the step's name.
+ */
 export async function timeline({ database }: Processes, id: string): Promise<string[]> {
   const { rows } = await database.query(
     `SELECT type, data FROM all_events WHERE subject_id = $1 AND result = 'ok' ORDER BY id`,
@@ -26,7 +28,7 @@ export async function timeline({ database }: Processes, id: string): Promise<str
   return rows.map(({ type, data }) => (type === 'file.step' ? data.step : type));
 }
 
-/** Row of an upload, with its numbers as such. */
+/** The row of an upload, with its sizes as numbers. */
 export async function findUpload({ database }: Processes, id: string) {
   const { rows } = await database.query(
     'SELECT *, "offset"::float8 AS "offset", length::float8 AS length FROM uploads WHERE id = $1',
@@ -65,19 +67,19 @@ export async function expectCompletedOnce(
   return file;
 }
 
-/** Where the bytes are. A TestBucket is one. */
+/** The store of the bytes. A TestBucket is one. */
 interface Store {
   listObjects(): Promise<{ key: string; size: number }[]>;
   listMultipartUploads(): Promise<{ key: string }[]>;
 }
 
-/** The reconciler passes every 30 s, and needs one pass more for what it could not take the first time. */
+/** The reconciler runs its passes every 30 s, and may need a second pass for some objects. */
 const TIDY_SECONDS = 75;
 
 /**
- * Compares the blobs' rows with who refers to them and with what is stored: each reference is counted, each blob that
- * is referred to is whole, and nothing is stored that belongs neither to a blob nor to an upload under way.
- * @param store if it is not the folder. What nobody needs any more is deleted there without anyone waiting, so this waits.
+ * Compares the blobs' rows with the rows that refer to them and with the store: each reference is counted,
+ * each blob with a reference is whole, and every stored object belongs to a blob or to an upload under way.
+ * @param store if it is not the folder. Requests do not wait for deletions in it, so this function does.
  */
 export async function expectBlobsInOrder(processes: Processes, store?: Store): Promise<void> {
   await expectBooksRight(processes.database);
@@ -94,7 +96,7 @@ export async function expectBlobsInOrder(processes: Processes, store?: Store): P
 }
 
 async function expectOrder({ database }: Processes, store: Store): Promise<void> {
-  // In this order: what is stored is known in the database before.
+  // List the store first: an object is in the database before it is stored.
   const objects = await store.listObjects();
   const multiparts = await store.listMultipartUploads();
   const { rows } = await database.query(
@@ -125,7 +127,7 @@ function folderStore(dataDir: string): Store {
     async listObjects() {
       const keys = await listKeys(dataDir);
       const objects = keys.map(async (key) => {
-        // One may go between the list and the look at it: it is not stored any more.
+        // The object may have been deleted since the folder was listed.
         const found = await stat(pathOf(dataDir, key)).catch(() => undefined);
         return found ? [{ key, size: found.size }] : [];
       });
@@ -135,7 +137,7 @@ function folderStore(dataDir: string): Store {
   };
 }
 
-/** Keys of the objects that are stored. */
+/** The keys of all stored objects. */
 export async function listKeys(dataDir: string): Promise<string[]> {
   const entries = await readdir(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true });
   return entries.filter((entry) => entry.isFile() && entry.name !== MARKER).map((entry) => entry.name);

@@ -8,11 +8,13 @@ import { until } from './until.js';
  */
 
 export interface Barrier {
-  /** Waits until `count` connections stand at it, as until() does. */
+  /** Waits until `count` connections stand at the barrier, as until() does. */
   reached(count?: number, seconds?: number): Promise<void>;
-  /** Breaks the connections that stand at it, so that their statement never happened, and lets later ones pass. */
+  /**
+   * Breaks the connections at the barrier, so that their statements never happened, and lets later ones pass.
+   */
   cut(): Promise<void>;
-  /** Lets everyone pass, now and later. */
+  /** Lets all connections pass, now and later. */
   open(): Promise<void>;
 }
 
@@ -65,7 +67,7 @@ export async function closeBarrier(
   };
 }
 
-/** Waits until a statement of another connection waits for what `holder` has locked. */
+/** Waits until a statement of another connection waits for a lock that `holder` has. */
 export async function whenSomebodyWaitsFor(database: TestDatabase, holder: pg.Client): Promise<void> {
   const { rows } = await holder.query<{ pid: number }>('SELECT pg_backend_pid() AS pid');
   await until('somebody to wait for a lock', async () => {
@@ -78,7 +80,7 @@ export async function whenSomebodyWaitsFor(database: TestDatabase, holder: pg.Cl
 }
 
 /**
- * Waits until `count` connections wait for what others have locked; those that stand at a barrier do.
+ * Waits until `count` connections wait for locks of others. Connections at a barrier count.
  * @param isOver says that no more will come
  */
 export async function waitingForLocks(

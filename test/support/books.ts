@@ -2,7 +2,7 @@ import { registerUser, type TestUser } from './client.js';
 import type { TestDatabase } from './database.js';
 import { send } from './sign-in.js';
 
-/** Rows of users, with what they really hold, where that is not what their row says. */
+/** The users whose counts differ from the uploads and files that they really hold. */
 const WRONG_USERS = `
   SELECT id, used_bytes, used_files, held.* FROM users, LATERAL (
     SELECT coalesce(sum(bytes), 0) AS bytes, count(*) AS files FROM (
@@ -13,21 +13,22 @@ const WRONG_USERS = `
   ) AS held
   WHERE (used_bytes, used_files) IS DISTINCT FROM (held.bytes, held.files)`;
 
-/** Uploads under way that have less reserved than is stored of them, or not just what they will have in the end. */
+/** The uploads under way that have reserved less than their offset, or not exactly their length. */
 const WRONG_UPLOADS = `
   SELECT id, reserved_bytes, "offset", length FROM uploads
   WHERE status = 'uploading' AND (reserved_bytes < "offset" OR reserved_bytes <> length)`;
 
 /**
- * Compares what the users' rows count with the uploads and files that there are. Each is one statement, and whatever
- * changes one side changes the other in the same transaction: it must hold at every moment, not only when all is quiet.
+ * Compares the counts in the users' rows with the uploads and files that exist. Each check is one statement,
+ * and every transaction changes both sides, so the checks must hold at every moment, not only when all is
+ * quiet.
  */
 export async function expectBooksRight({ query }: Pick<TestDatabase, 'query'>): Promise<void> {
   expect((await query(WRONG_USERS)).rows).toEqual([]);
   expect((await query(WRONG_UPLOADS)).rows).toEqual([]);
 }
 
-/** What a user holds, as they are told. */
+/** The usage of a user, as the server reports it. */
 export async function usageOf(user: TestUser): Promise<{ bytes: number; files: number }> {
   return (await user.get('/api/me')).usage;
 }
@@ -38,7 +39,7 @@ export interface WantedQuota {
   maxFiles?: number | null | 'default';
 }
 
-/** Of which what is left out stays as it is. */
+/** Sets the quota of a user; a field that is left out stays as it is. */
 export async function setQuota(admin: TestUser, user: TestUser, quota: WantedQuota): Promise<Response> {
   const answer = await send(admin, 'PATCH', `/api/admin/users/${user.id}`, quota);
   expect(answer.status).toBe(200);

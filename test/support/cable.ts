@@ -1,8 +1,8 @@
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 
 /**
- * A TCP connection to the server that can be cut. What browsers emulate when they are told to be offline stops
- * new requests only, not those under way.
+ * A TCP connection to the server that can be cut. The offline mode of browsers stops only new requests, not
+ * those under way.
  */
 export async function layCable(port: number) {
   const sockets = new Set<Socket>();

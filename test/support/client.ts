@@ -71,7 +71,7 @@ export async function registerUser(
   return useAccount(user, accessToken, url);
 }
 
-/** Whoever has this token; it may be an API key or an upload token. */
+/** The holder of this token, which may be an API key or an upload token. */
 export function useAccount(
   user: Pick<TestUser, 'id' | 'email' | 'role'>,
   token: string,

@@ -21,7 +21,7 @@ export const restore = ({ query }: Pick<TestDatabase, 'query'>, id: string) =>
     [id],
   );
 
-/** As if the reconciler had waited long enough to try again what the store has refused. */
+/** Makes the requests that the store has refused due again, so that the reconciler need not wait. */
 export async function letRetry({ query }: Pick<TestDatabase, 'query'>): Promise<void> {
   await query('UPDATE uploads SET retry_at = now() WHERE retry_at > now()');
   await query('UPDATE blobs SET retry_at = now() WHERE retry_at > now()');

@@ -1,8 +1,8 @@
 import sharp from 'sharp';
 
-/* Writes EXIF blocks tag by tag, right or wrong, as no library would. */
+/* Writes EXIF blocks tag by tag, also wrong ones that no library would write. */
 
-/** Texts as they are, without a NUL that is not in them; `bytes` are UNDEFINED; numbers by the type that is named. */
+/** A text is written as it is, with no NUL added; `bytes` as UNDEFINED; numbers as the named type. */
 type Value =
   | string
   | Buffer

@@ -4,21 +4,22 @@ import { openRedis } from './redis.js';
 import { createBucket, type TestBucket } from './s3.js';
 
 /*
- * What server and worker can stand on. The main job, and who may write to an upload, must not differ by it.
+ * The stores and queues that server and worker can run on. The main job and the leases must work alike on
+ * each.
  */
 
 export interface Form {
-  /** What startProcesses() is given. */
+  /** The environment for startProcesses(). */
   env: Record<string, string>;
   /** Undefined: the bytes are in the folder of the processes. */
   bucket: TestBucket | undefined;
-  /** Keys of all objects that are stored, also of those that nobody has finished yet. */
+  /** The keys of all stored objects, unfinished multipart uploads included. */
   listStored(processes: Processes): Promise<string[]>;
-  /** Removes what the form consists of; the processes are closed before. */
+  /** Removes the bucket and the Redis of the form. Close the processes first. */
   close(): Promise<void>;
 }
 
-/** For describe.each(): a name, and what makes an empty one of the kind. */
+/** For describe.each(): a name, and a function that opens an empty form of that kind. */
 export const FORMS: [name: string, open: () => Promise<Form>][] = [
   ['files and PostgreSQL', openFiles],
   ['S3 and Redis', openS3AndRedis],
@@ -33,7 +34,7 @@ async function openFiles(): Promise<Form> {
   };
 }
 
-/** A bucket and a Redis of its own. */
+/** Opens a form with a bucket and a Redis of its own. */
 export async function openS3AndRedis(): Promise<Form & { bucket: TestBucket }> {
   const [bucket, redis] = await Promise.all([createBucket(), openRedis()]);
   return {

@@ -1,5 +1,5 @@
 /*
- * What strangers may send, by where it stands in a request. None of it may bring a server to its knees.
+ * Hostile inputs, by their place in a request. None of them may bring a server down.
  */
 
 /** Values that no header, field or parameter is meant to have. */
@@ -75,7 +75,7 @@ export const BAD_NAMES = [
   ...['x'.repeat(256), 'é'.repeat(300), '😀'.repeat(128), 'x'.repeat(7000)],
 ];
 
-/** Honest ones, which must pass as they are. */
+/** Honest names, which must pass unchanged. */
 export const GOOD_NAMES = [
   ...['a', 'a.b', '.htaccess', '...', 'a.', '-rf', 'CON', 'what?.txt', '12:30 *.txt', '<b>.txt', "it's.txt"],
   ...['Größe.txt', 'cafe\u0301.txt', '文件.jpg', 'ملف.pdf', 'קובץ.pdf', '👩‍👩‍👧.png', 'a\u200bb.txt'],
@@ -92,7 +92,10 @@ export const GOOD_NAMES = [
   ],
 ];
 
-/** Names that are taken without these characters, which turn the direction of text. */
+/**
+ * Names with characters that turn the direction of text. The server accepts the names without these
+ * characters.
+ */
 export const TURNED_NAMES = [
   ...['\u061c', '\u200e', '\u200f', '\u202a', '\u202b', '\u202c', '\u202d', '\u202e'],
   ...['\u2066', '\u2067', '\u2068', '\u2069', '\u202e\u202d'],
@@ -110,7 +113,7 @@ export const BAD_METADATA = [
     'filename YQ==; b YQ==',
     'filename YQ== ,b  YQ==',
   ],
-  // Base64 that is none, or not the one way to write it.
+  // Values that are not Base64, or not its canonical form.
   ...[
     '!!!!',
     'YQ',
@@ -423,7 +426,7 @@ export const BAD_FORMS: [what: string, body: string][] = [
   ],
 ];
 
-/** Odd ones that hold one file, which must be taken. */
+/** Odd forms that hold one file, which must be accepted. */
 export const ODD_FORMS: [what: string, body: string][] = [
   ['a preamble of 20 kB', `${'x'.repeat(20_000)}\r\n${FILE}${FORM_END}`],
   ['an epilogue of 200 kB', FILE + FORM_END + 'x'.repeat(200_000)],
@@ -434,7 +437,7 @@ export const ODD_FORMS: [what: string, body: string][] = [
   ['100 kB of headers', FILE.replace('\r\n\r\n', `\r\nX: ${'x'.repeat(100_000)}\r\n\r\n`) + FORM_END],
 ];
 
-/** What mutated forms are made of. */
+/** The pieces that mutated forms are made of. */
 export const FORM_PIECES = [
   ...[
     FILE,

@@ -2,16 +2,16 @@ import { createServer, type IncomingMessage, type ServerResponse, request as sen
 import type { AddressInfo } from 'node:net';
 import { pipeline } from 'node:stream';
 
-/** What the proxy does with a request: nothing special, or what `answer` does in its place. */
+/** Returns true if it has dealt with the request itself, so that the proxy does not forward it. */
 type Meddle = (request: IncomingMessage, response: ServerResponse) => Promise<boolean> | boolean;
 
 export interface HttpProxy {
   url: string;
-  /** Asked for each request; true: it was dealt with, and the server does not see it. */
+  /** Called for each request; true: it has dealt with the request, and the server does not see it. */
   meddle: Meddle;
   /**
-   * What is done with the answer to the next request of this path, which the server has been through with:
-   * the connection is broken, or nothing ever comes.
+   * How the answer to the next request of this path is lost, after the server has carried the request out:
+   * the connection breaks, or no answer ever comes.
    */
   loseNext(path: string, how: 'broken' | 'silent'): void;
   /** Breaks all connections. */
@@ -19,7 +19,7 @@ export interface HttpProxy {
   close(): void;
 }
 
-/** Stands between the page and a server, and does what networks and proxies do. */
+/** A proxy between the page and a server, which can fail as networks and proxies do. */
 export async function startHttpProxy(target: () => string): Promise<HttpProxy> {
   const losses = new Map<string, 'broken' | 'silent'>();
   const server = createServer(async (request, response) => {

@@ -5,13 +5,13 @@ import { type CryptoKey, exportJWK, generateKeyPair, type JWK, SignJWT } from 'j
 /** An identity provider as far as it concerns Landfall: it signs tokens and publishes its keys. */
 export interface IdentityProvider {
   issuer: string;
-  /** What JWT_JWKS_URL is set to. */
+  /** The value for JWT_JWKS_URL. */
   jwksUrl: string;
   /** How often its keys were asked for. */
   readonly asked: number;
-  /** What the address of the keys answers from now on; undefined: the connection is cut. */
+  /** The answer at the address of the keys from now on; undefined: the connection is cut. */
   answerWith(answer: 'keys' | 'nonsense' | 'error' | 'nothing'): void;
-  /** A new pair of keys, published under its id. */
+  /** Makes a pair of keys and publishes it under its id. */
   addKey(kid: string, algorithm: string): Promise<void>;
   removeKey(kid: string): void;
   /** A token by the key of that id, good for five minutes. */

@@ -8,7 +8,7 @@ import { type S3Proxy, startS3Proxy } from './s3-proxy.js';
 export interface Installation {
   processes: Processes;
   user: TestUser;
-  /** Seen directly, without the proxy. */
+  /** The bucket, reached directly and not through the proxy. */
   bucket: TestBucket;
   s3: S3Proxy;
   close(): Promise<void>;
@@ -42,7 +42,7 @@ export async function install({ parts, env, reach }: InstallationOptions = {}): 
   };
 }
 
-/** Compares what is stored with the database, once a worker that has just started has put in order what is left. */
+/** Compares the store with the database, after a worker that has just started has cleaned up. */
 export async function expectInOrder({ processes, bucket }: Installation): Promise<void> {
   await processes.stop('worker');
   await processes.start('worker');

@@ -4,15 +4,15 @@ import type { Installation } from './installation.js';
 import { MIB, type PiecewiseUpload } from './piecewise-upload.js';
 
 /*
- * Kills of the server at chosen points of uploads. A start of the server takes longer than an upload, so several uploads
- * go on at once, each stands still at a point of its own, and one kill hits them all.
+ * Kills the server at chosen points of uploads. A start of the server takes longer than an upload, so several
+ * uploads run at once, each stands still at a point of its own, and one kill hits them all.
  */
 
-/** Files that may wait for being checked. */
+/** How many files may wait to be checked. */
 const MOST_KEPT = 30;
 
 export interface KillPoint {
-  /** Of the upload's calls or statements, from 1. */
+  /** The number of the upload's call or statement, from 1. */
   number: number;
   place: 'before' | 'after';
 }
@@ -20,7 +20,7 @@ export interface KillPoint {
 /** An upload that will stand still at its point. */
 export interface Target {
   content: Buffer;
-  /** Resolves when it stands still. */
+  /** Resolves when the upload stands still. */
   reached: Promise<unknown>;
   /** Called when the server is dead. */
   release(): void;
@@ -28,7 +28,9 @@ export interface Target {
   upload(gate: () => Promise<void>): Promise<PiecewiseUpload>;
 }
 
-/** Contents differ at every place, so that bytes in the wrong place, or of another upload, are noticed. */
+/**
+ * Contents are sections of random bytes, so that a byte in the wrong place, or of another upload, is noticed.
+ */
 const BYTES = randomBytes(32 * MIB);
 let sections = 0;
 
@@ -38,7 +40,10 @@ export function takeContent(sizes: number[]): Buffer {
   return BYTES.subarray(start, start + sizes.reduce((sum, size) => sum + size, 0));
 }
 
-/** All points, in groups. Neighbours come into different ones: uploads should stand still in different requests. */
+/**
+ * All points, in groups. Neighbours are in different groups, so that uploads stand still in different
+ * requests.
+ */
 export function groupPoints(count: number, abreast: number): KillPoint[][] {
   const numbers = Array.from({ length: count }, (_, index) => index + 1);
   const points = numbers.flatMap((number): KillPoint[] => [
@@ -50,8 +55,9 @@ export function groupPoints(count: number, abreast: number): KillPoint[][] {
 }
 
 /**
- * Kills the server in every group of uploads, once all of the group stand still, and starts it again; then the clients go
- * on. At the end, and now and then before (the store is in memory), all files are checked and removed.
+ * For each group: waits until all its uploads stand still, kills the server and starts it again; then the
+ * clients go on. At the end, and whenever MOST_KEPT files have come (the store is in memory), all files are
+ * checked and removed.
  */
 export async function killAtAll(
   installation: Installation,
@@ -83,7 +89,8 @@ async function killOnce({ processes }: Installation, targets: Target[]): Promise
     void target.reached.then(() => {
       stands = true;
     });
-    // What nobody waits for, such as a deletion, would let the client go on.
+    // The client does not wait for some calls, such as deletions. It must not go on while the upload stands
+    // at one.
     const upload = await target.upload(async () => {
       if (stands) await restart;
     });
@@ -102,7 +109,7 @@ function missed(): never {
   throw new Error('an upload never came to its point');
 }
 
-/** Starts a worker, which puts in order what is left, and checks all files, the bucket, and the bucket without them. */
+/** Starts a worker, checks all files and the bucket, deletes the files, and checks the bucket again. */
 async function expectAllInOrder(installation: Installation, landed: Landed[]): Promise<void> {
   const { processes, bucket } = installation;
   await processes.start('worker');

@@ -16,9 +16,9 @@ import { createDatabase } from './database.js';
 export interface TestLedger extends LedgerDeps {
   database: DataSource;
   storage: Storage;
-  /** Of its database. */
+  /** The address of its database. */
   url: string;
-  /** Of an account that exists. */
+  /** The id of an account that exists. */
   ownerId: string;
   // biome-ignore lint/suspicious/noExplicitAny: the caller knows the row
   query(sql: string, parameters?: unknown[]): Promise<any[]>;

@@ -7,7 +7,7 @@ import type { Processes } from './processes.js';
 import { newSession, registerAdmin, send } from './sign-in.js';
 
 /*
- * Everybody who may knock at a route: see matrix.test.ts.
+ * All kinds of callers of a route: see matrix.test.ts.
  */
 
 const SECRET = 'a secret of the matrix, long enough for a key';
@@ -36,15 +36,20 @@ const SCOPES = ['upload', 'read', 'manage'] as const;
 
 export interface Caller {
   name: string;
-  /** Of the Authorization header; a function where a token can be used once. Undefined: there is no header. */
+  /**
+   * The bearer token; a function where a token can be used only once. Undefined: there is no Authorization
+   * header.
+   */
   token: string | (() => Promise<string>) | undefined;
-  /** Whether it is an access token that was good until it ran out. */
+  /** Whether it is an access token whose only fault is that it has expired. */
   ranOut?: boolean;
-  /** What it is allowed; undefined: it is not even known. */
+  /** The actions that the token allows; undefined: the token is not valid. */
   may: readonly Action[] | undefined;
-  /** Whether the objects of the owner are its own. */
+  /** Whether the caller owns the objects of the owner. */
   owns: boolean;
-  /** It was true once what the token says: where that is asked for, and for new uploads if `begins`, it is refused. */
+  /**
+   * The token's claims no longer hold: routes that check them refuse it, and if `begins`, creations do too.
+   */
   outdated?: { begins: boolean };
 }
 
@@ -175,7 +180,7 @@ function changeClaims(token: string, change: object): string {
   return [header, encode({ ...claimsOf(token), ...change }), signature].join('.');
 }
 
-/** At its beginning: the last character of base64 may hold bits that mean nothing. */
+/** Changes the first character: the last one of base64 may hold bits that mean nothing. */
 function changeSignature(token: string): string {
   const [header, claims, signature = ''] = token.split('.');
   return [header, claims, (signature.startsWith('A') ? 'B' : 'A') + signature.slice(1)].join('.');

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Page } from 'playwright-core';
 
 /*
- * What people do on the page, for suites that do it too.
+ * Actions of users on the page, shared by suites.
  */
 
 export const PASSWORD = 'a long enough secret';
@@ -25,7 +25,7 @@ export function recordUploads(page: Page): UploadRequest[] {
   return uploads;
 }
 
-/** What the page does that it must never do: script errors and violations of the content security policy. */
+/** Collects the page's script errors and violations of the content security policy. There must be none. */
 export function recordFaults(page: Page): string[] {
   const faults: string[] = [];
   page.on('pageerror', (error) => faults.push(error.message));

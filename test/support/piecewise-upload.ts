@@ -2,8 +2,9 @@ import { idOf, type TestUser } from './client.js';
 import { until } from './until.js';
 
 /*
- * A client that sends an upload in PATCHes which end at given offsets, and goes on whatever happens to the server: after
- * each request that was not answered with 204 it asks for the offset. On the way it holds the server to its word.
+ * A client that sends an upload in PATCHes that end at given offsets, and goes on whatever happens to the
+ * server: after each request that was not answered with 204 it asks for the offset. It fails if an
+ * acknowledged offset goes back.
  */
 
 export interface PiecewiseUpload {
@@ -13,19 +14,19 @@ export interface PiecewiseUpload {
   path: string;
   /** Sends what is missing, up to the end. @param gate awaited before each PATCH */
   finish(gate?: () => Promise<void>): Promise<void>;
-  /** Offsets that were acknowledged with 204, or by HEAD, in the order in which they were. */
+  /** The offsets that were acknowledged, by 204 or by HEAD, oldest first. */
   acknowledged: number[];
 }
 
 export const MIB = 1024 ** 2;
 
 /**
- * Sizes by which 24 MiB go every way to S3: crumbs that become segments, a whole part beside one, several segments that
- * are consumed by a part, and a last part that is smaller.
+ * With these sizes 24 MiB take every way to S3: small bodies that become segments, a whole part beside a
+ * segment, several segments that a part consumes, and a smaller last part.
  */
 export const UNEVEN = [1, 9, 0.3, 6.2, 3, 4.5].map((size) => Math.round(size * MIB));
 
-/** Sends POST until one is answered. What the others have made expires one day. */
+/** Sends POST until one is answered. Uploads of unanswered POSTs are left to expire. */
 export async function beginUpload(
   user: TestUser,
   content: Buffer,
@@ -44,7 +45,10 @@ export async function beginUpload(
     acknowledged.push(offset);
   }
 
-  /** Clients begin anew after other answers than these. */
+  /**
+   * Asks until the server tells the offset. After any answer but 200 or 423 real clients begin anew, so it
+   * fails then.
+   */
   async function askOffset(): Promise<void> {
     const offset = await until(
       `${path} to tell its offset`,

@@ -3,7 +3,7 @@ import { type ClientRequest, request } from 'node:http';
 import { Readable } from 'node:stream';
 import type { FileJson, TestUser } from './client.js';
 
-/* What a client does that knows POST /api/files and no tus. */
+/* A client that uses POST /api/files and not tus. */
 
 export const MIB = 1024 ** 2;
 export const BOUNDARY = 'the-boundary';
@@ -52,7 +52,7 @@ export const filePart = (name: string, content: Uint8Array | string = '') =>
 export const END = Buffer.from(`--${BOUNDARY}--\r\n`);
 export const form = (...parts: Buffer[]) => Buffer.concat([...parts, END]);
 
-/** Pieces that do not fit the chunks of anything. */
+/** Cuts content into pieces whose sizes match no buffer or chunk of the server. */
 function* pieces(content: Buffer, size = 70_001): Generator<Buffer> {
   for (let at = 0; at < content.length; at += size) yield content.subarray(at, at + size);
 }

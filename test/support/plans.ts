@@ -8,7 +8,10 @@ interface Plan {
   Plans?: Plan[];
 }
 
-/** How many rows a statement reads, also those that it has no use for. It is carried out and undone. */
+/**
+ * How many rows a statement reads, also those that it filters out. The statement is carried out and rolled
+ * back.
+ */
 export async function countRead(
   database: Pick<TestDatabase, 'query'>,
   text: string,

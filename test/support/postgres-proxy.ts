@@ -1,6 +1,7 @@
 /**
- * A TCP proxy before PostgreSQL that knows statements: it can stop a connection before one reaches PostgreSQL, or after
- * it was carried out and before its client hears of that; and it can be away for a while, with or without a word.
+ * A TCP proxy before PostgreSQL that recognises statements. It can stop a connection before a statement
+ * reaches PostgreSQL, or after PostgreSQL has carried it out and before the client gets the answer. It can
+ * also be away for a while, and refuse connections or stay silent.
  *
  * A statement is what a client sends up to the answer "ready for query": a simple Query, or the messages of the extended
  * protocol up to Sync. (PostgreSQL manual, "Frontend/Backend Protocol".)
@@ -10,12 +11,12 @@ import { connect, createServer, type Socket } from 'node:net';
 import { freePort } from './services/port.js';
 
 export interface Statement {
-  /** application_name of its connection. */
+  /** The application_name of the statement's connection. */
   application: string;
   /** Tells connections apart. */
   connection: number;
   text: string;
-  /** As text; null for NULL. */
+  /** The parameters as text; null for NULL. */
   parameters: (string | null)[];
 }
 
@@ -37,23 +38,25 @@ export interface PostgresProxy {
    * connection, `open` lets it go on.
    */
   pauseAt(when: When, place: 'before' | 'after'): { reached: Promise<Statement>; open(): void; cut(): void };
-  /** PostgreSQL says that it shuts down with the same packet in which the next so many connections come up. */
+  /**
+   * On the next `count` connections, the packet that ends the start-up also says that PostgreSQL shuts down.
+   */
   endAsTheyCome(count: number): void;
   /** Open connections are cut, new ones refused. */
   away(): Promise<void>;
-  /** It is there again, at the same address. */
+  /** PostgreSQL is there again, at the same address. */
   back(): Promise<void>;
   /** As when a host loses its power: nothing is refused and nothing ended, but no byte comes through any more. */
   vanish(): void;
-  /** New connections work again. Those of before, and of meanwhile, stay as they are. */
+  /** New connections work again. Older connections stay silent. */
   reappear(): void;
   close(): Promise<void>;
 }
 
 interface Message {
-  /** One letter; empty for what opens a connection. */
+  /** One letter; empty for the message that opens a connection. */
   type: string;
-  /** With its head. */
+  /** The whole message, with its head. */
   bytes: Buffer;
 }
 
@@ -199,9 +202,9 @@ function relay(
   const { inward, outward } = link;
   const describe = createDescriber(connection);
   let batch: Message[] = [];
-  /** Statements that PostgreSQL has still to answer. */
+  /** The statements that PostgreSQL has not answered yet. */
   const open: Statement[] = [];
-  /** What one direction still has to do, in order. */
+  /** The work that each direction still has to do, in order. */
   const queues = { inward: Promise.resolve(), outward: Promise.resolve() };
   const enqueue = (direction: keyof typeof queues, work: () => Promise<void>) => {
     queues[direction] = queues[direction].then(work).catch(() => {
@@ -233,7 +236,7 @@ function relay(
   outward.on('data', (data) => {
     for (const { type, bytes } of readOutward(data)) {
       answer.push(bytes);
-      // Until a statement is done, its client is to hear nothing of it; but what stands outside of one goes on at once.
+      // Hold the answer to a statement until it is complete. Messages outside a statement go on at once.
       if (type !== 'Z' && open.length > 0) continue;
       const chunks = answer;
       answer = [];
@@ -246,7 +249,10 @@ function relay(
   });
 }
 
-/** Cuts a stream into messages. @param typed whether the first one has a type already, as all of the server's have */
+/**
+ * Cuts a stream into messages.
+ * @param typed whether the first message has a type, as all of the server's have
+ */
 function createReader(typed: boolean): (data: Buffer) => Message[] {
   let rest = Buffer.alloc(0);
   let opened = typed;

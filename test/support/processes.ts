@@ -25,7 +25,7 @@ export interface Processes {
   /** SIGTERM; waits for the end and returns the exit code. */
   stop(part: Part): Promise<number | null>;
   pid(part: Part): number;
-  /** What it has written so far, all its lives together. */
+  /** The output of the process so far, over all its starts. */
   logOf(part: Part): string;
   /** Stops everything and removes database and folder. */
   close(): Promise<void>;
@@ -54,7 +54,7 @@ export async function startProcesses(
     dataDir,
     async start(part, more = {}) {
       const child = fork(resolve(`dist/${part.replace(/-.*/, '')}/main.js`), {
-        // Not the project's folder, where a developer's .env may lie.
+        // A developer's .env may lie in the project's folder, so the process runs in another one.
         cwd: dataDir,
         env: {
           PATH: process.env.PATH ?? '',
@@ -67,7 +67,7 @@ export async function startProcesses(
           INSTANCE_ID: part,
           LOG_LEVEL: process.env.TEST_LOG_LEVEL ?? 'silent',
           JOB_BACKOFF_MS: '50',
-          // One suite registers more users from one address than any address would in a quarter of an hour.
+          // One suite registers more users from one address than the real limit allows.
           RATE_LIMIT_AUTH: '0',
           ...env,
           ...more,
@@ -93,7 +93,7 @@ export async function startProcesses(
     pid: (part) => children.get(part)?.pid ?? 0,
     logOf: (part) => logs.get(part) ?? '',
     async close() {
-      // A test that failed may have left one that stands still.
+      // A test that failed may have left a process that stands still.
       for (const child of children.values()) child.kill('SIGCONT');
       await Promise.all([...children.keys()].map((part) => end(part, 'SIGTERM')));
       await database.drop();
@@ -111,7 +111,7 @@ export async function startProcesses(
   }
 
   try {
-    // One after the other, so that the port is known and errors are those of one process.
+    // Start one process after the other, so that the port is known and errors are those of one process.
     for (const part of parts) await processes.start(part);
   } catch (error) {
     await processes.close();

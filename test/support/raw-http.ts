@@ -27,7 +27,7 @@ export function formRequest(
   ]);
 }
 
-/** Less than what the server gives a head that does not come: that is to be told from an answer. */
+/** Shorter than the server's time limit for a head, so that its 408 is not taken for an answer. */
 const ANSWER_WITHIN_MS = 15_000;
 
 /**
@@ -48,7 +48,7 @@ export function exchange(url: string, request: string | Buffer): Promise<Answer 
       reject(new Error('the connection stays open'));
     });
     socket.on('data', (chunk) => chunks.push(chunk));
-    // What was refused in the middle ends with a reset; the answer was there before.
+    // A request that is refused in its middle ends with a reset, after the answer has arrived.
     socket.on('error', () => {});
     socket.on('end', done).on('close', done);
     socket.write(request);

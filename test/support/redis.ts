@@ -12,7 +12,7 @@ export interface TestRedis {
 }
 
 export interface RedisProcess extends TestRedis {
-  /** SIGKILL, at once. Nothing is on disk: what was in it is gone. */
+  /** SIGKILL, at once. Redis keeps nothing on disk, so its data is lost. */
   stop(): Promise<void>;
   /** Starts it again, empty, on the same port. */
   start(): Promise<void>;
@@ -22,7 +22,7 @@ export interface RedisProcess extends TestRedis {
 export async function openRedis(): Promise<TestRedis> {
   if (!process.env.TEST_REDIS_URL) return startRedis();
   const url = new URL(process.env.TEST_REDIS_URL);
-  // One of Jest's workers runs one suite at a time: each has a logical database.
+  // Each of Jest's workers runs one suite at a time, and has a logical database of its own.
   url.pathname = process.env.JEST_WORKER_ID ?? '1';
   await flush(url.href);
   return { url: url.href, flush: () => flush(url.href), close: () => flush(url.href) };
@@ -44,7 +44,7 @@ export async function startRedis(): Promise<RedisProcess> {
   };
 }
 
-// A shell stands between, which kills Redis when its input ends: so Redis ends with us, however we end.
+// A shell in between kills Redis when its own input ends, so Redis ends with the tests, however they end.
 const GUARD = 'trap "" INT TERM HUP; "$@" & exec >&-; read -r _; kill -9 $!; wait';
 
 async function launch(port: number) {
@@ -60,7 +60,7 @@ async function launch(port: number) {
       output += chunk;
       if (output.includes('Ready to accept connections')) resolve();
     });
-    // The shell has closed its side: only Redis holds it.
+    // The shell has closed its side, so only Redis holds this end open.
     shell.stdout.on('end', () => {
       shell.stdin.end();
       reject(new Error(`redis-server did not start: ${output}`));

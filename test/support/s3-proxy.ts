@@ -2,8 +2,8 @@
  * An HTTP proxy before S3 that counts requests and makes them go wrong. It passes every header on as it came, Host
  * included, because signatures cover it; bodies stream through in both directions.
  *
- * A rule says of which requests something is to happen, and what. The first rule that matches a request decides.
- * 'before' means that S3 never sees the request; 'after' that S3 has done it and answered, but nobody hears of it.
+ * A rule picks requests and says how each goes wrong. The first rule that matches a request decides. 'before'
+ * means that S3 has not seen the request; 'after' that S3 has done it, but the client has no answer yet.
  */
 import { once } from 'node:events';
 import {
@@ -29,7 +29,7 @@ interface S3Request {
   key: string;
   query: URLSearchParams;
   headers: IncomingHttpHeaders;
-  /** What the client was answered; undefined until then, and for ever when it was cut off. */
+  /** The status that the client was sent; undefined before that, and when the client was cut off. */
   status?: number;
 }
 
@@ -38,18 +38,18 @@ type Place = 'before' | 'after';
 type Fault =
   /** Answers with this status; S3's usual error code for it unless one is named. */
   | { fail: number; code?: string; at?: Place }
-  /** Goes on after so many milliseconds. */
+  /** Delays the request by so many milliseconds. */
   | { delay: number; at?: Place }
-  /** Cuts the client off; 'body' in the middle of what it sends, 'answer' in the middle of what it gets. */
+  /** Cuts the client off; 'body' in the middle of its body, 'answer' in the middle of the answer. */
   | { cut: Place | 'body' | 'answer' }
-  /** Cuts the client off when it has got so many bytes of an answer that has more. */
+  /** Cuts the client off after so many bytes of a longer answer. */
   | { cutAfter: number }
   /** Neither answers nor cuts, until the rule is removed. */
   | { hold: Place };
 
 /**
- * Which requests: those of one operation, or those that a predicate accepts. `index` counts the requests of the same
- * operation since the rule was set, from 0.
+ * Picks the requests of one operation, or those that a predicate accepts. `index` counts the requests of the
+ * same operation since the rule was set, from 0.
  */
 type When = S3Operation | ((request: S3Request, index: number) => boolean);
 
@@ -58,13 +58,13 @@ export interface S3Proxy {
   /** All requests so far, oldest first. */
   requests: S3Request[];
   count(operation?: S3Operation): number;
-  /** Sets a rule; the function it returns removes it and lets go what it holds. */
+  /** Sets a rule. The function it returns removes the rule and lets go the requests that it holds. */
   rule(when: When, fault: Fault): () => void;
   /** Holds the first request that matches; `reached` resolves when it is held, `open` lets it go on. */
   pauseAt(when: When, place: Place): { reached: Promise<S3Request>; open: () => void };
   /** S3 is gone: open connections are cut, new ones refused. */
   away(): Promise<void>;
-  /** It is there again, at the same address. */
+  /** S3 is there again, at the same address. */
   back(): Promise<void>;
   close(): Promise<void>;
 }
@@ -77,13 +77,13 @@ interface Rule {
 
 type Decision = { fault: Fault; rule: Rule } | undefined;
 
-/** What one request needs on its way through. */
+/** The state of one request on its way through the proxy. */
 interface Exchange {
   request: S3Request;
   decision: Decision;
   req: IncomingMessage;
   res: ServerResponse;
-  /** The client's. Node takes it off the request when that is answered. */
+  /** The client's socket. Node detaches it from the request once the request is answered. */
   socket: Socket;
 }
 
@@ -99,7 +99,7 @@ const CODES: Record<number, string> = {
 /** Starts a proxy before the S3 server at `target`, such as TEST_S3_ENDPOINT. */
 export async function startS3Proxy(target: string): Promise<S3Proxy> {
   const { hostname, port: targetPort } = new URL(target);
-  // Idle connections go before S3 closes them, which would look like a fault.
+  // The proxy closes idle connections before S3 does, because a close by S3 would look like a fault.
   const agent = new Agent({ keepAlive: true, timeout: 10_000 });
   const requests: S3Request[] = [];
   const rules = new Set<Rule>();
@@ -129,7 +129,7 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
   const server = createServer(handle);
   // A client that waits for "100 Continue" gets it from S3.
   server.on('checkContinue', handle);
-  // Time is the tests' business.
+  // The proxy has no time limits of its own: the tests control time.
   server.keepAliveTimeout = 0;
   server.requestTimeout = 0;
   const back = async () => {
@@ -188,7 +188,7 @@ function describe(req: IncomingMessage): S3Request {
   return { method, operation: nameOperation(method, key, query, headers), key, query, headers };
 }
 
-/** Turns what a rule says of its requests into a predicate that counts them. */
+/** Turns a rule's `when` into a predicate that counts the requests of each operation. */
 function matcher(when: When): (request: S3Request) => boolean {
   const seen = new Map<S3Operation, number>();
   return (request) => {
@@ -221,7 +221,7 @@ function decide(rules: Set<Rule>, request: S3Request): Decision {
 async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<void> {
   const { request, decision, req, res, socket } = exchange;
   if (await intervene('before', exchange)) return;
-  // A client that is gone by now has never sent its request.
+  // A client that is gone by now counts as one that never sent its request.
   if (socket.destroyed || socket.readableEnded) return;
 
   const outward = connect();
@@ -243,7 +243,8 @@ async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<v
   req.pipe(outward);
 
   const [answer] = await answered;
-  // An answer may begin before S3 is done. Only those that carry an object are long.
+  // An answer may begin before S3 is done, so with a rule the proxy reads it whole, unless it carries a long
+  // object.
   const isObject = request.operation === 'GetObject';
   const body = isObject || !decision ? answer : await buffer(answer);
   if (await intervene('after', exchange)) return;
@@ -265,7 +266,7 @@ async function pass(exchange: Exchange, connect: () => ClientRequest): Promise<v
   }
 }
 
-/** Does what the rule says at this place. @returns whether the exchange is over with that */
+/** Applies the rule's fault at this place. @returns whether that ends the exchange */
 async function intervene(place: Place, { request, decision, res, socket }: Exchange): Promise<boolean> {
   if (!decision) return false;
   const { fault, rule } = decision;
@@ -298,7 +299,7 @@ async function intervene(place: Place, { request, decision, res, socket }: Excha
   return true;
 }
 
-/** Sends on the first bytes of a body and waits until they are on their way. */
+/** Forwards the first bytes of a body and waits until they are written. */
 async function sendPart(
   from: AsyncIterable<Buffer> | Iterable<Buffer>,
   to: ClientRequest | ServerResponse,

@@ -17,18 +17,18 @@ export interface TestBucket {
   env: Record<'S3_BUCKET' | 'S3_ENDPOINT' | 'S3_ACCESS_KEY_ID' | 'S3_SECRET_ACCESS_KEY', string>;
   client: S3Client;
   bucket: string;
-  /** Of all but the marker of the installation. */
+  /** The keys of all objects but the marker of the installation. */
   listKeys(): Promise<string[]>;
-  /** With their sizes in bytes. */
+  /** The objects with their sizes in bytes. */
   listObjects(): Promise<{ key: string; size: number }[]>;
-  /** Those neither completed nor aborted. */
+  /** The multipart uploads that are neither completed nor aborted. */
   listMultipartUploads(): Promise<{ key: string; uploadId: string }[]>;
   read(key: string): Promise<Buffer>;
   /** Removes the bucket and all that is in it. */
   drop(): Promise<void>;
 }
 
-/** A client of the tests' S3 server, or of a proxy before it. It asks `attempts` times. */
+/** A client of the tests' S3 server, or of a proxy before it. It tries each request `attempts` times. */
 export function createS3Client(endpoint = requireEnv('TEST_S3_ENDPOINT'), attempts = 3): S3Client {
   return new S3Client({
     endpoint,

@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
 import type { TestDatabase } from './database.js';
 
-/** What register, login and refresh answer. */
+/** The answer of register, login and refresh. */
 export interface SignedIn {
   user: { id: string; email: string; role: string };
   accessToken: string;
@@ -55,7 +55,7 @@ export async function registerAdmin(url: () => string, database: TestDatabase): 
 
 export const newAddress = () => `${randomUUID()}@example.org`;
 
-/** As the database keeps secrets. */
+/** The hash that the database keeps of a secret. */
 export const sha256 = (text: string) => createHash('sha256').update(text).digest();
 
 /** POST or PATCH of JSON with this user's token. */

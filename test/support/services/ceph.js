@@ -1,5 +1,5 @@
-// An S3 server for tests: a Ceph node of our own, in memory. It ends by itself with the process that started it,
-// however that one ends.
+// An S3 server for tests: a Ceph node of our own, in memory. It ends by itself when the process that started
+// it ends, for whatever reason.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +17,7 @@ export async function startCeph() {
   });
   const ended = once(script, 'exit');
   const failed = ended.then(([code]) => Promise.reject(new Error(`Ceph did not start (exit code ${code}).`)));
-  // The programs that it calls may have something to say before.
+  // The programs that it calls may print other lines first.
   const ready = new Promise((resolve) => {
     let output = '';
     script.stdout.on('data', (chunk) => {

@@ -55,7 +55,7 @@ function install(packages) {
     apt('update');
     apt('install', '-y', '--no-install-recommends', ...packages);
   } catch {
-    // apt has said why; what is still missing is named by the caller.
+    // apt has printed the reason; the caller names the programs that are still missing.
   }
 }
 

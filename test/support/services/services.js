@@ -1,4 +1,4 @@
-// The services that tests use: each is the one that the environment names, else one that is started here.
+// The services that tests use. Each is the one that the environment names, or else one that is started here.
 import { startCeph } from './ceph.js';
 import { startPostgres } from './postgres.js';
 import { ensurePrograms, findProgram } from './programs.js';
