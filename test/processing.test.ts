@@ -552,11 +552,14 @@ describe('processing', () => {
     };
     await until('all to be scanned', scanned, 60);
     expect(await processes.stop('worker')).toBe(0);
-    for (const id of ids.slice(1)) await user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' });
+    for (const id of ids.slice(6)) await user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' });
     await processes.start('worker');
-    const file = await user.settled(ids[0] ?? '', 60);
-    expect(file).toMatchObject({ status: 'completed', warnings: [] });
-    expect(await timeline(user, file.id)).toEqual(WHOLE_TIMELINE);
+    // More images than parsers: memory that a parser used for one image must not count against the next.
+    for (const id of ids.slice(0, 6)) {
+      const file = await user.settled(id, 90);
+      expect(file).toMatchObject({ status: 'completed', warnings: [] });
+      expect(await timeline(user, id)).toEqual(WHOLE_TIMELINE);
+    }
   }, 240_000);
 });
 
