@@ -7,7 +7,7 @@ import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
-import { purgeFile } from '../files/status.js';
+import { purgeFile } from '../files/purge.js';
 import { discardUploads } from './discard.js';
 import type { LedgerDeps } from './ledger.js';
 import { releaseQuota } from './quota.js';
