@@ -4,6 +4,7 @@ import type { Blob } from '../core/database/entities/blob.js';
 import type { File, Problem } from '../core/database/entities/file.js';
 import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
+import { AttemptOver } from '../core/files/attempt.js';
 import { reserveBlobs } from '../core/files/blobs.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import {
@@ -141,7 +142,7 @@ function isStorageFull(error: unknown): boolean {
  * Whether this run has lost its row: the file was deleted, processed again, or finished by another worker.
  */
 function isOver(error: unknown): boolean {
-  return error instanceof AppError && ['gone', 'not_found', 'wrong_state'].includes(error.code);
+  return error instanceof AttemptOver;
 }
 
 async function recordFailure(

@@ -6,12 +6,14 @@ import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import { releaseQuota } from '../uploads/quota.js';
+import { stopAttempt } from './attempt.js';
 import { releaseBlobs } from './blobs.js';
 
 /* The end of a file: into the trash, or for good. */
 
 /**
- * Puts a file into the trash. Its bytes stay stored, but they no longer count against the quota.
+ * Puts a file into the trash. Its bytes stay stored, but they no longer count against the quota. Its processing goes on,
+ * because the file may be restored.
  * @throws {AppError} not_found
  */
 export async function trashFile(database: DataSource, id: string, actor: Actor): Promise<void> {
@@ -50,6 +52,7 @@ export async function purgeFile(
   if (!file) return [];
   const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
   await releaseBlobs(manager, blobIds);
+  if (file.status === 'processing') await stopAttempt(manager, file);
   // A file in the trash does not count against the quota.
   if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
   await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
