@@ -125,7 +125,9 @@ describe('jobs', () => {
       added = [];
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
       const countOpen = async () => 0;
-      return { getState, countOpen, add, close: async () => {}, reachable: true, bull: undefined as never };
+      const nothing = async () => {};
+      const bull = undefined as never;
+      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, bull };
     }
 
     beforeEach(async () => {

@@ -52,7 +52,7 @@ async function changeByAttempt(
     manager,
     `UPDATE files
      SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
-         steps = steps || $8::jsonb,
+         steps = CASE WHEN steps -> $7::text ->> 'state' = 'waiting' THEN steps - $7::text ELSE steps END || $8::jsonb,
          completed_at = CASE WHEN $3 = 'completed' THEN now() END, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
     [

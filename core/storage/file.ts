@@ -26,9 +26,6 @@ import { type BlobStore, MARKER, type Storage, type UploadStore } from './storag
 /** When one upload has gathered this many unwritten bytes, its source has to wait. */
 const MAX_GATHERED = 4 * 1024 ** 2;
 
-/** Thumbnails are small, and their uploads were accepted: they may use the reserve down to this share of it. */
-const DERIVED_SHARE = 0.5;
-
 /** Bytes, or time, after which an append under way is synced and committed. */
 const CHECKPOINT = 32 * 1024 ** 2;
 const CHECKPOINT_MS = 5_000;
@@ -72,7 +69,7 @@ export async function openFileStorage(
       return createReadStream('', { fd: handle, ...range, highWaterMark: 256 * 1024 });
     },
     async write(key, bytes) {
-      await room.require(DERIVED_SHARE);
+      await room.requireForDerived();
       await disk(async () => {
         const handle = await createFile(path(key));
         try {
