@@ -64,7 +64,7 @@ const STALLED_CHECK_MS = 5_000;
 const NEVER = 2 ** 31 - 1;
 
 /** How long a handler may take to end after it was told to stop. Then the next job takes its slot. */
-const STOP_MS = 500;
+const STOP_MS = 250;
 
 /** Why a job was told to stop: its file needs no processing, or the process shuts down. */
 const OVER = 'over';

@@ -31,7 +31,7 @@ export interface Later {
 }
 
 /** The tools of a step. */
-export interface StepContext {
+interface StepContext {
   file: KnownFile;
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
