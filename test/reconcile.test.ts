@@ -93,7 +93,7 @@ describe('jobs', () => {
   test('a file in processing gets a new job for a lost or done one, and fails for a failed one', async () => {
     await start(['server']);
     const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
-    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'verify'`);
     await processes.start('worker');
     await barrier.reached(3);
     await processes.kill('worker');
@@ -111,7 +111,7 @@ describe('jobs', () => {
     const file = await user.settled(failed.id);
     expect(file).toMatchObject({
       status: 'failed',
-      error: { step: 'metadata', code: 'internal', detail: 'The processing was interrupted too often' },
+      error: { step: 'verify', code: 'internal', detail: 'The processing was interrupted too often' },
     });
     expect((await timeline(processes, failed.id)).filter((type) => type === 'file.failed')).toHaveLength(1);
     await expectBlobsInOrder(processes);

@@ -1,10 +1,11 @@
 import { AppError } from '../core/errors.js';
 import { recordSteps, type StepResult } from '../core/files/steps.js';
 import type { ParserSession } from '../core/media/parsers.js';
+import type { TaskName } from '../core/media/tasks.js';
 import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
-import type { Later, Outcome, Step } from './steps/step.js';
+import type { KnownFile, Later, Outcome, Step } from './steps/step.js';
 
 /**
  * Runs the steps of a clean file that have not ended, one after the other, and records each.
@@ -21,7 +22,9 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       if (begun && begun.state !== 'waiting') continue;
       const deadline = begun?.until === undefined ? undefined : new Date(begun.until);
       if (deadline && deadline.getTime() > Date.now()) return deadline;
-      const result = await runStep(deps, attempt, step, session, deadline);
+      const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
+      const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
+      const result = await runStep(deps, attempt, step, decode, deadline);
       const isWaiting = result.record.state === 'waiting';
       const share = (100 - READ_PERCENT) / steps.length;
       await recordSteps(deps.database, file, [result], {
@@ -45,13 +48,13 @@ async function runStep(
   deps: PipelineDeps,
   attempt: Attempt,
   step: Step,
-  session: ParserSession,
+  decode: ParserSession['run'],
   missed: Date | undefined,
 ): Promise<StepResult> {
   const began = performance.now();
   const elapsed = () => Math.round(performance.now() - began);
   try {
-    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, session);
+    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, decode);
     if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
     const until = outcome.deadline.toISOString();
     return { step: step.name, record: { state: 'waiting', ms: elapsed(), until }, facts: {} };
@@ -68,12 +71,27 @@ async function runStep(
   }
 }
 
-async function outcomeOf(attempt: Attempt, step: Step, session: ParserSession): Promise<Outcome | Later> {
-  const { file, signal, log } = attempt;
-  if (step.only && !step.only.accepts(file.detectedType ?? '')) {
-    return { outcome: 'skipped', reason: step.only.otherwise };
-  }
-  return step.run({ file, decode: session.run, signal, log });
+async function outcomeOf(
+  { file, signal, log }: Attempt,
+  step: Step,
+  decode: ParserSession['run'],
+): Promise<Outcome | Later> {
+  if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
+  return step.run({ file, decode, signal, log });
+}
+
+function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
+  return !only || only.accepts(detectedType ?? '');
+}
+
+function isToDecode({ file }: Attempt, step: Step): boolean {
+  const state = file.steps[step.name]?.state;
+  return step.decodes !== undefined && isFor(step, file) && (!state || state === 'waiting');
+}
+
+/** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */
+function closeAfter(session: ParserSession, last: TaskName | undefined): ParserSession['run'] {
+  return (name) => session.run(name).finally(() => name === last && session.close());
 }
 
 function unanswered(deadline: Date): Outcome {

@@ -6,6 +6,7 @@ export function createMetadataStep(): Step {
     name: 'metadata',
     optional: true,
     only: IMAGES,
+    decodes: ['metadata'],
     async run({ decode }) {
       return { outcome: 'done', facts: { metadata: await decode('metadata') } };
     },

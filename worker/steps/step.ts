@@ -3,6 +3,7 @@ import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
 import type { ParserSession } from '../../core/media/parsers.js';
+import type { TaskName } from '../../core/media/tasks.js';
 
 /*
  * What a step is. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
@@ -58,6 +59,8 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
+  /** The parser tasks that it may run, in this order. */
+  decodes?: readonly TaskName[];
   run(context: StepContext): Promise<Outcome | Later>;
 }
 

@@ -7,6 +7,7 @@ export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeS
     name: 'thumbnails',
     optional: true,
     only: IMAGES,
+    decodes: ['thumbnails'],
     async run({ decode }) {
       // An image that waits for room on the disk must not be decoded at each try.
       await derivatives.requireRoom();
