@@ -8,6 +8,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
 import { purgeFile } from '../files/status.js';
+import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';
 import type { LedgerDeps } from './ledger.js';
 import { releaseQuota } from './quota.js';
@@ -99,7 +100,7 @@ async function end(
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
   await manager.query(
-    `UPDATE uploads SET status = 'terminated', metadata = '{}', metadata_header = NULL, lease_holder = NULL,
+    `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
        lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL,
        discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
      WHERE id = $1`,

@@ -5,13 +5,13 @@ import type { File } from '../../core/database/entities/file.js';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { createUpload } from '../../core/uploads/create.js';
+import { checkMetadata } from '../../core/uploads/description.js';
 import { terminateUpload } from '../../core/uploads/end.js';
 import { type FinishDeps, finishAndQueue } from '../../core/uploads/finish.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
 import { appendToUpload, completeUpload, declareLength } from '../../core/uploads/ledger.js';
 import { withinQuota } from '../../core/uploads/quota.js';
 import type { Principal } from '../auth/principal.js';
-import { checkMetadata } from '../upload-metadata.js';
 import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
 
 /*
