@@ -9,7 +9,7 @@ import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
 import { releaseQuota } from '../uploads/quota.js';
-import { releaseBlobs } from './blobs.js';
+import { insertBlobOfUpload, releaseBlobs } from './blobs.js';
 
 /*
  * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that names the
@@ -109,7 +109,7 @@ export async function insertFile(
      ), parts AS (
        DELETE FROM upload_parts USING upload WHERE upload_id = upload.id
      ), blob AS (
-       INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
+       ${insertBlobOfUpload('$2')}
      ), file AS (
        INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
                           status, created_at)
