@@ -4,6 +4,7 @@ import { Derivative } from '../database/entities/derivative.js';
 import { File } from '../database/entities/file.js';
 import { queryEntities, toEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
+import { type StoredBlob, storedBlob } from './blobs.js';
 
 /** Where a page of a list ended. */
 export interface FileCursor {
@@ -75,11 +76,11 @@ export async function getBlob(database: DataSource, file: File): Promise<Blob> {
   return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
 }
 
-/** Derivatives of many files at once, with the keys of their blobs. */
+/** Derivatives of many files at once, with their blobs. */
 export async function listDerivatives(
   database: DataSource,
   fileIds: string[],
-): Promise<(Derivative & { key: string; size: number })[]> {
+): Promise<(Derivative & { blob: StoredBlob })[]> {
   return database
     .getRepository(Derivative)
     .createQueryBuilder('d')
@@ -90,7 +91,7 @@ export async function listDerivatives(
       'd.blob_id AS "blobId"',
       'd.content_type AS "contentType"',
     ])
-    .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
+    .addSelect(['d.width AS width', 'd.height AS height', `${storedBlob('b')} AS blob`])
     .where('d.file_id = ANY (:fileIds)', { fileIds })
     .getRawMany();
 }

@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
+import { FORGET_DESCRIPTION } from './description.js';
 
 /*
  * The reconciler's part of the ledger: it finds uploads that were left half done, and deletes what ended uploads have left in the store.
@@ -24,13 +25,15 @@ interface Remains extends StoredUpload {
   keep: string | null;
   /** Whether a client may still have an address to which it can send a part. */
   open: boolean;
+  /** Whether the upload has ended without a file. */
+  ended: boolean;
   /** Version of its row (xmin): it differs after each change. */
   version: string;
 }
 
 /**
  * Deletes the stored bytes of expired and terminated uploads, and what finished uploads have left besides their
- * object. Also clears the metadata of expired and terminated uploads.
+ * object. Also removes the description of expired and terminated uploads.
  * @param ids only these uploads; undefined: all
  * @returns how many uploads were cleaned up
  * @throws {PassIncomplete} when some failed, after all others were cleaned up
@@ -64,7 +67,8 @@ function listRemains(
   return database.query(
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
-       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, xmin::text AS version
+       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open,
+       status <> 'finished' AS ended, xmin::text AS version
      FROM uploads
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
        AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))
@@ -78,12 +82,11 @@ function listRemains(
  * another process recorded a write that can still arrive, so the upload has to be cleaned up again. Where clients
  * can still send parts, the next cleanup follows when their addresses have expired.
  */
-async function settle(database: DataSource, { id, version, open }: Remains): Promise<void> {
+async function settle(database: DataSource, { id, version, open, ended }: Remains): Promise<void> {
   await database.query(
     `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
-       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END,
-       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END,
-       metadata_header = CASE WHEN status = 'finished' THEN metadata_header END
+       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END
+       ${ended ? `, ${FORGET_DESCRIPTION}` : ''}
      WHERE id = $1 AND xmin::text = $2`,
     [id, version, open],
   );

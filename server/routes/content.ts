@@ -5,8 +5,8 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
+import { linkToBlob, openBlob, type StoredBlob } from '../../core/files/blobs.js';
 import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
-import { readBlob } from '../../core/storage/blob-reader.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { allowEmbedding } from '../http/security-headers.js';
 import { byId } from './fields.js';
@@ -18,9 +18,7 @@ interface ContentDeps {
 }
 
 interface Content {
-  key: string;
-  /** Bytes. */
-  size: number;
+  blob: StoredBlob;
   type: string;
   /** Content-Disposition. */
   disposition: string;
@@ -64,8 +62,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         });
         res.setHeader('Cache-Control', 'private, no-cache');
         await send(req, res, storage, {
-          key: blob.key,
-          size: blob.size,
+          blob,
           type: type === 'text/plain' ? textType(file) : type,
           disposition,
           etag: file.sha256 ?? blob.id,
@@ -89,8 +86,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         if (!thumbnail) throw new AppError('not_found', { detail: 'This file has no thumbnail' });
         res.setHeader('Cache-Control', 'private, max-age=3600');
         await send(req, res, storage, {
-          key: thumbnail.key,
-          size: thumbnail.size,
+          blob: thumbnail.blob,
           type: thumbnail.contentType,
           disposition: 'inline',
           etag: thumbnail.blobId,
@@ -126,7 +122,8 @@ function requireClean(file: File): void {
  * 14). If clients are to fetch bytes from the store, GET is redirected there.
  */
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
-  const { key, size, type, modified } = content;
+  const { blob, type, modified } = content;
+  const { size } = blob;
   const etag = `"${content.etag}"`;
   allowEmbedding(res);
   res.setHeader('Content-Type', type);
@@ -144,12 +141,12 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
     res.setHeader('Content-Range', `bytes */${size}`);
     throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
   }
-  if (req.method === 'GET' && storage.blobs.link) {
+  if (req.method === 'GET') {
     const answer = { contentType: type, contentDisposition: content.disposition };
-    redirect(res, await storage.blobs.link(key, answer));
-    return;
+    const address = await linkToBlob(storage.blobs, blob, answer);
+    if (address !== undefined) return redirect(res, address);
   }
-  const bytes = req.method === 'HEAD' ? undefined : await readBlob(storage.blobs, { key, size }, range);
+  const bytes = req.method === 'HEAD' ? undefined : await openBlob(storage.blobs, blob, range);
   if (range) {
     res.status(206);
     res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);

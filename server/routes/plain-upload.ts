@@ -1,6 +1,7 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
+import { toMetadata } from '../../core/uploads/description.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
@@ -15,7 +16,6 @@ import {
   type Sender,
   shutsDown,
 } from '../plain/upload.js';
-import { toMetadata } from '../upload-metadata.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { findFile, getFile } from '../../core/files/queries.js';
+import { checkMetadata, toMetadata } from '../../core/uploads/description.js';
 import {
   beginDirectUpload,
   completeDirectUpload,
@@ -15,7 +16,6 @@ import {
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
-import { checkMetadata, toMetadata } from '../upload-metadata.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
