@@ -137,7 +137,7 @@ async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> 
   const id = req.url?.split('/').at(-1) ?? '';
   const upload = uploads.get(id);
   if (!upload) return void res.writeHead(404).end();
-  await patch(id, upload, req);
+  if (req.method === 'PATCH') await patch(id, upload, req);
   res.writeHead(204, { 'Upload-Offset': upload.offset }).end();
 }
 

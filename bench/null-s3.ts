@@ -5,16 +5,16 @@ import { pipeline } from 'node:stream/promises';
 
 /*
  * An S3 that discards bytes, so that the bench measures the server and not the store. It remembers the size
- * and ETag of parts and objects. It keeps small objects, because stock reads its `.info` and `.part` again;
- * for large ones it sends zeros. It checks neither signatures nor buckets, but a completion must name parts
+ * and ETag of parts and objects. It keeps small objects, because stock reads its `.info` again; for larger ones it sends
+ * zeros. It checks neither signatures nor buckets, but a completion must name parts
  * that came.
  *
  * GET /__counts answers what came since the last DELETE of it: `requests` by operation, and `stored`, the bytes of
  * the objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload came.
  */
 
-/** Objects up to this size are kept, such as a `.part` of stock, which is below 5 MiB. */
-const KEPT = 8 * 1024 ** 2;
+/** Bytes of objects up to this size are kept, such as the `.info` of stock and of tusd. */
+const KEPT = 64 * 1024;
 const PAGE = 1000;
 const ZEROS = Buffer.alloc(256 * 1024);
 

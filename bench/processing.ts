@@ -5,7 +5,9 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
-import { type Measured, median, startLandfall } from './system.js';
+import { median } from './figures.js';
+import type { Measured } from './programs.js';
+import { startLandfall } from './standalone.js';
 
 const FILES = 50;
 const ROUNDS = 3;

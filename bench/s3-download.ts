@@ -2,9 +2,11 @@ import { get } from 'node:http';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 import { GetObjectCommand } from '@aws-sdk/client-s3';
-import { type Contender, type Row, row, startLandfallWithWorker, withContenders } from './s3-contenders.js';
+import { MIB, median, SCALE } from './figures.js';
+import { type Contender, withContenders } from './s3-contenders.js';
+import { startLandfallWithWorker } from './s3-landfall.js';
 import { listObjects, onEachStore, type Store } from './s3-stores.js';
-import { MIB, median, SCALE } from './system.js';
+import { type Row, row } from './table.js';
 import { upload } from './tus-client.js';
 
 const ROUNDS = 5;

@@ -1,13 +1,13 @@
-import { type Contender, type Row, row, startLandfall, startStock, withContenders } from './s3-contenders.js';
-import { startNullS3, sumRequests } from './s3-stores.js';
-import { GIB, MIB, median, SCALE } from './system.js';
+import { GIB, MIB, median, SCALE } from './figures.js';
+import { type Contender, startStock, withContenders } from './s3-contenders.js';
+import { startLandfall } from './s3-landfall.js';
+import { type NullS3, startNullS3, sumRequests } from './s3-stores.js';
+import { type Row, row } from './table.js';
 import { createUpload, headUpload, patchUpload } from './tus-client.js';
 
 const PART = 8 * MIB;
 const LEVELS = [10, 1000, 5000].map((parts) => Math.ceil(parts * SCALE));
 const ROUNDS = 15;
-
-type NullS3 = Awaited<ReturnType<typeof startNullS3>>;
 
 /** The cost of resuming an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
 export async function benchS3Resume(): Promise<Row[]> {

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { CreateBucketCommand, DeleteObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
-import { startScript } from './system.js';
+import { startScript } from './programs.js';
 
 /* The stores that the benches of S3 run on: one that discards bytes, and a real one. */
 
@@ -32,7 +32,10 @@ export function sumRequests({ requests }: Counts): number {
 }
 
 /** The store that discards; it alone counts requests. */
-export async function startNullS3(): Promise<Store & { takeCounts: () => Promise<Counts> }> {
+export type NullS3 = Store & { takeCounts: () => Promise<Counts> };
+
+/** Starts the store that discards. */
+export async function startNullS3(): Promise<NullS3> {
   const server = await startScript('./null-s3.js', {});
   const counts = `${server.url}/__counts`;
   return {

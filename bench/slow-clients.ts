@@ -19,6 +19,8 @@ export interface SlowOutcome {
   errors: string[];
   /** From the start of the slowest client to its answer. */
   slowestSeconds: number;
+  /** Of each client that got its answer, from its last byte on, in milliseconds. */
+  answerMs: number[];
 }
 
 const PIECE = Buffer.alloc(8 * 1024, 'landfall');
@@ -28,18 +30,23 @@ const BEGIN_MS = 5000;
 process.once('message', async (job: SlowJob) => {
   const taken: number[] = [];
   const errors: string[] = [];
+  const answerMs: number[] = [];
   await Promise.all(
     job.locations.map(async (location, i) => {
       await pause((i / job.locations.length) * BEGIN_MS);
       const began = performance.now();
-      await send(location, job).catch((error) => errors.push(String(error)));
+      await send(location, job).then(
+        (ms) => answerMs.push(ms),
+        (error) => errors.push(String(error)),
+      );
       taken.push((performance.now() - began) / 1000);
     }),
   );
-  process.send?.({ errors, slowestSeconds: Math.max(...taken) } satisfies SlowOutcome);
+  process.send?.({ errors, answerMs, slowestSeconds: Math.max(...taken) } satisfies SlowOutcome);
 });
 
-function send(location: string, { headers, length, bytesPerSecond }: SlowJob): Promise<void> {
+/** Sends one upload. @returns the milliseconds from its last byte to the answer */
+async function send(location: string, { headers, length, bytesPerSecond }: SlowJob): Promise<number> {
   const outgoing = request(location, {
     method: 'PATCH',
     agent: false,
@@ -52,6 +59,7 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
     },
   });
   let sent = 0;
+  let ended = 0;
   const timer = setInterval(
     () => {
       if (outgoing.writableNeedDrain) return;
@@ -61,10 +69,11 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
       if (sent < length) return;
       clearInterval(timer);
       outgoing.end();
+      ended = performance.now();
     },
     (PIECE.length / bytesPerSecond) * 1000,
   );
-  return new Promise<void>((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     outgoing.once('error', reject);
     outgoing.once('response', (response) => {
       response.resume().once('error', reject);
@@ -72,4 +81,5 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
       else reject(new Error(`answered ${response.statusCode}`));
     });
   }).finally(() => clearInterval(timer));
+  return performance.now() - ended;
 }

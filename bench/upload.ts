@@ -1,13 +1,6 @@
-import {
-  cpuSeconds,
-  GIB,
-  type Measured,
-  MIB,
-  median,
-  peakMemory,
-  startLandfall,
-  startScript,
-} from './system.js';
+import { cpuSeconds, GIB, MIB, median, peakMemory } from './figures.js';
+import { type Measured, startScript } from './programs.js';
+import { startLandfall } from './standalone.js';
 import { createUpload, patchUpload, terminateUpload } from './tus-client.js';
 
 const ROUNDS = 5;

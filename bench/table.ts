@@ -1,0 +1,50 @@
+/** A row of the printed table: text by column. */
+export type Row = Record<string, string>;
+
+/** The limit of a figure of Landfall's. */
+export interface Aim {
+  /** `most`: the figure must not be larger than the limit; `least`: not smaller. */
+  at: 'most' | 'least';
+  limit: number;
+  /** The contender whose figure multiplies the limit; undefined: the limit is absolute. */
+  times?: string;
+}
+
+export function atMost(limit: number, times?: string): Aim {
+  return { at: 'most', limit, ...(times ? { times } : {}) };
+}
+
+export function atLeast(limit: number, times?: string): Aim {
+  return { at: 'least', limit, ...(times ? { times } : {}) };
+}
+
+/** A second column of Landfall's, for a process that has worked before. */
+export const AGAIN = 'landfall again';
+
+/**
+ * A row of the table: each contender's figure, Landfall's ratio to the others, and the aim with whether it is met.
+ * @param values figures by contender; NaN: not measured
+ */
+export function row(what: string, values: Record<string, number>, digits = 1, aim?: Aim): Row {
+  const { landfall = NaN } = values;
+  const others = Object.entries(values).filter(([name]) => name !== 'landfall');
+  const compared = others.filter(([name]) => name !== AGAIN);
+  const print = (value: number, places: number) => (Number.isNaN(value) ? '' : value.toFixed(places));
+  return {
+    what,
+    landfall: print(landfall, digits),
+    ...Object.fromEntries(others.map(([name, value]) => [name, print(value, digits)])),
+    ...Object.fromEntries(compared.map(([name, value]) => [`to ${name}`, print(landfall / value, 2)])),
+    ...(aim ? { aim: judge(values, digits, aim) } : {}),
+  };
+}
+
+function judge(values: Record<string, number>, digits: number, { at, limit, times }: Aim): string {
+  const label = `${at === 'most' ? '≤' : '≥'} ${limit}${times ? ` × ${times}` : ''}`;
+  const { landfall = NaN } = values;
+  const figure = times ? landfall / (values[times] ?? NaN) : landfall;
+  if (Number.isNaN(figure)) return `${label}: not measured`;
+  // The printed figure is judged, so that the verdict never contradicts the table.
+  const printed = Number(figure.toFixed(times ? 2 : digits));
+  return `${label}: ${(at === 'most' ? printed <= limit : printed >= limit) ? 'met' : 'NOT MET'}`;
+}
