@@ -3,8 +3,8 @@ import { DataSource as Source } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
-import { migrateQueue } from '../core/queue/queue.js';
 import { insertFile } from '../core/files/status.js';
+import { migrateQueue } from '../core/queue/queue.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../migrations/1763700000000-people.js';
@@ -56,7 +56,7 @@ beforeAll(async () => {
     `INSERT INTO blobs (id, key, size, refs) SELECT id, object_key, 3, 1 FROM uploads WHERE id = $1`,
     [finished],
   );
-  await migrate(tables.url);
+  await migrate(tables.url, [migrateQueue]);
   database = await openDatabase(tables.url, 'test');
 });
 
