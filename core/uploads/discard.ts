@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
-import { queryEntities } from '../database/rows.js';
+import { execute, queryEntities, queryRows } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
@@ -16,7 +16,8 @@ const EXPIRE_BATCH = 1000;
 
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
-  const rows: { id: string }[] = await database.query(
+  const rows = await queryRows<{ id: string }>(
+    database,
     `SELECT id FROM uploads
      WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
        AND ${IS_DUE}
@@ -59,12 +60,14 @@ async function expireBatch(database: DataSource): Promise<number> {
       [],
     );
     const ids = expired.map(({ id }) => id);
-    await manager.query(
+    await execute(
+      manager,
       `SELECT FROM users WHERE id IN (SELECT owner_id FROM uploads WHERE id = ANY ($1)) ORDER BY id
        FOR NO KEY UPDATE`,
       [ids],
     );
-    await manager.query(
+    await execute(
+      manager,
       `UPDATE users SET used_bytes = used_bytes - bytes, used_files = used_files - files
        FROM (
          SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM uploads WHERE id = ANY ($1)
@@ -115,7 +118,7 @@ export async function discardUploads(
   return workThrough(database, 'uploads', next, async (remains) => {
     // The object of a finished upload is a blob. It is deleted when no file refers to it any more.
     await storage.uploads.discard(remains, remains.keep);
-    await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
+    await execute(database, 'DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
     await settle(database, remains);
   });
 }
@@ -127,7 +130,8 @@ function listRemains(
   limit: number,
   ids?: string[],
 ): Promise<Remains[]> {
-  return database.query(
+  return queryRows(
+    database,
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
        status <> 'finished' AND coalesce(addresses_until > now(), false) AS open,
@@ -146,7 +150,8 @@ function listRemains(
  * can still send parts, the next cleanup follows when their addresses have expired.
  */
 async function settle(database: DataSource, { id, version, open, ended }: Remains): Promise<void> {
-  await database.query(
+  await execute(
+    database,
     `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
        discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END
        ${ended ? `, ${FORGET_DESCRIPTION}` : ''}
