@@ -1,10 +1,12 @@
-import type { DataSource } from 'typeorm';
-import { DataSource as Source } from 'typeorm';
+import { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
+import { UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
 import { insertFile } from '../core/files/status.js';
 import { migrateQueue } from '../core/queue/queue.js';
+import { createUpload } from '../core/uploads/create.js';
+import type { Metadata } from '../core/uploads/description.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
 import { People1763700000000 } from '../migrations/1763700000000-people.js';
@@ -19,7 +21,7 @@ import { createDatabase, type TestDatabase } from './support/database.js';
 
 /*
  * The migration that gives uploads their description in columns: uploads under way get theirs, and so do the uploads
- * of processes of the older version that are still running.
+ * of processes of the older version that are still running. They are described as this version describes its own.
  */
 
 const HASH = 'AB'.repeat(32);
@@ -71,7 +73,7 @@ async function migrateToBefore(): Promise<void> {
     ...[CountedAttempts1763800000001, Endings1763800000003, Passes1763800000004, Description1763800000005],
     ...[Eta1763800000006, EventInbox1763900000000],
   ];
-  const source = await new Source({ type: 'postgres', url: tables.url, migrations }).initialize();
+  const source = await new DataSource({ type: 'postgres', url: tables.url, migrations }).initialize();
   await source.runMigrations({ transaction: 'each' });
   await source.destroy();
 }
@@ -106,6 +108,22 @@ test.each(CASES.map(([metadata], index) => [metadata, index] as const))(
 test.each(CASES.map(([metadata], index) => [metadata, index] as const))(
   'so does one with %j that a process of the older version has created meanwhile',
   async (metadata, index) => expectFile(await insertAsBefore(metadata), index),
+);
+
+test.each(CASES.map(([metadata], index) => [metadata, index] as const))(
+  'so does one with %j that this version creates',
+  async (metadata, index) => {
+    const deps = {
+      ...{ database, storage: {}, uploadExpiryHours: 24 },
+      quota: { bytes: UNLIMITED, files: UNLIMITED },
+    };
+    const { id } = await createUpload(deps, {
+      ...{ id: uuidv7(), ownerId, length: 3, actor: {}, leaseHolder: null },
+      metadata: metadata as Metadata,
+    });
+    await tables.query('UPDATE uploads SET "offset" = 3, object_key = $1::uuid::text WHERE id = $1', [id]);
+    await expectFile(id, index);
+  },
 );
 
 test('an upload that such a process ends is forgotten, and only this one', async () => {

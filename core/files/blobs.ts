@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { Blob, type BlobObject } from '../database/entities/blob.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { countChanged, execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import { type ByteRange, readObjects } from '../storage/object-reader.js';
@@ -132,7 +132,8 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
  * delete the blobs that lost their last reference.
  */
 export async function releaseBlobs(manager: EntityManager, ids: string[]): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE blobs SET refs = refs - 1, doomed_at = CASE WHEN refs = 1 THEN now() END WHERE id = ANY ($1)`,
     [ids],
   );
@@ -164,7 +165,7 @@ async function doomBlobs(database: DataSource, limit: number, ids?: string[]): P
     ? 'id = ANY ($2)'
     : `(doomed_at IS NOT NULL OR created_at < now() - $2 * interval '1 minute')`;
   return queryEntities(
-    database.manager,
+    database,
     Blob,
     `WITH due AS (
        SELECT id FROM blobs WHERE refs = 0 AND ${IS_DUE} AND ${isMeant}
@@ -184,7 +185,8 @@ async function withOwnKeys(
 ): Promise<{ id: string; ownKeys: string[] }[]> {
   if (doomed.length === 0) return [];
   const blobs = doomed.map((blob) => ({ id: blob.id, keys: objectsOf(blob).map(({ key }) => key) }));
-  const rows: { key: string }[] = await database.query(
+  const rows = await queryRows<{ key: string }>(
+    database,
     `SELECT key FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key', 'doomed_at IS NULL')}`,
     [blobs.flatMap(({ keys }) => keys)],
   );
@@ -201,7 +203,7 @@ export async function findNewestBlob({
   storage,
 }: BlobDeps): Promise<'stored' | 'missing' | undefined> {
   const [blob] = await queryEntities(
-    database.manager,
+    database,
     Blob,
     'SELECT * FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
     [],

@@ -1,5 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { ConfigError } from '../config.js';
+import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
 import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
 import type { Storage, StoredObject } from './storage.js';
@@ -73,7 +74,7 @@ export async function requireClaimed(deps: ClaimDeps): Promise<void> {
 }
 
 async function readInstallationId(database: DataSource): Promise<string> {
-  const [row]: { id: string }[] = await database.query('SELECT id FROM installation');
+  const [row] = await queryRows<{ id: string }>(database, 'SELECT id FROM installation');
   if (!row) throw new Error('the table installation is empty');
   return row.id;
 }
@@ -154,7 +155,8 @@ async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void>
 }
 
 async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<boolean> {
-  const [row]: { known: boolean }[] = await database.query(
+  const [row] = await queryRows<{ known: boolean }>(
+    database,
     `SELECT EXISTS (SELECT FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key')})
          OR EXISTS (SELECT FROM uploads WHERE storage_key = ANY ($2)) AS known`,
     [objects.map(({ key }) => key), objects.map(({ key }) => key.split('.', 1)[0])],

@@ -1,4 +1,5 @@
 import type { DataSource } from 'typeorm';
+import { execute, queryRows } from '../database/rows.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
 import { FORGET_DESCRIPTION } from './description.js';
@@ -9,7 +10,8 @@ import { FORGET_DESCRIPTION } from './description.js';
 
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
-  const rows: { id: string }[] = await database.query(
+  const rows = await queryRows<{ id: string }>(
+    database,
     `SELECT id FROM uploads
      WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
        AND ${IS_DUE}
@@ -52,7 +54,7 @@ export async function discardUploads(
   return workThrough(database, 'uploads', next, async (remains) => {
     // The object of a finished upload is a blob. It is deleted when no file refers to it any more.
     await storage.uploads.discard(remains, remains.keep);
-    await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
+    await execute(database, 'DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
     await settle(database, remains);
   });
 }
@@ -64,7 +66,8 @@ function listRemains(
   limit: number,
   ids?: string[],
 ): Promise<Remains[]> {
-  return database.query(
+  return queryRows(
+    database,
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
        status <> 'finished' AND coalesce(addresses_until > now(), false) AS open,
@@ -83,7 +86,8 @@ function listRemains(
  * can still send parts, the next cleanup follows when their addresses have expired.
  */
 async function settle(database: DataSource, { id, version, open, ended }: Remains): Promise<void> {
-  await database.query(
+  await execute(
+    database,
     `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
        discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END
        ${ended ? `, ${FORGET_DESCRIPTION}` : ''}

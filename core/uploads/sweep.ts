@@ -1,5 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from '../concurrency.js';
+import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
 import { isOurKey, requireClaimed } from '../storage/claim.js';
@@ -87,7 +88,8 @@ export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<Swe
  * reconciler still has to clean up. A multipart upload under the key of a blob is not that blob.
  */
 async function selectOrphans(database: DataSource, candidates: StoredObject[]): Promise<StoredObject[]> {
-  const rows: { index: number }[] = await database.query(
+  const rows = await queryRows<{ index: number }>(
+    database,
     `SELECT (place - 1)::integer AS index
      FROM unnest($1::text[], $2::boolean[]) WITH ORDINALITY AS candidate (key, multipart, place)
      WHERE (multipart OR NOT ${isObjectOfBlob('candidate.key')})
