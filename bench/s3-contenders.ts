@@ -38,11 +38,11 @@ export async function withContenders<Name extends string, T>(
   }
 }
 
-/**
- * Landfall, tusd if it is on the PATH, and the bare pipe; of these only the ones that BENCH_CONTENDERS names, separated
- * by commas.
- */
-export function chooseContenders(): Record<string, Starter> {
+/** The names of contenders. The environment variable BENCH_CONTENDERS chooses some of them, separated by commas. */
+const NAMES = ['landfall', 'tusd', 'tusd-no-hashes', 'bare'];
+
+/** The contenders of these names. Those called tusd are left out where tusd is not on the PATH. */
+export function chooseContenders(names = NAMES): Record<string, Starter> {
   const tusd = findTusd();
   const all: Record<string, Starter> = {
     landfall: startLandfall,
@@ -55,8 +55,10 @@ export function chooseContenders(): Record<string, Starter> {
       : {}),
     bare: startBare,
   };
-  const chosen = process.env.BENCH_CONTENDERS?.split(',');
-  return Object.fromEntries(Object.entries(all).filter(([name]) => chosen?.includes(name) ?? true));
+  const chosen = process.env.BENCH_CONTENDERS?.split(',') ?? names;
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => names.includes(name) && chosen.includes(name)),
+  );
 }
 
 /**
