@@ -2,8 +2,8 @@ import { Agent, request } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /*
- * Many connections that are kept open and seldom used, in one process. Gets a job from its parent and tells it twice
- * how it went: when all connections are open, and when the parent has asked for the end.
+ * Holds many connections open in one process and seldom uses them. It gets a job from its parent and answers twice with
+ * an outcome: when all connections are open, and when the parent has asked for the end.
  */
 
 export interface IdleJob {

@@ -8,8 +8,8 @@ import { benchS3Small } from './s3-small.js';
 import { benchUpload } from './upload.js';
 
 /*
- * Each number stands beside that of another program that ran in turns with Landfall: only the ratios mean
- * something. An argument chooses the benches whose names begin with it: `s3` chooses all the benches of S3.
+ * Each figure stands beside that of another program that ran in turns with Landfall: only the ratios mean something. The
+ * column `aim` says whether Landfall meets its aim. An argument chooses the benches whose names begin with it: `s3` chooses all the benches of S3.
  */
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,

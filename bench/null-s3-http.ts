@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
-/* What the store that discards needs of HTTP: bodies, headers, and answers in XML. */
+/* HTTP for the store that discards bytes: it reads bodies and headers, and answers in XML. */
 
 /** Bytes of the body without the frames of `aws-chunked`, as the headers say. */
 export function sizeOf(req: IncomingMessage): number {
@@ -19,7 +19,7 @@ export async function readBody(req: IncomingMessage): Promise<Buffer> {
   return req.headers['x-amz-decoded-content-length'] ? unframe(body) : body;
 }
 
-/** Takes off the frames of `aws-chunked`, in which the SDK sends what it adds a checksum to: `<hex size>\r\n<bytes>\r\n`. */
+/** Takes off the frames of `aws-chunked`, in which the SDK sends bodies with a checksum: `<hex size>\r\n<bytes>\r\n`. */
 function unframe(framed: Buffer): Buffer {
   const slices: Buffer[] = [];
   for (let at = 0; ; ) {

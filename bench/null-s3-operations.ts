@@ -6,7 +6,7 @@ import { afterBody, metadataOf, readBody, sendError, sendXml, sizeOf, splitKey }
 /*
  * The store that discards bytes: its state and its operations. It remembers the size and ETag of parts and objects. It
  * keeps the bytes of small objects, because stock and tusd read their `.info` again; for larger ones it sends zeros. It
- * checks neither signatures nor buckets, but a completion must name parts that came.
+ * checks neither signatures nor buckets, but a completion must name parts that have arrived.
  */
 
 /** Bytes of objects up to this size are kept, such as the `.info` of stock and of tusd. */
@@ -44,7 +44,7 @@ const objects = new Map<string, StoredObject>();
 let storedBytes = 0;
 let serial = 0;
 
-/** What the store does, by the names that AWS gives its operations. Addresses that begin with `/__` are for benches. */
+/** The operations, by the names that AWS gives them. A name that begins with `/__` is an address for benches. */
 export const operations: Record<string, (call: Call) => void | Promise<void>> = {
   CreateBucket: ({ req, res }) => afterBody(req, () => res.end()),
   HeadBucket: ({ res }) => void res.end(),
@@ -158,7 +158,7 @@ export const operations: Record<string, (call: Call) => void | Promise<void>> = 
     if (first) headers['Content-Range'] = `bytes ${start}-${end - 1}/${object.size}`;
     res.writeHead(first ? 206 : 200, headers);
     const body = object.bytes ? [object.bytes.subarray(start, end)] : zeros(end - start);
-    // The client may leave before the end.
+    // The client may close the connection before the end.
     await pipeline(Readable.from(body, { objectMode: false }), res).catch(() => {});
   },
 

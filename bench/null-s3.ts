@@ -7,7 +7,7 @@ import { type Call, operations, takeStoredBytes } from './null-s3-operations.js'
  * An S3 that discards bytes, so that the bench measures the server and not the store.
  *
  * DELETE /__counts answers with the counts since the last DELETE: `requests` by operation, and `stored`, the bytes of the
- * objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload came.
+ * objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload have arrived.
  */
 
 let requests: Record<string, number> = {};

@@ -9,7 +9,7 @@ import { createBucket, type Store } from './s3-stores.js';
 import type { TusServer } from './tus-client.js';
 
 /*
- * The contenders run before the store: Landfall, stock (@tus/server over @tus/s3-store), tusd (with its defaults, and
+ * The contenders are servers in front of a store: Landfall, stock (@tus/server over @tus/s3-store), tusd (with its defaults, and
  * without content hashes) where there is one, and a bare pipe. Each has a process and a bucket of its own, and all have
  * the same client.
  */
@@ -121,7 +121,7 @@ function startTusd(path: string, store: Store, bucket: string, flags: string[]):
   });
 }
 
-/** Gives a contender a folder for its temporary files, which goes when it stops. */
+/** Starts a contender with a folder for its temporary files, and deletes the folder when the contender has stopped. */
 async function inFolder(start: (folder: string) => Promise<Contender>): Promise<Contender> {
   const temporaryFolder = await mkdtemp(join(tmpdir(), 'landfall-bench-other-'));
   const contender = await start(temporaryFolder);

@@ -18,7 +18,7 @@ const LOAD: Load = {
   beginMs: SCALE < 1 ? 5000 : 25_000,
 };
 
-/** Open files of the server besides its connections and uploads. */
+/** Files that the server may open besides one for each connection and two for each slow upload. */
 const OTHER_FILES = 1000;
 const IDLE_PROCESSES = 2;
 const IDLE = Math.max(
@@ -36,7 +36,7 @@ interface Result extends LoadResult {
 
 /**
  * Five thousand clients on very slow lines and ten thousand idle connections on one server: does it hold, and at what
- * cost? The bare pipe does not take part, because it would open an S3 request for each client.
+ * cost? Fewer connections are idle where the limit of open files is low. The bare pipe does not take part, because it would open an S3 request for each client.
  */
 export async function benchS3Many(): Promise<Row[]> {
   const contenders = chooseContenders(['landfall', 'tusd']);

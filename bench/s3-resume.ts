@@ -9,7 +9,7 @@ const PART = 8 * MIB;
 const LEVELS = [10, 1000, 5000].map((parts) => Math.ceil(parts * SCALE));
 const ROUNDS = 15;
 
-/** How much longer a HEAD or a PATCH may take after the most parts than after the fewest: the noise of the clock. */
+/** So many times longer may a HEAD or a PATCH take after the most parts than after the fewest, because times vary. */
 const FLAT = 1.3;
 
 /** The cost of resuming an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
@@ -35,7 +35,7 @@ async function growUpload(server: Contender, parts: number): Promise<string> {
   return location;
 }
 
-/** Stock asks the store for its parts, so they can be put there without sending 40 GiB through it. */
+/** Stock asks the store for its parts, so the bench can invent them there and need not send 40 GiB. */
 async function pretendUpload(store: NullS3, stock: Contender, parts: number): Promise<string> {
   const location = await createUpload(stock, lengthFor(parts));
   const key = encodeURIComponent(`${stock.bucket}/${location.split('/').at(-1)}`);

@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 /*
  * Many clients on slow lines, in one process: each sends its upload in one PATCH, slowly and in small pieces.
- * Gets a job from its parent and answers it with an outcome.
+ * The process gets a job from its parent and answers with an outcome.
  */
 
 export interface SlowJob {

@@ -93,7 +93,7 @@ export async function runLoad(store: NullS3, server: Contender, load: Load): Pro
   };
 }
 
-/** The rows of the table, and the errors of clients on the console. @param aims by the beginning of a row's name */
+/** The rows of the table, and the errors of clients on the console. @param aims by the name of the row */
 export function toRows(
   results: Map<string, LoadResult[]>,
   { seconds }: Load,
