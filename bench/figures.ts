@@ -12,7 +12,7 @@ import { join } from 'node:path';
 export const MIB = 1024 ** 2;
 export const GIB = 1024 ** 3;
 
-/** Below 1 the benches of S3 are smaller, only to see that they work: their numbers then mean nothing. */
+/** Below 1 the benches of S3 are smaller. This serves to see that they work: the figures then mean little. */
 export const SCALE = Number(process.env.BENCH_SCALE ?? 1);
 
 /** How often each contender of the large and the slow uploads runs; the tables show medians. */
@@ -28,12 +28,13 @@ export function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / TICKS;
 }
 
-/** Largest resident memory since the start or `resetPeakMemory`, in bytes. */
+/** The largest resident memory of a process since its start or since `resetPeakMemory`, in bytes. */
 export function peakMemory(pid: number): number {
   const [, kib] = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
   return Number(kib) * 1024;
 }
 
+/** Lets `peakMemory` begin anew. */
 export function resetPeakMemory(pid: number): void {
   // "To reset the peak resident set size" (proc_pid_clear_refs(5)).
   writeFileSync(`/proc/${pid}/clear_refs`, '5');
@@ -56,7 +57,7 @@ export function temporaryBytes(pid: number, folder?: string): number {
   return sum;
 }
 
-/** Files come and go meanwhile. */
+/** The process may delete or close a file between the listing and the look at it. */
 const MAY_BE_GONE = { throwIfNoEntry: false } as const;
 
 function isDeleted(descriptor: string): boolean {
@@ -77,6 +78,7 @@ export function percentile99(numbers: number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length * 0.99)] ?? Number.NaN;
 }
 
+/** The middle one of the numbers. @throws when there are none */
 export function median(numbers: number[]): number {
   const sorted = [...numbers].sort((a, b) => a - b);
   const middle = sorted[Math.floor(sorted.length / 2)];

@@ -22,7 +22,7 @@ const WITHOUT_LIMITS = Object.fromEntries(
 /**
  * Starts a script of dist/ and waits until its output names its address.
  * @param path relative to the compiled bench
- * @param ready what to wait for in its output instead, of a script that has no address
+ * @param ready instead of an address, the text to wait for in the output of a script that has none
  */
 export function startScript(
   path: string,
@@ -34,8 +34,8 @@ export function startScript(
 }
 
 /**
- * Starts a program and waits until its output matches `ready`: the text of that, or of its first group, is the URL.
- * @throws when the program ends before
+ * Starts a program and waits until its output matches `ready`. The match, or its first group if it has one, is the URL.
+ * @throws when the program ends before that
  */
 export async function startProgram(
   command: string,
@@ -48,7 +48,7 @@ export async function startProgram(
     // Over the IPC channel a script notices when the bench dies, and ends too.
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });
-  // Other programs do not look at the channel.
+  // Other programs ignore the channel, so the bench ends them.
   const kill = () => child.kill();
   process.once('exit', kill);
   let output = '';

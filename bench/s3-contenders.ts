@@ -9,7 +9,7 @@ import { createBucket, type Store } from './s3-stores.js';
 import type { TusServer } from './tus-client.js';
 
 /*
- * The contenders run before the store: Landfall, stock (@tus/server over @tus/s3-store), tusd (with its defaults, and
+ * The contenders are servers in front of a store: Landfall, stock (@tus/server over @tus/s3-store), tusd (with its defaults, and
  * without content hashes) where there is one, and a bare pipe. Each has a process and a bucket of its own, and all have
  * the same client.
  */
@@ -38,11 +38,11 @@ export async function withContenders<Name extends string, T>(
   }
 }
 
-/**
- * Landfall, tusd if it is on the PATH, and the bare pipe; of these only the ones that BENCH_CONTENDERS names, separated
- * by commas.
- */
-export function chooseContenders(): Record<string, Starter> {
+/** The names of contenders. The environment variable BENCH_CONTENDERS chooses some of them, separated by commas. */
+const NAMES = ['landfall', 'tusd', 'tusd-no-hashes', 'bare'];
+
+/** The contenders of these names. Those called tusd are left out where tusd is not on the PATH. */
+export function chooseContenders(names = NAMES): Record<string, Starter> {
   const tusd = findTusd();
   const all: Record<string, Starter> = {
     landfall: startLandfall,
@@ -55,8 +55,10 @@ export function chooseContenders(): Record<string, Starter> {
       : {}),
     bare: startBare,
   };
-  const chosen = process.env.BENCH_CONTENDERS?.split(',');
-  return Object.fromEntries(Object.entries(all).filter(([name]) => chosen?.includes(name) ?? true));
+  const chosen = process.env.BENCH_CONTENDERS?.split(',') ?? names;
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => names.includes(name) && chosen.includes(name)),
+  );
 }
 
 /**
@@ -119,7 +121,7 @@ function startTusd(path: string, store: Store, bucket: string, flags: string[]):
   });
 }
 
-/** Gives a contender a folder for its temporary files, which goes when it stops. */
+/** Starts a contender with a folder for its temporary files, and deletes the folder when the contender has stopped. */
 async function inFolder(start: (folder: string) => Promise<Contender>): Promise<Contender> {
   const temporaryFolder = await mkdtemp(join(tmpdir(), 'landfall-bench-other-'));
   const contender = await start(temporaryFolder);

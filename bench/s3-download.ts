@@ -65,11 +65,11 @@ async function measureDownloads(store: Store, landfall: Contender, id: string): 
   ];
 }
 
-/** @returns MiB a second. `download` answers how many bytes came, which must be all. */
+/** @returns MiB a second. @param download returns how many bytes arrived. @throws when bytes are missing */
 async function time(download: () => Promise<number>): Promise<number> {
   const began = performance.now();
   const bytes = await download();
-  if (bytes !== LENGTH) throw new Error(`${bytes} bytes came`);
+  if (bytes !== LENGTH) throw new Error(`${bytes} bytes arrived`);
   return LENGTH / MIB / ((performance.now() - began) / 1000);
 }
 
@@ -89,7 +89,7 @@ function drain(body: Readable): Promise<number> {
   });
 }
 
-/** Nobody gets a file before it is found clean. */
+/** Landfall serves a file only after the worker has found it clean. */
 async function waitUntilCompleted({ url, headers }: Contender, id: string): Promise<void> {
   for (;;) {
     const answer = await fetch(`${url}/api/files/${id}/status`, { headers });

@@ -14,7 +14,7 @@ import { register } from './standalone.js';
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
-/** Undefined where there is no redis-server: the queue is then in PostgreSQL. */
+/** Starts Redis. @returns undefined where there is no redis-server; Landfall then keeps its queue in PostgreSQL */
 async function startRedis(): Promise<Measured | undefined> {
   const port = await findFreePort();
   const child = spawn('redis-server', ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '']);
@@ -40,13 +40,14 @@ export function startLandfall(store: Store): Promise<Contender> {
   return startOnPostgres(store, false);
 }
 
+/** The same with a worker. */
 export function startLandfallWithWorker(store: Store): Promise<Contender> {
   return startOnPostgres(store, true);
 }
 
 async function startOnPostgres(store: Store, withWorker: boolean): Promise<Contender> {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-bench-'));
-  // As root PostgreSQL runs as another user, who must be able to pass.
+  // If root starts it, PostgreSQL runs as another user, and that user must be able to enter the folder.
   await chmod(folder, 0o711);
   const postgres = await startEmbeddedPostgres({ dataDir: folder });
   const running: Measured[] = [];
@@ -75,8 +76,7 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     // The token must outlive the bench.
     ACCESS_TOKEN_MINUTES: '1440',
     S3_BUCKET: bucket,
-    // Each start has a database of its own and so is an installation of its own, which needs a prefix of its
-    // own.
+    // Each start has a new database and so is a new installation, and two installations must not share a prefix.
     S3_PREFIX: randomBytes(4).toString('hex'),
     S3_ENDPOINT: store.endpoint,
     S3_ACCESS_KEY_ID: store.accessKeyId,

@@ -6,7 +6,7 @@ import { AGAIN, type Aim, atLeast, atMost, type Row, row } from './table.js';
 import { terminateUpload, upload } from './tus-client.js';
 
 interface Shape {
-  what: string;
+  name: string;
   uploads: number;
   /** Bytes of one upload. */
   length: number;
@@ -21,10 +21,10 @@ const EIGHTH = LARGE / 8;
 const SIZE = { large: `${LARGE / MIB} MiB`, eighth: `8 × ${EIGHTH / MIB} MiB` };
 
 const SHAPES: Shape[] = [
-  { what: `${SIZE.large} in one PATCH`, uploads: 1, length: LARGE, patch: LARGE },
-  { what: `${SIZE.large} in 16 MiB`, uploads: 1, length: LARGE, patch: PATCH },
-  { what: `${SIZE.eighth} in one PATCH`, uploads: 8, length: EIGHTH, patch: EIGHTH },
-  { what: `${SIZE.eighth} in 16 MiB`, uploads: 8, length: EIGHTH, patch: PATCH },
+  { name: `${SIZE.large} in one PATCH`, uploads: 1, length: LARGE, patch: LARGE },
+  { name: `${SIZE.large} in 16 MiB`, uploads: 1, length: LARGE, patch: PATCH },
+  { name: `${SIZE.eighth} in one PATCH`, uploads: 8, length: EIGHTH, patch: EIGHTH },
+  { name: `${SIZE.eighth} in 16 MiB`, uploads: 8, length: EIGHTH, patch: PATCH },
 ];
 
 /** The requests that begin and end a multipart upload. */
@@ -37,7 +37,7 @@ export function benchS3Large(): Promise<Row[]> {
     const rows: Row[] = [];
     for (const shape of SHAPES) {
       const pairs = await runInTurns(store, contenders, async (server) => {
-        // In the first seconds a process mostly compiles itself.
+        // Let V8 compile the code first: it costs more than a small upload does.
         await upload(server, WARM_UP, PATCH);
         const first = await runOne(store, server, shape);
         return {
@@ -54,12 +54,16 @@ export function benchS3Large(): Promise<Row[]> {
   });
 }
 
-function toRows(store: Store, { what, uploads, length, patch }: Shape, runs: Map<string, Run[]>): Row[] {
+function toRows(
+  store: Store,
+  { name: shape, uploads, length, patch }: Shape,
+  runs: Map<string, Run[]>,
+): Row[] {
   const total = uploads * length;
   const patches = uploads * Math.ceil(length / patch);
   const isNull = store.takeCounts !== undefined;
   const toRow = (name: string, figure: (run: Run) => number, digits: number, aim?: Aim) =>
-    row(`${store.name}, ${what}, ${name}`, medians(runs, figure), digits, isNull ? aim : undefined);
+    row(`${store.name}, ${shape}, ${name}`, medians(runs, figure), digits, isNull ? aim : undefined);
   const rows = [
     toRow('MB/s', (run) => total / MIB / run.seconds, 0, atLeast(0.95, 'bare')),
     toRow('CPU s/GiB', (run) => (run.cpu * GIB) / total, 2, atMost(1.15, 'bare')),
@@ -79,7 +83,7 @@ async function runOne(store: Store, server: Contender, { uploads, length, patch 
   const run = await measure(server, store, uploads * length, async () => {
     locations = await Promise.all(Array.from({ length: uploads }, () => upload(server, length, patch)));
   });
-  // Landfall deletes its objects by itself.
+  // Landfall deletes the object itself; the others leave theirs.
   if (server.bucket === 'landfall') for (const location of locations) await terminateUpload(server, location);
   else await emptyBucket(store, server.bucket);
   return run;

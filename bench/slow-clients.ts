@@ -2,8 +2,8 @@ import { request } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /*
- * Many clients on slow lines, in one process: each sends its upload in one PATCH, 64 KiB a second in small pieces.
- * Gets a job from its parent and answers it with an outcome.
+ * Many clients on slow lines, in one process: each sends its upload in one PATCH, slowly and in small pieces.
+ * The process gets a job from its parent and answers with an outcome.
  */
 
 export interface SlowJob {
@@ -12,6 +12,10 @@ export interface SlowJob {
   /** Bytes of each upload. */
   length: number;
   bytesPerSecond: number;
+  /** The milliseconds over which the clients begin, one after the other, and so also end. */
+  beginMs: number;
+  /** The address from which they connect: the ports of one address are not enough for all. */
+  localAddress: string;
 }
 
 export interface SlowOutcome {
@@ -24,8 +28,6 @@ export interface SlowOutcome {
 }
 
 const PIECE = Buffer.alloc(8 * 1024, 'landfall');
-/** The milliseconds over which the clients begin, one after the other, and so also end. */
-const BEGIN_MS = 5000;
 
 process.once('message', async (job: SlowJob) => {
   const taken: number[] = [];
@@ -33,7 +35,7 @@ process.once('message', async (job: SlowJob) => {
   const answerMs: number[] = [];
   await Promise.all(
     job.locations.map(async (location, i) => {
-      await pause((i / job.locations.length) * BEGIN_MS);
+      await pause((i / job.locations.length) * job.beginMs);
       const began = performance.now();
       await send(location, job).then(
         (ms) => answerMs.push(ms),
@@ -46,10 +48,14 @@ process.once('message', async (job: SlowJob) => {
 });
 
 /** Sends one upload. @returns the milliseconds from its last byte to the answer */
-async function send(location: string, { headers, length, bytesPerSecond }: SlowJob): Promise<number> {
+async function send(
+  location: string,
+  { headers, length, bytesPerSecond, localAddress }: SlowJob,
+): Promise<number> {
   const outgoing = request(location, {
     method: 'PATCH',
     agent: false,
+    localAddress,
     headers: {
       ...headers,
       'Tus-Resumable': '1.0.0',

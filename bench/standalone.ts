@@ -6,7 +6,7 @@ import { type Measured, startScript } from './programs.js';
 /** Starts all of Landfall in a folder of its own, as `npm start` does. `pid` is the server's. */
 export async function startLandfall(): Promise<Measured & { token: string }> {
   const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-'));
-  // As root PostgreSQL runs as another user, who must be able to pass.
+  // If root starts it, PostgreSQL runs as another user, and that user must be able to enter the folder.
   chmodSync(folder, 0o711);
   const system = await startScript('../server/standalone/supervisor.js', { DATA_DIR: join(folder, 'data') });
   return {

@@ -1,7 +1,7 @@
 /** A row of the printed table: text by column. */
 export type Row = Record<string, string>;
 
-/** The limit of a figure of Landfall's. */
+/** A limit for one of Landfall's figures. */
 export interface Aim {
   /** `most`: the figure must not be larger than the limit; `least`: not smaller. */
   at: 'most' | 'least';
@@ -18,23 +18,25 @@ export function atLeast(limit: number, times?: string): Aim {
   return { at: 'least', limit, ...(times ? { times } : {}) };
 }
 
-/** A second column of Landfall's, for a process that has worked before. */
+/** The name of a second column for Landfall: a process that has taken uploads before. */
 export const AGAIN = 'landfall again';
 
 /**
  * A row of the table: each contender's figure, Landfall's ratio to the others, and the aim with whether it is met.
  * @param values figures by contender; NaN: not measured
  */
-export function row(what: string, values: Record<string, number>, digits = 1, aim?: Aim): Row {
+export function row(name: string, values: Record<string, number>, digits = 1, aim?: Aim): Row {
   const { landfall = NaN } = values;
-  const others = Object.entries(values).filter(([name]) => name !== 'landfall');
-  const compared = others.filter(([name]) => name !== AGAIN);
+  const others = Object.entries(values).filter(([contender]) => contender !== 'landfall');
+  const compared = others.filter(([contender]) => contender !== AGAIN);
   const print = (value: number, places: number) => (Number.isNaN(value) ? '' : value.toFixed(places));
   return {
-    what,
+    figure: name,
     landfall: print(landfall, digits),
-    ...Object.fromEntries(others.map(([name, value]) => [name, print(value, digits)])),
-    ...Object.fromEntries(compared.map(([name, value]) => [`to ${name}`, print(landfall / value, 2)])),
+    ...Object.fromEntries(others.map(([contender, value]) => [contender, print(value, digits)])),
+    ...Object.fromEntries(
+      compared.map(([contender, value]) => [`to ${contender}`, print(landfall / value, 2)]),
+    ),
     ...(aim ? { aim: judge(values, digits, aim) } : {}),
   };
 }
