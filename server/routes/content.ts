@@ -9,6 +9,7 @@ import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
 import { readBlob } from '../../core/storage/blob-reader.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { allowEmbedding } from '../http/security-headers.js';
+import { type Answers, EMPTY } from './answers.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -33,6 +34,13 @@ interface Content {
 const INLINE =
   /^(image\/(jpeg|png|apng|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)(;|$)/;
 
+const ANY_BYTES = { mediaType: '*/*' };
+
+/** Whole or in part; elsewhere (302); as the client has it already. */
+const BYTES = { 200: ANY_BYTES, 206: ANY_BYTES, 302: EMPTY, 304: EMPTY } as const satisfies Answers;
+
+const PROBLEMS = ['infected', 'not_ready', 'wrong_state', 'range_not_satisfiable', 'size_mismatch'] as const;
+
 /** How long a redirect may be cached; the URL in it stays valid for a minute longer. */
 const REDIRECT_SECONDS = 240;
 
@@ -51,6 +59,8 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         download: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
         token: z.string().optional(),
       }),
+      answers: BYTES,
+      problems: PROBLEMS,
       async handle({ params, query, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);
@@ -81,6 +91,8 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
       limit: 'downloads',
       summary: 'A preview image (WebP)',
       params: byId.extend({ size: z.enum(['small', 'medium', 'large']) }),
+      answers: BYTES,
+      problems: PROBLEMS,
       async handle({ params, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);
