@@ -9,14 +9,14 @@ import { type Parsers, startParsers } from '../core/media/parsers.js';
 import { openQueue, type ProcessingQueue, type QueuePlace } from '../core/queue/queue.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { terminateUpload } from '../core/uploads/end.js';
-import { appendToUpload, finishUpload } from '../core/uploads/ledger.js';
 import { type Dependencies, watchDependencies } from '../worker/dependencies.js';
 import { stopEndedRuns } from '../worker/ended-runs.js';
 import { processFile } from '../worker/pipeline.js';
 import { createScanStep } from '../worker/steps/scan.js';
 import type { Step } from '../worker/steps/step.js';
 import { createVerifyStep } from '../worker/steps/verify.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { parts } from './support/bytes.js';
+import { appendToUpload, finishUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { startRedis } from './support/redis.js';
 import { until } from './support/until.js';
 

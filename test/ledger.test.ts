@@ -14,12 +14,25 @@ import {
   infectFile,
   startAttempt,
 } from '../core/files/status.js';
-import { answerStep, recordAttemptError, recordSteps, showProgress } from '../core/files/steps.js';
+import {
+  answerStep,
+  recordAttemptError,
+  recordSteps,
+  recordWaiting,
+  showProgress,
+} from '../core/files/steps.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { terminateUpload } from '../core/uploads/end.js';
-import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
+import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { parts } from './support/bytes.js';
+import {
+  appendToUpload,
+  assembleUpload,
+  declareUploadLength,
+  finishUpload,
+  openLedger,
+  type TestLedger,
+} from './support/ledger.js';
 import { until } from './support/until.js';
 
 let ledger: TestLedger;
@@ -159,15 +172,15 @@ describe('appending', () => {
       for (const epoch of [EPOCH, EPOCH + 1]) {
         await expect(appendToUpload(ledger, upload, epoch, parts('abc'))).rejects.toMatchObject({ code });
       }
-      await expect(declareLength(ledger, upload, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
+      await expect(declareUploadLength(ledger, upload, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
     }
   });
 
   test('cannot change a length that is declared', async () => {
     const upload = await ledger.create(null);
-    const declared = await declareLength(ledger, upload, EPOCH, 6);
+    const declared = await declareUploadLength(ledger, upload, EPOCH, 6);
     expect(declared).toMatchObject({ id: upload.id, length: 6, reservedBytes: 6 });
-    await expect(declareLength(ledger, upload, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
+    await expect(declareUploadLength(ledger, upload, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
     expect(Number((await ledger.row(upload.id)).length)).toBe(6);
   });
 });
@@ -205,7 +218,7 @@ describe('finishing', () => {
     // This is the row of a process that died before it could commit the last three bytes.
     await ledger.query(`UPDATE uploads SET "offset" = 3, length = 3 WHERE id = $1`, [upload.id]);
     await expect(finishUpload(ledger, upload.id)).rejects.toMatchObject({ code: 'wrong_state' });
-    await completeUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
+    await assembleUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
     expect((await finishUpload(ledger, upload.id)).size).toBe(3);
     expect(await ledger.stored()).toContain('abc');
   });
@@ -288,7 +301,7 @@ describe('terminating', () => {
     async (_when, inOrder) => {
       const created = await ledger.create(null);
       await appendToUpload(ledger, created, EPOCH, parts('doomed'));
-      const upload = await declareLength(ledger, created, EPOCH, 6);
+      const upload = await declareUploadLength(ledger, created, EPOCH, 6);
       const { uploads } = ledger.storage;
       const complete = ((...made) =>
         inOrder(
@@ -296,7 +309,7 @@ describe('terminating', () => {
           () => uploads.complete(...made),
         )) as typeof uploads.complete;
       const late = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, complete } } };
-      await expect(completeUpload(late, upload, EPOCH)).rejects.toThrow();
+      await expect(assembleUpload(late, upload, EPOCH)).rejects.toThrow();
       expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
       expect(await discardUploads(ledger)).toBe(1);
       expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });
@@ -515,13 +528,11 @@ describe('state machine of files', () => {
     const attempt = (await start(id))?.file;
     if (!attempt) throw new Error('no attempt');
     const answer = { step: 'ask', record, facts: { metadata: { answer: 42 } } };
-    const waiting = { state: 'waiting', ms: 1, until: '2100-01-01T00:00:00Z' } as const;
-    const results = [
-      { step: 'verify', record, facts: {} },
-      { step: 'ask', record: waiting, facts: {} },
-    ];
+    const until = new Date('2100-01-01T00:00:00Z');
+    const results = [{ step: 'verify', record, facts: {} }];
     expect(await answerStep(database, id, answer)).toBeUndefined();
     await recordSteps(database, attempt, results, next);
+    await recordWaiting(database, attempt, 'ask', until);
     await changeByUser(database, id, 'paused', actor);
     expect(await answerStep(database, id, answer)).toBeUndefined();
     const { steps } = await changeByUser(database, id, 'pending', actor);
@@ -529,7 +540,7 @@ describe('state machine of files', () => {
 
     const second = (await start(id, 2))?.file;
     if (!second) throw new Error('no attempt');
-    await recordSteps(database, second, results, next);
+    await recordWaiting(database, second, 'ask', until);
     expect(await answerStep(database, id, answer)).toEqual({ fileId: id, run: 2 });
     expect(await answerStep(database, id, answer)).toBeUndefined();
     expect(await ledger.query('SELECT steps, metadata FROM files')).toEqual([

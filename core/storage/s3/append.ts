@@ -1,6 +1,6 @@
 import { isConflict, isDatabaseAway } from '../../database/outage.js';
 import { AppError } from '../../errors.js';
-import type { AppendControl, Progress, Segment, StoredUpload } from '../storage.js';
+import type { Progress, Segment, StoredUpload } from '../storage.js';
 import { BLOCK_SIZE, type BlockPool } from './blocks.js';
 import { bytesOf, createGrowth, type Growth, type GrowthDeps } from './growth.js';
 import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
@@ -27,7 +27,15 @@ const MAX_HELD = 32 * 1024 ** 2;
 /** When the tail has this many small segments at its end, the next segment replaces them. */
 const MAX_SEGMENTS = 32;
 
-/** See UploadStore.append. */
+/** How an append and the request that it serves end each other. */
+interface AppendControl {
+  /** Aborts when another request waits: writes to the store then have only a few seconds left. */
+  hurry?: AbortSignal;
+  /** Called when a write has failed, so that nothing more can be stored. It must end the source. */
+  onFailure?(): void;
+}
+
+/** Stores the bytes of `source`; see UploadStore.open. */
 export async function appendToS3(
   deps: GrowthDeps,
   upload: StoredUpload,

@@ -9,11 +9,20 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import { MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
+import {
+  BytesLost,
+  MARKER,
+  type Progress,
+  type Storage,
+  StoreAway,
+  type StoredUpload,
+  type UploadSink,
+} from '../storage.js';
 import { appendToS3 } from './append.js';
 import { createBlockPool } from './blocks.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
+import type { GrowthDeps } from './growth.js';
 import { S3Unavailable } from './http-put.js';
 import { S3Error } from './http-request.js';
 import { createObjectStore, isMissing } from './operations.js';
@@ -75,8 +84,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         : {}),
     },
     uploads: {
-      append: (upload, source, commit, control) =>
-        appendToS3({ objects, pool }, upload, source, commit, control),
+      open: async (upload, commit) => openSink({ objects, pool }, upload, commit),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),
@@ -142,13 +150,72 @@ function shorter(cause: unknown): AppError {
 }
 
 function unavailable(error: unknown): AppError {
-  if (error instanceof AppError) return error;
+  if (error instanceof AppError) return namedLoss(error);
   return new AppError('unavailable', {
     ...(isAway(error)
       ? { detail: 'The storage does not answer', cause: new StoreAway(error) }
       : { detail: 'The storage refuses the request', cause: error }),
     retryable: true,
   });
+}
+
+function namedLoss(error: AppError): AppError {
+  return error.code === 'size_mismatch' ? new BytesLost(error.message, error) : error;
+}
+
+/** A sink in front of appendToS3, which reads its bytes from an iterator. */
+function openSink(
+  deps: GrowthDeps,
+  upload: StoredUpload,
+  commit: (progress: Progress) => Promise<void>,
+): UploadSink {
+  const waiting: Uint8Array[] = [];
+  const failed = new AbortController();
+  const hurry = new AbortController();
+  let ended = false;
+  let wake = () => {};
+  let resume: (() => void) | undefined;
+  const stop = () => {
+    ended = true;
+    wake();
+    resume?.();
+  };
+  async function* source(): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      const chunk = waiting.shift();
+      if (chunk) yield chunk;
+      else if (ended) return;
+      else {
+        resume?.();
+        resume = undefined;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+    }
+  }
+  const control = { hurry: hurry.signal, onFailure: stop };
+  const stored = appendToS3(deps, upload, source(), commit, control).catch((error: unknown) => {
+    failed.abort(error instanceof AppError ? namedLoss(error) : error);
+    stop();
+  });
+  return {
+    write(chunk) {
+      if (ended) return undefined;
+      waiting.push(chunk);
+      wake();
+      return new Promise((resolve) => {
+        resume = resolve;
+      });
+    },
+    failed: failed.signal,
+    hurry: () => hurry.abort(),
+    async end() {
+      stop();
+      await stored;
+      failed.signal.throwIfAborted();
+    },
+  };
 }
 
 /** Answers of a proxy in front of the store, or of an overloaded store. */
