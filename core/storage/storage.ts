@@ -168,6 +168,22 @@ export interface UploadStore {
   discard(upload: StoredUpload, keep: string | null): Promise<void>;
 }
 
+/** Takes the bytes of one request. */
+export interface UploadSink {
+  /**
+   * Takes the next bytes; the chunk belongs to the sink from now on. Synchronous: no promise for each chunk.
+   * @returns undefined: the sink takes more; a promise: the sink is full, and the caller writes nothing until it
+   * resolves. The promise never rejects; look at `failed`.
+   */
+  write(chunk: Uint8Array): Promise<void> | undefined;
+  /** Aborts when nothing more can be stored; its reason is the error that end() throws. */
+  readonly failed: AbortSignal;
+  /** From now on what is being written has only a few seconds left (another request waits, or the body has broken off). */
+  hurry(): void;
+  /** Stores and commits all bytes that write() took, and gives every resource back. Call it exactly once, also after `failed`. @throws the first error */
+  end(): Promise<void>;
+}
+
 export interface DirectUploads {
   /** Begins an upload whose parts the client will send. @throws {AppError} unavailable */
   begin(key: string): Promise<UploadState>;

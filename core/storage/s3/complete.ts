@@ -2,9 +2,11 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as pause } from 'node:timers/promises';
 import { AppError } from '../../errors.js';
 import type { Part, StoredUpload } from '../storage.js';
-import { bytesOf, newKey } from './growth.js';
+import { newKey } from './delivery.js';
+import type { Body } from './http-put.js';
 import { isMissing, type ObjectStore } from './operations.js';
 import { MIN_PART } from './part-size.js';
+import { bytesOf } from './plan.js';
 
 /*
  * How the parts and the tail of an upload become one object. It may be tried any number of times.
@@ -41,7 +43,11 @@ export async function completeInS3(
   signal?: AbortSignal,
 ): Promise<{ objectKey: string; untidy: boolean }> {
   const tail = state?.tail ?? [];
-  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [] };
+  const rest: Body = {
+    size: bytesOf(tail),
+    chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [],
+    isReadBack: tail.length > 0,
+  };
   if (!state?.multipartId || length === 0) {
     const objectKey = newKey(key);
     await objects.put(objectKey, rest, signal);
@@ -91,7 +97,7 @@ async function recognise(
       const detail = 'The storage has lost this upload: begin it anew';
       throw new AppError('size_mismatch', { detail, cause: error });
     }
-    await pause(RECOGNISE_PAUSE_MS);
+    await pause(RECOGNISE_PAUSE_MS, undefined, signal ? { signal } : {});
   }
 }
 

@@ -147,8 +147,12 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     open: (key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> =>
       connection.get(prefix + key, range, signal),
 
-    /** Yields the bytes of the segments, then the chunks. @throws {AppError} size_mismatch when a segment is missing */
-    async *join(segments: Segment[], chunks: Uint8Array[], signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    /** Yields the bytes of the segments, then the others. @throws {AppError} size_mismatch when a segment is missing */
+    async *join(
+      segments: Segment[],
+      others: Body['chunks'],
+      signal?: AbortSignal,
+    ): AsyncGenerator<Uint8Array> {
       for (const { key } of segments) {
         yield* await store.open(key, undefined, signal).catch((error: unknown) => {
           if (!isMissing(error)) throw error;
@@ -156,7 +160,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
           throw new AppError('size_mismatch', { detail, cause: error });
         });
       }
-      yield* chunks;
+      yield* typeof others === 'function' ? others() : others;
     },
 
     /** Bytes of an object; undefined if there is none. */
