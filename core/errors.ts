@@ -5,6 +5,7 @@ const ERRORS = {
   wrong_credentials: [401, 'E-mail or password is wrong'],
   forbidden: [403, 'Not allowed'],
   registration_closed: [403, 'Registration is not open'],
+  refused: [403, 'Refused by this server'],
   infected: [403, 'The file is infected'],
   not_found: [404, 'Not found'],
   method_not_allowed: [405, 'Method not allowed'],

@@ -16,7 +16,7 @@ import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import { type ByteSource, type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
-import { openQueue } from '../core/queue/queue.js';
+import { migrateQueue, openQueue } from '../core/queue/queue.js';
 import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
@@ -48,7 +48,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
-  await migrate(databaseUrl);
+  await migrate(databaseUrl, [migrateQueue]);
   const database = await openDatabase(databaseUrl, 'landfall server', {
     poolSize: config.databasePoolSize,
     limits: REQUEST_LIMITS,

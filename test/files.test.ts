@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
+import { MARKER } from '../core/storage/storage.js';
 import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import { restore, terminate, trash } from './support/deletions.js';
 import { makeJpeg } from './support/fixtures.js';
@@ -372,8 +373,12 @@ describe('health', () => {
     }
   });
 
-  it('is alive but not ready while the storage is gone', async () => {
-    const folder = join(processes.dataDir, 'blobs');
+  it.each([
+    ['the storage is gone', 'blobs'],
+    // As if the disk were not mounted: its mount point is an empty folder.
+    ['the folder of the storage bears no marker', join('blobs', MARKER)],
+  ])('is alive but not ready while %s', async (_, name) => {
+    const folder = join(processes.dataDir, name);
     await rename(folder, `${folder}.away`);
     const [live, ready] = await Promise.all(
       ['live', 'ready'].map((name) => fetch(`${processes.url}/health/${name}`)),

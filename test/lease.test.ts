@@ -1,11 +1,17 @@
 import { v7 as uuidv7 } from 'uuid';
 import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { expireUploads } from '../core/uploads/discard.js';
+import { expireUploads } from '../core/uploads/end.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
-import { appendToUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { parts } from './support/bytes.js';
+import {
+  appendToUpload,
+  declareUploadLength,
+  finishUpload,
+  openLedger,
+  type TestLedger,
+} from './support/ledger.js';
 import { until } from './support/until.js';
 
 const never = new AbortController().signal;
@@ -328,7 +334,7 @@ describe('a holder that stood still', () => {
     await expect(appendToUpload(ledger, upload, epoch, parts('an older request'))).rejects.toMatchObject({
       code: 'locked',
     });
-    await expect(declareLength(ledger, upload, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
+    await expect(declareUploadLength(ledger, upload, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
     await stalled.release();
     expect(await ledger.row(id)).toEqual(before);
     await present.release();

@@ -3,6 +3,7 @@ import pg from 'pg';
 import { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { migrate } from '../core/database/migrate.js';
+import { migrateQueue } from '../core/queue/queue.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
 import { hashPassword } from '../server/accounts/passwords.js';
@@ -54,7 +55,7 @@ beforeAll(async () => {
     [userId],
   );
   await database.destroy();
-  await migrate(url);
+  await migrate(url, [migrateQueue]);
   processes = await startProcesses({}, ['server'], async () => url);
 });
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Redis } from 'ioredis';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
-import { openQueue, type ProcessingQueue } from '../core/queue/queue.js';
+import { migrateQueue, openQueue, type ProcessingQueue } from '../core/queue/queue.js';
 import { type JobContext, JobInterrupted, type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { createDatabase } from './support/database.js';
 import { startPostgresProxy } from './support/postgres-proxy.js';
@@ -283,6 +283,34 @@ test('a PostgreSQL that does not answer does not hold up a caller that adds a jo
   } finally {
     await away.close();
     await wire.close();
+    await database.drop();
+  }
+});
+
+test('an upgrade deletes the jobs that ended long ago, in small transactions, and no others', async () => {
+  const database = await createDatabase();
+  try {
+    const insert = (state: string, minutesAgo: number, count: number) =>
+      database.query(
+        `INSERT INTO bullmq.job (queue, id, seq, name, state, added_at_ms, finished_at_ms)
+         SELECT 'processing', concat($1::text, $2::int, '-', i), i, 'process', $1::bullmq.job_state, 0,
+           extract(epoch FROM now() - $2 * interval '1 minute') * 1000
+         FROM generate_series(1, $3::int) AS i`,
+        [state, minutesAgo, count],
+      );
+    await insert('completed', 120, 12_000);
+    await insert('failed', 61, 3);
+    await insert('failed', 5, 2);
+    await insert('waiting', 120, 4);
+    await migrateQueue(await database.connect());
+    const { rows } = await database.query(
+      'SELECT state::text, count(*)::integer FROM bullmq.job GROUP BY state ORDER BY state::text',
+    );
+    expect(rows).toEqual([
+      { state: 'failed', count: 2 },
+      { state: 'waiting', count: 4 },
+    ]);
+  } finally {
     await database.drop();
   }
 });

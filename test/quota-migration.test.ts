@@ -1,6 +1,7 @@
 import { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { migrate } from '../core/database/migrate.js';
+import { migrateQueue } from '../core/queue/queue.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
 import { S31763650000000 } from '../migrations/1763650000000-s3.js';
 import { expectBooksRight } from './support/books.js';
@@ -82,7 +83,7 @@ test('files, uploads under way and those of unknown length count; the trash and 
   await insertFile(tidy, 5 * 1024 ** 4, 'completed');
   await insertFile(none, 10, 'completed', true);
 
-  await migrate(database.url);
+  await migrate(database.url, [migrateQueue]);
 
   const { rows: users } = await database.query(
     'SELECT id, used_bytes, used_files, max_bytes, max_files FROM users ORDER BY id',

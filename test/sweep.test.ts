@@ -6,6 +6,7 @@ import { loadConfig } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
 import { createLogger } from '../core/log.js';
+import { migrateQueue } from '../core/queue/queue.js';
 import { openStorage } from '../core/storage/open.js';
 import type { Storage, StoredObject } from '../core/storage/storage.js';
 import { sweep } from '../core/uploads/sweep.js';
@@ -134,7 +135,7 @@ describe.each(['files', 'S3'])('orphans among %s', (kind) => {
   it('are not deleted by the database of another installation', async () => {
     const other = await createDatabase();
     try {
-      await migrate(other.url);
+      await migrate(other.url, [migrateQueue]);
       const before = await listStored();
       env = { ...env, DATABASE_URL: other.url };
       const empty = await command('--older-than-hours', '0', '--delete');

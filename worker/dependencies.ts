@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import type { Logger } from '../core/log.js';
+import { checkStorage } from '../core/storage/check.js';
 import type { Storage } from '../core/storage/storage.js';
 
 /** The services that every file needs: PostgreSQL and the store. An outage is never the file's fault. */
@@ -36,12 +37,7 @@ export function watchDependencies(options: {
   const { database, storage, log } = options;
   const parts = {
     database: () => database.query('SELECT 1'),
-    // A store may answer for its bucket and yet give no objects. A folder may stand where a disk was mounted.
-    storage: async () => {
-      await storage.check();
-      const marker = await storage.marker.read();
-      if (marker === undefined) throw new Error(`${storage.marker.place}: ${storage.marker.name} is missing`);
-    },
+    storage: () => checkStorage(storage),
   };
   const stopping = new AbortController();
   let away = false;

@@ -10,7 +10,7 @@ import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { openQueue } from '../core/queue/queue.js';
+import { migrateQueue, openQueue } from '../core/queue/queue.js';
 import { startWorker } from '../core/queue/worker.js';
 import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
@@ -32,7 +32,7 @@ const SHUTDOWN_MS = 7_000;
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl } = requireConnected(config);
   const log = createLogger(config.logLevel, 'worker');
-  await migrate(databaseUrl);
+  await migrate(databaseUrl, [migrateQueue]);
   const database = await openDatabase(databaseUrl, 'landfall worker', {
     poolSize: config.databasePoolSize,
     limits: PASS_LIMITS,

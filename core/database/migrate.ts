@@ -1,4 +1,4 @@
-import { migrateQueue } from '../queue/queue.js';
+import type pg from 'pg';
 import { connectOnce } from './connect.js';
 import { openDatabase } from './data-source.js';
 
@@ -6,10 +6,14 @@ import { openDatabase } from './data-source.js';
 const MIGRATION_LOCK = 0x6c616e64;
 
 /**
- * Migrates our tables and those of the queue. Many processes may call it at once: one migrates, the others wait and
+ * Migrates our tables, and then those of others. Many processes may call it at once: one migrates, the others wait and
  * then find nothing to do.
+ * @param others called one after the other with a connection
  */
-export async function migrate(databaseUrl: string): Promise<void> {
+export async function migrate(
+  databaseUrl: string,
+  others: ((client: pg.Client) => Promise<void>)[],
+): Promise<void> {
   const lock = await connectOnce(databaseUrl);
   try {
     await lock.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK]);
@@ -19,7 +23,7 @@ export async function migrate(databaseUrl: string): Promise<void> {
     } finally {
       await database.destroy();
     }
-    await migrateQueue(lock);
+    for (const migrateOther of others) await migrateOther(lock);
   } finally {
     await lock.end();
   }

@@ -78,9 +78,30 @@ export const ANSWER_MS = 1_500;
 /** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
 const BACKOFF_JITTER = 0.5;
 
-/** Creates or updates the queue's own tables. @param client a connected pg.Client */
+/** Ended jobs that migrateQueue deletes at a time. */
+const DELETED_AT_ONCE = 5_000;
+
+/**
+ * Creates or updates the queue's own tables, and deletes jobs that ended long ago. Earlier versions kept all ended jobs;
+ * BullMQ would delete them in the transaction that ends the next job, which could take longer than a statement may.
+ * @param client a connected pg.Client
+ */
 export async function migrateQueue(client: Parameters<typeof runMigrations>[0]): Promise<void> {
   await runMigrations(client);
+  for (let deleted = DELETED_AT_ONCE; deleted === DELETED_AT_ONCE; ) {
+    const { rows } = await client.query(
+      `WITH deleted AS (
+         DELETE FROM bullmq.job WHERE queue = $1 AND id IN (
+           SELECT id FROM bullmq.job
+           WHERE queue = $1 AND state IN ('completed', 'failed') AND finished_at_ms <= $2 LIMIT $3
+         )
+         RETURNING id
+       )
+       SELECT count(*)::integer AS count FROM deleted`,
+      [QUEUE, Date.now() - KEEP_FAILED.age * 1000, DELETED_AT_ONCE],
+    );
+    deleted = rows[0]?.count;
+  }
 }
 
 function jobId({ fileId, run }: ProcessingJob): string {

@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
+import { checkStorage } from '../../core/storage/check.js';
 import type { Storage } from '../../core/storage/storage.js';
 import type { Drain } from '../http/drain.js';
 import { type AnyRoute, route } from './route.js';
@@ -23,7 +24,7 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
   }
   async function checkParts(): Promise<void> {
     await check('database', () => database.query('SELECT 1'));
-    await check('storage', () => storage.check());
+    await check('storage', () => checkStorage(storage));
   }
 
   return [

@@ -5,7 +5,7 @@ import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
 import type { Drain } from '../http/drain.js';
-import { type RequestBody, readBody } from '../http/request-body.js';
+import { readBody } from '../http/request-body.js';
 import type { Limits } from '../limits/limits.js';
 import { isForm, readForm } from '../plain/form-files.js';
 import {
@@ -86,15 +86,11 @@ function receiveRaw(
 ): Promise<ReceivedFile> {
   const coding = codingOf(req);
   const isChunked = req.headers['transfer-encoding'] !== undefined;
-  let body: RequestBody | undefined;
   return receiveFile(deps, sender, {
     metadata: describe(filename, req.get('Content-Type'), sha256),
     length: isChunked || coding ? null : Number(req.headers['content-length'] ?? 0),
-    open(limit) {
-      body = open(sender, req, coding ? Math.ceil(limit * 1.01) + CODING_OVERHEAD : limit);
-      return coding ? upTo(limit, decode(coding, body)) : body;
-    },
-    end: () => body?.end(),
+    open: (most) =>
+      coding ? decode(coding, readBody(req, Math.ceil(most * 1.01) + CODING_OVERHEAD)) : readBody(req),
   });
 }
 
@@ -112,7 +108,9 @@ async function receiveForm(
   }
   const received: ReceivedFile[] = [];
   try {
-    const body = open(sender, req, Infinity);
+    const body = readBody(req);
+    if (sender.stopped.aborted) body.end();
+    sender.stopped.addEventListener('abort', body.end);
     for await (const { filename, type, content } of readForm(req, body)) {
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
@@ -121,8 +119,7 @@ async function receiveForm(
       const file = await receiveFile(deps, sender, {
         metadata: describe(filename, type),
         length: null,
-        open: (limit) => upTo(limit, content),
-        end: body.end,
+        open: () => content,
       });
       received.push(file);
     }
@@ -147,22 +144,6 @@ function countUpload(limits: Limits, req: Request, res: Response): Promise<void>
   return new Promise((resolve, reject) => {
     limits.bucket('uploads')(req, res, (error?: unknown) => (error ? reject(error) : resolve()));
   });
-}
-
-function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
-  const body = readBody(req, limit);
-  if (stopped.aborted) body.end();
-  stopped.addEventListener('abort', body.end);
-  return body;
-}
-
-async function* upTo(limit: number, content: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let size = 0;
-  for await (const chunk of content) {
-    size += chunk.byteLength;
-    if (size > limit) throw new AppError('too_large', { detail: `The file exceeds ${limit} bytes` });
-    yield chunk;
-  }
 }
 
 function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {

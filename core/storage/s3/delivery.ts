@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { isConflict, isDatabaseAway } from '../../database/outage.js';
 import { AppError } from '../../errors.js';
-import type { Progress, StoredUpload } from '../storage.js';
+import { BytesLost, type Progress, type StoredUpload } from '../storage.js';
 import type { Held } from './held.js';
 import { type Body, S3Unavailable } from './http-put.js';
 import { Journal, type Step } from './journal.js';
@@ -124,7 +124,7 @@ export class Delivery {
     this.journal.stored(step, '');
   }
 
-  /** @throws {AppError} size_mismatch when the store has dropped the multipart upload with all its parts */
+  /** @throws {BytesLost} when the store has dropped the multipart upload with all its parts */
   private async putPart(number: number, body: Body): Promise<string> {
     const { key } = this.upload;
     const { signal } = this.giveUp;
@@ -135,8 +135,7 @@ export class Delivery {
       if (!isMissing(error)) throw error;
       await this.objects.listParts(key, multipartId, signal).catch((missing: unknown) => {
         if (!isMissing(missing)) throw missing;
-        const detail = 'The storage has lost this upload: begin it anew';
-        throw new AppError('size_mismatch', { detail, cause: error });
+        throw new BytesLost('The storage has lost this upload: begin it anew', error);
       });
       throw error;
     }
@@ -164,8 +163,7 @@ export class Delivery {
         await this.commit(progress);
         this.objects.deleteLater(this.journal.committedIt());
       } catch (error) {
-        // If the ledger refuses a commit because the lease is lost, it has changed nothing.
-        this.journal.commitFailed(error instanceof AppError && error.code === 'locked');
+        this.journal.commitFailed(error instanceof AppError);
         this.fail(error);
       }
     });

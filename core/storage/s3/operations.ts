@@ -10,9 +10,8 @@ import {
   ListPartsCommand,
   UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
-import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import type { Part, Segment, StoredObject } from '../storage.js';
+import { BytesLost, type Part, type Segment, type StoredObject } from '../storage.js';
 import type { S3Connection } from './connection.js';
 import type { Body } from './http-put.js';
 import { S3Error } from './http-request.js';
@@ -147,7 +146,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     open: (key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> =>
       connection.get(prefix + key, range, signal),
 
-    /** Yields the bytes of the segments, then the others. @throws {AppError} size_mismatch when a segment is missing */
+    /** Yields the bytes of the segments, then the others. @throws {BytesLost} when a segment is missing */
     async *join(
       segments: Segment[],
       others: Body['chunks'],
@@ -156,8 +155,7 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
       for (const { key } of segments) {
         yield* await store.open(key, undefined, signal).catch((error: unknown) => {
           if (!isMissing(error)) throw error;
-          const detail = 'The storage has lost bytes of this upload: begin it anew';
-          throw new AppError('size_mismatch', { detail, cause: error });
+          throw new BytesLost('The storage has lost bytes of this upload: begin it anew', error);
         });
       }
       yield* typeof others === 'function' ? others() : others;

@@ -9,14 +9,7 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import {
-  type AppendControl,
-  MARKER,
-  type Storage,
-  StoreAway,
-  type StoredUpload,
-  type UploadSink,
-} from '../storage.js';
+import { BytesLost, MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
 import { S3Unavailable } from './http-put.js';
@@ -89,7 +82,7 @@ export async function openS3Storage(
         : {}),
     },
     uploads: {
-      append: (upload, source, commit, control) => appendTo(openSink(upload, commit), source, control),
+      open: async (upload, commit) => openSink(upload, commit),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),
@@ -150,31 +143,8 @@ export async function openS3Storage(
   };
 }
 
-/** Until the callers write to sinks themselves. */
-async function appendTo(
-  sink: UploadSink,
-  source: AsyncIterable<Uint8Array>,
-  { hurry, onFailure = () => {} }: AppendControl = {},
-): Promise<void> {
-  sink.failed.addEventListener('abort', () => onFailure());
-  hurry?.addEventListener('abort', () => sink.hurry());
-  let broken: { error: unknown } | undefined;
-  try {
-    for await (const chunk of source) {
-      const full = sink.write(chunk);
-      if (full) await full;
-      if (sink.failed.aborted) break;
-    }
-  } catch (error) {
-    broken = { error };
-    sink.hurry();
-  }
-  await sink.end();
-  if (broken) throw broken.error;
-}
-
-function shorter(cause: unknown): AppError {
-  return new AppError('size_mismatch', { detail: 'The storage has lost bytes of this object', cause });
+function shorter(cause: unknown): BytesLost {
+  return new BytesLost('The storage has lost bytes of this object', cause);
 }
 
 function unavailable(error: unknown): AppError {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import pg from 'pg';
 import { startEmbeddedPostgres } from '../../../dist/core/database/embedded/postgres.js';
 import { migrate } from '../../../dist/core/database/migrate.js';
+import { migrateQueue } from '../../../dist/core/queue/queue.js';
 
 const TEMPLATE = 'landfall_template';
 
@@ -51,5 +52,5 @@ async function createTemplate(url) {
   await client.end();
   const template = new URL(url);
   template.pathname = TEMPLATE;
-  await migrate(template.href);
+  await migrate(template.href, [migrateQueue]);
 }
