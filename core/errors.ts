@@ -17,6 +17,7 @@ const ERRORS = {
   not_direct: [409, 'Bytes cannot be sent to the storage itself'],
   offset_conflict: [409, 'Upload-Offset conflict'],
   gone: [410, 'No longer available'],
+  precondition_failed: [412, 'A condition of the request does not hold'],
   unsupported_version: [412, 'Unsupported tus version'],
   too_large: [413, 'Too large'],
   quota_exceeded: [413, 'The quota is used up'],

@@ -1,5 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from './concurrency.js';
+import { queryRows } from './database/rows.js';
 import { isStoreAway } from './storage/storage.js';
 
 /*
@@ -37,7 +38,8 @@ export const IS_DUE = '(retry_at IS NULL OR retry_at <= now())';
 
 /** Records that a row has failed, and puts it off. @returns how often it has failed */
 export async function putOff(database: DataSource, table: Table, id: string): Promise<number> {
-  const [[row]]: [{ failures: number }[], number] = await database.query(
+  const [row] = await queryRows<{ failures: number }>(
+    database,
     `UPDATE ${table}
      SET failures = failures + 1,
          retry_at = now() + least($2 * 2 ^ least(failures, 10), $3) * interval '1 second'

@@ -1,55 +1,18 @@
 import { isUtf8 } from 'node:buffer';
-import type { Problem } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
-import type { Description } from '../core/uploads/create.js';
+import {
+  CONTROL,
+  checkMetadata,
+  type Description,
+  KEY,
+  MAX_KEYS,
+  type Metadata,
+  requireUsable,
+} from '../core/uploads/description.js';
 
-/*
- * The metadata of a file. Clients send it as Upload-Metadata (tus), as JSON (presign), or in a query or form.
- * All of it is checked here. Valid names stay as they are: most systems allow `12:30?.txt`, and emoji contain
- * U+200D. A browser or file system replaces the characters that it does not accept when it saves the file.
- */
-
-type Metadata = Record<string, string | null>;
-
-/** UTF-8 bytes of all keys and values together. */
-const MAX_BYTES = 8 * 1024;
-
-const MAX_KEYS = 64;
-
-/** In characters; the longest name that most file systems accept. */
-const MAX_FILENAME = 255;
-
-/** Clients send the name of the file under either key. */
-const NAME_KEYS = ['filename', 'name'];
+/* The header Upload-Metadata of tus. core/uploads/description.ts says what its keys mean, and checks their values. */
 
 const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
-
-/** Visible ASCII. */
-const KEY = /^[!-+\--~]+$/;
-
-/** C0 and C1 controls, and the two characters that some programs take for a line break. */
-const CONTROL = /[\p{Cc}\u2028\u2029]/u;
-
-/**
- * Characters that turn the direction of the text around them: `photo\u202Egpj.exe` looks like `photoexe.jpg`.
- * Valid names contain some too (WhatsApp begins its names with U+200E) and lose nothing without them.
- */
-const BIDI_CONTROL = /[\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/g;
-
-const BIDI_WARNING: Problem = {
-  step: 'upload',
-  code: 'name_changed',
-  detail: 'Characters that turn the direction of text were removed from the name of the file',
-};
-
-/** Text without any visible character. */
-const INVISIBLE = /^[\p{Cf}\p{Z}]*$/u;
-
-/** RFC 9110, 8.3.1: type "/" subtype, and parameters. */
-const MEDIA_TYPE =
-  /^[\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+([ \t]*;[ \t]*[\w!#$%&'*+.^`|~-]+=([\w!#$%&'*+.^`|~-]+|"[^"\\]*"))*$/;
-
-const MAX_MEDIA_TYPE = 255;
 
 /**
  * Reads an Upload-Metadata header: "one or more comma-separated key-value pairs. The key and value MUST be
@@ -110,88 +73,6 @@ export function writeMetadata(metadata: Metadata): string {
   return Object.entries(metadata)
     .map(([key, value]) => (value === null ? key : `${key} ${Buffer.from(value).toString('base64')}`))
     .join(',');
-}
-
-/** Puts the description from a client without tus under the keys that tus clients use. */
-export function toMetadata(described: {
-  filename?: string | undefined;
-  type?: string | undefined;
-  sha256?: string | undefined;
-}): Record<string, string> {
-  const { filename, type, sha256 } = described;
-  return {
-    ...(filename ? { filename } : {}),
-    ...(type ? { filetype: type } : {}),
-    ...(sha256 ? { sha256 } : {}),
-  };
-}
-
-/**
- * Checks the metadata of a new upload, in whatever form it came. Reduces a path to the bare name of the file.
- * Drops an invalid media type, because browsers sometimes send one.
- * @returns the metadata to keep, with warnings for the file that the upload becomes
- * @throws {AppError} invalid_request
- */
-export function checkMetadata(metadata: Metadata): Description {
-  const entries = Object.entries(metadata);
-  if (entries.length > MAX_KEYS) {
-    throw invalid(`The metadata has ${entries.length} keys; at most ${MAX_KEYS} are taken`);
-  }
-  const size = entries.reduce((sum, [key, value]) => sum + byteLength(key) + byteLength(value), 0);
-  if (size > MAX_BYTES) throw invalid(`The metadata has ${size} bytes; at most ${MAX_BYTES} are taken`);
-  for (const [key, value] of entries) {
-    requireUsable(key);
-    requireText(key, key);
-    requireText(value ?? '', key);
-  }
-  const { sha256 } = metadata;
-  if (sha256 && !/^[0-9a-f]{64}$/i.test(sha256)) {
-    throw invalid('sha256 in the metadata must be 64 hexadecimal digits');
-  }
-  const checked = { ...metadata };
-  let turnsText = false;
-  for (const key of NAME_KEYS) {
-    const name = metadata[key];
-    if (!name) continue;
-    const plain = name.replaceAll(BIDI_CONTROL, '');
-    turnsText ||= plain !== name;
-    checked[key] = bareName(key, plain);
-  }
-  const { filetype } = metadata;
-  if (filetype && !isMediaType(filetype)) checked.filetype = null;
-  return { metadata: checked, warnings: turnsText ? [BIDI_WARNING] : [] };
-}
-
-function bareName(key: string, path: string): string {
-  const name = path.split(/[/\\]/).at(-1)?.trim();
-  if (!name || name === '.' || name === '..' || INVISIBLE.test(name)) {
-    throw invalid(`${key} in the metadata is not a name of a file`);
-  }
-  if (name.length > MAX_FILENAME) throw invalid(`${key} must have at most ${MAX_FILENAME} characters`);
-  return name;
-}
-
-function isMediaType(type: string): boolean {
-  return type.length <= MAX_MEDIA_TYPE && MEDIA_TYPE.test(type);
-}
-
-/** A key that every object inherits could be mistaken for a key that the client sent. */
-function requireUsable(key: string): void {
-  if (key === '' || key in Object.prototype) throw invalid(`The metadata must not have the key "${key}"`);
-}
-
-function requireText(text: string, key: string): void {
-  if (CONTROL.test(text)) throw invalid(`${printable(key)} in the metadata must not hold control characters`);
-  if (!text.isWellFormed()) throw invalid(`${printable(key)} in the metadata holds half of a surrogate pair`);
-}
-
-/** A key in a form that is safe to show in a message. */
-function printable(key: string): string {
-  return KEY.test(key) ? key : 'A key';
-}
-
-function byteLength(value: string | null): number {
-  return value === null ? 0 : Buffer.byteLength(value);
 }
 
 function invalid(detail: string): AppError {

@@ -183,6 +183,42 @@ describe('conditional requests', () => {
   });
 
   it.each([
+    ['another ETag', () => ({ 'If-Match': '"a"' })],
+    ['a weak ETag, which is not enough for this', () => ({ 'If-Match': `W/${ETAG}` })],
+    ['another ETag and its date', () => ({ 'If-Match': '"a"', 'If-Unmodified-Since': date() })],
+    ['an earlier date', () => ({ 'If-Unmodified-Since': earlier() })],
+    [
+      'an earlier date, as asctime() writes it',
+      () => ({ 'If-Unmodified-Since': 'Sun Nov  6 08:49:37 1994' }),
+    ],
+    ['another ETag before the known one', () => ({ 'If-Match': '"a"', 'If-None-Match': ETAG })],
+    ['another ETag with a range', () => ({ 'If-Match': '"a"', Range: 'bytes=2000-' })],
+  ])('answer 412 if %s is required', async (_what, headers) => {
+    for (const method of ['GET', 'HEAD']) {
+      const answer = await content(headers() as unknown as Record<string, string>, method);
+      expect(answer.status).toBe(412);
+      expect(answer.headers.get('ETag')).toBeNull();
+      if (method === 'GET') expect((await answer.json()).code).toBe('precondition_failed');
+    }
+  });
+
+  it.each([
+    ['the ETag', () => ({ 'If-Match': ETAG }), 200],
+    ['the ETag among others', () => ({ 'If-Match': `"a", ${ETAG}` }), 200],
+    ['any ETag', () => ({ 'If-Match': '*' }), 200],
+    ['the ETag and an earlier date', () => ({ 'If-Match': ETAG, 'If-Unmodified-Since': earlier() }), 200],
+    ['its date', () => ({ 'If-Unmodified-Since': date() }), 200],
+    ['what is no date', () => ({ 'If-Unmodified-Since': '1994-11-06' }), 200],
+    ['the ETag of a range', () => ({ 'If-Match': ETAG, Range: 'bytes=0-9' }), 206],
+    ['the ETag, which is already known', () => ({ 'If-Match': ETAG, 'If-None-Match': ETAG }), 304],
+  ])('are answered if %s is required', async (_what, headers, status) => {
+    const answer = await content(headers() as unknown as Record<string, string>);
+    expect(answer.status).toBe(status);
+    const expected = { 200: BYTES, 206: BYTES.subarray(0, 10) }[status] ?? Buffer.alloc(0);
+    expect(await bytesOf(answer)).toEqual(expected);
+  });
+
+  it.each([
     ['the ETag', () => ETAG, 206],
     ['its date', date, 206],
     ['another ETag', () => '"a"', 200],

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
+import { AppError } from '../core/errors.js';
 import { type AppDeps, buildApp, declareRoutes } from '../server/app.js';
 import { signLink } from '../server/auth/links.js';
+import { problemsOf } from '../server/routes/answers.js';
 import type { TestUser } from './support/client.js';
 import {
   type Action,
@@ -124,6 +126,7 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
+  'GET /openapi.json': { access: 'public', ok: 200 },
 };
 
 /** The handlers that answer besides the declared routes; see MOUNTED. */
@@ -185,6 +188,8 @@ const WITHOUT_LIMIT = [
   // Load balancers ask as often as they like.
   'GET /health/live',
   'GET /health/ready',
+  // It is the same for every request, like the page.
+  'GET /openapi.json',
 ];
 
 let bucket: TestBucket;
@@ -277,6 +282,14 @@ describe('the table', () => {
       { access, ...(link ? { link } : {}) },
     ]);
     expect(Object.fromEntries(described)).toEqual(Object.fromEntries(expected));
+  });
+
+  test('expects an answer that the route declares', () => {
+    for (const route of declared) {
+      const statuses = problemsOf(route).map((code) => new AppError(code).status);
+      const row = ROUTES[`${route.method.toUpperCase()} ${route.path}`];
+      expect([...Object.keys(route.answers).map(Number), ...statuses]).toContain(row?.ok);
+    }
   });
 
   test('names each route that has no rate limit of its kind', () => {

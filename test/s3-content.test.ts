@@ -192,6 +192,20 @@ describe('by a redirect to the store', () => {
     expect((await content(file, { headers: { Range: 'bytes=1000-' } })).status).toBe(416);
   });
 
+  it('leaves required validators to the store, except its own', async () => {
+    const etag = `"${createHash('sha256').update(BYTES).digest('hex')}"`;
+    const own = await content(file, { headers: { 'If-Match': etag, Range: 'bytes=0-9' } });
+    expect(own.status).toBe(206);
+    expect(await bytesOf(own)).toEqual(BYTES.subarray(0, 10));
+    const ofStore = (await content(file, { redirect: 'follow' })).headers.get('ETag') ?? '';
+    expect(ofStore).not.toBe(etag);
+    const again = await content(file, { redirect: 'follow', headers: { 'If-Match': ofStore } });
+    expect(await bytesOf(again)).toEqual(BYTES);
+    const other = await content(file, { redirect: 'follow', headers: { 'If-Match': '"a"' } });
+    expect(other.status).toBe(412);
+    expect((await content(file, { method: 'HEAD', headers: { 'If-Match': '"a"' } })).status).toBe(412);
+  });
+
   it('does not let the store serve what browsers would run', async () => {
     const drawing = await upload(makeXmlSvg(), 'drawing.svg');
     const stored = await fetch(await target(`/api/files/${drawing.id}/content`));

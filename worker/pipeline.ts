@@ -4,7 +4,7 @@ import type { Blob } from '../core/database/entities/blob.js';
 import type { File, Problem } from '../core/database/entities/file.js';
 import { isConflict, isDatabaseAway } from '../core/database/outage.js';
 import { AppError } from '../core/errors.js';
-import { reserveBlobs } from '../core/files/blobs.js';
+import { openBlob, storeBlobs } from '../core/files/blobs.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import {
   type Facts,
@@ -17,7 +17,6 @@ import {
 import type { Logger } from '../core/log.js';
 import type { ByteSource, Parsers } from '../core/media/parsers.js';
 import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
-import { readBlob } from '../core/storage/blob-reader.js';
 import type { Storage } from '../core/storage/storage.js';
 import type { Dependencies } from './dependencies.js';
 import { metadata } from './steps/metadata.js';
@@ -198,7 +197,7 @@ async function readThrough(
   }));
   let read = 0;
   let shown = began;
-  for await (const chunk of addAbortSignal(signal, await readBlob(deps.storage.blobs, blob))) {
+  for await (const chunk of addAbortSignal(signal, await openBlob(deps.storage.blobs, blob))) {
     // The first step is charged for the time spent waiting for bytes.
     if (watched[0]) watched[0].ms += lap();
     for (const one of watched) {
@@ -260,7 +259,7 @@ async function runStep(
     file,
     source: sourceOf(deps.storage, blob),
     parsers: deps.parsers,
-    writeBlobs: (contents) => writeBlobs(deps, contents),
+    writeBlobs: (contents) => storeBlobs(deps, contents),
     signal: attempt.signal,
     log: attempt.log,
   };
@@ -283,15 +282,6 @@ async function runStep(
 function sourceOf({ blobs }: Storage, blob: Blob): ByteSource {
   return {
     size: blob.size,
-    read: (count) => readBlob(blobs, blob, count < blob.size ? { start: 0, end: count - 1 } : undefined),
+    read: (count) => openBlob(blobs, blob, count < blob.size ? { start: 0, end: count - 1 } : undefined),
   };
-}
-
-async function writeBlobs(deps: PipelineDeps, contents: Uint8Array[]): Promise<Blob[]> {
-  const blobs = await reserveBlobs(
-    deps.database,
-    contents.map((bytes) => bytes.byteLength),
-  );
-  await Promise.all(contents.map((bytes, index) => deps.storage.blobs.write(blobs[index]?.key ?? '', bytes)));
-  return blobs;
 }

@@ -10,6 +10,7 @@ import { Passes1763800000004 } from '../../migrations/1763800000004-passes.js';
 import { Description1763800000005 } from '../../migrations/1763800000005-description.js';
 import { Eta1763800000006 } from '../../migrations/1763800000006-eta.js';
 import { EventInbox1763900000000 } from '../../migrations/1763900000000-event-inbox.js';
+import { ObjectsAndDescriptions1763910000000 } from '../../migrations/1763910000000-objects-and-descriptions.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -61,6 +62,7 @@ export async function openDatabase(
       Description1763800000005,
       Eta1763800000006,
       EventInbox1763900000000,
+      ObjectsAndDescriptions1763910000000,
     ],
   });
   return database.initialize();

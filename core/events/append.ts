@@ -1,5 +1,6 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import type { Actor } from '../database/entities/event.js';
+import { execute } from '../database/rows.js';
 import type { NewEvent } from './types.js';
 
 /*
@@ -21,7 +22,8 @@ export const APPEND_EVENT_OF = 'INSERT INTO event_inbox (type, subject_id, owner
 /** Appends events to the log. Part of the caller's transaction. */
 export async function appendEvents(manager: EntityManager, events: NewEvent[]): Promise<void> {
   if (events.length === 0) return;
-  await manager.query(
+  await execute(
+    manager,
     `INSERT INTO event_inbox (type, subject_id, owner_id, data, actor, result)
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::jsonb[], $5::jsonb[], $6::text[])`,
     [

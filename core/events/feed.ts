@@ -35,7 +35,7 @@ export async function readEventsAfter(
   ownerId?: string,
 ): Promise<Event[]> {
   return queryEntities(
-    database.manager,
+    database,
     Event,
     `SELECT * FROM events WHERE seq > $1 AND ($3::uuid IS NULL OR owner_id = $3) ORDER BY seq LIMIT $2`,
     [seq, limit, ownerId ?? null],

@@ -1,13 +1,13 @@
 import type { DataSource } from 'typeorm';
 import { Event } from '../database/entities/event.js';
-import { queryEntities } from '../database/rows.js';
+import { queryEntities, queryRows } from '../database/rows.js';
 
 /* Reading the event log: the timeline of one upload or file, and the audit log, which says who did what. */
 
 /** The events of one upload or file, oldest first. Refusals are for the audit log only. */
 export async function listEvents(database: DataSource, subjectId: string): Promise<Event[]> {
   return queryEntities(
-    database.manager,
+    database,
     Event,
     `SELECT * FROM all_events WHERE subject_id = $1 AND result = 'ok' ORDER BY seq NULLS LAST, id`,
     [subjectId],
@@ -93,7 +93,7 @@ function select(
   add('created_at >= ?', from);
   add('created_at < ?', to);
   return queryEntities(
-    database.manager,
+    database,
     Event,
     `SELECT * FROM events WHERE ${conditions.join(' AND ')} ORDER BY seq ${order} LIMIT $3`,
     parameters,
@@ -106,13 +106,14 @@ function select(
  * query for old events would scan all newer ones.
  */
 async function findRange(database: DataSource, { from, to }: AuditFilter): Promise<Range> {
-  const [range]: { above: string | null; below: string | null }[] = await database.query(
+  const [range] = await queryRows<{ above: number | null; below: number | null }>(
+    database,
     `SELECT
-       (SELECT seq FROM events WHERE seq IS NOT NULL AND created_at < $1::timestamptz - ${SLACK}
+       (SELECT seq::float8 FROM events WHERE seq IS NOT NULL AND created_at < $1::timestamptz - ${SLACK}
         ORDER BY created_at DESC LIMIT 1) AS above,
-       (SELECT seq FROM events WHERE seq IS NOT NULL AND created_at >= $2::timestamptz + ${SLACK}
+       (SELECT seq::float8 FROM events WHERE seq IS NOT NULL AND created_at >= $2::timestamptz + ${SLACK}
         ORDER BY created_at LIMIT 1) AS below`,
     [from ?? null, to ?? null],
   );
-  return { above: Number(range?.above ?? 0), below: Number(range?.below ?? Number.MAX_SAFE_INTEGER) };
+  return { above: range?.above ?? 0, below: range?.below ?? Number.MAX_SAFE_INTEGER };
 }

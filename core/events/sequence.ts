@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource, EntityManager } from 'typeorm';
+import { execute, queryRows } from '../database/rows.js';
 import type { Logger } from '../log.js';
 import { onAppended } from './append.js';
 
@@ -69,9 +70,9 @@ export interface EventHead {
 
 /** Reads the head. @throws when there is none, which only tampering can cause */
 export async function readHead(database: DataSource): Promise<EventHead> {
-  const [head]: { seq: string; hash: Buffer }[] = await database.query('SELECT seq, hash FROM event_head');
+  const [head] = await queryRows<EventHead>(database, 'SELECT seq::float8 AS seq, hash FROM event_head');
   if (!head) throw new Error('event_head is empty');
-  return { seq: Number(head.seq), hash: head.hash };
+  return head;
 }
 
 /** `<seq>:<hash in hexadecimal>`, for people to note. */
@@ -99,17 +100,18 @@ async function sequenceAll(database: DataSource, lock: string): Promise<number> 
 /** @param lock how to lock the head */
 async function sequenceBatch(manager: EntityManager, lock: string): Promise<number> {
   // A separate statement, so that the next one sees everything that earlier sequencers have committed.
-  const [head]: { seq: string; hash: Buffer }[] = await manager.query(
-    `SELECT seq, hash FROM event_head ${lock}`,
+  const [head] = await queryRows<EventHead>(
+    manager,
+    `SELECT seq::float8 AS seq, hash FROM event_head ${lock}`,
   );
   if (!head) return headIsMissing(manager);
-  const rows: HashedRow[] = await manager.query(
+  const rows = await queryRows<HashedRow>(
+    manager,
     `SELECT ${HASHED_COLUMNS} FROM event_inbox ORDER BY event_inbox.id LIMIT $1`,
     [BATCH],
   );
   if (rows.length === 0) return 0;
-  let seq = Number(head.seq);
-  let { hash } = head;
+  let { seq, hash } = head;
   const numbered = rows.map((row) => {
     seq++;
     hash = hashEvent(hash, seq, row);
@@ -117,9 +119,10 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
   });
   // Create the next partition well before the present one is full.
   if (seq % PARTITION_ROWS < BATCH) {
-    await manager.query('SELECT ensure_event_partition($1)', [seq + PARTITION_ROWS]);
+    await execute(manager, 'SELECT ensure_event_partition($1)', [seq + PARTITION_ROWS]);
   }
-  await manager.query(
+  await execute(
+    manager,
     `WITH moved AS (
        DELETE FROM event_inbox USING unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS numbered (id, seq, hash)
        WHERE event_inbox.id = numbered.id
@@ -137,13 +140,13 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
       hash,
     ],
   );
-  await manager.query(`SELECT pg_notify('${GROWN}', '')`);
+  await execute(manager, `SELECT pg_notify('${GROWN}', '')`);
   return rows.length;
 }
 
 /** Without a head row: either another sequencer has locked it, or the table is empty. */
 async function headIsMissing(manager: EntityManager): Promise<number> {
-  const heads: unknown[] = await manager.query('SELECT FROM event_head');
+  const heads = await queryRows(manager, 'SELECT FROM event_head');
   if (heads.length === 0) throw new Error('event_head is empty');
   return 0;
 }
@@ -161,7 +164,7 @@ export function startSequencer(database: DataSource, log: Logger): Sequencer {
 
   async function look(): Promise<void> {
     try {
-      const waiting: unknown[] = await database.query('SELECT FROM event_inbox LIMIT 1');
+      const waiting = await queryRows(database, 'SELECT FROM event_inbox LIMIT 1');
       // If another sequencer holds the lock, it may have read the inbox before our commit. So this process looks again.
       if (waiting.length > 0) await sequenceAll(database, 'FOR UPDATE SKIP LOCKED');
       await pause(EVERY_MS, undefined, { signal: stopping.signal, ref: false });

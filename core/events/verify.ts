@@ -1,4 +1,5 @@
 import type { DataSource } from 'typeorm';
+import { queryRows } from '../database/rows.js';
 import {
   type EventHead,
   FIRST_HASH,
@@ -66,11 +67,11 @@ export async function verifyEvents(database: DataSource, expected?: EventHead): 
 }
 
 async function verifyChain(database: DataSource, expected: EventHead | undefined): Promise<EventHead> {
-  const [present]: { seq: string | null; hash: Buffer | null; highest: string | null }[] =
-    await database.query(
-      `SELECT (SELECT seq FROM event_head) AS seq, (SELECT hash FROM event_head) AS hash,
+  const [present] = await queryRows<{ seq: string | null; hash: Buffer | null; highest: string | null }>(
+    database,
+    `SELECT (SELECT seq FROM event_head) AS seq, (SELECT hash FROM event_head) AS hash,
        (SELECT max(seq) FROM events) AS highest`,
-    );
+  );
   if (!present?.seq || !present.hash)
     throw new LogDamage('event_head is empty: the end of the log is not known');
   const head = { seq: Number(present.seq), hash: present.hash };
@@ -103,7 +104,8 @@ async function walk(
   // By number and id: the unique index on the number could have been dropped, so a number may occur twice.
   let after: Pick<ChainedRow, 'seq' | 'id'> = { seq: LOWEST, id: LOWEST };
   for (;;) {
-    const rows: ChainedRow[] = await database.query(
+    const rows = await queryRows<ChainedRow>(
+      database,
       `SELECT seq, hash, ${HASHED_COLUMNS} FROM events
        WHERE (seq, events.id) > ($1::bigint, $2::bigint) AND seq <= $3::bigint
        ORDER BY seq, events.id LIMIT $4`,

@@ -1,35 +1,116 @@
 import { randomUUID } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { Blob } from '../database/entities/blob.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { Blob, type BlobObject } from '../database/entities/blob.js';
+import { countChanged, execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { IS_DUE, workThrough } from '../retries.js';
-import type { Storage } from '../storage/storage.js';
+import { type ByteRange, readObjects } from '../storage/object-reader.js';
+import type { BlobStore, Storage } from '../storage/storage.js';
 
 /*
- * Stored objects and their reference counts. A blob's row is written first, without a reference; then its bytes; then
- * the reference, in the transaction that makes the blob visible. So a crash always leaves a row without a reference,
- * and the reconciler deletes such blobs.
+ * Blobs: immutable sequences of bytes, their reference counts, and the stored objects that hold them. No other file
+ * knows which objects a blob has.
  *
- * A deletion begins with a mark (`doomed_at`) that is committed before the object is deleted from the store. A marked
- * blob never gets a reference again, so no transaction has to stay open while the store deletes the object. The row is
+ * A blob's row is written first, without a reference; then its bytes; then the reference, in the transaction that makes
+ * the blob visible. So a crash always leaves a row without a reference, and the reconciler deletes such blobs.
+ *
+ * A deletion begins with a mark (`doomed_at`) that is committed before the objects are deleted from the store. A marked
+ * blob never gets a reference again, so no transaction has to stay open while the store deletes the objects. The row is
  * deleted last: if the process dies before that, the next pass finds the mark.
+ *
+ * Several blobs may have an object in common. It is deleted with the last of them: the deletion of a blob keeps the
+ * objects that a blob without a mark has too, and looks for such blobs after its own mark is committed. So of two blobs
+ * that are deleted at the same time, at least one finds the other marked. A statement that makes a blob of the objects
+ * of another one must lock the row of that blob and find it without a mark.
  */
 
 interface BlobDeps {
   database: DataSource;
-  storage: Storage;
+  storage: Pick<Storage, 'blobs'>;
 }
+
+/** What is needed to read a blob. */
+export type StoredBlob = Pick<Blob, 'id' | 'size' | 'key' | 'objects'>;
 
 /** How long a row may have no reference while its bytes are being written. */
 const UNREFERENCED_MINUTES = 60;
 
-/** Writes the rows of blobs that are about to be stored. @param sizes bytes of each */
-export async function reserveBlobs(database: DataSource, sizes: number[]): Promise<Blob[]> {
-  const blobs = sizes.map((size) => ({ id: uuidv7(), key: randomUUID(), size, refs: 0 }));
-  await database.getRepository(Blob).insert(blobs);
-  return blobs as Blob[];
+/** The objects that hold a blob's bytes, in their order. */
+function objectsOf({ id, size, key, objects }: StoredBlob): BlobObject[] {
+  const all = objects ?? (key === null ? [] : [{ key, size }]);
+  const stored = all.reduce((sum, object) => sum + object.size, 0);
+  if (all.length === 0 || stored !== size) {
+    throw new Error(`the ${all.length} objects of blob ${id} have ${stored} bytes instead of ${size}`);
+  }
+  return all;
+}
+
+/** SQL expression: a StoredBlob as one value of JSON. @param blobs name of the table `blobs` in the statement */
+export function storedBlob(blobs: string): string {
+  return `jsonb_build_object('id', ${blobs}.id, 'size', ${blobs}.size, 'key', ${blobs}.key, 'objects', ${blobs}.objects)`;
+}
+
+/**
+ * SQL condition: a blob has the object with this key.
+ * @param key expression of the statement
+ * @param which a further condition on the blob
+ */
+export function isObjectOfBlob(key: string, which = 'true'): string {
+  return `(EXISTS (SELECT FROM blobs WHERE blobs.key = ${key} AND ${which})
+           OR EXISTS (SELECT FROM blobs
+                      WHERE objects @> jsonb_build_array(jsonb_build_object('key', ${key})) AND ${which}))`;
+}
+
+/**
+ * INSERT of a blob that has one reference and the object of an upload, as part of a statement in which `upload` is that
+ * upload's row. @param id expression: of the new blob
+ */
+export function insertBlobOfUpload(id: string): string {
+  return `INSERT INTO blobs (id, key, size, refs) SELECT ${id}, object_key, "offset", 1 FROM upload`;
+}
+
+/**
+ * Opens a blob, or a range of it. Broken reads are resumed, nothing is read ahead of the consumer, and destroying the
+ * stream ends the read.
+ * @returns a stream of exactly these bytes; it fails with an {AppError}: unavailable, or size_mismatch when the store has
+ * other bytes than the row says
+ * @throws {AppError} unavailable when the blob cannot be opened at all
+ */
+export async function openBlob(
+  store: Pick<BlobStore, 'read'>,
+  blob: StoredBlob,
+  range?: ByteRange,
+): Promise<Readable> {
+  return readObjects(store, objectsOf(blob), range);
+}
+
+/**
+ * An address at which a client can fetch a blob from the store itself, for some minutes.
+ * @returns undefined where the store has no such addresses, or the blob is not one object
+ */
+export async function linkToBlob(
+  store: Pick<BlobStore, 'link'>,
+  blob: StoredBlob,
+  answer: { contentType: string; contentDisposition: string },
+): Promise<string | undefined> {
+  const [object, ...more] = objectsOf(blob);
+  return object && more.length === 0 ? store.link?.(object.key, answer) : undefined;
+}
+
+/** Stores new blobs, which have no reference yet. When this returns, their bytes survive a power cut. */
+export async function storeBlobs(
+  { database, storage }: BlobDeps,
+  contents: Uint8Array[],
+): Promise<StoredBlob[]> {
+  const blobs = contents.map((bytes) => ({
+    bytes,
+    row: { id: uuidv7(), key: randomUUID(), objects: null, size: bytes.byteLength },
+  }));
+  await database.getRepository(Blob).insert(blobs.map(({ row }) => row));
+  await Promise.all(blobs.map(({ bytes, row }) => storage.blobs.write(row.key, bytes)));
+  return blobs.map(({ row }) => row);
 }
 
 /**
@@ -51,7 +132,8 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
  * delete the blobs that lost their last reference.
  */
 export async function releaseBlobs(manager: EntityManager, ids: string[]): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE blobs SET refs = refs - 1, doomed_at = CASE WHEN refs = 1 THEN now() END WHERE id = ANY ($1)`,
     [ids],
   );
@@ -69,9 +151,9 @@ export async function deleteUnreferencedBlobs(deps: BlobDeps, ids?: string[]): P
   return workThrough(
     database,
     'blobs',
-    (limit) => doomBlobs(database, limit, ids),
-    async ({ id, key }) => {
-      await storage.blobs.delete(key);
+    async (limit) => withOwnKeys(database, await doomBlobs(database, limit, ids)),
+    async ({ id, ownKeys }) => {
+      for (const key of ownKeys) await storage.blobs.delete(key);
       await database.getRepository(Blob).delete({ id });
     },
   );
@@ -83,7 +165,7 @@ async function doomBlobs(database: DataSource, limit: number, ids?: string[]): P
     ? 'id = ANY ($2)'
     : `(doomed_at IS NOT NULL OR created_at < now() - $2 * interval '1 minute')`;
   return queryEntities(
-    database.manager,
+    database,
     Blob,
     `WITH due AS (
        SELECT id FROM blobs WHERE refs = 0 AND ${IS_DUE} AND ${isMeant}
@@ -93,5 +175,45 @@ async function doomBlobs(database: DataSource, limit: number, ids?: string[]): P
      )
      SELECT * FROM doomed`,
     [limit, ids ?? UNREFERENCED_MINUTES],
+  );
+}
+
+/** Adds the keys of the objects that no other blob has, apart from marked ones. @param doomed their marks are committed */
+async function withOwnKeys(
+  database: DataSource,
+  doomed: Blob[],
+): Promise<{ id: string; ownKeys: string[] }[]> {
+  if (doomed.length === 0) return [];
+  const blobs = doomed.map((blob) => ({ id: blob.id, keys: objectsOf(blob).map(({ key }) => key) }));
+  const rows = await queryRows<{ key: string }>(
+    database,
+    `SELECT key FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key', 'doomed_at IS NULL')}`,
+    [blobs.flatMap(({ keys }) => keys)],
+  );
+  const shared = new Set(rows.map(({ key }) => key));
+  return blobs.map(({ id, keys }) => ({ id, ownKeys: keys.filter((key) => !shared.has(key)) }));
+}
+
+/**
+ * Looks for the bytes of the newest blob that has a reference, to see whether database and storage belong together.
+ * @returns undefined if there is no such blob
+ */
+export async function findNewestBlob({
+  database,
+  storage,
+}: BlobDeps): Promise<'stored' | 'missing' | undefined> {
+  const [blob] = await queryEntities(
+    database,
+    Blob,
+    'SELECT * FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
+    [],
+  );
+  if (!blob) return undefined;
+  return openBlob(storage.blobs, blob).then(
+    (bytes) => {
+      bytes.destroy();
+      return 'stored';
+    },
+    () => 'missing',
   );
 }

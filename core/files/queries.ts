@@ -2,8 +2,9 @@ import type { DataSource } from 'typeorm';
 import { Blob } from '../database/entities/blob.js';
 import { Derivative } from '../database/entities/derivative.js';
 import { File } from '../database/entities/file.js';
-import { queryEntities, toEntities } from '../database/rows.js';
+import { queryEntities, queryRows, toEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
+import { type StoredBlob, storedBlob } from './blobs.js';
 
 /** Where a page of a list ended. */
 export interface FileCursor {
@@ -25,18 +26,19 @@ export async function listFiles(
   after: FileCursor | undefined,
   limit: number,
 ): Promise<ListedFile[]> {
-  const rows: { id: string; micros: string }[] = await database.query(
-    `SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint AS micros FROM files
+  const rows = await queryRows<{ id: string; micros: number }>(
+    database,
+    `SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint::float8 AS micros FROM files
      WHERE owner_id = $1 AND deleted_at IS NULL
        AND ($2::uuid IS NULL
             OR (created_at, id) < (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $2))
      ORDER BY created_at DESC, id DESC LIMIT $4`,
     [ownerId, after?.id ?? null, after?.createdAtMicros ?? null, limit],
   );
-  const files = toEntities(database.manager, File, rows);
+  const files = toEntities(database, File, rows);
   return files.map((file, index) => ({
     file,
-    cursor: { createdAtMicros: Number(rows[index]?.micros), id: file.id },
+    cursor: { createdAtMicros: rows[index]?.micros ?? 0, id: file.id },
   }));
 }
 
@@ -62,7 +64,7 @@ export async function findFile(
   options: { trashed?: boolean } = {},
 ): Promise<File | undefined> {
   const [file] = await queryEntities(
-    database.manager,
+    database,
     File,
     'SELECT * FROM files WHERE id = $1 AND ($2 OR deleted_at IS NULL)',
     [id, options.trashed ?? false],
@@ -75,11 +77,11 @@ export async function getBlob(database: DataSource, file: File): Promise<Blob> {
   return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
 }
 
-/** Derivatives of many files at once, with the keys of their blobs. */
+/** Derivatives of many files at once, with their blobs. */
 export async function listDerivatives(
   database: DataSource,
   fileIds: string[],
-): Promise<(Derivative & { key: string; size: number })[]> {
+): Promise<(Derivative & { blob: StoredBlob })[]> {
   return database
     .getRepository(Derivative)
     .createQueryBuilder('d')
@@ -90,7 +92,7 @@ export async function listDerivatives(
       'd.blob_id AS "blobId"',
       'd.content_type AS "contentType"',
     ])
-    .addSelect(['d.width AS width', 'd.height AS height', 'b.key AS key', 'b.size::float8 AS size'])
+    .addSelect(['d.width AS width', 'd.height AS height', `${storedBlob('b')} AS blob`])
     .where('d.file_id = ANY (:fileIds)', { fileIds })
     .getRawMany();
 }
@@ -104,7 +106,8 @@ export async function listUnfinished(
   after: string | undefined,
   limit: number,
 ): Promise<UnfinishedFile[]> {
-  return database.query(
+  return queryRows(
+    database,
     `SELECT id, run FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
      ORDER BY id LIMIT $2`,
     [after ?? null, limit],
@@ -113,10 +116,11 @@ export async function listUnfinished(
 
 /** How many files are `pending` or `processing`. @param leastAgeMs younger files do not count */
 export async function countUnfinished(database: DataSource, leastAgeMs: number): Promise<number> {
-  const [{ count }] = await database.query(
+  const [row] = await queryRows<{ count: number }>(
+    database,
     `SELECT count(*)::int AS count FROM files
      WHERE status IN ('pending', 'processing') AND created_at < now() - $1 * interval '1 millisecond'`,
     [leastAgeMs],
   );
-  return count;
+  return row?.count ?? 0;
 }

@@ -9,7 +9,7 @@ import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
 import { releaseQuota } from '../uploads/quota.js';
-import { releaseBlobs } from './blobs.js';
+import { insertBlobOfUpload, releaseBlobs } from './blobs.js';
 
 /*
  * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that names the
@@ -92,7 +92,7 @@ async function changeStatus(
  * Finishes an upload whose object is made: inserts its file as `pending`, with its blob and its event. One statement,
  * because it runs for every upload and each further statement would slow uploads down.
  * @param actor who sent the last byte; undefined: the system finishes the upload
- * @returns undefined if the upload is not ready, or finished already
+ * @returns undefined if the upload is not ready, is not to become a file, or is finished already
  */
 export async function insertFile(
   manager: EntityManager,
@@ -104,19 +104,17 @@ export async function insertFile(
     File,
     `WITH upload AS (
        UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
-       WHERE id = $1 AND status = 'uploading' AND object_key IS NOT NULL
+       WHERE id = $1 AND kind = 'file' AND status = 'uploading' AND object_key IS NOT NULL
        RETURNING *
      ), parts AS (
        DELETE FROM upload_parts USING upload WHERE upload_id = upload.id
      ), blob AS (
-       INSERT INTO blobs (id, key, size, refs) SELECT $2, object_key, "offset", 1 FROM upload
+       ${insertBlobOfUpload('$2')}
      ), file AS (
        INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
                           status, created_at)
-       SELECT id, owner_id, $2,
-         coalesce(nullif(metadata ->> 'filename', ''), nullif(metadata ->> 'name', ''), id::text), "offset",
-         coalesce(nullif(metadata ->> 'filetype', ''), substring(metadata ->> 'type' FROM '^[^/[:space:]]{1,127}/[^/[:space:]]{1,127}$')),
-         lower(nullif(metadata ->> 'sha256', '')), allowed_types, coalesce(warnings, '[]'), 'pending', now()
+       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types,
+              coalesce(warnings, '[]'), 'pending', now()
        FROM upload
        RETURNING *
      ), told AS (

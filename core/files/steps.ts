@@ -1,11 +1,10 @@
 import type { DataSource, EntityManager } from 'typeorm';
-import type { Blob } from '../database/entities/blob.js';
 import { Derivative } from '../database/entities/derivative.js';
 import type { Problem, StepRecord } from '../database/entities/file.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
-import { referenceBlobs, releaseBlobs } from './blobs.js';
+import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
 import type { FileRun } from './status.js';
 
 /*
@@ -16,7 +15,7 @@ import type { FileRun } from './status.js';
 /** A derivative whose bytes are stored and whose blob has no reference yet. */
 interface NewDerivative {
   name: string;
-  blob: Blob;
+  blob: StoredBlob;
   contentType: string;
   /** Pixels. */
   width: number;

@@ -1,6 +1,8 @@
 import type { DataSource } from 'typeorm';
 import { ConfigError } from '../config.js';
+import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
+import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
 import type { Storage, StoredObject } from './storage.js';
 
 /*
@@ -72,7 +74,7 @@ export async function requireClaimed(deps: ClaimDeps): Promise<void> {
 }
 
 async function readInstallationId(database: DataSource): Promise<string> {
-  const [row]: { id: string }[] = await database.query('SELECT id FROM installation');
+  const [row] = await queryRows<{ id: string }>(database, 'SELECT id FROM installation');
   if (!row) throw new Error('the table installation is empty');
   return row.id;
 }
@@ -119,8 +121,8 @@ function belongsToAnother({ storage }: ClaimDeps, found: string | undefined, own
  */
 async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void> {
   const { place } = storage.marker;
-  const newest = await newestBlob(database);
-  if (newest !== undefined && (await isStored(storage, newest))) return;
+  const newest = await findNewestBlob({ database, storage });
+  if (newest === 'stored') return;
   let lookedAt = 0;
   let ofLandfall = 0;
   let candidates: StoredObject[] = [];
@@ -144,7 +146,7 @@ async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void>
         'DATA_DIR), or take over what is there: npm run sweep -- --take-over',
     );
   }
-  if (newest !== undefined) {
+  if (newest === 'missing') {
     throw new ConfigError(
       `${place}: holds none of the objects that this database names: mount the disk, or correct S3_PREFIX, ` +
         'S3_BUCKET, DATA_DIR; or, only if the objects are lost, go on with this place: npm run sweep -- --take-over',
@@ -153,28 +155,11 @@ async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void>
 }
 
 async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<boolean> {
-  const [row]: { known: boolean }[] = await database.query(
-    `SELECT EXISTS (SELECT FROM blobs WHERE key = ANY ($1))
+  const [row] = await queryRows<{ known: boolean }>(
+    database,
+    `SELECT EXISTS (SELECT FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key')})
          OR EXISTS (SELECT FROM uploads WHERE storage_key = ANY ($2)) AS known`,
     [objects.map(({ key }) => key), objects.map(({ key }) => key.split('.', 1)[0])],
   );
   return row?.known ?? false;
-}
-
-/** Key of the newest blob that has a reference. */
-export async function newestBlob(database: DataSource): Promise<string | undefined> {
-  const [blob]: { key: string }[] = await database.query(
-    'SELECT key FROM blobs WHERE refs > 0 ORDER BY id DESC LIMIT 1',
-  );
-  return blob?.key;
-}
-
-export async function isStored({ blobs }: Storage, key: string): Promise<boolean> {
-  return blobs.read(key).then(
-    (bytes) => {
-      bytes.destroy();
-      return true;
-    },
-    () => false,
-  );
 }

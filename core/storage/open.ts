@@ -4,6 +4,7 @@ import type { Config } from '../config.js';
 import type { Logger } from '../log.js';
 import { watchDiskRoom } from './disk-room.js';
 import { openFileStorage } from './file.js';
+<<<<<<< HEAD
 import { createSpool } from './s3/spool.js';
 import { openS3Storage } from './s3/storage.js';
 import type { Storage } from './storage.js';
@@ -16,6 +17,22 @@ type StorageConfig = Pick<
 /** Opens the storage that the configuration asks for. The only place that chooses. */
 export async function openStorage(config: StorageConfig, log: Logger): Promise<Storage> {
   if (config.s3) return openS3Storage(config.s3, config.uploadMemoryBudget, log, spoolOf(config, log));
+=======
+import type { Storage } from './storage.js';
+
+/**
+ * Opens the storage that the configuration asks for. The only place that chooses. The AWS SDK is loaded only where it is
+ * used, because loading it is a good part of a start.
+ */
+export async function openStorage(
+  config: Pick<Config, 'dataDir' | 's3' | 'uploadMemoryBudget' | 'diskReserve' | 'threadPoolSize'>,
+  log: Logger,
+): Promise<Storage> {
+  if (config.s3) {
+    const { openS3Storage } = await import('./s3/storage.js');
+    return openS3Storage(config.s3, config.uploadMemoryBudget, log);
+  }
+>>>>>>> integration
   return openFileStorage(join(config.dataDir, 'blobs'), config, log);
 }
 

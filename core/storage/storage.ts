@@ -69,7 +69,7 @@ export const MARKER = 'landfall-installation';
 export interface BlobStore {
   /**
    * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
-   * readBlob() (blob-reader.ts) resumes it.
+   * readObjects() (object-reader.ts) resumes it.
    * @throws {AppError} unavailable when the object cannot be opened, even if it is missing: the caller knows that it was
    * stored, so it may come back with its disk; size_mismatch when it ends before `start`
    */

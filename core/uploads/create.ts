@@ -3,7 +3,6 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Quota } from '../config.js';
 import type { Actor } from '../database/entities/event.js';
-import type { Problem } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { isConflict, isDatabaseAway } from '../database/outage.js';
@@ -13,6 +12,7 @@ import { APPEND_EVENT_OF, noteAppended } from '../events/append.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
 import type { Storage } from '../storage/storage.js';
+import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
 import type { UploadHooks } from './hooks.js';
 import { LEASE_MS } from './lease.js';
@@ -36,15 +36,6 @@ export interface CreationDeps {
   /** Of users who have none of their own. */
   quota: Quota;
   hooks?: UploadHooks | undefined;
-}
-
-/** The client's description of a new upload, checked. */
-export interface Description {
-  metadata: Record<string, string | null>;
-  /** Upload-Metadata as it came, without blanks. */
-  metadataHeader?: string | null;
-  /** Warnings for the file that this upload becomes. */
-  warnings?: Problem[];
 }
 
 export interface NewUpload extends Description {
@@ -113,8 +104,8 @@ function checkLimits(
   if (maxSize !== null && length !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload token takes at most ${maxSize} bytes` });
   }
-  const declared = metadata.filetype || metadata.type;
-  if (types && declared && !mayBeAllowed(declared, types)) throw typeNotAllowed(types);
+  const { declaredType } = interpretMetadata(metadata);
+  if (types && declaredType && !mayBeAllowed(declaredType, types)) throw typeNotAllowed(types);
 }
 
 /**
@@ -190,26 +181,13 @@ async function insertRows(
   manager: EntityManager,
   uploads: NewUpload[],
 ): Promise<Upload[]> {
-  const rows = uploads.map((upload) => ({
-    id: upload.id,
-    length: upload.length,
-    metadata: upload.metadata,
-    metadata_header: upload.metadataHeader ?? null,
-    warnings: upload.warnings,
-    direct: upload.direct ?? false,
-    storage_key: randomUUID(),
-    lease_holder: upload.leaseHolder,
-    upload_token_id: upload.token?.id ?? null,
-    max_size: upload.token?.maxSize ?? null,
-    allowed_types: upload.token?.types ?? null,
-    actor: upload.actor,
-  }));
   const created = await queryEntities(
     manager,
     Upload,
     `WITH wanted AS (
        SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
-         id uuid, length bigint, metadata jsonb, metadata_header text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
+         id uuid, length bigint, metadata jsonb, metadata_header text, filename text, declared_type text,
+         expected_sha256 text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
          upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
      ), owner AS (
        UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $4::bigint
@@ -217,9 +195,11 @@ async function insertRows(
          AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
        RETURNING id AS owner_id
      ), created AS (
-       INSERT INTO uploads (id, owner_id, status, length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, lease_epoch,
+       INSERT INTO uploads (id, owner_id, status, length, metadata, metadata_header, filename, declared_type,
+                            expected_sha256, warnings, direct, storage_key, lease_holder, lease_epoch,
                             lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
-       SELECT id, owner_id, 'uploading', length, metadata, metadata_header, warnings, direct, storage_key, lease_holder, 1,
+       SELECT id, owner_id, 'uploading', length, metadata, metadata_header, filename, declared_type,
+              expected_sha256, warnings, direct, storage_key, lease_holder, 1,
               CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
               now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
        FROM wanted, owner
@@ -230,7 +210,7 @@ async function insertRows(
      )
      SELECT * FROM created`,
     [
-      JSON.stringify(rows),
+      JSON.stringify(uploads.map(toRow)),
       uploads[0]?.ownerId,
       uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
       uploads.length,
@@ -242,4 +222,26 @@ async function insertRows(
   );
   noteAppended(manager.connection);
   return created;
+}
+
+/** A new upload as the statement reads it. */
+function toRow(upload: NewUpload) {
+  const { filename, declaredType, expectedSha256 } = interpretMetadata(upload.metadata);
+  return {
+    id: upload.id,
+    length: upload.length,
+    metadata: upload.metadata,
+    metadata_header: upload.metadataHeader ?? null,
+    filename: filename ?? upload.id,
+    declared_type: declaredType,
+    expected_sha256: expectedSha256,
+    warnings: upload.warnings,
+    direct: upload.direct ?? false,
+    storage_key: randomUUID(),
+    lease_holder: upload.leaseHolder,
+    upload_token_id: upload.token?.id ?? null,
+    max_size: upload.token?.maxSize ?? null,
+    allowed_types: upload.token?.types ?? null,
+    actor: upload.actor,
+  };
 }

@@ -1,6 +1,8 @@
 import type { DataSource } from 'typeorm';
+import { execute, queryRows } from '../database/rows.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
+import { FORGET_DESCRIPTION } from './description.js';
 
 /*
  * The reconciler's part of the ledger: it finds uploads that were left half done, and deletes what ended uploads have left in the store.
@@ -8,7 +10,8 @@ import type { Storage, StoredUpload } from '../storage/storage.js';
 
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
-  const rows: { id: string }[] = await database.query(
+  const rows = await queryRows<{ id: string }>(
+    database,
     `SELECT id FROM uploads
      WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
        AND ${IS_DUE}
@@ -24,13 +27,15 @@ interface Remains extends StoredUpload {
   keep: string | null;
   /** Whether a client may still have an address to which it can send a part. */
   open: boolean;
+  /** Whether the upload has ended without a file. */
+  ended: boolean;
   /** Version of its row (xmin): it differs after each change. */
   version: string;
 }
 
 /**
  * Deletes the stored bytes of expired and terminated uploads, and what finished uploads have left besides their
- * object. Also clears the metadata of expired and terminated uploads.
+ * object. Also removes the description of expired and terminated uploads.
  * @param ids only these uploads; undefined: all
  * @returns how many uploads were cleaned up
  * @throws {PassIncomplete} when some failed, after all others were cleaned up
@@ -49,7 +54,7 @@ export async function discardUploads(
   return workThrough(database, 'uploads', next, async (remains) => {
     // The object of a finished upload is a blob. It is deleted when no file refers to it any more.
     await storage.uploads.discard(remains, remains.keep);
-    await database.query('DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
+    await execute(database, 'DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
     await settle(database, remains);
   });
 }
@@ -61,10 +66,12 @@ function listRemains(
   limit: number,
   ids?: string[],
 ): Promise<Remains[]> {
-  return database.query(
+  return queryRows(
+    database,
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
-       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, xmin::text AS version
+       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open,
+       status <> 'finished' AS ended, xmin::text AS version
      FROM uploads
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
        AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))
@@ -78,12 +85,12 @@ function listRemains(
  * another process recorded a write that can still arrive, so the upload has to be cleaned up again. Where clients
  * can still send parts, the next cleanup follows when their addresses have expired.
  */
-async function settle(database: DataSource, { id, version, open }: Remains): Promise<void> {
-  await database.query(
+async function settle(database: DataSource, { id, version, open, ended }: Remains): Promise<void> {
+  await execute(
+    database,
     `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
-       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END,
-       metadata = CASE WHEN status = 'finished' THEN metadata ELSE '{}' END,
-       metadata_header = CASE WHEN status = 'finished' THEN metadata_header END
+       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END
+       ${ended ? `, ${FORGET_DESCRIPTION}` : ''}
      WHERE id = $1 AND xmin::text = $2`,
     [id, version, open],
   );

@@ -10,6 +10,7 @@ import type { NewEvent } from '../events/types.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
 import { purgeFile } from '../files/status.js';
 import { explainLoss, type LedgerDeps } from './commit.js';
+import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';
 import { LeaseLost, UploadEnded } from './errors.js';
 import type { UploadRefused } from './hooks.js';
@@ -205,7 +206,7 @@ async function end(
   const { id, status } = upload;
   if (status === 'expired' || status === 'terminated') throw new UploadEnded();
   await manager.query(
-    `UPDATE uploads SET status = 'terminated', metadata = '{}', metadata_header = NULL, lease_holder = NULL,
+    `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
        lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL,
        discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
      WHERE id = $1`,

@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
-import { queryEntities } from '../database/rows.js';
+import { queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 
 /** The uploads that a request may touch: all of one owner, or only the upload that was begun with a token. */
@@ -18,7 +18,7 @@ export async function listUnfinishedUploads(
   limit: number,
 ): Promise<Upload[]> {
   return queryEntities(
-    database.manager,
+    database,
     Upload,
     `SELECT * FROM uploads
      WHERE owner_id = $1 AND status = 'uploading' AND ($2::uuid IS NULL OR id < $2)
@@ -46,10 +46,7 @@ export function isOverdue(upload: Upload): boolean {
 
 /** Whether the file of an upload is in the trash. */
 export async function isTrashed(database: DataSource, id: string): Promise<boolean> {
-  const found: unknown[] = await database.query(
-    'SELECT FROM files WHERE id = $1 AND deleted_at IS NOT NULL',
-    [id],
-  );
+  const found = await queryRows(database, 'SELECT FROM files WHERE id = $1 AND deleted_at IS NOT NULL', [id]);
   return found.length > 0;
 }
 
@@ -65,7 +62,8 @@ export async function mapTokensToUploads(
   database: DataSource,
   tokenIds: string[],
 ): Promise<Map<string, string>> {
-  const uploads: { id: string; upload_token_id: string }[] = await database.query(
+  const uploads = await queryRows<{ id: string; upload_token_id: string }>(
+    database,
     'SELECT id, upload_token_id FROM uploads WHERE upload_token_id = ANY ($1)',
     [tokenIds],
   );

@@ -1,7 +1,9 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from '../concurrency.js';
+import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { isOurKey, isStored, newestBlob, requireClaimed } from '../storage/claim.js';
+import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
+import { isOurKey, requireClaimed } from '../storage/claim.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
 
 /*
@@ -86,10 +88,11 @@ export async function sweep(deps: SweepDeps, options: SweepOptions): Promise<Swe
  * reconciler still has to clean up. A multipart upload under the key of a blob is not that blob.
  */
 async function selectOrphans(database: DataSource, candidates: StoredObject[]): Promise<StoredObject[]> {
-  const rows: { index: number }[] = await database.query(
+  const rows = await queryRows<{ index: number }>(
+    database,
     `SELECT (place - 1)::integer AS index
      FROM unnest($1::text[], $2::boolean[]) WITH ORDINALITY AS candidate (key, multipart, place)
-     WHERE (multipart OR NOT EXISTS (SELECT FROM blobs WHERE blobs.key = candidate.key))
+     WHERE (multipart OR NOT ${isObjectOfBlob('candidate.key')})
        AND NOT EXISTS (SELECT FROM uploads
                        WHERE storage_key = split_part(candidate.key, '.', 1)
                          AND (status = 'uploading' OR (status <> 'finished' AND discarded_at IS NULL)))`,
@@ -99,11 +102,11 @@ async function selectOrphans(database: DataSource, candidates: StoredObject[]): 
 }
 
 /** With a wrong DATABASE_URL every object would look like an orphan. */
-async function requireMatch({ database, storage }: SweepDeps): Promise<void> {
-  const known = await newestBlob(database);
-  if (known !== undefined && (await isStored(storage, known))) return;
+async function requireMatch(deps: SweepDeps): Promise<void> {
+  const newest = await findNewestBlob(deps);
+  if (newest === 'stored') return;
   throw new AppError('wrong_state', {
-    detail: known
+    detail: newest
       ? 'The storage does not give what the database names: do they belong together? Nothing was deleted'
       : 'The database names no object at all: is DATABASE_URL the right one? Nothing was deleted',
   });

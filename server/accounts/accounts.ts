@@ -3,6 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import type { Config } from '../../core/config.js';
 import type { Actor } from '../../core/database/entities/event.js';
 import { User } from '../../core/database/entities/user.js';
+import { execute } from '../../core/database/rows.js';
 import { AppError, hasCode } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from '../auth/principal.js';
@@ -79,7 +80,7 @@ function registrationClosed(): AppError {
 
 /** Blocks other transactions from creating an account until this one ends. */
 async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
-  await manager.query('SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
+  await execute(manager, 'SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
   return (await manager.getRepository(User).existsBy({})) ? 'user' : 'admin';
 }
 

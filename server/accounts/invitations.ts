@@ -1,7 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { Invitation } from '../../core/database/entities/invitation.js';
-import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { countChanged, queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from '../auth/principal.js';
@@ -47,7 +47,7 @@ export async function createInvitation(
 /** Usable invitations, newest first. */
 export async function listInvitations(database: DataSource): Promise<Invitation[]> {
   return queryEntities(
-    database.manager,
+    database,
     Invitation,
     'SELECT * FROM invitations WHERE used_at IS NULL AND expires_at > now() ORDER BY id DESC',
     [],
@@ -83,7 +83,7 @@ export async function checkInvitation(
   email: string,
 ): Promise<void> {
   if (!token) throw notInvited('An invitation is needed to register here');
-  const found: unknown[] = await manager.query(`SELECT FROM invitations WHERE ${USABLE}`, [
+  const found = await queryRows(manager, `SELECT FROM invitations WHERE ${USABLE}`, [
     hashSecret(token),
     email,
   ]);

@@ -23,7 +23,7 @@ export async function listUsers(
   limit: number,
 ): Promise<User[]> {
   return queryEntities(
-    database.manager,
+    database,
     User,
     'SELECT * FROM users WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2',
     [after ?? null, limit],

@@ -3,7 +3,7 @@ import { type DataSource, IsNull } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { ApiKey, type Scope } from '../../core/database/entities/api-key.js';
 import { User } from '../../core/database/entities/user.js';
-import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { countChanged, execute, queryEntities } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { Principal, SignedInActor } from './principal.js';
@@ -73,7 +73,7 @@ export async function createApiKey(
 /** Keys of one user that are not revoked, newest first. */
 export async function listApiKeys(database: DataSource, userId: string): Promise<ApiKey[]> {
   return queryEntities(
-    database.manager,
+    database,
     ApiKey,
     'SELECT * FROM api_keys WHERE user_id = $1 AND revoked_at IS NULL ORDER BY id DESC',
     [userId],
@@ -120,11 +120,10 @@ export async function verifyApiKey(database: DataSource, bearer: string): Promis
 /** The request does not wait for this update. */
 function noteUse(database: DataSource, { id, lastUsedAt }: ApiKey): void {
   if (lastUsedAt && Date.now() - lastUsedAt.getTime() < LAST_USED_EVERY_SECONDS * 1000) return;
-  database
-    .query(
-      `UPDATE api_keys SET last_used_at = now()
-       WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - $2 * interval '1 second')`,
-      [id, LAST_USED_EVERY_SECONDS],
-    )
-    .catch(() => {});
+  execute(
+    database,
+    `UPDATE api_keys SET last_used_at = now()
+     WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - $2 * interval '1 second')`,
+    [id, LAST_USED_EVERY_SECONDS],
+  ).catch(() => {});
 }

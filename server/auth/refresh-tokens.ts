@@ -4,6 +4,7 @@ import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
 import { User } from '../../core/database/entities/user.js';
+import { execute, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import { RefusedError } from './refusals.js';
@@ -65,7 +66,8 @@ export async function openSession(
   const { id: userId, passwordHash } = user;
   await database.transaction(async (manager) => {
     // The lock lasts until the session is visible, so ending all sessions of the account ends this one too.
-    const unchanged: unknown[] = await manager.query(
+    const unchanged = await queryRows(
+      manager,
       `SELECT FROM users WHERE id = $1 AND disabled_at IS NULL AND password_hash IS NOT DISTINCT FROM $2 FOR SHARE`,
       [userId, passwordHash],
     );
@@ -92,7 +94,8 @@ export async function openSession(
 
 /** Skips rows that another transaction is deleting. */
 async function clearExpired(manager: EntityManager): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     `DELETE FROM sessions WHERE id IN
        (SELECT id FROM sessions WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)`,
     [CLEARED_AT_ONCE],
@@ -158,12 +161,12 @@ export async function lockSessionOf(
   manager: EntityManager,
   token: string,
 ): Promise<LockedSession | undefined> {
-  const [row]: { id: string; user_id: string; is_open: boolean; token_key: Buffer | null }[] =
-    await manager.query(
-      `SELECT id, user_id, expires_at > now() AS is_open, token_key FROM sessions
+  const [row] = await queryRows<{ id: string; user_id: string; is_open: boolean; token_key: Buffer | null }>(
+    manager,
+    `SELECT id, user_id, expires_at > now() AS is_open, token_key FROM sessions
        WHERE id = coalesce((SELECT session_id FROM refresh_tokens WHERE token_hash = $1), $2) FOR UPDATE`,
-      [hashSecret(token), namedSession(token) ?? null],
-    );
+    [hashSecret(token), namedSession(token) ?? null],
+  );
   if (!row) return undefined;
   const { id, user_id: userId, is_open: isOpen, token_key: tokenKey } = row;
   let state = await stateOf(manager, token);
@@ -176,7 +179,8 @@ type TokenState = 'good' | 'just replaced' | 'used';
 
 /** A separate statement after the lock: it sees the changes of the transactions for which the lock waited. */
 async function stateOf(manager: EntityManager, token: string): Promise<TokenState | undefined> {
-  const [row]: { state: TokenState }[] = await manager.query(
+  const [row] = await queryRows<{ state: TokenState }>(
+    manager,
     `SELECT CASE WHEN replaced_at IS NULL THEN 'good'
                  WHEN replaced_at > now() - $2 * interval '1 second' THEN 'just replaced'
                  ELSE 'used' END AS state
@@ -196,7 +200,7 @@ async function createSuccessor(
   { id, tokenKey }: LockedSession,
 ): Promise<Successor> {
   const sealKey = tokenKey ?? newTokenKey();
-  if (!tokenKey) await manager.query('UPDATE sessions SET token_key = $2 WHERE id = $1', [id, sealKey]);
+  if (!tokenKey) await execute(manager, 'UPDATE sessions SET token_key = $2 WHERE id = $1', [id, sealKey]);
   return (token) => sealToken(createHmac('sha256', key).update(token).digest('base64url'), id, sealKey);
 }
 
@@ -231,18 +235,20 @@ async function replaceToken(
   actor: Actor,
 ): Promise<string> {
   // Not now(), the start of the transaction: it may have waited, and the grace begins after the wait.
-  await manager.query('UPDATE refresh_tokens SET replaced_at = clock_timestamp() WHERE token_hash = $1', [
+  await execute(manager, 'UPDATE refresh_tokens SET replaced_at = clock_timestamp() WHERE token_hash = $1', [
     hashSecret(token),
   ]);
   // An unsealed token that is older than any session can be needs no hash any more.
-  await manager.query(
+  await execute(
+    manager,
     `DELETE FROM refresh_tokens
      WHERE session_id = $1 AND replaced_at < now() - $2 * interval '1 second'
        AND (sealed OR replaced_at < now() - $3 * interval '1 day')`,
     [sessionId, KEPT_SECONDS, SESSION_DAYS],
   );
   await insertToken(manager, sessionId, successor);
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE sessions SET last_used_at = now(), expires_at = now() + $2 * interval '1 day', address = $3,
        user_agent = $4
      WHERE id = $1`,
@@ -252,8 +258,9 @@ async function replaceToken(
 }
 
 async function insertToken(manager: EntityManager, sessionId: string, token: string): Promise<void> {
-  await manager.query('INSERT INTO refresh_tokens (token_hash, session_id, sealed) VALUES ($1, $2, true)', [
-    hashSecret(token),
-    sessionId,
-  ]);
+  await execute(
+    manager,
+    'INSERT INTO refresh_tokens (token_hash, session_id, sealed) VALUES ($1, $2, true)',
+    [hashSecret(token), sessionId],
+  );
 }

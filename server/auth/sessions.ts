@@ -2,7 +2,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
 import type { Role } from '../../core/database/entities/user.js';
-import { queryEntities } from '../../core/database/rows.js';
+import { execute, queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from './principal.js';
@@ -15,7 +15,7 @@ import { lockSessionOf } from './refresh-tokens.js';
 /** The sessions of one user, last used first. */
 export async function listSessions(database: DataSource, userId: string): Promise<Session[]> {
   return queryEntities(
-    database.manager,
+    database,
     Session,
     'SELECT * FROM sessions WHERE user_id = $1 AND expires_at > now() ORDER BY last_used_at DESC',
     [userId],
@@ -43,7 +43,8 @@ export async function getRoleNow(
   manager: EntityManager,
   { userId, sessionId }: Pick<SignedInActor, 'userId' | 'sessionId'>,
 ): Promise<Role> {
-  const [user]: { role: Role; disabled: boolean; ended: boolean }[] = await manager.query(
+  const [user] = await queryRows<{ role: Role; disabled: boolean; ended: boolean }>(
+    manager,
     `SELECT role, disabled_at IS NOT NULL AS disabled,
        $2::uuid IS NOT NULL AND NOT EXISTS (
          SELECT FROM sessions WHERE id = $2 AND user_id = users.id AND expires_at > now()
@@ -66,7 +67,7 @@ export async function getRoleNow(
  */
 export async function lockAccount(manager: EntityManager, actor: SignedInActor): Promise<Role> {
   // A separate statement: the next one sees the changes of the transactions for which this one waited.
-  await manager.query('SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE', [actor.userId]);
+  await execute(manager, 'SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE', [actor.userId]);
   return getRoleNow(manager, actor);
 }
 

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { Upload } from '../../core/database/entities/upload.js';
 import { UploadToken } from '../../core/database/entities/upload-token.js';
 import { User } from '../../core/database/entities/user.js';
-import { countChanged, queryEntities } from '../../core/database/rows.js';
+import { countChanged, queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import { terminateUploadOf } from '../../core/uploads/end.js';
@@ -58,10 +58,12 @@ export async function createUploadToken(
   const uploadToken = await database.transaction(async (manager) => {
     // The lock also makes parallel requests wait until this token is counted.
     await lockAccount(manager, actor);
-    const [{ live }]: [{ live: number }] = await manager.query(
+    const [row] = await queryRows<{ live: number }>(
+      manager,
       `SELECT count(*)::integer AS live FROM upload_tokens WHERE owner_id = $1 AND ${LIVE}`,
       [userId],
     );
+    const live = row?.live ?? 0;
     if (live >= MAX_LIVE) {
       throw new AppError('wrong_state', {
         detail: `${live} upload tokens wait to be used: revoke some first`,
@@ -93,7 +95,7 @@ export async function listUploadTokens(
   ownerId: string,
 ): Promise<(UploadToken & { uploadId: string | null })[]> {
   const tokens = await queryEntities(
-    database.manager,
+    database,
     UploadToken,
     `SELECT * FROM upload_tokens WHERE owner_id = $1 AND revoked_at IS NULL
      ORDER BY (${LIVE}) DESC, id DESC LIMIT $2`,

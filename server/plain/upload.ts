@@ -3,13 +3,13 @@ import type { Actor } from '../../core/database/entities/event.js';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { createUpload } from '../../core/uploads/create.js';
+import { checkMetadata } from '../../core/uploads/description.js';
 import { abandonUpload } from '../../core/uploads/end.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
 import { type ByteSource, bytesLeft, type ReceiveDeps, receive } from '../../core/uploads/receive.js';
 import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import type { Principal } from '../auth/principal.js';
-import { checkMetadata } from '../upload-metadata.js';
 import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
 
 /*

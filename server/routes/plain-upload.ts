@@ -1,6 +1,8 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
+import { toMetadata } from '../../core/uploads/description.js';
+import { receivedFiles } from '../answers/uploads.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
@@ -15,7 +17,7 @@ import {
   type Sender,
   shutsDown,
 } from '../plain/upload.js';
-import { toMetadata } from '../upload-metadata.js';
+import { NOBODY } from './answers.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -27,6 +29,22 @@ interface PlainRouteDeps extends PlainUploadDeps {
 
 /** Types that clients send when they do not know the type. */
 const UNTOLD = ['application/octet-stream', 'application/x-www-form-urlencoded'];
+
+/** The problems of creating an upload, of receiving its bytes, and of its file. */
+const PROBLEMS = [
+  'too_large',
+  'quota_exceeded',
+  'type_not_allowed',
+  'checksum_mismatch',
+  'size_mismatch',
+  'unsupported_media_type',
+  'request_timeout',
+  'not_found',
+  'gone',
+  'wrong_state',
+  'locked',
+  'storage_full',
+] as const;
 
 /** Bytes by which coding may enlarge an incompressible body, besides one percent. */
 const CODING_OVERHEAD = 4096;
@@ -44,7 +62,9 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
       summary:
         'Upload files in one request: the body is one file, or a form (multipart/form-data) with files',
       query: rawQuery,
-      status: 201,
+      accepts: ['*/*', 'multipart/form-data'],
+      answers: { 201: receivedFiles },
+      problems: PROBLEMS,
       async handle(call) {
         const { req, res } = call;
         const stop = new AbortController();
@@ -64,8 +84,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
             : [await receiveRaw(deps, sender, req, call.query)];
           return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
-          // The client is gone, so there is nobody to answer.
-          if (res.destroyed) return undefined;
+          if (res.destroyed) return NOBODY;
           if (stop.signal.aborted) res.setHeader('Connection', 'close');
           throw error;
         }

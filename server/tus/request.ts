@@ -1,6 +1,6 @@
 import type { Request, Response } from 'express';
 import { AppError } from '../../core/errors.js';
-import type { Description } from '../../core/uploads/create.js';
+import type { Description } from '../../core/uploads/description.js';
 import type { Lease } from '../../core/uploads/lease.js';
 import type { Principal } from '../auth/principal.js';
 

@@ -1,5 +1,5 @@
-import type { Blob } from '../../core/database/entities/blob.js';
 import type { File } from '../../core/database/entities/file.js';
+import type { StoredBlob } from '../../core/files/blobs.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
 import type { ByteSource, Parsers } from '../../core/media/parsers.js';
@@ -15,7 +15,7 @@ export interface StepContext {
   source: ByteSource;
   parsers: Parsers;
   /** Stores the bytes of a derivative durably. */
-  writeBlobs(contents: Uint8Array[]): Promise<Blob[]>;
+  writeBlobs(contents: Uint8Array[]): Promise<StoredBlob[]>;
   signal: AbortSignal;
   log: Logger;
 }

@@ -1,19 +1,32 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import { bigintColumn } from './columns.js';
 
+/** A stored object, or the part of a blob that it holds: all of its bytes. */
+export interface BlobObject {
+  /** Random and never used again, so a late write of a dead process cannot touch another object. */
+  key: string;
+  /** Bytes. */
+  size: number;
+}
+
 /**
- * One stored object. Files and derivatives refer to blobs; `refs` counts the references. The row is written before the
- * object, so a crash leaves a row without a reference, never an object without a row. The reconciler deletes blobs
- * without a reference.
+ * An immutable sequence of bytes, kept as an ordered list of stored objects, usually one. Files and derivatives refer to
+ * blobs; `refs` counts the references. The row is written before the objects, so a crash leaves a row without a
+ * reference, never an object without a row. The reconciler deletes blobs without a reference. Only core/files/blobs.ts
+ * reads `key` and `objects`.
  */
 @Entity('blobs')
 export class Blob {
   @PrimaryColumn('uuid')
   id: string;
 
-  /** Random and never used again, so a late write of a dead process cannot touch another object. */
-  @Column('text')
-  key: string;
+  /** Key of the only object; null if `objects` names the objects. */
+  @Column('text', { nullable: true })
+  key: string | null;
+
+  /** The objects in their order, where they are several or belong to other blobs too; null: the one with the key `key`. */
+  @Column('jsonb', { nullable: true })
+  objects: BlobObject[] | null;
 
   /** Bytes. */
   @Column('bigint', { transformer: bigintColumn })

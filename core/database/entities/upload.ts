@@ -3,6 +3,12 @@ import type { UploadState } from '../../storage/storage.js';
 import { bigintColumn } from './columns.js';
 import type { Problem } from './file.js';
 
+/**
+ * Uploads that are to become a file; uploads whose bytes become part of another upload; and uploads that are made of
+ * such parts.
+ */
+export type UploadKind = 'file' | 'partial' | 'final';
+
 export type UploadStatus = 'uploading' | 'finished' | 'expired' | 'terminated';
 
 /** The ledger row of one upload: its durably received bytes, and the lease to write more. */
@@ -14,6 +20,9 @@ export class Upload {
 
   @Column('uuid', { name: 'owner_id' })
   ownerId: string;
+
+  @Column('text', { default: 'file' })
+  kind: UploadKind;
 
   @Column('text')
   status: UploadStatus;
@@ -33,6 +42,22 @@ export class Upload {
   /** Upload-Metadata as the client sent it; null if it was described in another way, or by an older version. */
   @Column('text', { name: 'metadata_header', nullable: true })
   metadataHeader: string | null;
+
+  /** Name of the file that the upload becomes; its id if the client gave none; null once the upload has ended. */
+  @Column('text', { nullable: true })
+  filename: string | null;
+
+  /** Media type that the client declared. */
+  @Column('text', { name: 'declared_type', nullable: true })
+  declaredType: string | null;
+
+  /** Hex in lower case; declared by the client. */
+  @Column('text', { name: 'expected_sha256', nullable: true })
+  expectedSha256: string | null;
+
+  /** How the file is to be processed; null: as any other. */
+  @Column('jsonb', { nullable: true })
+  settings: Record<string, unknown> | null;
 
   /** Warnings for the file that the upload becomes; null: none. */
   @Column('jsonb', { nullable: true })

@@ -6,7 +6,10 @@ import type { BlobStore } from './storage.js';
 /*
  * Reads of stored objects that survive broken connections. When the store resets a connection in the middle of a large
  * object, or ends it early, the reader asks the store for the rest. Keys are never used twice and objects never change,
- * so the rest belongs to the same object. The blob's row has the length, so the reader recognises an early end.
+ * so the rest belongs to the same object. The caller knows the lengths, so the reader recognises an early end.
+ *
+ * Several objects are read as if they were one: the reader always asks for the bytes from the one it has reached to the
+ * end of the object that holds it.
  */
 
 interface Patience {
@@ -20,23 +23,32 @@ interface Patience {
 const PATIENCE: Patience = { tries: 8, pauseMs: 100 };
 
 /** First and last byte, from 0. */
-interface Range {
+export interface ByteRange {
   start: number;
   end: number;
 }
 
+interface StoredBytes {
+  key: string;
+  /** Bytes. */
+  size: number;
+}
+
 /**
- * Opens an object, or a range of it. Nothing is read ahead of the consumer, and destroying the stream ends the read.
+ * Opens objects one after the other, or a range of the bytes that they hold together. Nothing is read ahead of the
+ * consumer, and destroying the stream ends the read.
+ * @param objects at least one; a range lies within their bytes
  * @returns a stream of exactly the bytes that were asked for; it fails with an {AppError}: unavailable, or size_mismatch
- * when the object does not have that many
- * @throws {AppError} unavailable when it cannot be opened at all
+ * when an object does not have as many as it should
+ * @throws {AppError} unavailable when the first object cannot be opened at all
  */
-export async function readBlob(
-  blobs: Pick<BlobStore, 'read'>,
-  { key, size }: { key: string; size: number },
-  range?: Range,
+export async function readObjects(
+  store: Pick<BlobStore, 'read'>,
+  objects: StoredBytes[],
+  range?: ByteRange,
   { tries, pauseMs }: Patience = PATIENCE,
 ): Promise<Readable> {
+  const size = objects.reduce((sum, object) => sum + object.size, 0);
   const last = range?.end ?? size - 1;
   let next = range?.start ?? 0;
   let source: Readable | undefined;
@@ -59,11 +71,16 @@ export async function readBlob(
     },
   });
 
-  function attach(opened: Readable): void {
+  /** @param end the byte after the last one that `opened` should bring */
+  function attach(opened: Readable, end: number): void {
     source = opened.pause();
     failure = undefined;
     opened.on('data', (chunk: Uint8Array) => {
       if (reader.destroyed) return;
+      if (next + chunk.byteLength > end) {
+        reader.destroy(mismatch(`More than ${size} bytes are stored`));
+        return;
+      }
       next += chunk.byteLength;
       fruitless = 0;
       wanted = reader.push(chunk);
@@ -75,18 +92,19 @@ export async function readBlob(
     opened.on('close', () => {
       source = undefined;
       if (reader.destroyed) return;
-      if (next === last + 1) reader.push(null);
-      else if (next > last) reader.destroy(mismatch(`More than ${size} bytes are stored`));
+      if (next > last) reader.push(null);
       else {
-        fruitless++;
-        failure ??= mismatch(`${next} bytes are stored; ${size} were sent`);
+        if (next < end) {
+          fruitless++;
+          failure ??= mismatch(`${next} bytes are stored; ${size} were sent`);
+        }
         if (wanted) void goOn();
       }
     });
     if (wanted) opened.resume();
   }
 
-  /** Opens the rest. */
+  /** Opens the rest, or the next object. */
   async function goOn(): Promise<void> {
     if (opening) return;
     opening = true;
@@ -102,9 +120,10 @@ export async function readBlob(
     if (fruitless > 1) {
       await pause(pauseMs * 2 ** (fruitless - 2), undefined, { signal: stopped.signal });
     }
-    const opened = await blobs.read(key, { start: next, end: last });
+    const { key, part, end } = locate(objects, next, last);
+    const opened = await store.read(key, part);
     if (reader.destroyed) opened.destroy();
-    else attach(opened);
+    else attach(opened, end);
   }
 
   function fail(error: unknown): void {
@@ -113,8 +132,31 @@ export async function readBlob(
     if (error instanceof AppError && !error.retryable) reader.destroy(error);
   }
 
-  attach(await blobs.read(key, range));
+  await open();
   return reader;
+}
+
+/**
+ * Finds the object that holds byte `next`, and which of its bytes to read up to byte `last`.
+ * @returns `part`: undefined for all bytes of the object; `end`: where the next read begins
+ */
+function locate(
+  objects: StoredBytes[],
+  next: number,
+  last: number,
+): { key: string; part: ByteRange | undefined; end: number } {
+  let begin = 0;
+  for (const { key, size } of objects) {
+    const end = begin + size;
+    // Without any bytes to read, the first object stands for all: whether it is there is asked nevertheless.
+    if (next < end || last < next) {
+      const part = { start: next - begin, end: Math.min(last, end - 1) - begin };
+      const isWhole = part.start === 0 && part.end === size - 1;
+      return { key, part: isWhole ? undefined : part, end: Math.min(last + 1, end) };
+    }
+    begin = end;
+  }
+  throw new Error(`byte ${next} lies in none of the ${objects.length} objects`);
 }
 
 function unreadable(error: unknown): AppError {
