@@ -4,9 +4,7 @@ import type { Config } from '../config.js';
 import type { Logger } from '../log.js';
 import { watchDiskRoom } from './disk-room.js';
 import { openFileStorage } from './file.js';
-<<<<<<< HEAD
 import { createSpool } from './s3/spool.js';
-import { openS3Storage } from './s3/storage.js';
 import type { Storage } from './storage.js';
 
 type StorageConfig = Pick<
@@ -14,25 +12,15 @@ type StorageConfig = Pick<
   'dataDir' | 's3' | 'uploadMemoryBudget' | 'uploadSpoolBudget' | 'diskReserve' | 'threadPoolSize'
 >;
 
-/** Opens the storage that the configuration asks for. The only place that chooses. */
-export async function openStorage(config: StorageConfig, log: Logger): Promise<Storage> {
-  if (config.s3) return openS3Storage(config.s3, config.uploadMemoryBudget, log, spoolOf(config, log));
-=======
-import type { Storage } from './storage.js';
-
 /**
- * Opens the storage that the configuration asks for. The only place that chooses. The AWS SDK is loaded only where it is
+ * Opens the storage that the configuration asks for. The only place that chooses. The SDK of S3 is loaded only where it is
  * used, because loading it is a good part of a start.
  */
-export async function openStorage(
-  config: Pick<Config, 'dataDir' | 's3' | 'uploadMemoryBudget' | 'diskReserve' | 'threadPoolSize'>,
-  log: Logger,
-): Promise<Storage> {
+export async function openStorage(config: StorageConfig, log: Logger): Promise<Storage> {
   if (config.s3) {
     const { openS3Storage } = await import('./s3/storage.js');
-    return openS3Storage(config.s3, config.uploadMemoryBudget, log);
+    return openS3Storage(config.s3, config.uploadMemoryBudget, log, spoolOf(config, log));
   }
->>>>>>> integration
   return openFileStorage(join(config.dataDir, 'blobs'), config, log);
 }
 
