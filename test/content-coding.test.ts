@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import zlib from 'node:zlib';
-import { listKeys } from './support/aftermath.js';
 import { setQuota, usageOf, userWithQuota } from './support/books.js';
 import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
+import { listKeys } from './support/folder.js';
 import {
   expectProblem,
   FORM_TYPE,

@@ -6,6 +6,7 @@ import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
 import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import { makeHtml, makeJpeg, makePdf, makeSvg, makeXmlSvg, makeZip } from './support/fixtures.js';
+import { filePathOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -36,13 +37,7 @@ const content = (headers: Record<string, string> = {}, method = 'GET') =>
 const bytesOf = async (answer: Response) => Buffer.from(await answer.arrayBuffer());
 
 /** Where a file's bytes are. */
-async function objectOf(id: string): Promise<string> {
-  const { rows } = await processes.database.query(
-    'SELECT key FROM blobs JOIN files ON files.blob_id = blobs.id WHERE files.id = $1',
-    [id],
-  );
-  return join(processes.dataDir, 'blobs', rows[0].key.slice(0, 2), rows[0].key);
-}
+const objectOf = (id: string) => filePathOf(processes, id);
 
 describe('the whole content', () => {
   it('comes with all that a client needs to know', async () => {

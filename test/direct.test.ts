@@ -4,6 +4,7 @@ import { findUpload, timeline } from './support/aftermath.js';
 import { usageOf } from './support/books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
 import { terminate } from './support/deletions.js';
+import { storageKeyOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
@@ -107,7 +108,7 @@ async function expectProblem(answer: Response, status: number, code: string): Pr
 
 /** The objects and parts of an upload that S3 holds. */
 async function listStored(id: string): Promise<string[]> {
-  const { storage_key: key } = await findUpload(processes, id);
+  const key = await storageKeyOf(processes, id);
   const multiparts = (await bucket.listMultipartUploads()).map((upload) => upload.key);
   return [...(await bucket.listKeys()), ...multiparts].filter((stored) => stored.startsWith(key));
 }
@@ -213,7 +214,8 @@ describe('parts', () => {
 
   it('that have another size than planned are named', async () => {
     const { id } = await begin(10);
-    const { storage_key: Key, storage_state: state } = await findUpload(processes, id);
+    const Key = await storageKeyOf(processes, id);
+    const { storage_state: state } = await findUpload(processes, id);
     const part = { Bucket: bucket.bucket, Key, UploadId: state.multipartId, PartNumber: 1 };
     await bucket.client.send(new UploadPartCommand({ ...part, Body: 'short' }));
     expect(await expectProblem(await complete(id), 409, 'incomplete')).toBe(
@@ -343,7 +345,7 @@ describe('an unfinished upload', () => {
     expect(row.retry_at).toEqual(row.addresses_until);
     expect(row.retry_at.getTime()).toBeGreaterThan(Date.now() + 3_600_000);
     // Some stores keep a part that arrived after the abort.
-    const kept = { Bucket: bucket.bucket, Key: row.storage_key };
+    const kept = { Bucket: bucket.bucket, Key: await storageKeyOf(processes, id) };
     await bucket.client.send(new CreateMultipartUploadCommand(kept));
     expect(await listStored(id)).toHaveLength(1);
     await processes.database.query(

@@ -4,6 +4,7 @@ import { expectBlobsInOrder, expectCompletedOnce } from './support/aftermath.js'
 import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import { eicar, makePdf, makePhotograph, makeTruncatedJpeg } from './support/fixtures.js';
 import { FORMS, type Form } from './support/forms.js';
+import { listBlobs } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -192,8 +193,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     ]);
     for (const answer of answers) expect(answer.status).toBe(204);
     await until('the last object to go', async () => (await form.listStored(processes)).length === 0);
-    const { rows } = await processes.database.query('SELECT * FROM blobs');
-    expect(rows).toEqual([]);
+    expect(await listBlobs(processes)).toEqual([]);
     for (const { id } of items) expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);
   });
 });
