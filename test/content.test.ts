@@ -99,7 +99,6 @@ describe('ranges (RFC 9110, section 14)', () => {
       expect(await answer.json()).toMatchObject({
         status: 416,
         code: 'range_not_satisfiable',
-        detail: 'The file has 1000 bytes',
       });
     },
   );
@@ -222,7 +221,7 @@ describe('a browser', () => {
     expect((await user.fetch(`/api/files/${file.id}/content?download=yes`)).status).toBe(400);
   });
 
-  it('downloads what it does not know', async () => {
+  it('downloads a file of a type that it does not know', async () => {
     expect(await disposition(makeZip(), 'a.zip', 'application/zip')).toEqual([
       'application/zip',
       'attachment',
@@ -378,7 +377,7 @@ describe('signed links', () => {
     expect(await status(signLink(path, key, Date.now() - 31 * 60_000))).toBe(401);
   });
 
-  it('are made only for what may be fetched', async () => {
+  it('are made only for files that may be fetched', async () => {
     await processes.stop('worker');
     const id = await user.upload(Buffer.from('x'), { filename: 'x' });
     expect((await user.get(`/api/files/${id}`)).links).toEqual({ content: null, thumbnails: null });
@@ -472,10 +471,7 @@ describe('trouble', () => {
         expect([name, answer.headers.get(name)]).toEqual([name, null]);
       }
       const text = await answer.text();
-      expect(JSON.parse(text)).toMatchObject({
-        code: 'unavailable',
-        detail: 'The stored bytes cannot be read',
-      });
+      expect(JSON.parse(text)).toMatchObject({ code: 'unavailable' });
       expect(text).not.toContain(processes.dataDir);
       expect((await user.fetch(`/api/files/${id}/${path}`, { method: 'HEAD' })).status).toBe(200);
       expect(existsSync(object)).toBe(true);

@@ -101,7 +101,7 @@ describe('the server is killed', () => {
     await expectBlobsInOrder(processes);
   });
 
-  test('in the middle of a body: what was durable stays, and the client goes on from there', async () => {
+  test('in the middle of a body: durable bytes stay, and the client continues behind them', async () => {
     await start(['server', 'worker']);
     const content = randomBytes(100 * 1024 ** 2);
     const sent = 80 * 1024 ** 2;

@@ -8,7 +8,7 @@ import { appendToUpload, completeUpload, finishUpload } from '../core/uploads/le
 import { expectBooksRight } from './support/books.js';
 import { openLedger, parts, type TestLedger } from './support/ledger.js';
 
-/* What the reconciler does with uploads for which the store is away, or refuses requests. */
+/* The reconciler and uploads whose store is away or refuses requests. */
 
 const EPOCH = 1;
 

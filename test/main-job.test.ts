@@ -88,7 +88,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(file.metadata.gps.longitude).toBeCloseTo(-2.294444, 5);
     });
 
-    it('has upright thumbnails, which its links show to whoever holds them', async () => {
+    it('has upright thumbnails, which its links show to every holder', async () => {
       for (const [size, width, height] of [
         ['small', 125, 200],
         ['medium', 375, 600],
@@ -107,7 +107,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
 
     it('is served as it was sent, whole and in ranges', async () => {
       await expectContent(file, photograph);
-      // Across the borders of what was sent and stored.
+      // Across the borders of the parts that were sent and stored.
       for (const [start, end] of [
         [0, 10],
         [5 * MIB - 3, 8 * MIB + 3],

@@ -92,7 +92,7 @@ describe('jobs', () => {
     await processes.start('worker');
     expect(await user.settled(id)).toMatchObject({
       status: 'failed',
-      error: { code: 'internal', detail: 'The processing was interrupted too often' },
+      error: { code: 'internal', detail: expect.stringMatching(/interrupted/) },
     });
   });
 
@@ -117,7 +117,7 @@ describe('jobs', () => {
     const file = await user.settled(failed.id);
     expect(file).toMatchObject({
       status: 'failed',
-      error: { step: 'metadata', code: 'internal', detail: 'The processing was interrupted too often' },
+      error: { step: 'metadata', code: 'internal', detail: expect.stringMatching(/interrupted/) },
     });
     expect((await timeline(processes, failed.id)).filter((type) => type === 'file.failed')).toHaveLength(1);
     await expectBlobsInOrder(processes);

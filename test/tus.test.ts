@@ -455,7 +455,7 @@ describe('size limit', () => {
     expect((await patch(path, MAX - 1, 'a')).status).toBe(204);
   });
 
-  test('a body longer than what was declared is refused', async () => {
+  test('a body longer than the declared length is refused', async () => {
     const path = await user.create(5);
     expect((await patch(path, 0, '123456')).status).toBe(413);
     expect((await patch(path, 0, chunked('123456'))).status).toBe(413);

@@ -45,7 +45,7 @@ interface Limits {
   expiresAt?: string;
 }
 
-/** A guest, who has nothing but an upload token. */
+/** A guest with an upload token and no account. */
 interface Guest extends TestUser {
   tokenId: string;
 }
@@ -364,7 +364,7 @@ describe('a refusal for the type of the content', () => {
     outgoing.destroy();
   });
 
-  test('takes what is allowed, in pieces of any size', async () => {
+  test('takes allowed types, in pieces of any size', async () => {
     const archive = makeArchive([
       { name: 'word/media/image1.png', content: randomBytes(200_000) },
       { name: 'word/document.xml', content: Buffer.from('<w:document/>') },
