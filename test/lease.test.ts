@@ -43,7 +43,7 @@ afterAll(async () => {
   await ledger?.close();
 });
 
-/** A new upload that nobody holds. */
+/** A new upload without a holder. */
 async function createFree(length: number | null = 100): Promise<string> {
   const { id } = await ledger.create(length);
   await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
@@ -270,7 +270,7 @@ describe('looking', () => {
   const look = (leases: Leases, id: string, ownerId = ledger.ownerId) =>
     leases.look(id, { ownerId }, never, ignore);
 
-  test('at an upload that nobody holds writes nothing', async () => {
+  test('at an upload without a holder writes nothing', async () => {
     const id = await createFree();
     const before = await ledger.row(id);
     const lease = await look(first, id);
