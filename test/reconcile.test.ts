@@ -99,7 +99,7 @@ describe('jobs', () => {
   test('a file in processing gets a new job for a lost or done one, and fails for a failed one', async () => {
     await start(['server']);
     const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
-    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'verify'`);
     await processes.start('worker');
     await barrier.reached(3);
     await processes.kill('worker');
@@ -117,7 +117,7 @@ describe('jobs', () => {
     const file = await user.settled(failed.id);
     expect(file).toMatchObject({
       status: 'failed',
-      error: { step: 'metadata', code: 'internal', detail: expect.stringMatching(/interrupted/) },
+      error: { step: 'verify', code: 'internal', detail: expect.stringMatching(/interrupted/) },
     });
     expect((await timeline(processes, failed.id)).filter((type) => type === 'file.failed')).toHaveLength(1);
     await expectBlobsInOrder(processes);
@@ -131,7 +131,9 @@ describe('jobs', () => {
       added = [];
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
       const countOpen = async () => 0;
-      return { getState, countOpen, add, close: async () => {}, reachable: true, bull: undefined as never };
+      const nothing = async () => {};
+      const bull = undefined as never;
+      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, bull };
     }
 
     beforeEach(async () => {
