@@ -173,7 +173,7 @@ interface Gate {
  * @param options.reservation undefined: room for all bytes is reserved already
  * @param options.end called at the first refusal
  */
-export function createGate(options: {
+function createGate(options: {
   most: number;
   hash: (chunk: Uint8Array) => void;
   reservation: Reservation | undefined;
