@@ -66,6 +66,7 @@ function openSink() {
   const taken: string[] = [];
   const calls: string[] = [];
   let full: ReturnType<typeof createLatch> | undefined;
+  let ending: ReturnType<typeof createLatch> | undefined;
   let offset = 0;
   let commit: (progress: Progress) => Promise<void> = async () => {};
   const reach = () => commit({ offset: offset + taken.join('').length });
@@ -78,6 +79,7 @@ function openSink() {
     hurry: () => void calls.push('hurry'),
     async end() {
       calls.push('end');
+      await ending?.opened;
       failed.signal.throwIfAborted();
       await reach();
     },
@@ -91,6 +93,11 @@ function openSink() {
     taken,
     calls,
     commit: reach,
+    /** Lets end() take until the returned function is called. */
+    holdEnd() {
+      ending = createLatch();
+      return ending.open;
+    },
     fail: (error: Error) => failed.abort(error),
     fill() {
       full = createLatch();
@@ -226,6 +233,23 @@ test.each([false, true])(
     expect(lease.upload).toMatchObject({ offset: before ? 0 : 3, length: null });
   },
 );
+
+test('a request may be asked to let go while its last bytes are being stored', async () => {
+  const lease = await begin(3);
+  const body = openSource();
+  const sink = openSink();
+  const stop = new AbortController();
+  const openEnd = sink.holdEnd();
+  const receiving = receive(over(sink.open), lease, body.source, { stop: stop.signal });
+  await body.opened;
+  body.give('abc');
+  body.close();
+  await new Promise(setImmediate);
+  stop.abort();
+  openEnd();
+  await receiving;
+  expect(sink.calls).toEqual(['end', 'hurry']);
+});
 
 test('the last body of an upload declares its length', async () => {
   const lease = await begin(null);

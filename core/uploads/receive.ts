@@ -150,11 +150,14 @@ async function pour(
   } catch (error) {
     broken = { error };
     sink?.hurry();
+  }
+  try {
+    await gate.settled();
+    await sink?.end();
   } finally {
+    // Not before: a request may be asked to let go while its last bytes are being stored.
     stop?.removeEventListener('abort', letGo);
   }
-  await gate.settled();
-  await sink?.end();
   gate.throwIfRefused();
   if (broken) throw broken.error;
 }
