@@ -57,7 +57,7 @@ beforeAll(async () => {
     `INSERT INTO blobs (id, key, size, refs) SELECT id, object_key, 3, 1 FROM uploads WHERE id = $1`,
     [finished],
   );
-  await migrate(tables.url);
+  await migrate(tables.url, []);
   database = await openDatabase(tables.url, 'test');
 });
 
