@@ -6,8 +6,8 @@ import exifr from 'exifr';
 import sharp from 'sharp';
 
 /*
- * The yardstick for the worker: sharp + exifr + SHA-256 on the same files in one process, four at a time. It
- * stores nothing and survives no crash. Prints the seconds that it took.
+ * The yardstick for the worker: sharp + exifr + SHA-256 on the same files in one process, four at a time. It stores
+ * nothing and survives no crash. It prints the seconds that the work took.
  */
 
 const folder = process.argv[2] ?? '';
@@ -15,7 +15,7 @@ const SIZES = [1200, 600, 200];
 const IN_FLIGHT = 4;
 
 const files = readdirSync(folder).map((name) => join(folder, name));
-// Process one file first, because the worker is warm too.
+// Process one file first: the worker has warmed up too before it is measured.
 await processOne(files[0] ?? '');
 for (const file of files) readFileSync(file);
 

@@ -15,7 +15,7 @@ import { SignatureV4 } from '@smithy/signature-v4';
 
 /*
  * The yardstick of what Node can do between a client and S3: the body of a PATCH goes into UploadPart requests of
- * 8 MiB as it comes, with one signature over unsigned bytes and no copy. It speaks as much tus as the bench's client
+ * 8 MiB as it arrives, with one signature over unsigned bytes and no copy. It speaks as much tus as the bench's client
  * needs, keeps its state in memory and survives no crash.
  */
 
@@ -137,7 +137,7 @@ async function handle(req: IncomingMessage, res: ServerResponse): Promise<void> 
   const id = req.url?.split('/').at(-1) ?? '';
   const upload = uploads.get(id);
   if (!upload) return void res.writeHead(404).end();
-  await patch(id, upload, req);
+  if (req.method === 'PATCH') await patch(id, upload, req);
   res.writeHead(204, { 'Upload-Offset': upload.offset }).end();
 }
 

@@ -1,14 +1,15 @@
 import { benchProcessing } from './processing.js';
 import { benchS3Download } from './s3-download.js';
 import { benchS3Large } from './s3-large.js';
+import { benchS3Many } from './s3-many.js';
 import { benchS3Resume } from './s3-resume.js';
 import { benchS3Slow } from './s3-slow.js';
 import { benchS3Small } from './s3-small.js';
 import { benchUpload } from './upload.js';
 
 /*
- * Each number stands beside that of another program that ran in turns with Landfall: only the ratios mean
- * something. An argument chooses the benches whose names begin with it: `s3` chooses all the benches of S3.
+ * Each figure stands beside that of another program that ran in turns with Landfall: only the ratios mean something. The
+ * column `aim` says whether Landfall meets its aim. An argument chooses the benches whose names begin with it: `s3` chooses all the benches of S3.
  */
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
@@ -17,6 +18,7 @@ const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   's3-small': benchS3Small,
   's3-resume': benchS3Resume,
   's3-slow': benchS3Slow,
+  's3-many': benchS3Many,
   's3-download': benchS3Download,
 };
 

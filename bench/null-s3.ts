@@ -1,212 +1,21 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import { sendError } from './null-s3-http.js';
+import { type Call, operations, takeStoredBytes } from './null-s3-operations.js';
 
 /*
- * An S3 that discards bytes, so that the bench measures the server and not the store. It remembers the size
- * and ETag of parts and objects. It keeps small objects, because stock reads its `.info` and `.part` again;
- * for large ones it sends zeros. It checks neither signatures nor buckets, but a completion must name parts
- * that came.
+ * An S3 that discards bytes, so that the bench measures the server and not the store.
  *
- * GET /__counts answers what came since the last DELETE of it: `requests` by operation, and `stored`, the bytes of
- * the objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload came.
+ * DELETE /__counts answers with the counts since the last DELETE: `requests` by operation, and `stored`, the bytes of the
+ * objects that were made. POST /__parts?key=&count=&size= pretends that parts of an unfinished upload have arrived.
  */
 
-/** Objects up to this size are kept, such as a `.part` of stock, which is below 5 MiB. */
-const KEPT = 8 * 1024 ** 2;
-const PAGE = 1000;
-const ZEROS = Buffer.alloc(256 * 1024);
-
-interface Part {
-  size: number;
-  etag: string;
-}
-
-interface StoredObject extends Part {
-  bytes?: Buffer;
-  metadata: Record<string, string>;
-}
-
-interface MultipartUpload {
-  key: string;
-  parts: Map<number, Part>;
-  metadata: Record<string, string>;
-}
-
-interface Call {
-  req: IncomingMessage;
-  res: ServerResponse;
-  /** `<bucket>/<key>`, or only `<bucket>`. */
-  key: string;
-  query: URLSearchParams;
-}
-
-const uploads = new Map<string, MultipartUpload>();
-const objects = new Map<string, StoredObject>();
 let requests: Record<string, number> = {};
-let stored = 0;
-let serial = 0;
 
-const operations: Record<string, (call: Call) => void | Promise<void>> = {
-  CreateBucket: ({ req, res }) => afterBody(req, () => res.end()),
-  HeadBucket: ({ res }) => void res.end(),
-
-  CreateMultipartUpload({ req, res, key }) {
-    const id = `upload-${++serial}`;
-    uploads.set(id, { key, parts: new Map(), metadata: metadataOf(req) });
-    const [bucket, name] = splitKey(key);
-    const answer = `<Bucket>${bucket}</Bucket><Key>${name}</Key><UploadId>${id}</UploadId>`;
-    afterBody(req, () => sendXml(res, 'InitiateMultipartUploadResult', answer));
-  },
-
-  UploadPart({ req, res, query }) {
-    const upload = uploads.get(query.get('uploadId') ?? '');
-    afterBody(req, (size) => {
-      if (!upload) return sendError(res, 404, 'NoSuchUpload');
-      const part = { size, etag: newEtag() };
-      upload.parts.set(Number(query.get('partNumber')), part);
-      res.writeHead(200, { ETag: part.etag, 'Content-Length': 0 }).end();
-    });
-  },
-
-  ListParts({ res, key, query }) {
-    const upload = uploads.get(query.get('uploadId') ?? '');
-    if (!upload) return sendError(res, 404, 'NoSuchUpload');
-    const after = Number(query.get('part-number-marker') ?? 0);
-    const limit = Math.min(Number(query.get('max-parts') ?? PAGE), PAGE);
-    const rest = [...upload.parts].filter(([number]) => number > after).sort(([a], [b]) => a - b);
-    const page = rest.slice(0, limit);
-    const [bucket, name] = splitKey(key);
-    sendXml(
-      res,
-      'ListPartsResult',
-      `<Bucket>${bucket}</Bucket><Key>${name}</Key><UploadId>${query.get('uploadId')}</UploadId>` +
-        `<PartNumberMarker>${after}</PartNumberMarker><MaxParts>${limit}</MaxParts>` +
-        `<NextPartNumberMarker>${page.at(-1)?.[0] ?? after}</NextPartNumberMarker>` +
-        `<IsTruncated>${rest.length > page.length}</IsTruncated>` +
-        page
-          .map(
-            ([number, { size, etag }]) =>
-              `<Part><PartNumber>${number}</PartNumber><LastModified>2026-01-01T00:00:00.000Z</LastModified>` +
-              `<ETag>${etag}</ETag><Size>${size}</Size></Part>`,
-          )
-          .join(''),
-    );
-  },
-
-  async CompleteMultipartUpload({ req, res, key, query }) {
-    const body = (await readBody(req)).toString();
-    const id = query.get('uploadId') ?? '';
-    const upload = uploads.get(id);
-    if (!upload) return sendError(res, 404, 'NoSuchUpload');
-    const named = [...body.matchAll(/<PartNumber>(\d+)</g)].map(([, number]) =>
-      upload.parts.get(Number(number)),
-    );
-    if (named.length === 0 || named.includes(undefined)) return sendError(res, 400, 'InvalidPart');
-    uploads.delete(id);
-    const size = named.reduce((sum, part) => sum + (part?.size ?? 0), 0);
-    const { etag } = store(key, { size, etag: newEtag(), metadata: upload.metadata });
-    const [bucket, name] = splitKey(key);
-    const answer = `<Bucket>${bucket}</Bucket><Key>${name}</Key><ETag>${etag}</ETag>`;
-    sendXml(res, 'CompleteMultipartUploadResult', answer);
-  },
-
-  AbortMultipartUpload({ res, query }) {
-    if (!uploads.delete(query.get('uploadId') ?? '')) return sendError(res, 404, 'NoSuchUpload');
-    res.writeHead(204).end();
-  },
-
-  ListMultipartUploads({ res, key }) {
-    const found = [...uploads].filter(([, upload]) => upload.key.startsWith(`${key}/`));
-    sendXml(
-      res,
-      'ListMultipartUploadsResult',
-      `<Bucket>${key}</Bucket><IsTruncated>false</IsTruncated>${found
-        .map(
-          ([id, upload]) =>
-            `<Upload><Key>${splitKey(upload.key)[1]}</Key><UploadId>${id}</UploadId>` +
-            '<Initiated>2026-01-01T00:00:00.000Z</Initiated></Upload>',
-        )
-        .join('')}`,
-    );
-  },
-
-  async PutObject({ req, res, key }) {
-    const metadata = metadataOf(req);
-    const keep = sizeOf(req) <= KEPT;
-    const bytes = keep ? await readBody(req) : undefined;
-    const object = { etag: newEtag(), metadata };
-    const done = (size: number) => {
-      store(key, { ...object, size, ...(bytes ? { bytes } : {}) });
-      res.writeHead(200, { ETag: object.etag, 'Content-Length': 0 }).end();
-    };
-    if (bytes) done(bytes.length);
-    else afterBody(req, done);
-  },
-
-  HeadObject({ res, key }) {
-    const object = objects.get(key);
-    if (!object) return void res.writeHead(404).end();
-    res.writeHead(200, headersOf(object, object.size)).end();
-  },
-
-  async GetObject({ req, res, key }) {
-    const object = objects.get(key);
-    if (!object) return sendError(res, 404, 'NoSuchKey');
-    const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(req.headers.range ?? '') ?? [];
-    const start = Number(first ?? 0);
-    const end = Math.min(last ? Number(last) + 1 : object.size, object.size);
-    const headers = headersOf(object, end - start);
-    if (first) headers['Content-Range'] = `bytes ${start}-${end - 1}/${object.size}`;
-    res.writeHead(first ? 206 : 200, headers);
-    const body = object.bytes ? [object.bytes.subarray(start, end)] : zeros(end - start);
-    // The client may leave before the end.
-    await pipeline(Readable.from(body, { objectMode: false }), res).catch(() => {});
-  },
-
-  DeleteObject({ res, key }) {
-    objects.delete(key);
-    res.writeHead(204).end();
-  },
-
-  async DeleteObjects({ req, res, key }) {
-    const body = (await readBody(req)).toString();
-    for (const [, name] of body.matchAll(/<Key>([^<]*)</g)) objects.delete(`${key}/${name}`);
-    sendXml(res, 'DeleteResult', '');
-  },
-
-  ListObjectsV2({ res, key, query }) {
-    const prefix = `${key}/${query.get('prefix') ?? ''}`;
-    const found = [...objects].filter(([name]) => name.startsWith(prefix));
-    sendXml(
-      res,
-      'ListBucketResult',
-      `<Name>${key}</Name><KeyCount>${found.length}</KeyCount><IsTruncated>false</IsTruncated>${found
-        .map(
-          ([name, { size, etag }]) =>
-            `<Contents><Key>${splitKey(name)[1]}</Key><ETag>${etag}</ETag><Size>${size}</Size></Contents>`,
-        )
-        .join('')}`,
-    );
-  },
-
-  '/__counts'({ req, res }) {
-    res.end(JSON.stringify({ requests, stored }));
-    if (req.method !== 'DELETE') return;
-    requests = {};
-    stored = 0;
-  },
-
-  '/__parts'({ res, query }) {
-    const upload = [...uploads.values()].find(({ key }) => key === query.get('key'));
-    if (!upload) return sendError(res, 404, 'NoSuchUpload');
-    for (let number = 1; number <= Number(query.get('count')); number++) {
-      upload.parts.set(number, { size: Number(query.get('size')), etag: newEtag() });
-    }
-    res.end();
-  },
-};
+function takeCounts({ res }: Call): void {
+  res.end(JSON.stringify({ requests, stored: takeStoredBytes() }));
+  requests = {};
+}
 
 function nameOperation(method: string, key: string, query: URLSearchParams): string {
   if (key.startsWith('__')) return `/${key}`;
@@ -225,83 +34,11 @@ function nameOperation(method: string, key: string, query: URLSearchParams): str
   return names[method] ?? method;
 }
 
-/** Bytes of the body without the frames of `aws-chunked`, as the headers say. */
-function sizeOf(req: IncomingMessage): number {
-  return Number(req.headers['x-amz-decoded-content-length'] ?? req.headers['content-length'] ?? Infinity);
-}
-
-/** Discards the body; `done` gets its size. */
-function afterBody(req: IncomingMessage, done: (size: number) => void): void {
-  req.resume().once('end', () => done(sizeOf(req)));
-}
-
-async function readBody(req: IncomingMessage): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of req) chunks.push(chunk);
-  const body = Buffer.concat(chunks);
-  return req.headers['x-amz-decoded-content-length'] ? unframe(body) : body;
-}
-
-/** Takes off the frames of `aws-chunked`, in which the SDK sends what it adds a checksum to: `<hex size>\r\n<bytes>\r\n`. */
-function unframe(framed: Buffer): Buffer {
-  const slices: Buffer[] = [];
-  for (let at = 0; ; ) {
-    const begin = framed.indexOf('\r\n', at) + 2;
-    const size = Number.parseInt(framed.toString('latin1', at, begin), 16);
-    if (!size) return Buffer.concat(slices);
-    slices.push(framed.subarray(begin, begin + size));
-    at = begin + size + 2;
-  }
-}
-
-function store(key: string, object: StoredObject): StoredObject {
-  objects.set(key, object);
-  stored += object.size;
-  return object;
-}
-
-function newEtag(): string {
-  return `"${(++serial).toString(16).padStart(32, '0')}"`;
-}
-
-function metadataOf(req: IncomingMessage): Record<string, string> {
-  const wanted = Object.entries(req.headers).filter(
-    ([name]) => name.startsWith('x-amz-meta-') || name === 'content-type',
-  );
-  return Object.fromEntries(wanted) as Record<string, string>;
-}
-
-function headersOf(object: StoredObject, length: number): Record<string, string | number> {
-  return { ...object.metadata, ETag: object.etag, 'Content-Length': length, 'Accept-Ranges': 'bytes' };
-}
-
-function* zeros(size: number): Generator<Buffer> {
-  for (let left = size; left > 0; left -= ZEROS.length) yield ZEROS.subarray(0, left);
-}
-
-function splitKey(key: string): [string, string] {
-  const slash = key.indexOf('/');
-  return [key.slice(0, slash), key.slice(slash + 1)];
-}
-
-function sendXml(res: ServerResponse, root: string, content: string): void {
-  const body = `<?xml version="1.0" encoding="UTF-8"?><${root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">${content}</${root}>`;
-  res.writeHead(200, { 'Content-Type': 'application/xml', 'Content-Length': body.length }).end(body);
-}
-
-function sendError(res: ServerResponse, status: number, code: string): void {
-  res
-    .writeHead(status, { 'Content-Type': 'application/xml' })
-    .end(
-      `<?xml version="1.0" encoding="UTF-8"?><Error><Code>${code}</Code><Message>${code}</Message></Error>`,
-    );
-}
-
 const server = createServer({ requestTimeout: 0, keepAliveTimeout: 600_000 }, async (req, res) => {
   const { pathname, searchParams } = new URL(req.url ?? '', 'http://s3');
   const key = decodeURIComponent(pathname).replace(/^\/|\/$/g, '');
   const name = nameOperation(req.method ?? '', key, searchParams);
-  const operation = operations[name];
+  const operation = name === '/__counts' ? takeCounts : operations[name];
   if (!name.startsWith('/')) requests[name] = (requests[name] ?? 0) + 1;
   try {
     if (!operation) return sendError(res, 501, 'NotImplemented');

@@ -5,19 +5,21 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import sharp from 'sharp';
-import { type Measured, median, startLandfall } from './system.js';
+import { median } from './figures.js';
+import type { Measured } from './programs.js';
+import { startLandfall } from './standalone.js';
 
 const FILES = 50;
 const ROUNDS = 3;
 
-/** Polls are so rare that they take no CPU from the worker. */
+/** The bench polls so rarely that it takes no CPU from the worker. */
 const POLL_MS = 250;
 
 type Landfall = Measured & { token: string };
 
 /**
- * Fifty JPEGs of about 3 MB: how long from the last acknowledged byte until all are `completed`, against the bare
- * work. The queue is held while they are sent, so that all the work is measured and none hides behind the upload.
+ * Measures how long fifty JPEGs of about 3 MB take from the last acknowledged byte until all are `completed`, against the
+ * bare work. In the first row the queue is held while they are sent: no work hides behind the upload.
  */
 export async function benchProcessing(): Promise<Record<string, string>[]> {
   const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-jpeg-'));
@@ -27,7 +29,7 @@ export async function benchProcessing(): Promise<Record<string, string>[]> {
   const flowing: number[] = [];
   const bare: number[] = [];
   try {
-    // Warm up, as the bare process does.
+    // Warm up first, as the bare process does.
     await runAll(landfall, folder, 1, false);
     for (let round = 0; round < ROUNDS; round++) {
       bare.push(runBare(folder));
@@ -40,13 +42,13 @@ export async function benchProcessing(): Promise<Record<string, string>[]> {
   }
   return [
     {
-      what: `${FILES} JPEGs of 3 MB to completed, s`,
+      figure: `${FILES} JPEGs of 3 MB to completed, s`,
       landfall: median(held).toFixed(2),
       bare: median(bare).toFixed(2),
       ratio: (median(held) / median(bare)).toFixed(2),
     },
     {
-      what: 'the same, processed while they arrive',
+      figure: 'the same, processed while they arrive',
       landfall: median(flowing).toFixed(2),
       bare: median(bare).toFixed(2),
       ratio: (median(flowing) / median(bare)).toFixed(2),
@@ -54,7 +56,7 @@ export async function benchProcessing(): Promise<Record<string, string>[]> {
   ];
 }
 
-/** Photographs differ from noise in how they compress and decode: a blurred noise with some grain comes near. */
+/** Makes JPEGs of blurred noise with some grain, which compress and decode nearly as photographs do. */
 async function makeJpegs(folder: string): Promise<void> {
   const noise = { type: 'gaussian', mean: 128, sigma: 60 } as const;
   const [width, height] = [4000, 3000];

@@ -1,148 +1,138 @@
-import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
-import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { startEmbeddedPostgres } from '../core/database/embedded/postgres.js';
-import { createBucket, findFreePort, type Store, sumRequests } from './s3-stores.js';
-import { cpuSeconds, type Measured, peakMemory, register, resetPeakMemory, startScript } from './system.js';
+import { delimiter, join } from 'node:path';
+import { ROUNDS } from './figures.js';
+import { type Measured, startProgram, startScript } from './programs.js';
+import { startLandfall } from './s3-landfall.js';
+import { createBucket, type Store } from './s3-stores.js';
 import type { TusServer } from './tus-client.js';
 
 /*
- * The contenders run before the store: Landfall, stock (@tus/server over @tus/s3-store) and a bare pipe. Each
- * has a process and a bucket of its own, and all have the same client.
+ * The contenders are servers in front of a store: Landfall, stock (@tus/server over @tus/s3-store), tusd (with its defaults, and
+ * without content hashes) where there is one, and a bare pipe. Each has a process and a bucket of its own, and all have
+ * the same client.
  */
 
 export interface Contender extends Measured, TusServer {
-  /** The contender's own bucket, named after it. */
+  /** The contender's own bucket. */
   bucket: string;
+  /** The folder of its temporary files, if it has one. */
+  temporaryFolder?: string;
 }
 
-type Starters = Record<string, (store: Store) => Promise<Contender>>;
+export type Starter = (store: Store) => Promise<Contender>;
 
 /** Starts the contenders, and stops them when `work` is done or when one of them does not start. */
-export async function withContenders<S extends Starters, T>(
+export async function withContenders<Name extends string, T>(
   store: Store,
-  starters: S,
-  work: (contenders: { [Name in keyof S]: Awaited<ReturnType<S[Name]>> }) => Promise<T>,
+  starters: Record<Name, Starter>,
+  work: (contenders: Record<Name, Contender>) => Promise<T>,
 ): Promise<T> {
   const started: [string, Contender][] = [];
   try {
-    for (const [name, start] of Object.entries(starters)) started.push([name, await start(store)]);
-    return await work(Object.fromEntries(started) as Parameters<typeof work>[0]);
+    for (const [name, start] of Object.entries<Starter>(starters)) started.push([name, await start(store)]);
+    return await work(Object.fromEntries(started) as Record<Name, Contender>);
   } finally {
     for (const [, contender] of started) await contender.stop();
   }
 }
 
-/** The costs of one run. */
-export interface Run {
-  seconds: number;
-  /** CPU seconds of the server process. */
-  cpu: number;
-  /** Peak memory in bytes. */
-  memory: number;
-  /** NaN on a store that does not count. */
-  requests: number;
-}
+/** The names of contenders. The environment variable BENCH_CONTENDERS chooses some of them, separated by commas. */
+const NAMES = ['landfall', 'tusd', 'tusd-no-hashes', 'bare'];
 
-/** Undefined where there is no redis-server: the queue is then in PostgreSQL. */
-async function startRedis(): Promise<Measured | undefined> {
-  const port = await findFreePort();
-  const child = spawn('redis-server', ['--port', `${port}`, '--bind', '127.0.0.1', '--save', '']);
-  const ready = await Promise.race([
-    once(child.stdout, 'data').then(() => true),
-    once(child, 'error').then(() => false),
-  ]);
-  if (!ready) return undefined;
-  const ended = once(child, 'exit');
-  child.stdout.resume();
-  return {
-    pid: child.pid ?? 0,
-    url: `redis://127.0.0.1:${port}`,
-    async stop() {
-      child.kill('SIGKILL');
-      await ended;
-    },
+/** The contenders of these names. Those called tusd are left out where tusd is not on the PATH. */
+export function chooseContenders(names = NAMES): Record<string, Starter> {
+  const tusd = findTusd();
+  const all: Record<string, Starter> = {
+    landfall: startLandfall,
+    ...(tusd
+      ? {
+          tusd: (store) => startTusd(tusd, store, 'tusd', []),
+          'tusd-no-hashes': (store) =>
+            startTusd(tusd, store, 'tusd-no-hashes', ['-s3-disable-content-hashes']),
+        }
+      : {}),
+    bare: startBare,
   };
+  const chosen = process.env.BENCH_CONTENDERS?.split(',') ?? names;
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => names.includes(name) && chosen.includes(name)),
+  );
 }
 
-/** Landfall's server on S3, with an embedded PostgreSQL, and Redis if there is one. */
-export function startLandfall(store: Store): Promise<Contender> {
-  return startOnPostgres(store, false);
-}
-
-export function startLandfallWithWorker(store: Store): Promise<Contender> {
-  return startOnPostgres(store, true);
-}
-
-async function startOnPostgres(store: Store, withWorker: boolean): Promise<Contender> {
-  const folder = await mkdtemp(join(tmpdir(), 'landfall-bench-'));
-  // As root PostgreSQL runs as another user, who must be able to pass.
-  await chmod(folder, 0o711);
-  const postgres = await startEmbeddedPostgres({ dataDir: folder });
-  const running: Measured[] = [];
-  const stop = async () => {
-    for (const child of running.reverse()) await child.stop();
-    await postgres.stop();
-    await rm(postgres.location, { recursive: true, force: true });
-    await rm(folder, { recursive: true, force: true });
-  };
-  // PostgreSQL runs in a session of its own, so it would outlive the bench without this.
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => void stop().finally(() => process.exit(1)));
+/**
+ * Runs `work` with each contender in turn, ROUNDS times, each time in a new process: one that has held a gigabyte is
+ * slower afterwards.
+ * @returns the results by contender
+ */
+export async function runInTurns<T>(
+  store: Store,
+  starters: Record<string, Starter>,
+  work: (contender: Contender) => Promise<T>,
+): Promise<Map<string, T[]>> {
+  const results = new Map<string, T[]>(Object.keys(starters).map((name) => [name, []]));
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [name, start] of Object.entries(starters)) {
+      results.get(name)?.push(await withContenders(store, { only: start }, ({ only }) => work(only)));
+    }
   }
-  const bucket = 'landfall';
-  const redis = await startRedis();
-  if (redis) running.push(redis);
-  const env = {
-    // `npm run start:server` and the image set the same value.
-    MALLOC_TRIM_THRESHOLD_: '33554432',
-    HOST: '127.0.0.1',
-    DATABASE_URL: postgres.url,
-    ...(redis ? { REDIS_URL: redis.url } : {}),
-    DATA_DIR: folder,
-    JWT_SECRET: randomBytes(32).toString('hex'),
-    // The token must outlive the bench.
-    ACCESS_TOKEN_MINUTES: '1440',
-    S3_BUCKET: bucket,
-    // Each start has a database of its own and so is an installation of its own, which needs a prefix of its
-    // own.
-    S3_PREFIX: randomBytes(4).toString('hex'),
-    S3_ENDPOINT: store.endpoint,
-    S3_ACCESS_KEY_ID: store.accessKeyId,
-    S3_SECRET_ACCESS_KEY: store.secretAccessKey,
-  };
-  try {
-    const server = await startScript('../server/main.js', env);
-    running.push(server);
-    if (withWorker) running.push(await startScript('../worker/main.js', env, /working/));
-    const headers = { Authorization: `Bearer ${await register(server.url)}` };
-    return { ...server, bucket, headers, stop };
-  } catch (error) {
-    await stop();
-    throw error;
-  }
+  return results;
 }
 
-/** Stock. Its temporary files are in `folder`. */
-export async function startStock(store: Store): Promise<Contender & { folder: string }> {
-  const folder = await mkdtemp(join(tmpdir(), 'landfall-bench-stock-'));
-  const checksums = store.takeCounts ? {} : { STOCK_CHECKSUMS: 'WHEN_REQUIRED' };
-  const stock = await startOther('./stock-server.js', store, 'stock', { TMPDIR: folder, ...checksums });
-  return {
-    ...stock,
-    folder,
-    async stop() {
-      await stock.stop();
-      await rm(folder, { recursive: true, force: true });
-    },
-  };
+export function startStock(store: Store): Promise<Contender> {
+  const checksums: Record<string, string> = store.takeCounts ? {} : { STOCK_CHECKSUMS: 'WHEN_REQUIRED' };
+  return inFolder((folder) =>
+    startOther('./stock-server.js', store, 'stock', { TMPDIR: folder, ...checksums }),
+  );
 }
 
-export function startBare(store: Store): Promise<Contender> {
+function startBare(store: Store): Promise<Contender> {
   return startOther('./bare-s3.js', store, 'bare', {});
+}
+
+/** @returns the path of tusd, undefined where it is not on the PATH */
+function findTusd(): string | undefined {
+  return (process.env.PATH ?? '')
+    .split(delimiter)
+    .map((folder) => join(folder, 'tusd'))
+    .find((path) => existsSync(path));
+}
+
+function startTusd(path: string, store: Store, bucket: string, flags: string[]): Promise<Contender> {
+  return inFolder(async (folder) => {
+    await createBucket(store, bucket);
+    const address = ['-host', '127.0.0.1', '-port', '0', '-base-path', '/uploads/'];
+    const storage = ['-s3-bucket', bucket, '-s3-endpoint', store.endpoint];
+    const env = {
+      AWS_ACCESS_KEY_ID: store.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: store.secretAccessKey,
+      AWS_REGION: 'us-east-1',
+      // Its SDK would print a warning for each answer of a store that sends no checksums.
+      AWS_RESPONSE_CHECKSUM_VALIDATION: 'when_required',
+      TMPDIR: folder,
+    };
+    const ready = /upload files to: (http:\/\/[^/]+)/;
+    return {
+      ...(await startProgram(path, [...address, ...storage, ...flags], env, ready)),
+      bucket,
+      headers: {},
+    };
+  });
+}
+
+/** Starts a contender with a folder for its temporary files, and deletes the folder when the contender has stopped. */
+async function inFolder(start: (folder: string) => Promise<Contender>): Promise<Contender> {
+  const temporaryFolder = await mkdtemp(join(tmpdir(), 'landfall-bench-other-'));
+  const contender = await start(temporaryFolder);
+  return {
+    ...contender,
+    temporaryFolder,
+    async stop() {
+      await contender.stop();
+      await rm(temporaryFolder, { recursive: true, force: true });
+    },
+  };
 }
 
 async function startOther(
@@ -160,38 +150,4 @@ async function startOther(
     ...env,
   });
   return { ...server, bucket, headers: {} };
-}
-
-/** Measures the server while `work` runs. @param bytes that must have become objects when it has run */
-export async function measure(
-  server: Contender,
-  store: Store,
-  bytes: number,
-  work: () => Promise<unknown>,
-): Promise<Run> {
-  await store.takeCounts?.();
-  resetPeakMemory(server.pid);
-  const cpu = cpuSeconds(server.pid);
-  const began = performance.now();
-  await work();
-  const run = { seconds: (performance.now() - began) / 1000, cpu: cpuSeconds(server.pid) - cpu };
-  const counts = await store.takeCounts?.();
-  if (counts && counts.stored < bytes)
-    throw new Error(`${server.bucket}: only ${counts.stored} bytes arrived`);
-  return { ...run, memory: peakMemory(server.pid), requests: counts ? sumRequests(counts) : NaN };
-}
-
-export type Row = Record<string, string>;
-
-/** A row of the table: the medians of each contender, and Landfall's ratio to the others. */
-export function row(what: string, values: Record<string, number>, digits = 1): Row {
-  const { landfall = NaN } = values;
-  const others = Object.entries(values).filter(([name]) => name !== 'landfall');
-  const print = (value: number, places: number) => (Number.isNaN(value) ? '' : value.toFixed(places));
-  return {
-    what,
-    landfall: print(landfall, digits),
-    ...Object.fromEntries(others.map(([name, value]) => [name, print(value, digits)])),
-    ...Object.fromEntries(others.map(([name, value]) => [`to ${name}`, print(landfall / value, 2)])),
-  };
 }

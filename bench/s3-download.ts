@@ -2,9 +2,11 @@ import { get } from 'node:http';
 import type { Readable } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 import { GetObjectCommand } from '@aws-sdk/client-s3';
-import { type Contender, type Row, row, startLandfallWithWorker, withContenders } from './s3-contenders.js';
+import { MIB, median, SCALE } from './figures.js';
+import { type Contender, withContenders } from './s3-contenders.js';
+import { startLandfallWithWorker } from './s3-landfall.js';
 import { listObjects, onEachStore, type Store } from './s3-stores.js';
-import { MIB, median, SCALE } from './system.js';
+import { type Row, row } from './table.js';
 import { upload } from './tus-client.js';
 
 const ROUNDS = 5;
@@ -63,11 +65,11 @@ async function measureDownloads(store: Store, landfall: Contender, id: string): 
   ];
 }
 
-/** @returns MiB a second. `download` answers how many bytes came, which must be all. */
+/** @returns MiB a second. @param download returns how many bytes arrived. @throws when bytes are missing */
 async function time(download: () => Promise<number>): Promise<number> {
   const began = performance.now();
   const bytes = await download();
-  if (bytes !== LENGTH) throw new Error(`${bytes} bytes came`);
+  if (bytes !== LENGTH) throw new Error(`${bytes} bytes arrived`);
   return LENGTH / MIB / ((performance.now() - began) / 1000);
 }
 
@@ -87,7 +89,7 @@ function drain(body: Readable): Promise<number> {
   });
 }
 
-/** Nobody gets a file before it is found clean. */
+/** Landfall serves a file only after the worker has found it clean. */
 async function waitUntilCompleted({ url, headers }: Contender, id: string): Promise<void> {
   for (;;) {
     const answer = await fetch(`${url}/api/files/${id}/status`, { headers });

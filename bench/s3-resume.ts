@@ -1,22 +1,25 @@
-import { type Contender, type Row, row, startLandfall, startStock, withContenders } from './s3-contenders.js';
-import { startNullS3, sumRequests } from './s3-stores.js';
-import { GIB, MIB, median, SCALE } from './system.js';
+import { GIB, MIB, median, SCALE } from './figures.js';
+import { type Contender, startStock, withContenders } from './s3-contenders.js';
+import { startLandfall } from './s3-landfall.js';
+import { type NullS3, startNullS3, sumRequests } from './s3-stores.js';
+import { atMost, type Row, row } from './table.js';
 import { createUpload, headUpload, patchUpload } from './tus-client.js';
 
 const PART = 8 * MIB;
 const LEVELS = [10, 1000, 5000].map((parts) => Math.ceil(parts * SCALE));
 const ROUNDS = 15;
 
-type NullS3 = Awaited<ReturnType<typeof startNullS3>>;
+/** So many times longer may a HEAD or a PATCH take after the most parts than after the fewest, because times vary. */
+const FLAT = 1.3;
 
 /** The cost of resuming an upload that has many parts: one HEAD, and a PATCH of 8 MiB. */
 export async function benchS3Resume(): Promise<Row[]> {
   const store = await startNullS3();
   try {
     return await withContenders(store, { landfall: startLandfall, stock: startStock }, async (contenders) => {
-      const rows: Row[] = [];
-      for (const parts of LEVELS) rows.push(...(await measureLevel(store, parts, contenders)));
-      return rows;
+      const levels: Level[] = [];
+      for (const parts of LEVELS) levels.push(await measureLevel(store, parts, contenders));
+      return [...levels.flatMap(toRows), ...compareLevels(levels)];
     });
   } finally {
     await store.stop();
@@ -32,7 +35,7 @@ async function growUpload(server: Contender, parts: number): Promise<string> {
   return location;
 }
 
-/** Stock asks the store for its parts, so they can be put there without sending 40 GiB through it. */
+/** Stock asks the store for its parts, so the bench can invent them there and need not send 40 GiB. */
 async function pretendUpload(store: NullS3, stock: Contender, parts: number): Promise<string> {
   const location = await createUpload(stock, lengthFor(parts));
   const key = encodeURIComponent(`${stock.bucket}/${location.split('/').at(-1)}`);
@@ -53,11 +56,19 @@ interface Sample {
   patchRequests: number[];
 }
 
+/** The medians of both contenders for uploads of so many parts. */
+interface Level {
+  parts: number;
+  /** The parts that Landfall sent for them. */
+  partsSent: number;
+  medians: Record<keyof Sample, Record<'landfall' | 'stock', number>>;
+}
+
 async function measureLevel(
   store: NullS3,
   parts: number,
   servers: Record<'landfall' | 'stock', Contender>,
-): Promise<Row[]> {
+): Promise<Level> {
   await store.takeCounts();
   const landfall = await growUpload(servers.landfall, parts);
   const { requests } = await store.takeCounts();
@@ -79,16 +90,44 @@ async function measureLevel(
       sample.patchRequests.push(patch.requests);
     }
   }
-  const medians = (figure: keyof Sample) => ({
+  const medianOf = (figure: keyof Sample) => ({
     landfall: median(samples.landfall[figure]),
     stock: median(samples.stock[figure]),
   });
+  return {
+    parts,
+    partsSent: requests.UploadPart ?? 0,
+    medians: {
+      headMs: medianOf('headMs'),
+      headRequests: medianOf('headRequests'),
+      patchMs: medianOf('patchMs'),
+      patchRequests: medianOf('patchRequests'),
+    },
+  };
+}
+
+function toRows({ parts, partsSent, medians }: Level): Row[] {
   return [
-    row(`parts when there should be ${parts}`, { landfall: requests.UploadPart ?? 0, stock: parts }, 0),
-    row(`HEAD after ${parts} parts, ms`, medians('headMs')),
-    row(`HEAD after ${parts} parts, S3 requests`, medians('headRequests'), 0),
-    row(`PATCH of 8 MiB after ${parts} parts, ms`, medians('patchMs')),
-    row(`PATCH of 8 MiB after ${parts} parts, S3 requests`, medians('patchRequests'), 0),
+    row(`parts when there should be ${parts}`, { landfall: partsSent, stock: parts }, 0),
+    row(`HEAD after ${parts} parts, ms`, medians.headMs),
+    row(`HEAD after ${parts} parts, S3 requests`, medians.headRequests, 0, atMost(0)),
+    row(`PATCH of 8 MiB after ${parts} parts, ms`, medians.patchMs),
+    row(`PATCH of 8 MiB after ${parts} parts, S3 requests`, medians.patchRequests, 0, atMost(1)),
+  ];
+}
+
+/** The times after the most parts, as multiples of those after the fewest. */
+function compareLevels(levels: Level[]): Row[] {
+  const [fewest, most] = [levels.at(0), levels.at(-1)];
+  if (!fewest || !most) return [];
+  const growth = (figure: 'headMs' | 'patchMs') => ({
+    landfall: most.medians[figure].landfall / fewest.medians[figure].landfall,
+    stock: most.medians[figure].stock / fewest.medians[figure].stock,
+  });
+  const label = `after ${most.parts} parts, as a multiple of that after ${fewest.parts}`;
+  return [
+    row(`HEAD ${label}`, growth('headMs'), 2, atMost(FLAT)),
+    row(`PATCH of 8 MiB ${label}`, growth('patchMs'), 2, atMost(FLAT)),
   ];
 }
 

@@ -1,18 +1,11 @@
-import {
-  type Contender,
-  measure,
-  type Row,
-  type Run,
-  row,
-  startLandfall,
-  startStock,
-  withContenders,
-} from './s3-contenders.js';
+import { median, ROUNDS, SCALE } from './figures.js';
+import { measure, type Run } from './measure.js';
+import { type Contender, startStock, withContenders } from './s3-contenders.js';
+import { startLandfall } from './s3-landfall.js';
 import { emptyBucket, onEachStore } from './s3-stores.js';
-import { median, SCALE } from './system.js';
+import { type Row, row } from './table.js';
 import { upload } from './tus-client.js';
 
-const ROUNDS = 3;
 const FILES = Math.ceil(2000 * SCALE);
 const LENGTH = 10 * 1024;
 const AT_A_TIME = 32;
@@ -27,30 +20,17 @@ export function benchS3Small(): Promise<Row[]> {
         runs.stock.push(await measure(stock, store, FILES * LENGTH, () => sendAll(stock)));
         await emptyBucket(store, stock.bucket);
       }
-      const medians = (figure: (run: Run) => number) => ({
+      const medianOf = (figure: (run: Run) => number) => ({
         landfall: median(runs.landfall.map(figure)),
         stock: median(runs.stock.map(figure)),
       });
+      const speed = medianOf((run) => FILES / run.seconds);
+      const cpu = medianOf((run) => (run.cpu * 1000) / FILES);
+      const requests = medianOf((run) => run.requests / FILES);
       return [
-        row(
-          `${store.name}, files a second`,
-          medians((run) => FILES / run.seconds),
-          0,
-        ),
-        row(
-          `${store.name}, CPU ms a file`,
-          medians((run) => (run.cpu * 1000) / FILES),
-          2,
-        ),
-        ...(store.takeCounts
-          ? [
-              row(
-                `${store.name}, S3 requests a file`,
-                medians((run) => run.requests / FILES),
-                2,
-              ),
-            ]
-          : []),
+        row(`${store.name}, files a second`, speed, 0),
+        row(`${store.name}, CPU ms a file`, cpu, 2),
+        ...(store.takeCounts ? [row(`${store.name}, S3 requests a file`, requests, 2)] : []),
       ];
     }),
   );

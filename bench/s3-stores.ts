@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { CreateBucketCommand, DeleteObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
-import { startScript } from './system.js';
+import { startScript } from './programs.js';
 
 /* The stores that the benches of S3 run on: one that discards bytes, and a real one. */
 
@@ -16,7 +16,7 @@ export interface Store {
   accessKeyId: string;
   secretAccessKey: string;
   client: S3Client;
-  /** The counts since the last call. */
+  /** Returns the counts since the last call. */
   takeCounts?: () => Promise<Counts>;
   stop(): Promise<void>;
 }
@@ -32,7 +32,10 @@ export function sumRequests({ requests }: Counts): number {
 }
 
 /** The store that discards; it alone counts requests. */
-export async function startNullS3(): Promise<Store & { takeCounts: () => Promise<Counts> }> {
+export type NullS3 = Store & { takeCounts: () => Promise<Counts> };
+
+/** Starts the store that discards. */
+export async function startNullS3(): Promise<NullS3> {
   const server = await startScript('./null-s3.js', {});
   const counts = `${server.url}/__counts`;
   return {
@@ -57,7 +60,7 @@ async function startRealS3(): Promise<Store | undefined> {
   if (!existsSync('/usr/bin/radosgw')) return undefined;
   const [port, accessKeyId, secretAccessKey] = [await findFreePort(), 'bench', 'only-for-the-bench'];
   const arguments_ = [port, await findFreePort(), accessKeyId, secretAccessKey].map(String);
-  // On disk: in memory it takes twice the data.
+  // Ceph keeps its data on disk here: in memory it would take twice the size.
   const env = { ...process.env, STORE: 'bluestore' };
   const script = spawn(CEPH, arguments_, { env, stdio: ['pipe', 'pipe', 'inherit'] });
   const ended = once(script, 'exit');
@@ -100,8 +103,8 @@ export async function listObjects(store: Store, bucket: string): Promise<Map<str
 }
 
 /**
- * Makes room after a run: deletes the objects that stock leaves, because its own DELETE of a finished upload
- * gets 404.
+ * Makes room after a run: deletes the objects that the other contenders leave. (Stock answers 404 to the DELETE of a
+ * finished upload.)
  */
 export async function emptyBucket(store: Store, bucket: string): Promise<void> {
   for (;;) {

@@ -2,8 +2,8 @@ import { request } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 
 /*
- * Many clients on slow lines, in one process: each sends its upload in one PATCH, 64 KiB a second in small pieces.
- * Gets a job from its parent and answers it with an outcome.
+ * Many clients on slow lines, in one process: each sends its upload in one PATCH, slowly and in small pieces.
+ * The process gets a job from its parent and answers with an outcome.
  */
 
 export interface SlowJob {
@@ -12,6 +12,10 @@ export interface SlowJob {
   /** Bytes of each upload. */
   length: number;
   bytesPerSecond: number;
+  /** The milliseconds over which the clients begin, one after the other, and so also end. */
+  beginMs: number;
+  /** The address from which they connect: the ports of one address are not enough for all. */
+  localAddress: string;
 }
 
 export interface SlowOutcome {
@@ -19,30 +23,39 @@ export interface SlowOutcome {
   errors: string[];
   /** From the start of the slowest client to its answer. */
   slowestSeconds: number;
+  /** Of each client that got its answer, from its last byte on, in milliseconds. */
+  answerMs: number[];
 }
 
 const PIECE = Buffer.alloc(8 * 1024, 'landfall');
-/** The milliseconds over which the clients begin, one after the other, and so also end. */
-const BEGIN_MS = 5000;
 
 process.once('message', async (job: SlowJob) => {
   const taken: number[] = [];
   const errors: string[] = [];
+  const answerMs: number[] = [];
   await Promise.all(
     job.locations.map(async (location, i) => {
-      await pause((i / job.locations.length) * BEGIN_MS);
+      await pause((i / job.locations.length) * job.beginMs);
       const began = performance.now();
-      await send(location, job).catch((error) => errors.push(String(error)));
+      await send(location, job).then(
+        (ms) => answerMs.push(ms),
+        (error) => errors.push(String(error)),
+      );
       taken.push((performance.now() - began) / 1000);
     }),
   );
-  process.send?.({ errors, slowestSeconds: Math.max(...taken) } satisfies SlowOutcome);
+  process.send?.({ errors, answerMs, slowestSeconds: Math.max(...taken) } satisfies SlowOutcome);
 });
 
-function send(location: string, { headers, length, bytesPerSecond }: SlowJob): Promise<void> {
+/** Sends one upload. @returns the milliseconds from its last byte to the answer */
+async function send(
+  location: string,
+  { headers, length, bytesPerSecond, localAddress }: SlowJob,
+): Promise<number> {
   const outgoing = request(location, {
     method: 'PATCH',
     agent: false,
+    localAddress,
     headers: {
       ...headers,
       'Tus-Resumable': '1.0.0',
@@ -52,6 +65,7 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
     },
   });
   let sent = 0;
+  let ended = 0;
   const timer = setInterval(
     () => {
       if (outgoing.writableNeedDrain) return;
@@ -61,10 +75,11 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
       if (sent < length) return;
       clearInterval(timer);
       outgoing.end();
+      ended = performance.now();
     },
     (PIECE.length / bytesPerSecond) * 1000,
   );
-  return new Promise<void>((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     outgoing.once('error', reject);
     outgoing.once('response', (response) => {
       response.resume().once('error', reject);
@@ -72,4 +87,5 @@ function send(location: string, { headers, length, bytesPerSecond }: SlowJob): P
       else reject(new Error(`answered ${response.statusCode}`));
     });
   }).finally(() => clearInterval(timer));
+  return performance.now() - ended;
 }

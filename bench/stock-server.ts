@@ -4,8 +4,8 @@ import { Server } from '@tus/server';
 
 /*
  * The yardstick for uploads to S3: @tus/server over @tus/s3-store with their defaults (parts of 8 MiB,
- * metadata cache in memory, memory locker). The SDK has its defaults too, except at a store that refuses its
- * trailing checksums: Ceph 16 answers 411 to them, so there STOCK_CHECKSUMS=WHEN_REQUIRED, which favours
+ * metadata cache in memory, memory locker). The SDK has its defaults too, except before a store that refuses its
+ * trailing checksums. Ceph 16 answers 411 to them, so there the bench sets STOCK_CHECKSUMS=WHEN_REQUIRED, which favours
  * stock.
  */
 

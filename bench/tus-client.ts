@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { Agent, type IncomingMessage, request } from 'node:http';
 
 /*
- * As much of tus as a benchmark needs, over bare node:http, so that little of what is measured is the client: bytes
- * come from one block that was made beforehand.
+ * As much of tus as a bench needs, over bare node:http. The client costs little and so changes the figures little: its
+ * bytes come from one block that was made beforehand.
  */
 
 export interface TusServer {
@@ -41,7 +41,7 @@ async function exchange(
   return answered;
 }
 
-/** @returns the address of the upload */
+/** Creates an upload of `length` bytes. @returns its address */
 export async function createUpload(server: TusServer, length: number): Promise<string> {
   const headers = { ...server.headers, 'Tus-Resumable': '1.0.0', 'Upload-Length': length };
   const { location } = (await exchange('POST', `${server.url}/uploads`, headers)).headers;
@@ -49,6 +49,7 @@ export async function createUpload(server: TusServer, length: number): Promise<s
   return location;
 }
 
+/** Sends `length` bytes in one PATCH. */
 export async function patchUpload(
   server: TusServer,
   location: string,
@@ -64,12 +65,13 @@ export async function patchUpload(
   await exchange('PATCH', location, headers, length);
 }
 
-/** @returns the offset */
+/** Asks how much of an upload the server has. @returns its offset */
 export async function headUpload(server: TusServer, location: string): Promise<number> {
   const answer = await exchange('HEAD', location, { ...server.headers, 'Tus-Resumable': '1.0.0' });
   return Number(answer.headers['upload-offset']);
 }
 
+/** Ends an upload and deletes its bytes. */
 export async function terminateUpload(server: TusServer, location: string): Promise<void> {
   await exchange('DELETE', location, { ...server.headers, 'Tus-Resumable': '1.0.0' });
 }

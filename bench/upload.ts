@@ -1,13 +1,6 @@
-import {
-  cpuSeconds,
-  GIB,
-  type Measured,
-  MIB,
-  median,
-  peakMemory,
-  startLandfall,
-  startScript,
-} from './system.js';
+import { cpuSeconds, GIB, MIB, median, peakMemory } from './figures.js';
+import { type Measured, startScript } from './programs.js';
+import { startLandfall } from './standalone.js';
 import { createUpload, patchUpload, terminateUpload } from './tus-client.js';
 
 const ROUNDS = 5;
@@ -38,19 +31,19 @@ export async function benchUpload(): Promise<Record<string, string>[]> {
     const cpu = (runs: Round[]) => median(runs.map((run) => run.cpu));
     return [
       {
-        what: '1 GiB, one PATCH, MB/s',
+        figure: '1 GiB, one PATCH, MB/s',
         landfall: speed(rounds.landfall).toFixed(0),
         bare: speed(rounds.bare).toFixed(0),
         ratio: (speed(rounds.landfall) / speed(rounds.bare)).toFixed(2),
       },
       {
-        what: '1 GiB, one PATCH, CPU s',
+        figure: '1 GiB, one PATCH, CPU s',
         landfall: cpu(rounds.landfall).toFixed(2),
         bare: cpu(rounds.bare).toFixed(2),
         ratio: (cpu(rounds.landfall) / cpu(rounds.bare)).toFixed(2),
       },
       {
-        what: 'server RSS, peak, MiB (before)',
+        figure: 'server RSS, peak, MiB (before)',
         landfall: `${(peakMemory(landfall.pid) / MIB).toFixed(0)} (${(before / MIB).toFixed(0)})`,
         bare: (peakMemory(bare.pid) / MIB).toFixed(0),
         ratio: '',

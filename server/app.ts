@@ -22,6 +22,7 @@ import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
+import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
@@ -90,7 +91,7 @@ export function buildApp(deps: AppDeps): Express {
 
 /** All routes except tus, the board and the page. */
 export function declareRoutes(deps: AppDeps): AnyRoute[] {
-  return [
+  const routes = [
     ...authRoutes(deps),
     ...meRoutes(deps),
     ...keyRoutes(deps),
@@ -104,6 +105,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...auditRoutes(deps),
     ...healthRoutes(deps),
   ];
+  return [...routes, openApiRoute(routes)];
 }
 
 /**

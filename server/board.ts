@@ -1,6 +1,3 @@
-import { createBullBoard } from '@bull-board/api';
-import { BullMQAdapter } from '@bull-board/api/bullMQAdapter';
-import { ExpressAdapter } from '@bull-board/express';
 import { parse as parseCookies } from 'cookie';
 import { type Express, type Request, type RequestHandler, Router } from 'express';
 import type { DataSource } from 'typeorm';
@@ -35,14 +32,6 @@ interface BoardDeps {
 
 /** Bull Board, for admins only. The event log records their changes. */
 export function createBoard({ database, queue, publicUrl }: BoardDeps, authenticate: Authenticate): Router {
-  const adapter = new ExpressAdapter();
-  adapter.setBasePath(BOARD_PATH);
-  createBullBoard({
-    queues: [new BullMQAdapter(queue.bull)],
-    serverAdapter: adapter,
-    options: { uiConfig: { boardTitle: 'Landfall' } },
-  });
-
   const adminOnly: RequestHandler = async (req, res, next) => {
     const boardCookie = parseCookies(req.get('Cookie') ?? '')[BOARD_COOKIE];
     if (boardCookie && !req.get('Authorization')) {
@@ -58,9 +47,29 @@ export function createBoard({ database, queue, publicUrl }: BoardDeps, authentic
     res.once('close', () => clearTimeout(timer));
     next();
   };
+  let board: Promise<Express> | undefined;
+  const serveBoard: RequestHandler = async (req, res, next) => {
+    board ??= loadBoard(queue);
+    (await board)(req, res, next);
+  };
+  return Router().use(BOARD_PATH, boardPolicy, adminOnly, serveBoard);
+}
+
+/** Loads Bull Board. Called for the first admin who opens it, because few servers need it. */
+async function loadBoard(queue: ProcessingQueue): Promise<Express> {
+  const { createBullBoard } = await import('@bull-board/api');
+  const { BullMQAdapter } = await import('@bull-board/api/bullMQAdapter');
+  const { ExpressAdapter } = await import('@bull-board/express');
+  const adapter = new ExpressAdapter();
+  adapter.setBasePath(BOARD_PATH);
+  createBullBoard({
+    queues: [new BullMQAdapter(queue.bull)],
+    serverAdapter: adapter,
+    options: { uiConfig: { boardTitle: 'Landfall' } },
+  });
   const board: Express = adapter.getRouter();
   board.disable('x-powered-by');
-  return Router().use(BOARD_PATH, boardPolicy, adminOnly, board);
+  return board;
 }
 
 /** Records a change before the board makes it, whatever its result. */

@@ -338,6 +338,18 @@ describe('the board', () => {
     const token = signToken({ userId: admin.id, role: 'admin' }, keys.board, 5);
     const answer = await fetch(`${processes.url}/api/me`, { headers: { Authorization: `Bearer ${token}` } });
     await expectProblem(answer, 401, 'unauthenticated');
+    // A browser sends the cookie to the board only, but other clients may send it anywhere.
+    for (const path of ['/api/me', '/api/admin/users', '/api/files']) {
+      const byCookie = await fetch(`${processes.url}${path}`, {
+        headers: { Cookie: `landfall_board=${token}` },
+      });
+      await expectProblem(byCookie, 401, 'unauthenticated');
+    }
+    const create = await fetch(`${processes.url}/uploads`, {
+      method: 'POST',
+      headers: { Cookie: `landfall_board=${token}`, 'Tus-Resumable': '1.0.0', 'Upload-Length': '3' },
+    });
+    expect(create.status).toBe(401);
   });
 });
 

@@ -4,6 +4,7 @@ import { UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
 import { insertFile } from '../core/files/status.js';
+import { migrateQueue } from '../core/queue/queue.js';
 import { createUpload } from '../core/uploads/create.js';
 import type { Metadata } from '../core/uploads/description.js';
 import { Initial1763640000000 } from '../migrations/1763640000000-initial.js';
@@ -57,7 +58,7 @@ beforeAll(async () => {
     `INSERT INTO blobs (id, key, size, refs) SELECT id, object_key, 3, 1 FROM uploads WHERE id = $1`,
     [finished],
   );
-  await migrate(tables.url, []);
+  await migrate(tables.url, [migrateQueue]);
   database = await openDatabase(tables.url, 'test');
 });
 

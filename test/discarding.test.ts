@@ -3,12 +3,19 @@ import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { putOff } from '../core/retries.js';
 import { type Storage, StoreAway } from '../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { appendToUpload, completeUpload, finishUpload } from '../core/uploads/ledger.js';
+import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
+import { expireUploads } from '../core/uploads/end.js';
 import { expectBooksRight } from './support/books.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { parts } from './support/bytes.js';
+import {
+  appendToUpload,
+  assembleUpload,
+  finishUpload,
+  openLedger,
+  type TestLedger,
+} from './support/ledger.js';
 
-/* What the reconciler does with uploads for which the store is away, or refuses requests. */
+/* The reconciler and uploads whose store is away or refuses requests. */
 
 const EPOCH = 1;
 
@@ -134,21 +141,21 @@ describe('an upload of which the store refuses to make an object', () => {
 
   test('has an error that names the refusal, until the store makes the object', async () => {
     const upload = await createComplete();
-    await expect(completeUpload(refusing(), upload, EPOCH)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(assembleUpload(refusing(), upload, EPOCH)).rejects.toMatchObject({ code: 'unavailable' });
     const { error } = await ledger.row(upload.id);
     expect(error).toEqual({
       code: 'unavailable',
       detail: expect.stringContaining('The storage refuses the request'),
     });
     await putOff(ledger.database, 'uploads', upload.id);
-    await completeUpload(ledger, upload, EPOCH);
+    await assembleUpload(ledger, upload, EPOCH);
     expect(await ledger.row(upload.id)).toMatchObject({ error: null, failures: 0, retry_at: null });
     expect((await finishUpload(ledger, upload.id)).size).toBe(3);
   });
 
   test('gets no error when the client gives up waiting', async () => {
     const upload = await createComplete();
-    await expect(completeUpload(refusing(), upload, EPOCH, AbortSignal.abort())).rejects.toThrow();
+    await expect(assembleUpload(refusing(), upload, EPOCH, AbortSignal.abort())).rejects.toThrow();
     expect(await ledger.row(upload.id)).toMatchObject({ error: null, untidy: true });
   });
 
@@ -179,7 +186,7 @@ describe('an upload of which the store refuses to make an object', () => {
 
   test('does not expire once its object is made', async () => {
     const upload = await createComplete();
-    await completeUpload(ledger, upload, EPOCH);
+    await assembleUpload(ledger, upload, EPOCH);
     await putOff(ledger.database, 'uploads', upload.id);
     await letExpire();
     expect(await expireUploads(ledger.database)).toBe(0);

@@ -1,11 +1,17 @@
 import { v7 as uuidv7 } from 'uuid';
 import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { expireUploads } from '../core/uploads/discard.js';
+import { expireUploads } from '../core/uploads/end.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
-import { appendToUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { parts } from './support/bytes.js';
+import {
+  appendToUpload,
+  declareUploadLength,
+  finishUpload,
+  openLedger,
+  type TestLedger,
+} from './support/ledger.js';
 import { until } from './support/until.js';
 
 const never = new AbortController().signal;
@@ -37,7 +43,7 @@ afterAll(async () => {
   await ledger?.close();
 });
 
-/** A new upload that nobody holds. */
+/** A new upload without a holder. */
 async function createFree(length: number | null = 100): Promise<string> {
   const { id } = await ledger.create(length);
   await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
@@ -264,7 +270,7 @@ describe('looking', () => {
   const look = (leases: Leases, id: string, ownerId = ledger.ownerId) =>
     leases.look(id, { ownerId }, never, ignore);
 
-  test('at an upload that nobody holds writes nothing', async () => {
+  test('at an upload without a holder writes nothing', async () => {
     const id = await createFree();
     const before = await ledger.row(id);
     const lease = await look(first, id);
@@ -328,7 +334,7 @@ describe('a holder that stood still', () => {
     await expect(appendToUpload(ledger, upload, epoch, parts('an older request'))).rejects.toMatchObject({
       code: 'locked',
     });
-    await expect(declareLength(ledger, upload, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
+    await expect(declareUploadLength(ledger, upload, epoch, 16)).rejects.toMatchObject({ code: 'locked' });
     await stalled.release();
     expect(await ledger.row(id)).toEqual(before);
     await present.release();

@@ -7,10 +7,17 @@ import { appendEvents } from '../core/events/append.js';
 import { sequenceEvents } from '../core/events/sequence.js';
 import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { terminateUpload } from '../core/uploads/end.js';
-import { appendToUpload, completeUpload, declareLength, finishUpload } from '../core/uploads/ledger.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
+import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { parts } from './support/bytes.js';
+import {
+  appendToUpload,
+  assembleUpload,
+  declareUploadLength,
+  finishUpload,
+  openLedger,
+  type TestLedger,
+} from './support/ledger.js';
 import { until } from './support/until.js';
 
 let ledger: TestLedger;
@@ -150,15 +157,15 @@ describe('appending', () => {
       for (const epoch of [EPOCH, EPOCH + 1]) {
         await expect(appendToUpload(ledger, upload, epoch, parts('abc'))).rejects.toMatchObject({ code });
       }
-      await expect(declareLength(ledger, upload, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
+      await expect(declareUploadLength(ledger, upload, EPOCH, 9)).rejects.toMatchObject({ code: 'locked' });
     }
   });
 
   test('cannot change a length that is declared', async () => {
     const upload = await ledger.create(null);
-    const declared = await declareLength(ledger, upload, EPOCH, 6);
+    const declared = await declareUploadLength(ledger, upload, EPOCH, 6);
     expect(declared).toMatchObject({ id: upload.id, length: 6, reservedBytes: 6 });
-    await expect(declareLength(ledger, upload, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
+    await expect(declareUploadLength(ledger, upload, EPOCH, 7)).rejects.toMatchObject({ code: 'locked' });
     expect(Number((await ledger.row(upload.id)).length)).toBe(6);
   });
 });
@@ -196,7 +203,7 @@ describe('finishing', () => {
     // This is the row of a process that died before it could commit the last three bytes.
     await ledger.query(`UPDATE uploads SET "offset" = 3, length = 3 WHERE id = $1`, [upload.id]);
     await expect(finishUpload(ledger, upload.id)).rejects.toMatchObject({ code: 'wrong_state' });
-    await completeUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
+    await assembleUpload(ledger, { ...upload, offset: 3, length: 3 }, EPOCH);
     expect((await finishUpload(ledger, upload.id)).size).toBe(3);
     expect(await ledger.stored()).toContain('abc');
   });
@@ -279,7 +286,7 @@ describe('terminating', () => {
     async (_when, inOrder) => {
       const created = await ledger.create(null);
       await appendToUpload(ledger, created, EPOCH, parts('doomed'));
-      const upload = await declareLength(ledger, created, EPOCH, 6);
+      const upload = await declareUploadLength(ledger, created, EPOCH, 6);
       const { uploads } = ledger.storage;
       const complete = ((...made) =>
         inOrder(
@@ -287,7 +294,7 @@ describe('terminating', () => {
           () => uploads.complete(...made),
         )) as typeof uploads.complete;
       const late = { ...ledger, storage: { ...ledger.storage, uploads: { ...uploads, complete } } };
-      await expect(completeUpload(late, upload, EPOCH)).rejects.toThrow();
+      await expect(assembleUpload(late, upload, EPOCH)).rejects.toThrow();
       expect(await ledger.row(upload.id)).toMatchObject({ untidy: true, discarded_at: null });
       expect(await discardUploads(ledger)).toBe(1);
       expect(await ledger.row(upload.id)).toMatchObject({ untidy: false, discarded_at: expect.any(Date) });

@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { findUpload, listKeys, pathOf } from './support/aftermath.js';
+import { findUpload } from './support/aftermath.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
 import { purge, terminate, trash } from './support/deletions.js';
+import { listKeys, pathOf } from './support/folder.js';
 import { post } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
+import { AppError } from '../core/errors.js';
 import { type AppDeps, buildApp, declareRoutes } from '../server/app.js';
 import { signLink } from '../server/auth/links.js';
+import { problemsOf } from '../server/routes/answers.js';
 import type { TestUser } from './support/client.js';
 import {
   type Action,
@@ -124,6 +126,7 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
+  'GET /openapi.json': { access: 'public', ok: 200 },
 };
 
 /** The handlers that answer besides the declared routes; see MOUNTED. */
@@ -185,6 +188,8 @@ const WITHOUT_LIMIT = [
   // Load balancers ask as often as they like.
   'GET /health/live',
   'GET /health/ready',
+  // It is the same for every request, like the page.
+  'GET /openapi.json',
 ];
 
 let bucket: TestBucket;
@@ -263,7 +268,7 @@ afterAll(async () => {
 });
 
 describe('the table', () => {
-  // Declaring looks at nothing: what a route needs it uses when it is called.
+  // A declaration uses no dependency: a route uses its dependencies when it is called.
   const declared = declareRoutes({} as AppDeps);
 
   test('names each declared route once, with its access', () => {
@@ -279,6 +284,14 @@ describe('the table', () => {
     expect(Object.fromEntries(described)).toEqual(Object.fromEntries(expected));
   });
 
+  test('expects an answer that the route declares', () => {
+    for (const route of declared) {
+      const statuses = problemsOf(route).map((code) => new AppError(code).status);
+      const row = ROUTES[`${route.method.toUpperCase()} ${route.path}`];
+      expect([...Object.keys(route.answers).map(Number), ...statuses]).toContain(row?.ok);
+    }
+  });
+
   test('names each route that has no rate limit of its kind', () => {
     const without = declared
       .filter(({ limit }) => limit === undefined)
@@ -287,25 +300,17 @@ describe('the table', () => {
   });
 
   test('leaves out no handler that the application has besides', () => {
-    const mounted = layersOf(buildApp(inertDeps()).router).map(describeLayer);
-    expect(mounted).toEqual(MOUNTED);
-    const [routes, board, page] = layersOf(buildApp(inertDeps()).router).filter(
-      ({ handle }) => handle?.stack,
-    );
+    const layers = layersOf(buildApp(inertDeps()).router);
+    expect(layers.map(describeLayer).sort()).toEqual(MOUNTED.toSorted());
+    const nested = layers.flatMap(({ handle }) => (handle?.stack ? layersOf(handle) : [])).map(describeLayer);
     const paths = new Set(declared.map(({ path }) => `route ${path}`));
-    for (const layer of layersOf(routes?.handle)) expect(paths).toContain(describeLayer(layer));
-    expect(layersOf(board?.handle).map(describeLayer)).toEqual([
-      'boardPolicy at /admin/queues',
-      'adminOnly at /admin/queues',
-      'app at /admin/queues',
-    ]);
-    expect(layersOf(page?.handle).map(describeLayer)).toEqual(['route /,/index.html', 'serveStatic']);
+    expect(nested.filter((name) => !paths.has(name)).sort()).toEqual(NESTED.toSorted());
   });
 });
 
 /**
- * All that buildApp() mounts in the application, in its order. If you add a handler that answers requests,
- * list its routes in OTHERS too; if you add one that only looks at requests, list it here.
+ * All that buildApp() mounts in the application, in any order. If you add a handler that answers requests, list its
+ * routes in OTHERS too; if you add one that only looks at requests, list it here.
  */
 const MOUNTED = [
   // The log of requests, unwanted bodies, headers, odd requests, CORS.
@@ -328,6 +333,15 @@ const MOUNTED = [
   'notFound',
   // The handler of errors.
   '<anonymous>',
+];
+
+/** All that those routers hold besides the declared routes. */
+const NESTED = [
+  'boardPolicy at /admin/queues',
+  'adminOnly at /admin/queues',
+  'serveBoard at /admin/queues',
+  'route /,/index.html',
+  'serveStatic',
 ];
 
 interface Layer {
@@ -356,7 +370,6 @@ function inertDeps(): AppDeps {
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },
-    queue: { bull: { name: 'processing', metaValues: { version: 'bullmq' } } },
   } as unknown as AppDeps;
 }
 

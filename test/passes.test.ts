@@ -1,10 +1,10 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
-import { expireUploads } from '../core/uploads/discard.js';
-import { appendToUpload } from '../core/uploads/ledger.js';
+import { expireUploads } from '../core/uploads/end.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
 import { createTrim } from '../worker/passes/trash.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+import { parts } from './support/bytes.js';
+import { appendToUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { countRead } from './support/plans.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 

@@ -11,8 +11,7 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /*
- * Uploads of which nobody knows how long they become: room is reserved as the bytes come, and where there is none left
- * they are cut.
+ * Uploads of unknown length: the server reserves room as the bytes come, and stops the upload where no room is left.
  */
 
 const KIB = 1024;

@@ -3,19 +3,22 @@ import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { trashFile } from '../core/files/status.js';
+import { BytesLost } from '../core/storage/storage.js';
+import { commitProgress, type LedgerDeps } from '../core/uploads/commit.js';
 import { createUpload } from '../core/uploads/create.js';
-import { expireUploads } from '../core/uploads/discard.js';
-import { terminateUpload } from '../core/uploads/end.js';
+import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
+import { expectBooksRight } from './support/books.js';
+import { parts } from './support/bytes.js';
 import {
   appendToUpload,
-  commitProgress,
-  declareLength,
+  declareUploadLength,
   finishUpload,
-  type LedgerDeps,
-} from '../core/uploads/ledger.js';
-import { listTrashBeyondQuota, listTrashOwners, reserve } from '../core/uploads/quota.js';
-import { expectBooksRight } from './support/books.js';
-import { openLedger, parts, type TestLedger } from './support/ledger.js';
+  leaseOf,
+  openLedger,
+  reserveRoom,
+  type TestLedger,
+} from './support/ledger.js';
 
 /*
  * All operations that change the usage of a quota run at the same moment for the same users. The counts stay
@@ -92,7 +95,7 @@ async function round(ownerId: string): Promise<void> {
       overdue.id,
     ]);
   const ahead = (upload: Upload, target: number) =>
-    attempt(reserve(pick(processes).database.manager, QUOTA, upload.id, 1, { target, ahead: 300 }));
+    attempt(reserveRoom(pick(processes), upload, { target, ahead: 300 }));
   await Promise.all([
     expireUploads(pick(processes).database),
     ...(done
@@ -111,8 +114,8 @@ async function round(ownerId: string): Promise<void> {
     ...(declared
       ? [
           ahead(declared, 80),
-          attempt(declareLength(pick(processes), declared, 1, 200)),
-          attempt(commitProgress(pick(processes), declared.id, 1, { offset: 0 })),
+          attempt(declareUploadLength(pick(processes), declared, 1, 200)),
+          attempt(commitProgress(pick(processes), leaseOf(declared, 1), { offset: 0 })),
         ]
       : []),
     attempt(create(ownerId, 500)),
@@ -166,13 +169,11 @@ test('an upload without a length that the storage has lost gives back all that i
   const ownerId = ledger.ownerId;
   const upload = await create(ownerId, null);
   const [deps] = processes as [LedgerDeps];
-  expect(
-    await reserve(deps.database.manager, QUOTA, upload.id, 1, { target: 100, ahead: 800 }),
-  ).toBeGreaterThan(100);
-  const lost = new AppError('size_mismatch');
+  expect(await reserveRoom(deps, upload, { target: 100, ahead: 800 })).toBeGreaterThan(100);
+  const lost = new BytesLost('lost');
   const storage = {
     ...deps.storage,
-    uploads: { ...deps.storage.uploads, append: () => Promise.reject(lost) },
+    uploads: { ...deps.storage.uploads, open: () => Promise.reject(lost) },
   };
   await expect(appendToUpload({ ...deps, storage }, upload, 1, parts('x'))).rejects.toBe(lost);
   expect(await ledger.query('SELECT used_bytes, used_files FROM users WHERE id = $1', [ownerId])).toEqual([

@@ -6,6 +6,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
+import { timestamp } from '../server/answers/shapes.js';
 import { type Authenticate, createAuthenticate } from '../server/auth/authenticate.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
@@ -14,7 +15,9 @@ import { signToken } from '../server/auth/tokens.js';
 import { notFound, problemHandler } from '../server/http/problem.js';
 import { requestLog } from '../server/http/requests.js';
 import { createLimits } from '../server/limits/limits.js';
+import { EMPTY, problemsOf } from '../server/routes/answers.js';
 import { type AnyRoute, route, serve } from '../server/routes/route.js';
+import { checkAnswers } from './support/answer-check.js';
 import { exchange, formRequest } from './support/raw-http.js';
 import { until } from './support/until.js';
 
@@ -43,7 +46,7 @@ const limits = createLimits({
   log,
 });
 
-// Nothing here asks the database: see matrix.test.ts for what does.
+// No test here asks the database: see matrix.test.ts for tests that do.
 const database = undefined as unknown as DataSource;
 const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
 
@@ -66,7 +69,7 @@ const declared = route({
   params: z.object({ id: z.uuid() }),
   query: z.object({ limit: z.coerce.number().int().max(10).default(5) }),
   body: z.object({ name: z.string().min(1, 'must not be empty') }),
-  status: 201,
+  answers: { 201: z.object({ id: z.uuid(), limit: z.int(), name: z.string() }) },
   handle: async ({ params, query, body }) => ({ ...params, ...query, ...body }),
 });
 const path = '/things/01890000-0000-7000-8000-000000000002';
@@ -104,7 +107,7 @@ test('a body that is not JSON, or too long, is an error of the client', async ()
   expect([long.status, long.body.code]).toEqual([413, 'too_large']);
 });
 
-test('a body of another type is told what to send, and no body at all is an empty one', async () => {
+test('a body of another type is refused with the type to send, and a missing body counts as empty', async () => {
   const form = await serveOnly(declared).post(path).type('form').send('name=a');
   expect([form.status, form.body.code]).toEqual([415, 'unsupported_media_type']);
   const none = await serveOnly(declared).post(path).set('Content-Length', '0');
@@ -124,6 +127,7 @@ test('an unexpected error tells nothing about itself', async () => {
     path: '/failing',
     access: 'public',
     summary: 'For the test',
+    answers: {},
     handle: () => Promise.reject(new Error('SELECT secret FROM /etc/passwd')),
   });
   const answer = await serveOnly(failing).get('/failing');
@@ -143,6 +147,7 @@ test('an expected error shows its detail and never its cause', async () => {
     path: '/failing',
     access: 'public',
     summary: 'For the test',
+    answers: {},
     handle: () => Promise.reject(error),
   });
   const answer = await serveOnly(failing).get('/failing');
@@ -159,6 +164,7 @@ describe('access', () => {
       access: 'read',
       link,
       summary: 'For the test',
+      answers: { 200: z.object({ id: z.uuid(), ownerId: z.uuid() }) },
       handle: async ({ own }) => own({ id: '01890000-0000-7000-8000-000000000003', ownerId }),
     });
   const get = (authorization: string, url = '/guarded', declared = guarded(false)) =>
@@ -241,5 +247,59 @@ describe('a caller who sends a body', () => {
     outgoing.end(body.slice(5));
     expect(await answered).toBe(201);
     expect(asked).toBe(2);
+  });
+});
+
+describe('an answer', () => {
+  const described = {
+    method: 'get',
+    path: '/described',
+    access: 'public',
+    summary: 'For the test',
+    answers: { 200: z.object({ at: timestamp, count: z.int().nullable() }) },
+    problems: ['gone'],
+  } as const;
+
+  test('has the type that is declared, which the compiler checks', () => {
+    route({ ...described, handle: async () => ({ at: new Date(), count: 1 }) });
+    // @ts-expect-error: a field is missing
+    route({ ...described, handle: async () => ({ at: new Date() }) });
+    // @ts-expect-error: a field has another type
+    route({ ...described, handle: async () => ({ at: new Date(), count: '1' }) });
+    // @ts-expect-error: nothing is returned
+    route({ ...described, handle: async () => {} });
+    expect.assertions(0);
+  });
+
+  test('without content is sent by the router', async () => {
+    const empty = route({ ...described, answers: { 204: EMPTY }, handle: async () => {} });
+    expect((await serveOnly(empty).get('/described')).status).toBe(204);
+  });
+
+  const faults: string[] = [];
+  /** Asks a server that checks its answers, as those do that the suites start. */
+  async function answerOf(handle: AnyRoute['handle'], method: 'get' | 'head' = 'get') {
+    const declared: AnyRoute = { ...described, handle };
+    const app = appOf([declared]);
+    checkAnswers(app.response, [declared], problemsOf, (fault) => faults.push(fault));
+    return (await request(app)[method]('/described')).status;
+  }
+
+  test('is checked by the tests against its declaration', async () => {
+    const at = new Date();
+    expect(await answerOf(async () => ({ at, count: null }))).toBe(200);
+    expect(await answerOf(async () => ({ at, count: null }), 'head')).toBe(200);
+    expect(await answerOf(() => Promise.reject(new AppError('gone')))).toBe(410);
+    expect(faults).toEqual([]);
+    for (const wrong of [
+      async () => ({ at: 'yesterday', count: 1 }),
+      async () => ({ at }),
+      async () => ({ at, count: 1, secret: 'x' }),
+      () => Promise.reject(new AppError('locked')),
+      async ({ res }: { res: express.Response }) => void res.status(202).json({}),
+    ]) {
+      expect(await answerOf(wrong)).toBe(500);
+    }
+    expect(faults).toHaveLength(5);
   });
 });

@@ -5,6 +5,7 @@ import { ConfigError, loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
 import { openS3Storage } from '../core/storage/s3/storage.js';
 import type { Part, Storage, StoredUpload } from '../core/storage/storage.js';
+import { appendTo } from './support/bytes.js';
 import { createBucket, createS3Client, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
 
@@ -36,7 +37,7 @@ async function upload(storage: Storage, content: Buffer): Promise<string> {
   async function* source() {
     yield content;
   }
-  await storage.uploads.append(present, source(), async (progress) => {
+  await appendTo(storage.uploads, present, source(), async (progress) => {
     present = { ...present, offset: progress.offset, state: progress.state ?? present.state };
     parts.push(...(progress.parts ?? []));
     key = progress.objectKey;

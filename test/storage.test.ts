@@ -8,6 +8,7 @@ import { createLogger } from '../core/log.js';
 import { openFileStorage } from '../core/storage/file.js';
 import { openS3Storage } from '../core/storage/s3/storage.js';
 import type { Part, Progress, Storage, StoredObject, StoredUpload } from '../core/storage/storage.js';
+import { appendTo } from './support/bytes.js';
 import { createBucket } from './support/s3.js';
 
 const MIB = 1024 ** 2;
@@ -66,7 +67,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     objectKey = undefined;
   }
 
-  /** Keeps what the ledger keeps. */
+  /** Keeps the progress that the ledger would keep. */
   async function commit(progress: Progress) {
     if (progress.offset !== upload.offset) committed.push(progress.offset);
     upload = { ...upload, offset: progress.offset, state: progress.state ?? upload.state };
@@ -80,7 +81,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     }
   }
   const append = (...contents: (Uint8Array | string | Error)[]) =>
-    storage.uploads.append(upload, chunks(...contents), commit);
+    appendTo(storage.uploads, upload, chunks(...contents), commit);
   const complete = async () => {
     upload = { ...upload, length: upload.offset };
     objectKey ??= (await storage.uploads.complete(upload, parts)).objectKey;
@@ -150,7 +151,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
   test('bytes that were stored but not committed do not count', async () => {
     await append('abc');
     const refuse = () => Promise.reject(new Error('not yours'));
-    await expect(storage.uploads.append(upload, chunks('XXX'), refuse)).rejects.toThrow();
+    await expect(appendTo(storage.uploads, upload, chunks('XXX'), refuse)).rejects.toThrow();
     await append('def');
     expect((await stored()).toString()).toBe('abcdef');
   });
@@ -196,9 +197,8 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
         await commit(progress);
       };
       for (const size of sizes) {
-        await storage.uploads
-          .append({ ...upload, length: upload.offset + size }, chunks(randomBytes(size)), reservation)
-          .catch(() => {});
+        const last = { ...upload, length: upload.offset + size };
+        await appendTo(storage.uploads, last, chunks(randomBytes(size)), reservation).catch(() => {});
       }
       const rest = randomBytes(8 * MIB + 5);
       await append(rest);
@@ -267,7 +267,7 @@ test('S3: many uploads that share little memory become the bytes that were sent'
     const content = randomBytes(Math.round(MIB * (0.5 + Math.random())));
     let upload: StoredUpload = { key: randomUUID(), offset: 0, length: content.length, state: null };
     let key = '';
-    await storage.uploads.append(upload, slowly(content), async ({ offset, state, objectKey }) => {
+    await appendTo(storage.uploads, upload, slowly(content), async ({ offset, state, objectKey }) => {
       upload = { ...upload, offset, state: state ?? upload.state };
       key = objectKey ?? key;
     });
@@ -285,8 +285,8 @@ test('files: bytes beyond the offset are written over, and their rest is cut off
   async function* source(text: string) {
     yield Buffer.from(text);
   }
-  await storage.uploads.append(upload, source('abcdef'), commit);
-  await storage.uploads.append({ ...upload, offset: 3 }, source('X'), commit);
+  await appendTo(storage.uploads, upload, source('abcdef'), commit);
+  await appendTo(storage.uploads, { ...upload, offset: 3 }, source('X'), commit);
   const { objectKey } = await storage.uploads.complete({ ...upload, offset: 4 }, []);
   expect((await buffer(await storage.blobs.read(objectKey))).toString()).toBe('abcX');
   await expect(storage.uploads.complete({ ...upload, offset: 5 }, [])).rejects.toMatchObject({
@@ -327,7 +327,8 @@ test('files: no offset is committed before its bytes are synced', async () => {
       yield Buffer.from('abc');
     };
     const upload = { key: 'key', offset: 0, length: null, state: null };
-    await storage.uploads.append(
+    await appendTo(
+      storage.uploads,
       upload,
       source(),
       async ({ offset }) => void order.push(`committed ${offset}`),

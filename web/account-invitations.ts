@@ -1,3 +1,4 @@
+import type { InvitationJson, InvitationPageJson, NewInvitationJson } from '../server/answers/admin.js';
 import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
@@ -6,24 +7,17 @@ import { timeText } from './format.js';
 import { invitationLink } from './invitation.js';
 import { showSecret } from './one-time-secret.js';
 
-interface Invitation {
-  id: string;
-  email: string | null;
-  createdAt: string;
-  expiresAt: string;
-}
-
 /** Invitations to register, for admins: list, create, revoke. */
 export function prepareInvitations(api: Api): void {
   const section = new AccountSection('account-invitations', async () => {
-    const { items } = await api.get<{ items: Invitation[] }>('/api/admin/invitations');
+    const { items } = await api.get<InvitationPageJson>('/api/admin/invitations');
     return { items: items.map((invitation) => toItem(api, invitation)), nextCursor: null };
   });
 
   const form = byId('invitation-form', HTMLFormElement);
   onSubmit(form, async () => {
     const email = textOf(form, 'email');
-    const { token } = await api.post<{ token: string }>('/api/admin/invitations', {
+    const { token } = await api.post<NewInvitationJson>('/api/admin/invitations', {
       ...(email !== undefined && { email }),
       expiresInHours: Number(choiceOf(form, 'expiry')),
     });
@@ -35,7 +29,7 @@ export function prepareInvitations(api: Api): void {
   });
 }
 
-function toItem(api: Api, { id, email, createdAt, expiresAt }: Invitation): Item {
+function toItem(api: Api, { id, email, createdAt, expiresAt }: InvitationJson): Item {
   const name = email ?? 'For anybody';
   return {
     id,

@@ -1,3 +1,4 @@
+import type { ApiKeyJson, ApiKeyPageJson, NewApiKeyJson } from '../server/answers/tokens.js';
 import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
@@ -5,20 +6,10 @@ import { choiceOf, onSubmit, textOf, timeInHours } from './form.js';
 import { timeText } from './format.js';
 import { showSecret } from './one-time-secret.js';
 
-interface ApiKey {
-  id: string;
-  name: string;
-  prefix: string;
-  scopes: string[];
-  createdAt: string;
-  lastUsedAt: string | null;
-  expiresAt: string | null;
-}
-
 /** API keys for programs: list, create, revoke. */
 export function prepareKeys(api: Api): void {
   const section = new AccountSection('account-keys', async () => {
-    const { items } = await api.get<{ items: ApiKey[] }>('/api/keys');
+    const { items } = await api.get<ApiKeyPageJson>('/api/keys');
     return { items: items.map((key) => toItem(api, key)), nextCursor: null };
   });
 
@@ -26,7 +17,7 @@ export function prepareKeys(api: Api): void {
   onSubmit(form, async () => {
     const scopes = [...form.querySelectorAll<HTMLInputElement>('input[name=scope]:checked')];
     const expiresAt = timeInHours(choiceOf(form, 'expiry'));
-    const { key, name } = await api.post<ApiKey & { key: string }>('/api/keys', {
+    const { key, name } = await api.post<NewApiKeyJson>('/api/keys', {
       name: textOf(form, 'name') ?? '',
       scopes: scopes.map((box) => box.value),
       ...(expiresAt !== undefined && { expiresAt }),
@@ -42,7 +33,7 @@ export function prepareKeys(api: Api): void {
   });
 }
 
-function toItem(api: Api, { id, name, prefix, scopes, lastUsedAt, expiresAt }: ApiKey): Item {
+function toItem(api: Api, { id, name, prefix, scopes, lastUsedAt, expiresAt }: ApiKeyJson): Item {
   const isOver = expiresAt !== null && new Date(expiresAt) <= new Date();
   return {
     id,

@@ -1,23 +1,15 @@
+import type { OpenSessionJson, SessionPageJson } from '../server/answers/account.js';
 import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 import { programText, timeText } from './format.js';
 
-interface Session {
-  id: string;
-  current: boolean;
-  createdAt: string;
-  lastUsedAt: string;
-  address: string | null;
-  userAgent: string | null;
-}
-
 /** The user's open sessions. Returns the section. */
 export function prepareSessions(api: Api): AccountSection {
   const others = byId('sessions-end-others', HTMLButtonElement);
   const section = new AccountSection('account-sessions', async () => {
-    const { items } = await api.get<{ items: Session[] }>('/api/me/sessions');
+    const { items } = await api.get<SessionPageJson>('/api/me/sessions');
     others.hidden = !items.some((session) => !session.current);
     return { items: items.map((session) => toItem(api, session)), nextCursor: null };
   });
@@ -37,7 +29,7 @@ export function prepareSessions(api: Api): AccountSection {
   return section;
 }
 
-function toItem(api: Api, { id, current, createdAt, lastUsedAt, address, userAgent }: Session): Item {
+function toItem(api: Api, { id, current, createdAt, lastUsedAt, address, userAgent }: OpenSessionJson): Item {
   const program = programText(userAgent);
   return {
     id,

@@ -1,3 +1,4 @@
+import type { NewUploadTokenJson, UploadTokenJson, UploadTokenPageJson } from '../server/answers/tokens.js';
 import { AccountSection, deletion, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId } from './dom.js';
@@ -6,19 +7,10 @@ import { sizeText, timeText } from './format.js';
 import { showSecret } from './one-time-secret.js';
 import { readSize } from './size-field.js';
 
-interface UploadToken {
-  id: string;
-  label: string | null;
-  maxSize: number | null;
-  types: string[] | null;
-  expiresAt: string;
-  usedAt: string | null;
-}
-
 /** Tokens that let somebody without an account send one file: list, create, revoke. */
 export function prepareUploadTokens(api: Api): void {
   const section = new AccountSection('account-upload-tokens', async () => {
-    const { items } = await api.get<{ items: UploadToken[] }>('/api/upload-tokens');
+    const { items } = await api.get<UploadTokenPageJson>('/api/upload-tokens');
     return { items: items.map((token) => toItem(api, token)), nextCursor: null };
   });
 
@@ -27,7 +19,7 @@ export function prepareUploadTokens(api: Api): void {
     const label = textOf(form, 'label');
     const maxSize = readSize(form, 'size');
     const types = (textOf(form, 'types') ?? '').split(/[\s,;]+/).filter((type) => type !== '');
-    const { token } = await api.post<{ token: string }>('/api/upload-tokens', {
+    const { token } = await api.post<NewUploadTokenJson>('/api/upload-tokens', {
       ...(label !== undefined && { label }),
       ...(maxSize !== undefined && { maxSize }),
       ...(types.length > 0 && { types }),
@@ -41,7 +33,7 @@ export function prepareUploadTokens(api: Api): void {
   });
 }
 
-function toItem(api: Api, { id, label, maxSize, types, expiresAt, usedAt }: UploadToken): Item {
+function toItem(api: Api, { id, label, maxSize, types, expiresAt, usedAt }: UploadTokenJson): Item {
   const name = label ?? 'Without a label';
   const isOver = usedAt === null && new Date(expiresAt) <= new Date();
   return {

@@ -1,13 +1,14 @@
+import type { UsageJson } from '../server/answers/account.js';
 import type { Api } from './api.js';
 import { explain } from './api-error.js';
 import { byId, setText } from './dom.js';
-import { type Usage, usageTexts } from './usage.js';
+import { usageTexts } from './usage.js';
 
 /** Shows how much of the quota is in use. */
 export async function showUsage(api: Api): Promise<void> {
   const problem = byId('usage-problem', HTMLElement);
   try {
-    const me = await api.get<Usage>('/api/me');
+    const me = await api.get<UsageJson>('/api/me');
     const texts = usageTexts(me);
     for (const name of ['bytes', 'files'] as const) {
       setText(byId(`usage-${name}`, HTMLElement), texts[name]);

@@ -1,31 +1,21 @@
+import type { AccountJson, AccountPageJson } from '../server/answers/admin.js';
 import { AccountSection, type Item } from './account-section.js';
 import type { Api } from './api.js';
 import { byId, setText } from './dom.js';
 import { choiceOf, field, onSubmit } from './form.js';
 import { timeText } from './format.js';
 import { readSize, writeSize } from './size-field.js';
-import { type Usage, usageTexts } from './usage.js';
-
-interface Account extends Usage {
-  id: string;
-  email: string;
-  role: 'user' | 'admin';
-  external: boolean;
-  disabled: boolean;
-  createdAt: string;
-}
+import { usageTexts } from './usage.js';
 
 /** All accounts, for admins: role, quota, disabling. */
 export function prepareUsers(api: Api): void {
   const section: AccountSection = new AccountSection('account-users', async (cursor) => {
     const query = new URLSearchParams({ limit: '50', ...(cursor !== null && { cursor }) });
-    const { items, nextCursor } = await api.get<{ items: Account[]; nextCursor: string | null }>(
-      `/api/admin/users?${query}`,
-    );
+    const { items, nextCursor } = await api.get<AccountPageJson>(`/api/admin/users?${query}`);
     return { items: items.map(toItem), nextCursor };
   });
 
-  function toItem(account: Account): Item {
+  function toItem(account: AccountJson): Item {
     const { bytes, files } = usageTexts(account);
     return {
       id: account.id,
@@ -51,7 +41,7 @@ export function prepareUsers(api: Api): void {
   }
 
   /** Shows the form below the account and removes a form that is open elsewhere. */
-  function edit(account: Account, element: HTMLElement): void {
+  function edit(account: AccountJson, element: HTMLElement): void {
     byId('account-users', HTMLElement).querySelector('.items form')?.remove();
     const form = formOf(account);
     form.querySelector('.cancel')?.addEventListener('click', () => {
@@ -62,7 +52,7 @@ export function prepareUsers(api: Api): void {
       const change = changeIn(form, account);
       const isChanged = Object.keys(change).length > 0;
       const path = `/api/admin/users/${account.id}`;
-      section.replace(toItem(isChanged ? await api.patch<Account>(path, change) : account));
+      section.replace(toItem(isChanged ? await api.patch<AccountJson>(path, change) : account));
       return undefined;
     });
     element.append(form);
@@ -71,7 +61,7 @@ export function prepareUsers(api: Api): void {
 }
 
 /** The form, filled with the current values of the account. */
-function formOf({ email, role, disabled, quota }: Account): HTMLFormElement {
+function formOf({ email, role, disabled, quota }: AccountJson): HTMLFormElement {
   const template = byId('user-form', HTMLTemplateElement).content.cloneNode(true) as DocumentFragment;
   const form = template.firstElementChild as HTMLFormElement;
   form.setAttribute('aria-label', `Change ${email}`);
@@ -96,7 +86,7 @@ function prepareLimit(form: HTMLFormElement, name: string): void {
   show();
 }
 
-function limitsText(quota: Account['quota']): string {
+function limitsText(quota: AccountJson['quota']): string {
   const none = { bytes: 0, files: 0 };
   const { bytes, files } = usageTexts({ quota, usage: none });
   const limits = [quota.bytes === null ? '' : bytes, quota.files === null ? '' : files]
@@ -106,7 +96,7 @@ function limitsText(quota: Account['quota']): string {
 }
 
 /** Returns only the changed values: a default limit that was not touched stays the default. */
-function changeIn(form: HTMLFormElement, account: Account): object {
+function changeIn(form: HTMLFormElement, account: AccountJson): object {
   const role = choiceOf(form, 'role');
   const disabled = field(form, 'disabled', HTMLInputElement).checked;
   const limits = [

@@ -1,50 +1,17 @@
+import type { UserJson } from '../server/answers/account.js';
+import type { RegistrationJson, SessionJson } from '../server/answers/auth.js';
+import type { FileJson, FilePageJson } from '../server/answers/files.js';
 import { ApiError } from './api-error.js';
 
-export interface User {
-  id: string;
-  email: string;
-  role: 'user' | 'admin';
-}
+export type User = UserJson;
 
-export type FileStatus =
-  | 'pending'
-  | 'processing'
-  | 'completed'
-  | 'failed'
-  | 'infected'
-  | 'paused'
-  | 'canceled';
+export type StoredFile = FileJson;
 
-export interface StoredFile {
-  id: string;
-  filename: string;
-  size: number;
-  declaredType: string | null;
-  detectedType: string | null;
-  status: FileStatus;
-  step: string | null;
-  /** 0 to 100 */
-  progress: number;
-  createdAt: string;
-  error: { detail?: string | null } | null;
-  warnings: { step: string; code: string; detail?: string | null }[];
-  /** Signed URLs for `<img>` and `<a>`; null until the file may be shown. */
-  links: { content: string | null; thumbnails: { small?: string } | null };
-}
+export type FileStatus = FileJson['status'];
 
-export interface FilePage {
-  items: StoredFile[];
-  nextCursor: string | null;
-}
+type Session = SessionJson;
 
-interface Session {
-  user: User;
-  accessToken: string;
-  /** Seconds until the access token expires. */
-  expiresIn: number;
-}
-
-export type Registration = 'open' | 'invite' | 'closed';
+export type Registration = RegistrationJson['registration'];
 
 export interface Credentials {
   email: string;
@@ -86,7 +53,7 @@ export class Api {
 
   /** Tells who may create an account now. */
   async registration(): Promise<Registration> {
-    const answer: { registration: Registration } = await (await send('/api/auth')).json();
+    const answer: RegistrationJson = await (await send('/api/auth')).json();
     return answer.registration;
   }
 
@@ -100,7 +67,7 @@ export class Api {
   }
 
   /** A page of files, newest first. */
-  files(cursor: string | null): Promise<FilePage> {
+  files(cursor: string | null): Promise<FilePageJson> {
     const query = new URLSearchParams({ limit: '50', ...(cursor !== null && { cursor }) });
     return this.get(`/api/files?${query}`);
   }

@@ -1,7 +1,8 @@
+import type { UsageJson } from '../server/answers/account.js';
 import type { Api } from './api.js';
 import { ApiError } from './api-error.js';
 import { byId, setText } from './dom.js';
-import { quotaNote, type Usage } from './usage.js';
+import { quotaNote } from './usage.js';
 
 /** Many files may finish in a second, and one request is enough for all of them. */
 const GATHER_MS = 1500;
@@ -30,7 +31,7 @@ export class QuotaNote {
 
   async #look(): Promise<void> {
     try {
-      setText(byId('quota-note', HTMLElement), quotaNote(await this.#api.get<Usage>('/api/me')));
+      setText(byId('quota-note', HTMLElement), quotaNote(await this.#api.get<UsageJson>('/api/me')));
     } catch (error) {
       // The list of files shows the problem with the server.
       const wait = error instanceof ApiError ? error.retryAfterMs : undefined;

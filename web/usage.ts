@@ -1,15 +1,10 @@
+import type { UsageJson } from '../server/answers/account.js';
 import { countText, sizeText } from './format.js';
-
-/** The usage and the quota of a user; null means no limit. */
-export interface Usage {
-  quota: { bytes: number | null; files: number | null };
-  usage: { bytes: number; files: number };
-}
 
 const NEARLY = 0.9;
 
 /** The used share of the quota: 0 to 1, or more if exceeded; 0 without a quota. */
-function usedShares({ quota, usage }: Usage): { bytes: number; files: number } {
+function usedShares({ quota, usage }: UsageJson): { bytes: number; files: number } {
   return { bytes: shareOf(usage.bytes, quota.bytes), files: shareOf(usage.files, quota.files) };
 }
 
@@ -19,7 +14,7 @@ function shareOf(used: number, most: number | null): number {
 }
 
 /** “1.5 of 10 GiB” and “3 of 100 files”; without a limit only the usage. */
-export function usageTexts({ quota, usage }: Usage): { bytes: string; files: string } {
+export function usageTexts({ quota, usage }: UsageJson): { bytes: string; files: string } {
   return {
     bytes:
       quota.bytes === null ? sizeText(usage.bytes) : `${sizeText(usage.bytes)} of ${sizeText(quota.bytes)}`,
@@ -31,7 +26,7 @@ export function usageTexts({ quota, usage }: Usage): { bytes: string; files: str
 }
 
 /** The note in the upload area; empty while there is enough room. */
-export function quotaNote(me: Usage): string {
+export function quotaNote(me: UsageJson): string {
   const shares = usedShares(me);
   const near = (['bytes', 'files'] as const).filter((name) => shares[name] >= NEARLY);
   if (near.length === 0) return '';

@@ -19,7 +19,7 @@ interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes; null: not known yet. */
   'upload.created': { length: number | null };
   'upload.expired': { reason?: string };
-  'upload.terminated': Nothing;
+  'upload.terminated': { reason?: string };
   /** Bytes. */
   'file.created': { size: number };
   'file.step': StepRecord & { step: string };

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { readOptional, syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import { storageFull } from './disk-room.js';
-import { MARKER, StoreAway } from './storage.js';
+import { BytesLost, MARKER, StoreAway } from './storage.js';
 
 /* Opens the file of an object (`<root>/ab/<key>`) for writing, and turns errors of the file system into AppErrors. */
 
@@ -26,9 +26,9 @@ export async function createFile(path: string): Promise<FileHandle> {
 }
 
 /**
- * Opens one that holds `offset` bytes already.
- * @throws {AppError} size_mismatch when they are not all there: what is written behind them would make zeros of them;
- * unavailable, caused by StoreAway, when the marker is not there either
+ * Opens a file that holds `offset` bytes already.
+ * @throws {BytesLost} when they are not all there: bytes that are written behind them would turn the gap into zeros;
+ * {AppError} unavailable, caused by StoreAway, when the marker is missing too
  */
 export async function openGrown(path: string, offset: number): Promise<FileHandle> {
   const handle = await open(path, constants.O_WRONLY).catch(async (error: unknown) => {
@@ -41,9 +41,8 @@ export async function openGrown(path: string, offset: number): Promise<FileHandl
   throw lost(offset, size);
 }
 
-function lost(offset: number, left: number): AppError {
-  const detail = `Of ${offset} acknowledged bytes ${left} are left: begin the upload anew`;
-  return new AppError('size_mismatch', { detail });
+function lost(offset: number, left: number): BytesLost {
+  return new BytesLost(`Of ${offset} acknowledged bytes ${left} are left: begin the upload anew`);
 }
 
 /**
@@ -62,10 +61,6 @@ export function storageError(error: unknown): AppError {
   if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) return storageFull(error);
   const detail = 'The storage does not answer';
   return new AppError('unavailable', { detail, cause: error, retryable: true });
-}
-
-export function rethrowStorageError(error: unknown): never {
-  throw storageError(error);
 }
 
 function ignoreExisting(error: unknown): undefined {

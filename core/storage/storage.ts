@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { AppError } from '../errors.js';
 
 /**
  * Where bytes are stored. Two views of the same place: `blobs` are whole objects that never change, `uploads` are
@@ -35,6 +36,14 @@ export class StoreAway extends Error {
   override name = 'StoreAway';
   constructor(cause: unknown) {
     super('The storage does not answer', { cause });
+  }
+}
+
+/** Bytes that the store has acknowledged are gone. The upload or object cannot be completed any more. */
+export class BytesLost extends AppError {
+  override name = 'BytesLost';
+  constructor(detail: string, cause?: unknown) {
+    super('size_mismatch', { detail, cause });
   }
 }
 
@@ -109,7 +118,7 @@ export interface Part {
   etag: string;
 }
 
-/** How far an append has come. */
+/** How far the bytes of a request have come. */
 export interface Progress {
   /** All bytes before it are on stable storage. */
   offset: number;
@@ -122,30 +131,14 @@ export interface Progress {
   objectKey?: string;
 }
 
-/** How an append and the request that it serves end each other. */
-export interface AppendControl {
-  /** Aborts when another request waits: writes to the store then have only a few seconds left. */
-  hurry?: AbortSignal;
-  /**
-   * Called when a write has failed, so that nothing more can be stored. It must end the source: a client that has
-   * stalled may never send the next chunk, and the append would wait for that chunk before it could throw.
-   */
-  onFailure?(): void;
-}
-
 export interface UploadStore {
   /**
-   * Stores the bytes of `source` from the upload's offset on. Calls `commit` with offsets before which all bytes are on
-   * stable storage: now and then on the way, and at the end, also when `source` ends with an error. Calls of `commit`
-   * never overlap. When `commit` throws, nothing more is written and the append throws the same error.
-   * @throws {AppError} storage_full, unavailable
+   * Opens an upload for writing at its offset. Calls `commit` with offsets before which all bytes are on stable
+   * storage: now and then on the way, and at the end. Calls of `commit` never overlap. When `commit` throws, nothing more
+   * is written; an AppError says that the ledger has refused and changed nothing.
+   * @throws {AppError} storage_full, unavailable; {BytesLost} when acknowledged bytes are gone
    */
-  append(
-    upload: StoredUpload,
-    source: AsyncIterable<Uint8Array>,
-    commit: (progress: Progress) => Promise<void>,
-    control?: AppendControl,
-  ): Promise<void>;
+  open(upload: StoredUpload, commit: (progress: Progress) => Promise<void>): Promise<UploadSink>;
   /**
    * Makes the object of an upload whose bytes are all committed. May be called again, for example when an earlier call
    * made the object and its answer was lost.
@@ -153,8 +146,8 @@ export interface UploadStore {
    * @param parts all committed parts, by number
    * @param signal gives up when it aborts
    * @returns the key of the object, which has exactly `length` bytes; and whether other objects of the upload are left
-   * @throws {AppError} size_mismatch when committed bytes are gone; unavailable, caused by StoreAway if the store gave
-   * no answer
+   * @throws {BytesLost} when committed bytes are gone; {AppError} unavailable, caused by StoreAway if the store gave no
+   * answer
    */
   complete(
     upload: StoredUpload,
@@ -166,6 +159,28 @@ export interface UploadStore {
    * @throws {StoreAway}
    */
   discard(upload: StoredUpload, keep: string | null): Promise<void>;
+}
+
+/** Takes the bytes of one request. */
+export interface UploadSink {
+  /**
+   * Takes the next bytes; the chunk belongs to the sink from now on. Synchronous: no promise for each chunk.
+   * @returns undefined: the sink takes more; a promise: the sink is full, and the caller writes nothing until it
+   * resolves. The promise never rejects; look at `failed`.
+   */
+  write(chunk: Uint8Array): Promise<void> | undefined;
+  /** Aborts when nothing more can be stored; its reason is the error that end() throws. */
+  readonly failed: AbortSignal;
+  /**
+   * From now on what is being written has only a few seconds left: another request waits, or the body has broken off.
+   */
+  hurry(): void;
+  /**
+   * Stores and commits all bytes that write() took, and gives every resource back. Call it exactly once, also after
+   * `failed`.
+   * @throws the first error
+   */
+  end(): Promise<void>;
 }
 
 export interface DirectUploads {

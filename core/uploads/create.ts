@@ -14,6 +14,7 @@ import { typeNotAllowed } from '../media/media-types.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
+import type { UploadHooks } from './hooks.js';
 import { LEASE_MS } from './lease.js';
 import { hasRoom, quotaExceeded } from './quota.js';
 
@@ -34,6 +35,7 @@ export interface CreationDeps {
   uploadExpiryHours: number;
   /** Of users who have none of their own. */
   quota: Quota;
+  hooks?: UploadHooks | undefined;
 }
 
 export interface NewUpload extends Description {
@@ -70,11 +72,12 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * Writes the row and the event of a new upload and reserves room for it. The row holds a lease of epoch 1 for
  * `leaseHolder`.
  * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token
+ * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token; {UploadRefused} by a hook
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const { token } = upload;
   await deps.storage.room?.require();
+  await deps.hooks?.beforeCreate?.(upload);
   if (!token) return insertUpload(deps, upload);
   checkLimits(token, upload);
   return deps.database.transaction(async (manager) => {

@@ -3,12 +3,12 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { DirectUploads, Part } from '../storage/storage.js';
+import { commitProgress } from './commit.js';
 import { createUpload, type NewUpload } from './create.js';
-import { terminateUpload } from './end.js';
-import { type FinishDeps, finishAndQueue } from './finish.js';
-import type { Leases } from './lease.js';
-import { commitProgress, completeUpload } from './ledger.js';
+import { abandonUpload } from './end.js';
+import type { Lease, Leases } from './lease.js';
 import { getUpload, isOverdue, type UploadAccess } from './queries.js';
+import { type SettleDeps, settle } from './settle.js';
 
 /*
  * Direct upload: the client sends the parts of an S3 multipart upload to addresses that the server has signed for it,
@@ -35,7 +35,7 @@ const CLOCK_SLACK_SECONDS = 300;
 /** How many gaps a message names. */
 const MAX_NAMED = 10;
 
-export interface DirectDeps extends FinishDeps {
+export interface DirectDeps extends SettleDeps {
   leases: Leases;
 }
 
@@ -71,13 +71,13 @@ export async function beginDirectUpload(
   const lease = deps.leases.adopt(row, () => {});
   try {
     const state = await direct.begin(row.storageKey);
-    await commitProgress(deps, row.id, lease.epoch, { offset: 0, state });
+    await commitProgress(deps, lease, { offset: 0, state });
     const begun = await promiseAddresses(deps, direct, row.id);
     if (!begun) throw new AppError('gone');
     return await sign(direct, begun, plan(direct, begun).parts.slice(0, MAX_ADDRESSES));
   } catch (error) {
     // No client knows its id yet.
-    await terminateUpload(deps, row.id, upload.actor, { returnToken: upload.token?.id }).catch(() => {});
+    await abandonUpload(deps, lease, upload.actor, upload.token?.id).catch(() => {});
     throw error;
   } finally {
     await lease.release();
@@ -147,12 +147,10 @@ export async function completeDirectUpload(
     const { upload } = lease;
     if (!upload.direct) throw notDirect();
     if (upload.status === 'uploading') {
-      const isStocked = upload.offset === upload.length;
       if (isOverdue(upload)) throw new AppError('gone');
-      const stocked = isStocked ? upload : await takeStock(deps, direct, upload, lease.epoch);
-      await completeUpload(deps, stocked, lease.epoch);
+      if (upload.offset !== upload.length) await takeStock(deps, direct, lease);
     }
-    const file = await finishAndQueue(deps, id, actor);
+    const file = await settle(deps, lease, { actor });
     return file.id;
   } finally {
     await lease.release();
@@ -160,12 +158,8 @@ export async function completeDirectUpload(
 }
 
 /** Commits the parts to the ledger if all have arrived. @throws {AppError} incomplete; unavailable */
-async function takeStock(
-  deps: DirectDeps,
-  direct: DirectUploads,
-  upload: Upload,
-  epoch: number,
-): Promise<Upload> {
+async function takeStock(deps: DirectDeps, direct: DirectUploads, lease: Lease): Promise<void> {
+  const { upload } = lease;
   const { partCount, parts: planned } = plan(direct, upload);
   const arrived = await listArrived(direct, upload);
   const missing = planned.filter(({ number }) => !arrived.has(number)).map(({ number }) => number);
@@ -178,7 +172,7 @@ async function takeStock(
       `Part ${number} of ${partCount} has ${found.size} bytes instead of ${size}: send it again`,
     );
   });
-  return commitProgress(deps, upload.id, epoch, { offset: upload.length ?? 0, parts });
+  await commitProgress(deps, lease, { offset: upload.length ?? 0, parts });
 }
 
 async function sign(direct: DirectUploads, upload: Upload, parts: PlannedPart[]): Promise<SignedParts> {

@@ -1,18 +1,12 @@
 import type { DataSource } from 'typeorm';
-import { Upload } from '../database/entities/upload.js';
-import { execute, queryEntities, queryRows } from '../database/rows.js';
-import { appendEvents } from '../events/append.js';
+import { execute, queryRows } from '../database/rows.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
 import { FORGET_DESCRIPTION } from './description.js';
 
 /*
- * The reconciler's part of the ledger: it finds uploads that were left half done, expires the overdue ones, and
- * deletes what ended uploads have left in the store.
+ * The reconciler's part of the ledger: it finds uploads that were left half done, and deletes what ended uploads have left in the store.
  */
-
-/** Uploads that expire in one transaction. Until it ends, their owners cannot begin other uploads. */
-const EXPIRE_BATCH = 1000;
 
 /** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
@@ -24,64 +18,6 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
      ORDER BY random() LIMIT 1000`,
   );
   return rows.map((row) => row.id);
-}
-
-/**
- * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
- * becomes a file and does not expire, unless making its object failed recently and waits for the next try.
- * @returns how many expired
- */
-export async function expireUploads(database: DataSource): Promise<number> {
-  let total = 0;
-  for (;;) {
-    const expired = await expireBatch(database);
-    total += expired;
-    if (expired < EXPIRE_BATCH) return total;
-  }
-}
-
-async function expireBatch(database: DataSource): Promise<number> {
-  return database.transaction(async (manager) => {
-    const expired = await queryEntities(
-      manager,
-      Upload,
-      `WITH overdue AS (
-         SELECT id FROM uploads
-         WHERE status = 'uploading' AND expires_at < now()
-           AND (lease_holder IS NULL OR lease_expires_at < now())
-           AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
-         ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
-       ), expired AS (
-         UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
-         FROM overdue WHERE uploads.id = overdue.id
-         RETURNING uploads.*
-       )
-       SELECT * FROM expired`,
-      [],
-    );
-    const ids = expired.map(({ id }) => id);
-    await execute(
-      manager,
-      `SELECT FROM users WHERE id IN (SELECT owner_id FROM uploads WHERE id = ANY ($1)) ORDER BY id
-       FOR NO KEY UPDATE`,
-      [ids],
-    );
-    await execute(
-      manager,
-      `UPDATE users SET used_bytes = used_bytes - bytes, used_files = used_files - files
-       FROM (
-         SELECT owner_id, sum(reserved_bytes) AS bytes, count(*) AS files FROM uploads WHERE id = ANY ($1)
-         GROUP BY owner_id
-       ) AS held
-       WHERE users.id = owner_id`,
-      [ids],
-    );
-    await appendEvents(
-      manager,
-      expired.map(({ id, ownerId }) => ({ type: 'upload.expired', subjectId: id, ownerId })),
-    );
-    return expired.length;
-  });
 }
 
 /** An upload that has left something to delete in the store. */

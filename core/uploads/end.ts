@@ -1,4 +1,4 @@
-import type { EntityManager } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
@@ -6,47 +6,153 @@ import { Upload } from '../database/entities/upload.js';
 import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
+import type { NewEvent } from '../events/types.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
 import { purgeFile } from '../files/status.js';
+import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';
-import type { LedgerDeps } from './ledger.js';
-import { releaseQuota } from './quota.js';
+import { LeaseLost, UploadEnded } from './errors.js';
+import type { UploadRefused } from './hooks.js';
+import type { Lease } from './lease.js';
+import { getUpload } from './queries.js';
 
 /*
- * Termination of uploads that nobody wants any more. One transaction ends the upload, clears its metadata and gives
- * the reserved room back. From then on its row says what is to be deleted from the store.
+ * How uploads end without a file: they are terminated, they expire, or the store loses their bytes. One transaction ends
+ * the upload and gives the reserved room back, with its event. From then on its row says what is to be deleted from the
+ * store.
  */
+
+type EndDeps = Pick<LedgerDeps, 'database' | 'storage' | 'hooks'>;
 
 /** How long a deletion waits for the store, in milliseconds. The reconciler does what takes longer. */
 const STORE_PATIENCE_MS = 3_000;
+
+/** Uploads that expire in one transaction. Until it ends, their owners cannot begin other uploads. */
+const EXPIRE_BATCH = 1000;
 
 /**
  * Ends an upload and deletes its bytes; if it is finished, deletes its file for good too. The end is committed before
  * any byte is deleted, so the upload never comes back. A store that is slow or away is therefore no failure: the
  * reconciler deletes the bytes later.
  * @param actor undefined: the system itself
- * @param returnToken id of the upload token that began this upload, if the token may begin another upload
- * @throws {AppError} not_found, gone
+ * @param lease of the upload, if the caller holds it: it ends too
+ * @throws {AppError} not_found; {UploadEnded}; {UploadRefused} by a hook that only requests are subject to
  */
 export async function terminateUpload(
-  deps: Pick<LedgerDeps, 'database' | 'storage'>,
+  deps: EndDeps,
   id: string,
   actor?: Actor,
-  { returnToken }: { returnToken?: string | undefined } = {},
+  lease?: Lease,
 ): Promise<void> {
+  const ask = deps.hooks?.beforeEnd;
+  if (ask && actor) await ask({ upload: lease?.upload ?? (await getUpload(deps.database, id)), actor });
   const blobIds = await deps.database.transaction(async (manager) => {
-    if (returnToken) {
-      await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [returnToken]);
-    }
     const upload = await lock(manager, 'id = $1', id);
     if (!upload) throw new AppError('not_found');
-    if (upload.status === 'expired' || upload.status === 'terminated') throw new AppError('gone');
-    if (returnToken) await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
     return end(manager, upload, actor);
   });
-  const emptied = blobIds ? deleteUnreferencedBlobs(deps, blobIds) : discardUploads(deps, [id]);
-  await within(STORE_PATIENCE_MS, emptied, 'deletion').catch(() => {});
+  lease?.leave();
+  await emptyStore(deps, id, blobIds);
+}
+
+/**
+ * Ends an upload whose own request has failed, and deletes its bytes. No hook is asked.
+ * @param tokenId the upload token that began this upload; it may begin another one
+ * @throws {UploadEnded}
+ */
+export async function abandonUpload(
+  deps: EndDeps,
+  lease: Lease,
+  actor: Actor,
+  tokenId: string | undefined,
+): Promise<void> {
+  const { id } = lease;
+  const blobIds = await deps.database.transaction(async (manager) => {
+    if (tokenId) await returnToken(manager, tokenId);
+    const upload = await lock(manager, 'id = $1', id);
+    if (!upload) throw new UploadEnded();
+    if (tokenId) await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
+    return end(manager, upload, actor);
+  });
+  lease.leave();
+  await emptyStore(deps, id, blobIds);
+}
+
+/**
+ * Ends an upload that a hook has refused to finish; its row tells the owner why. Its upload token may begin another one.
+ * @throws {LeaseLost}; {UploadEnded}
+ */
+export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: UploadRefused): Promise<void> {
+  const { uploadTokenId } = lease.upload;
+  const error: Upload['error'] = { code: refusal.code, detail: refusal.message };
+  const columns = `status = 'terminated', lease_holder = NULL, error = $3`;
+  const data = { reason: refusal.message };
+  try {
+    await deps.database.transaction(async (manager) => {
+      if (uploadTokenId) await returnToken(manager, uploadTokenId);
+      const ended = await endUnder(manager, lease, columns, [JSON.stringify(error)]);
+      if (ended.length === 0) throw new LeaseLost();
+      await giveBack(manager, ended, (upload) => ({ type: 'upload.terminated', ...upload, data }));
+    });
+  } catch (lost) {
+    throw lost instanceof LeaseLost ? await explainLoss(deps, lease.id, lost) : lost;
+  }
+  lease.leave();
+  await emptyStore(deps, lease.id, undefined);
+}
+
+/**
+ * Expires an upload whose acknowledged bytes are lost, so that its client is told and begins a new upload. Errors are
+ * ignored: the caller reports the loss.
+ */
+export async function loseUpload({ database }: Pick<LedgerDeps, 'database'>, lease: Lease): Promise<void> {
+  await database
+    .transaction(async (manager) => {
+      const lost = await endUnder(manager, lease, `status = 'expired'`, []);
+      await giveBack(manager, lost, (upload) => ({
+        type: 'upload.expired',
+        ...upload,
+        data: { reason: 'lost by the storage' },
+      }));
+    })
+    .catch(() => {});
+}
+
+/**
+ * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
+ * becomes a file and does not expire, unless making its object failed recently and waits for the next try.
+ * @returns how many expired
+ */
+export async function expireUploads(database: DataSource): Promise<number> {
+  let total = 0;
+  for (;;) {
+    const expired = await database.transaction(expireBatch);
+    total += expired;
+    if (expired < EXPIRE_BATCH) return total;
+  }
+}
+
+async function expireBatch(manager: EntityManager): Promise<number> {
+  const expired = await queryEntities(
+    manager,
+    Upload,
+    `WITH overdue AS (
+       SELECT id FROM uploads
+       WHERE status = 'uploading' AND expires_at < now()
+         AND (lease_holder IS NULL OR lease_expires_at < now())
+         AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
+       ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
+     ), expired AS (
+       UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
+       FROM overdue WHERE uploads.id = overdue.id
+       RETURNING uploads.*
+     )
+     SELECT * FROM expired`,
+    [],
+  );
+  await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload }));
+  return expired.length;
 }
 
 /**
@@ -79,6 +185,10 @@ export async function endRefusedUploadOf(
   if (isRefused) await end(manager, upload, actor);
 }
 
+async function returnToken(manager: EntityManager, id: string): Promise<void> {
+  await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [id]);
+}
+
 /** Not FOR UPDATE: that would conflict with a worker whose statement checks the file's foreign key to the upload. */
 async function lock(manager: EntityManager, condition: string, id: string): Promise<Upload | undefined> {
   const [upload] = await queryEntities(
@@ -93,12 +203,15 @@ async function lock(manager: EntityManager, condition: string, id: string): Prom
 /**
  * Ends an upload that is under way or finished.
  * @returns for a finished upload, ids of the blobs that lost a reference
+ * @throws {UploadEnded}
  */
 async function end(
   manager: EntityManager,
-  { id, ownerId, status, reservedBytes }: Upload,
+  upload: Upload,
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
+  const { id, status } = upload;
+  if (status === 'expired' || status === 'terminated') throw new UploadEnded();
   await manager.query(
     `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
        lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL,
@@ -107,7 +220,60 @@ async function end(
     [id],
   );
   if (status === 'finished') return purgeFile(manager, id, actor);
-  await releaseQuota(manager, ownerId, reservedBytes);
-  await appendEvents(manager, [{ type: 'upload.terminated', subjectId: id, ownerId, actor }]);
+  await giveBack(manager, [upload], (ended) => ({ type: 'upload.terminated', ...ended, actor }));
   return undefined;
+}
+
+/** Ends an upload that is under way, if the lease still holds. @returns the upload, or nothing */
+function endUnder(
+  manager: EntityManager,
+  { id, epoch }: Lease,
+  columns: string,
+  values: unknown[],
+): Promise<Upload[]> {
+  return queryEntities(
+    manager,
+    Upload,
+    `UPDATE uploads SET untidy = true, failures = 0, retry_at = NULL, ${columns}
+     WHERE id = $1 AND lease_epoch = $2 AND status = 'uploading' RETURNING *`,
+    [id, epoch, ...values],
+  );
+}
+
+/**
+ * Gives back the room of uploads that were under way, and appends an event for each.
+ * @param ended their rows, which the caller's transaction has locked
+ */
+async function giveBack(
+  manager: EntityManager,
+  ended: Upload[],
+  toEvent: (upload: { subjectId: string; ownerId: string }) => NewEvent,
+): Promise<void> {
+  const owners = new Map<string, { bytes: number; files: number }>();
+  for (const { ownerId, reservedBytes } of ended) {
+    const { bytes, files } = owners.get(ownerId) ?? { bytes: 0, files: 0 };
+    owners.set(ownerId, { bytes: bytes + reservedBytes, files: files + 1 });
+  }
+  const ids = [...owners.keys()];
+  if (ids.length > 1) {
+    await manager.query('SELECT FROM users WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE', [ids]);
+  }
+  if (ids.length > 0) {
+    await manager.query(
+      `UPDATE users SET used_bytes = used_bytes - bytes, used_files = used_files - files
+       FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS held (owner_id, bytes, files)
+       WHERE users.id = owner_id`,
+      [ids, [...owners.values()].map(({ bytes }) => bytes), [...owners.values()].map(({ files }) => files)],
+    );
+  }
+  await appendEvents(
+    manager,
+    ended.map(({ id, ownerId }) => toEvent({ subjectId: id, ownerId })),
+  );
+}
+
+/** Deletes what an ended upload has left in the store. Waits a while for the store, and ignores its errors. */
+async function emptyStore(deps: EndDeps, id: string, blobIds: string[] | undefined): Promise<void> {
+  const emptied = blobIds ? deleteUnreferencedBlobs(deps, blobIds) : discardUploads(deps, [id]);
+  await within(STORE_PATIENCE_MS, emptied, 'deletion').catch(() => {});
 }

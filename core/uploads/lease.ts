@@ -48,12 +48,17 @@ export const RETRY_MS = 200;
 const WANTED = 'lease_wanted';
 const RELEASED = 'lease_released';
 
+/** The lease of one request. The request takes it, passes it to the ledger, and releases it at its end. */
 export interface Lease {
-  /** As it was when the lease was taken, or as the holder has left it. */
+  /** Of the upload. */
+  readonly id: string;
+  /** Every write to the ledger names it. */
+  readonly epoch: number;
+  /** The row as the last statement under this lease has left it. The ledger keeps it up to date. */
   upload: Upload;
-  epoch: number;
+  /** Gives the lease back, unless it has ended. Never throws. */
   release(): Promise<void>;
-  /** Call this instead of release() when the statement that finished the upload has ended the lease too. */
+  /** To be called after a statement that has ended the upload together with its lease: nothing is left to release. */
   leave(): void;
 }
 
@@ -99,6 +104,8 @@ interface Held extends HeldRow {
   wanted: boolean;
   /** When it was asked for the first time to let go, and will. */
   askedAt: number | undefined;
+  /** Whether it was released, or has ended with its upload. */
+  over: boolean;
 }
 
 /** Whether a lease is still to be renewed. A request that was asked to let go and did not do so in time hangs. */
@@ -149,12 +156,14 @@ export async function openLeases(
   }
 
   function leave(entry: Held): void {
+    entry.over = true;
     if (held.get(entry.uploadId) === entry) held.delete(entry.uploadId);
     waiters.wake(entry.uploadId);
   }
 
   /** Never throws. A lease that could not be given back runs out by itself. */
   async function release(entry: Held): Promise<void> {
+    if (entry.over) return;
     try {
       await within(RELEASE_MS, rows.release(entry), 'release');
       if (entry.wanted) await within(RELEASE_MS, rows.notify(RELEASED, entry.uploadId), 'notification');
@@ -173,9 +182,11 @@ export async function openLeases(
       arrival,
       wanted: false,
       askedAt: undefined,
+      over: false,
     };
     held.set(upload.id, entry);
-    return { upload, epoch: entry.epoch, release: () => release(entry), leave: () => leave(entry) };
+    const { id, leaseEpoch: epoch } = upload;
+    return { id, epoch, upload, release: () => release(entry), leave: () => leave(entry) };
   }
 
   async function renew(): Promise<void> {
@@ -229,7 +240,7 @@ export async function openLeases(
       const upload = await rows.read(uploadId, access);
       const isToFinish = upload.status === 'uploading' && upload.offset === upload.length;
       if (upload.leaseHolder !== null || isToFinish) return acquire(uploadId, access, signal, onRequested);
-      return { upload, epoch: upload.leaseEpoch, release: async () => {}, leave() {} };
+      return { id: uploadId, epoch: upload.leaseEpoch, upload, release: async () => {}, leave() {} };
     },
     async tryAcquire(uploadId) {
       const upload = await take(uploadId);

@@ -1,8 +1,9 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { type Quota, UNLIMITED } from '../config.js';
-import type { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { AppError } from '../errors.js';
+import { LeaseLost } from './errors.js';
+import type { Lease } from './lease.js';
 
 /*
  * How much one user may hold. `used_bytes` and `used_files` of the user's row count the files outside the trash and the
@@ -77,7 +78,7 @@ export async function releaseQuota(manager: EntityManager, ownerId: string, byte
 }
 
 /** The room that an upload under way is to have reserved. */
-interface Reservation {
+interface Room {
   /** Bytes; null: up to its offset. */
   target: number | null;
   /** Bytes to reserve beyond `target`, as far as that leaves room for other uploads. */
@@ -89,14 +90,13 @@ interface Reservation {
  * succeeds as far as the quota allows.
  * @param manager may be in a transaction
  * @returns bytes that are reserved then
- * @throws {AppError} locked
+ * @throws {LeaseLost}
  */
 export async function reserve(
   manager: EntityManager,
   quota: Quota,
-  id: string,
-  epoch: number,
-  { target, ahead = 0 }: Reservation,
+  { id, epoch }: Pick<Lease, 'id' | 'epoch'>,
+  { target, ahead = 0 }: Room,
 ): Promise<number> {
   return manager.transaction(async (inner) => {
     // Lock the rows in a separate statement. If another transaction changed a row after the statement began, a
@@ -124,37 +124,41 @@ export async function reserve(
        SELECT reserved_bytes FROM changed`,
       [id, epoch, target, ahead, quota.bytes],
     );
-    if (!changed) {
-      throw new AppError('locked', { detail: 'Another request has taken over this upload', retryable: true });
-    }
+    if (!changed) throw new LeaseLost();
     return Number(changed.reserved_bytes);
   });
 }
 
-/**
- * Yields the bytes of `source` as far as the quota of the upload's owner allows, and reserves room as they arrive.
- * @throws {AppError} quota_exceeded after the last byte that fits; locked
- */
-export async function* withinQuota(
+/** The room that an upload of unknown length has reserved, for the bytes of one request. */
+export interface Reservation {
+  /** How many bytes of this request have room. */
+  bytes(): number;
+  /**
+   * Reserves room for more bytes, as far as the quota allows.
+   * @param bytes of this request
+   * @returns how many bytes of this request have room then
+   * @throws {LeaseLost}
+   */
+  extend(bytes: number): Promise<number>;
+  /** The error for bytes that have no room. */
+  exceeded(): Promise<AppError>;
+}
+
+/** @param lease its upload's length is not known */
+export function openReservation(
   { database, quota }: { database: DataSource; quota: Quota },
-  upload: Upload,
-  epoch: number,
-  source: AsyncIterable<Uint8Array>,
-): AsyncGenerator<Uint8Array> {
-  let reserved = upload.reservedBytes;
-  let offset = upload.offset;
-  for await (const chunk of source) {
-    const end = offset + chunk.byteLength;
-    if (end > reserved) {
-      reserved = await reserve(database.manager, quota, upload.id, epoch, { target: end, ahead: STEP });
-    }
-    if (end > reserved) {
-      if (reserved > offset) yield chunk.subarray(0, reserved - offset);
-      throw await quotaExceededBy(database, quota, upload.ownerId, null);
-    }
-    offset = end;
-    yield chunk;
-  }
+  lease: Lease,
+): Reservation {
+  const { offset, ownerId } = lease.upload;
+  let reserved = lease.upload.reservedBytes;
+  return {
+    bytes: () => reserved - offset,
+    async extend(bytes) {
+      reserved = await reserve(database.manager, quota, lease, { target: offset + bytes, ahead: STEP });
+      return reserved - offset;
+    },
+    exceeded: () => quotaExceededBy(database, quota, ownerId, null),
+  };
 }
 
 /** As quotaExceeded, but reads the user's row first. */

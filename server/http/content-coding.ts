@@ -1,7 +1,8 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { pipeline } from 'node:stream/promises';
 import zlib from 'node:zlib';
 import { AppError } from '../../core/errors.js';
+import type { ByteSource } from '../../core/uploads/receive.js';
+import { flowFrom } from './flow.js';
 
 /*
  * Content-Encoding of requests (RFC 9110, 8.4). If the whole body is one file, it is decoded. Other bodies
@@ -84,30 +85,47 @@ function unsupported({ res }: CodedRequest, accepted: string): AppError {
 /**
  * Decodes the bytes as they come, chunk by chunk.
  * @param coding from codingOf()
- * @throws {AppError} invalid_request when the bytes do not have that coding, end too early or continue after
+ * @throws {AppError} (from flow) invalid_request when the bytes do not have that coding, end too early or continue after
  * its end; and the errors of `source`
  */
-export async function* decode(coding: string, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+export function decode(coding: string, source: ByteSource): ByteSource {
   const decoder = (DECODERS[coding] as () => Decoder)();
-  let fed = 0;
-  async function* feed(): AsyncGenerator<Uint8Array> {
-    for await (const chunk of source) {
-      fed += chunk.byteLength;
-      yield chunk;
-    }
-  }
-  // The pipeline's errors reach the reader through the decoder.
-  const feeding = pipeline(feed(), decoder).catch(() => {});
-  try {
-    yield* decoder;
-  } catch (error) {
-    if (error instanceof AppError) throw error;
-    throw notCoded(coding, error);
-  } finally {
-    decoder.destroy();
-  }
-  await feeding;
-  if (fed > decoder.bytesWritten) throw notCoded(coding);
+  return {
+    end: source.end,
+    async flow(take) {
+      let fed = 0;
+      const feeding = source
+        .flow((chunk) => {
+          fed += chunk.byteLength;
+          return decoder.write(chunk) ? undefined : drained(decoder);
+        })
+        .then(
+          () => decoder.end(),
+          (error: unknown) => decoder.destroy(error as Error),
+        );
+      try {
+        await flowFrom(decoder, take);
+      } catch (error) {
+        throw error instanceof AppError ? error : notCoded(coding, error);
+      } finally {
+        decoder.destroy();
+        source.end();
+      }
+      await feeding;
+      if (fed > decoder.bytesWritten) throw notCoded(coding);
+    },
+  };
+}
+
+/** Resolves when the decoder takes more, or will never take more. */
+function drained(decoder: Decoder): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      decoder.off('drain', done).off('close', done);
+      resolve();
+    };
+    decoder.on('drain', done).on('close', done);
+  });
 }
 
 function notCoded(coding: string, cause?: unknown): AppError {

@@ -55,7 +55,10 @@ async function readAll(req: Request, { maxBytes, maxMs }: JsonLimits): Promise<B
   }, maxMs);
   try {
     const chunks: Uint8Array[] = [];
-    for await (const chunk of body) chunks.push(chunk);
+    await body.flow((chunk) => {
+      chunks.push(chunk);
+      return undefined;
+    });
     if (isLate) {
       throw new AppError('request_timeout', {
         detail: `The body must arrive within ${maxMs / 1000} seconds`,

@@ -2,6 +2,8 @@ import type { IncomingMessage } from 'node:http';
 import { setImmediate as turn } from 'node:timers/promises';
 import { Busboy, type BusboyFileStream, type BusboyInstance } from '@fastify/busboy';
 import { AppError } from '../../core/errors.js';
+import type { ByteSource, Take } from '../../core/uploads/receive.js';
+import { flowFrom } from '../http/flow.js';
 
 /*
  * Yields the files of a form (multipart/form-data, RFC 7578) one after the other, while their bytes come from
@@ -32,7 +34,7 @@ export interface FormFile {
   filename: string;
   /** Without parameters. RFC 7578, 4.4: text/plain if the part does not name a type. */
   type: string;
-  content: AsyncIterable<Uint8Array>;
+  content: ByteSource;
 }
 
 /** Whether the body of a request is a form with files. */
@@ -46,10 +48,7 @@ export function isForm(req: IncomingMessage): boolean {
  * @param body the body of a request for which isForm() holds
  * @throws {AppError} invalid_request, also while content is read; and the errors of `body`
  */
-export async function* readForm(
-  req: IncomingMessage,
-  body: AsyncIterableIterator<Uint8Array>,
-): AsyncGenerator<FormFile> {
+export async function* readForm(req: IncomingMessage, body: ByteSource): AsyncGenerator<FormFile> {
   const parser = createParser(req);
   /** Files that were found and not yet taken. */
   const found: FormFile[] = [];
@@ -60,13 +59,15 @@ export async function* readForm(
   let received = 0;
   let failure: unknown;
   let ended = false;
-  const { ask, notify, changed, settled, isAsking } = createDialogue();
+  const dialogue = createDialogue();
+  const { ask, notify, changed, settled, isAsking } = dialogue;
 
   const fail = (error: unknown) => {
     if (ended) return;
     failure = error;
     ended = true;
     last?.destroy(error as Error);
+    body.end();
     notify();
   };
   const refuse = (detail: string) => () => fail(invalid(detail));
@@ -79,18 +80,17 @@ export async function* readForm(
     last = stream;
     // The reader of the stream gets the error. Without a reader it can be ignored.
     stream.on('error', () => {});
-    found.push({ filename: unescaped(filename), type, content: contentOf(stream) });
+    found.push({
+      filename: unescaped(filename),
+      type,
+      content: { flow: (take) => readContent(stream, take), end: body.end },
+    });
     notify();
   });
 
-  async function* contentOf(stream: BusboyFileStream): AsyncGenerator<Uint8Array> {
-    const chunks = stream[Symbol.asyncIterator]();
+  async function readContent(stream: BusboyFileStream, take: Take): Promise<void> {
     try {
-      for (;;) {
-        const next = await ask(() => chunks.next());
-        if (next.done) break;
-        yield next.value;
-      }
+      await ask(() => flowFrom(stream, dialogue.countAnswers(take)));
     } catch (error) {
       throw failure ?? error;
     } finally {
@@ -100,6 +100,21 @@ export async function* readForm(
     if (failure) throw failure;
   }
 
+  /** Gives the parser a chunk. Resolves when it has processed the chunk, and all files in it were taken. */
+  async function parse(chunk: Uint8Array): Promise<void> {
+    received += chunk.byteLength;
+    let taken = false;
+    parser.write(chunk, () => {
+      taken = true;
+      notify();
+    });
+    await settled(() => taken || ended);
+    while (found.length > 0 && !ended) await changed();
+    if (!ended && received - before - (last?.bytesRead ?? 0) > MAX_OVERHEAD) {
+      throw invalid(`A form may hold at most ${MAX_OVERHEAD} bytes besides its files`);
+    }
+  }
+
   async function feed(): Promise<void> {
     // If the form ends within the body, the parser finishes before it gets all bytes.
     let finished = false;
@@ -107,20 +122,14 @@ export async function* readForm(
       finished = true;
       notify();
     });
-    for await (const chunk of body) {
-      received += chunk.byteLength;
-      let taken = false;
-      parser.write(chunk, () => {
-        taken = true;
-        notify();
-      });
-      await settled(() => taken || ended);
-      while (found.length > 0 && !ended) await changed();
-      if (ended) return;
-      if (received - before - (last?.bytesRead ?? 0) > MAX_OVERHEAD) {
-        throw invalid(`A form may hold at most ${MAX_OVERHEAD} bytes besides its files`);
-      }
-    }
+    let parsing: Promise<void> | undefined;
+    const flowing = body.flow((chunk) => {
+      parsing = parse(chunk).catch(fail);
+      return parsing;
+    });
+    // Also after an error: the parser has all bytes that were received before it.
+    await flowing.finally(() => parsing);
+    if (ended) return;
     parser.end();
     await settled(() => finished || ended);
     ended = true;
@@ -147,7 +156,6 @@ export async function* readForm(
   } finally {
     req.socket.off('close', onGone);
     fail(undefined);
-    await body.return?.();
   }
 }
 
@@ -168,6 +176,8 @@ function unescaped(filename: string): string {
 function createDialogue() {
   let asked = 0;
   let asking = false;
+  /** Whether ask() runs. Meanwhile the reader may still be busy with a part of the answer. */
+  let isOpen = false;
   let wake = () => {};
   const changed = () =>
     new Promise<void>((resolve) => {
@@ -178,15 +188,32 @@ function createDialogue() {
     /** Wakes the waiting side after a change. */
     notify: () => wake(),
     isAsking: () => asking,
+    /** Passes chunks on. Each answers the reader, who asks for the next one as soon as `take` is not full. */
+    countAnswers(take: Take): Take {
+      return (chunk) => {
+        asked++;
+        const full = take(chunk);
+        if (!full) return undefined;
+        asking = false;
+        return full.then(() => {
+          if (!isOpen) return;
+          asked++;
+          asking = true;
+          wake();
+        });
+      };
+    },
     /** Runs `wanted` as a question of the reader. */
     async ask<T>(wanted: () => Promise<T>): Promise<T> {
       asked++;
       asking = true;
+      isOpen = true;
       wake();
       try {
         return await wanted();
       } finally {
         asking = false;
+        isOpen = false;
       }
     },
     /**

@@ -1,9 +1,10 @@
 import type { Logger } from '../../core/log.js';
 import { isAllowed } from '../../core/media/allowed.js';
 import { typeNotAllowed } from '../../core/media/media-types.js';
-import type { ByteSource } from '../../core/media/parsers.js';
+import type { ByteSource as Sampled } from '../../core/media/parsers.js';
 import { createSample, type Sample } from '../../core/media/sample.js';
 import { type Detected, HEAD } from '../../core/media/types.js';
+import type { ByteSource, Take } from '../../core/uploads/receive.js';
 
 /*
  * Checks the type early for a file that comes in one request with an upload token for certain types. The
@@ -19,7 +20,7 @@ const MAY_BE_MORE = /^application\/zip$|^video\/(mp4|webm|matroska)$/;
 
 export interface TypeCheckDeps {
   /** Detects the type of a file in a parser process. */
-  detectType(bytes: ByteSource): Promise<Detected | null>;
+  detectType(bytes: Sampled): Promise<Detected | null>;
   log: Logger;
 }
 
@@ -32,31 +33,51 @@ interface Allowed {
 }
 
 /**
- * Yields the chunks of `source` if the file begins as an allowed type. @throws {AppError} type_not_allowed
+ * Gives the bytes of `source` if the file begins as an allowed type; holds them back until that is known.
+ * @throws {AppError} (from flow) type_not_allowed
  */
-export async function* ofAllowedType(
-  deps: TypeCheckDeps,
-  allowed: Allowed,
-  source: AsyncIterable<Uint8Array>,
-): AsyncGenerator<Uint8Array> {
+export function ofAllowedType(deps: TypeCheckDeps, allowed: Allowed, source: ByteSource): ByteSource {
   const sample = createSample();
-  const waiting: Uint8Array[] = [];
+  const heldBack: Uint8Array[] = [];
   let next = ENOUGH;
-  for await (const chunk of source) {
-    if (next === Infinity) {
-      yield chunk;
-      continue;
-    }
-    waiting.push(chunk);
-    sample.push(chunk);
-    if (sample.size() < next) continue;
-    const isKnown = await check(deps, allowed, sample, false);
-    next = isKnown || sample.size() >= HEAD ? Infinity : HEAD;
-    if (next === Infinity) yield* waiting;
+  let checking: Promise<void> | undefined;
+  let refusal: { error: unknown } | undefined;
+
+  async function giveAll(take: Take): Promise<void> {
+    for (const chunk of heldBack) await take(chunk);
   }
-  if (next === Infinity) return;
-  if (!allowed.stopped.aborted) await check(deps, allowed, sample, true);
-  yield* waiting;
+
+  /** Never rejects. */
+  async function checkBeginning(take: Take): Promise<void> {
+    try {
+      const isKnown = await check(deps, allowed, sample, false);
+      next = isKnown || sample.size() >= HEAD ? Infinity : HEAD;
+      if (next === Infinity) await giveAll(take);
+    } catch (error) {
+      refusal = { error };
+      source.end();
+    }
+  }
+
+  return {
+    end: source.end,
+    async flow(take) {
+      await source.flow((chunk) => {
+        if (next === Infinity) return take(chunk);
+        if (refusal) return undefined;
+        heldBack.push(chunk);
+        sample.push(chunk);
+        if (sample.size() < next) return undefined;
+        checking = checkBeginning(take);
+        return checking;
+      });
+      await checking;
+      if (refusal) throw refusal.error;
+      if (next === Infinity) return;
+      if (!allowed.stopped.aborted) await check(deps, allowed, sample, true);
+      await giveAll(take);
+    },
+  };
 }
 
 /** Returns whether the type is allowed; false: not known yet. @throws {AppError} type_not_allowed */

@@ -1,16 +1,14 @@
-import { createHash, type Hash } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import type { File } from '../../core/database/entities/file.js';
-import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { createUpload } from '../../core/uploads/create.js';
 import { checkMetadata } from '../../core/uploads/description.js';
-import { terminateUpload } from '../../core/uploads/end.js';
-import { type FinishDeps, finishAndQueue } from '../../core/uploads/finish.js';
+import { abandonUpload } from '../../core/uploads/end.js';
+import { UploadEnded } from '../../core/uploads/errors.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
-import { appendToUpload, completeUpload, declareLength } from '../../core/uploads/ledger.js';
-import { withinQuota } from '../../core/uploads/quota.js';
+import { type ByteSource, bytesLeft, type ReceiveDeps, receive } from '../../core/uploads/receive.js';
+import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import type { Principal } from '../auth/principal.js';
 import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
 
@@ -20,10 +18,8 @@ import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
  * given back, so that the client can try again.
  */
 
-export interface PlainUploadDeps extends FinishDeps, TypeCheckDeps {
+export interface PlainUploadDeps extends ReceiveDeps, SettleDeps, TypeCheckDeps {
   leases: Leases;
-  /** Bytes. */
-  maxUploadSize: number;
 }
 
 /** The sender of the file. */
@@ -40,10 +36,8 @@ export interface IncomingFile {
   metadata: Record<string, string>;
   /** Bytes; null: known only after the last byte. */
   length: number | null;
-  /** Opens the bytes. @param limit bytes; more bytes throw too_large */
-  open(limit: number): AsyncIterable<Uint8Array>;
-  /** Ends the body at the bytes that have arrived. */
-  end(): void;
+  /** Opens the bytes. @param most how many of them are taken */
+  open(most: number): ByteSource;
 }
 
 export interface ReceivedFile {
@@ -80,49 +74,40 @@ export async function receiveFile(
   });
   const lease = deps.leases.adopt(row, sender.onRequested);
   try {
-    const sha256 = await storeBytes(deps, sender, incoming, row);
+    const sha256 = await storeBytes(deps, sender, incoming, lease);
     const { sha256: announced } = description.metadata;
     if (announced && announced.toLowerCase() !== sha256) {
       throw new AppError('checksum_mismatch', {
         detail: `The SHA-256 of what has arrived is ${sha256}; ${announced} was announced`,
       });
     }
-    const file = await finishAndQueue(deps, row.id, actor);
-    lease.leave();
-    return { file, sha256 };
+    return { file: await settle(deps, lease, { actor }), sha256 };
   } catch (error) {
     await giveUp(deps, sender, lease);
     throw error;
+  } finally {
+    await lease.release();
   }
 }
 
-/** Writes all bytes and assembles the object of the upload. Returns the SHA-256 of the bytes. */
+/** Stores all bytes. Returns their SHA-256. */
 async function storeBytes(
   deps: PlainUploadDeps,
   { stopped }: Sender,
-  { open, end, length }: IncomingFile,
-  row: Upload,
+  { open }: IncomingFile,
+  lease: Lease,
 ): Promise<string> {
-  const most = length ?? Math.min(deps.maxUploadSize, row.maxSize ?? Number.POSITIVE_INFINITY);
-  const hash = createHash('sha256');
-  const { metadata, allowedTypes: types } = row;
+  const { metadata, allowedTypes: types } = lease.upload;
   const declaredType = metadata.filetype || metadata.type || null;
-  const body = open(most);
-  const allowed = types ? ofAllowedType(deps, { types, declaredType, stopped }, body) : body;
-  const bytes = hashing(allowed, hash);
-  const epoch = row.leaseEpoch;
-  const source = length === null ? withinQuota(deps, row, epoch, bytes) : bytes;
-  const upload = await appendToUpload(deps, row, epoch, source, { hurry: stopped, onFailure: end }).catch(
-    (error: unknown) => {
-      // A decoder or form parser reports a body that we have cut short as broken.
-      throw stopped.aborted ? shutsDown(error) : error;
-    },
-  );
-  const isWhole = length === null ? !stopped.aborted : upload.offset === length;
-  if (!isWhole) throw shutsDown();
-  const declared = length === null ? await declareLength(deps, upload, epoch, upload.offset) : upload;
-  await completeUpload(deps, declared, epoch);
-  return hash.digest('hex');
+  const body = open(bytesLeft(deps, lease));
+  const source = types ? ofAllowedType(deps, { types, declaredType, stopped }, body) : body;
+  const options = { stop: stopped, digests: ['sha256'] as const, last: true };
+  const digests = await receive(deps, lease, source, options).catch((error: unknown) => {
+    // A decoder or form parser reports a body that we have cut short as broken.
+    throw stopped.aborted ? shutsDown(error) : error;
+  });
+  if (lease.upload.offset !== lease.upload.length) throw shutsDown();
+  return digests.sha256.toString('hex');
 }
 
 /** The error for a body that this server has cut short. */
@@ -134,23 +119,10 @@ export function shutsDown(cause?: unknown): AppError {
   });
 }
 
-/** Yields the chunks of `source` and updates `hash` with them. */
-async function* hashing(source: AsyncIterable<Uint8Array>, hash: Hash): AsyncGenerator<Uint8Array> {
-  for await (const chunk of source) {
-    hash.update(chunk);
-    yield chunk;
-  }
-}
-
 /** Ends the upload and returns its token. If that fails too, the upload expires like any abandoned one. */
 async function giveUp(deps: PlainUploadDeps, { principal, actor }: Sender, lease: Lease): Promise<void> {
-  const { id } = lease.upload;
-  try {
-    await terminateUpload(deps, id, actor, { returnToken: principal.uploadToken?.id });
-    lease.leave();
-  } catch (error) {
-    const isOver = error instanceof AppError && ['gone', 'not_found'].includes(error.code);
-    if (!isOver) deps.log.warn({ err: error, uploadId: id }, 'upload not ended');
-    await lease.release().catch(() => {});
-  }
+  await abandonUpload(deps, lease, actor, principal.uploadToken?.id).catch((error: unknown) => {
+    if (!(error instanceof UploadEnded))
+      deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended');
+  });
 }

@@ -7,6 +7,7 @@ import { appendEvents } from '../../core/events/append.js';
 import { type AuditFilter, listAudit, readAudit } from '../../core/events/queries.js';
 import { readHead, sequenceEvents } from '../../core/events/sequence.js';
 import type { Logger } from '../../core/log.js';
+import { auditPage } from '../answers/admin.js';
 import { pageLimit, time } from './fields.js';
 import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
 
@@ -56,6 +57,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
           .optional(),
         limit: pageLimit,
       }),
+      answers: { 200: auditPage },
       async handle({ query, res }) {
         const { cursor, limit } = query;
         if (cursor === undefined) await numberEvents();
@@ -72,6 +74,7 @@ export function auditRoutes({ database, log }: AuditDeps): AnyRoute[] {
       limit: 'downloads',
       summary: 'Export the event log as NDJSON, oldest first, up to the export itself',
       query: z.strictObject(filters),
+      answers: { 200: { mediaType: 'application/x-ndjson' } },
       async handle(call) {
         const { query, req, res } = call;
         res.setHeader('Content-Type', 'application/x-ndjson');
@@ -99,7 +102,8 @@ function toFilter({ system, ...rest }: Filters): AuditFilter {
   return { ...rest, system: system === '1' };
 }
 
-function toJson({ seq, type, result, subjectId, ownerId, actor, data, createdAt, hash }: Event) {
+function toJson(event: Event): z.output<typeof auditPage>['items'][number] {
+  const { seq, type, result, subjectId, ownerId, actor, data, createdAt, hash } = event;
   return {
     seq,
     type,

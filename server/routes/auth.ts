@@ -6,6 +6,7 @@ import type { Config } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
 import { logIn, register, registrationNow } from '../accounts/accounts.js';
+import { refreshedSession, registrationNow as registrationAnswer, session } from '../answers/auth.js';
 import type { Keys } from '../auth/keys.js';
 import { actorOf } from '../auth/principal.js';
 import { type OpenSession, openSession, rotateSession, SESSION_DAYS } from '../auth/refresh-tokens.js';
@@ -14,6 +15,7 @@ import { signToken } from '../auth/tokens.js';
 import { BOARD_COOKIE, BOARD_PATH } from '../board.js';
 import { requireKnownOrigin } from '../http/cors.js';
 import { originOf } from '../http/origin.js';
+import { EMPTY } from './answers.js';
 import { password } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -43,6 +45,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       path: '/api/auth',
       access: 'public',
       summary: 'Tell who may create an account now',
+      answers: { 200: registrationAnswer },
       async handle() {
         return { registration: await registrationNow(database, registration) };
       },
@@ -54,7 +57,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       limit: 'auth',
       summary: 'Create an account; the first one is the admin',
       body: credentials.extend({ invitation: z.string().max(200).optional() }),
-      status: 201,
+      answers: { 201: session },
+      problems: ['forbidden', 'registration_closed', 'email_taken', 'wrong_credentials'],
       async handle({ body, req, res }) {
         requireKnownOrigin(req, deps, { type: 'auth.register', action: 'register' });
         const actor = actorOf(req);
@@ -69,6 +73,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       limit: 'auth',
       summary: 'Sign in',
       body: credentials,
+      answers: { 200: session },
+      problems: ['wrong_credentials'],
       async handle({ body, req, res }) {
         const actor = actorOf(req);
         const user = await logIn(database, body.email, body.password);
@@ -81,6 +87,8 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       access: 'public',
       summary: 'Get a new access token, and the next refresh token: each works once',
       body: refresh,
+      answers: { 200: refreshedSession },
+      problems: ['unauthenticated', 'forbidden'],
       async handle({ body, req, res }) {
         const token = givenToken(deps, req, body, 'refresh');
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
@@ -96,20 +104,27 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       access: 'public',
       summary: 'End the session',
       body: refresh,
+      answers: { 204: EMPTY },
+      problems: ['forbidden'],
       async handle({ body, req, res }) {
         const token = givenToken(deps, req, body, 'logout');
         if (token) await closeSession(database, token, actorOf(req));
         res
           .clearCookie(REFRESH_COOKIE, { path: REFRESH_PATH })
           .clearCookie(BOARD_COOKIE, { path: BOARD_PATH });
-        res.status(204).end();
       },
     }),
   ];
 }
 
 /** The answer after a session opens or continues. Also sets the cookies of the page. */
-function answer(deps: AuthDeps, req: Request, res: Response, user: User, { id, refreshToken }: OpenSession) {
+function answer(
+  deps: AuthDeps,
+  req: Request,
+  res: Response,
+  user: User,
+  { id, refreshToken }: OpenSession,
+): z.output<typeof session> {
   const { keys, accessTokenMinutes: minutes } = deps;
   const principal = { userId: user.id, role: user.role, sessionId: id };
   const secure = originOf(req, deps.publicUrl).startsWith('https:');

@@ -8,7 +8,9 @@ import { AppError } from '../../core/errors.js';
 import { linkToBlob, openBlob, type StoredBlob } from '../../core/files/blobs.js';
 import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
 import type { Storage } from '../../core/storage/storage.js';
+import { chosenRange, isPreconditionMet, isUnchanged, listsTag } from '../http/conditions.js';
 import { allowEmbedding } from '../http/security-headers.js';
+import { type Answers, EMPTY } from './answers.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -31,6 +33,20 @@ interface Content {
 const INLINE =
   /^(image\/(jpeg|png|apng|webp|gif|avif|bmp|tiff|heic|heif)|video\/[\w.+-]+|audio\/[\w.+-]+|application\/pdf|text\/plain)(;|$)/;
 
+const ANY_BYTES = { mediaType: '*/*' };
+
+/** Whole or in part; elsewhere (302); as the client has it already. */
+const BYTES = { 200: ANY_BYTES, 206: ANY_BYTES, 302: EMPTY, 304: EMPTY } as const satisfies Answers;
+
+const PROBLEMS = [
+  'infected',
+  'not_ready',
+  'wrong_state',
+  'precondition_failed',
+  'range_not_satisfiable',
+  'size_mismatch',
+] as const;
+
 /** How long a redirect may be cached; the URL in it stays valid for a minute longer. */
 const REDIRECT_SECONDS = 240;
 
@@ -49,6 +65,8 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         download: z.enum(['0', '1'], 'must be 0 or 1').default('0'),
         token: z.string().optional(),
       }),
+      answers: BYTES,
+      problems: PROBLEMS,
       async handle({ params, query, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);
@@ -78,6 +96,8 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
       limit: 'downloads',
       summary: 'A preview image (WebP)',
       params: byId.extend({ size: z.enum(['small', 'medium', 'large']) }),
+      answers: BYTES,
+      problems: PROBLEMS,
       async handle({ params, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);
@@ -118,30 +138,36 @@ function requireClean(file: File): void {
 }
 
 /**
- * Answers GET and HEAD with the whole content or one range of it, or 304, or 416 (RFC 9110, sections 13 and
- * 14). If clients are to fetch bytes from the store, GET is redirected there.
+ * Answers GET and HEAD with the whole content or one range of it, or 304, 412 or 416 (RFC 9110, sections 13 and
+ * 14). If clients are to fetch bytes from the store, GET is redirected there, and the store evaluates If-Match
+ * and If-Unmodified-Since.
  */
 async function send(req: Request, res: Response, storage: Storage, content: Content): Promise<void> {
   const { blob, type, modified } = content;
   const { size } = blob;
   const etag = `"${content.etag}"`;
+  const validators = { etag, modified };
+  // The answers of the store have validators of their own. A client that names ours gets the bytes from here.
+  const fromStore =
+    req.method === 'GET' && storage.blobs.link !== undefined && !listsTag(req.get('If-Match'), etag);
   allowEmbedding(res);
   res.setHeader('Content-Type', type);
   res.setHeader('Content-Disposition', content.disposition);
   res.setHeader('Accept-Ranges', 'bytes');
   res.setHeader('ETag', etag);
   res.setHeader('Last-Modified', modified.toUTCString());
-  if (isUnchanged(req, etag, modified)) {
+  if (!fromStore && !isPreconditionMet(req, validators)) throw new AppError('precondition_failed');
+  if (isUnchanged(req, validators)) {
     res.status(304).end();
     return;
   }
 
-  const range = chosenRange(req, size, etag, modified);
+  const range = chosenRange(req, size, validators);
   if (range === 'unsatisfiable') {
     res.setHeader('Content-Range', `bytes */${size}`);
     throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
   }
-  if (req.method === 'GET') {
+  if (fromStore) {
     const answer = { contentType: type, contentDisposition: content.disposition };
     const address = await linkToBlob(storage.blobs, blob, answer);
     if (address !== undefined) return redirect(res, address);
@@ -175,53 +201,4 @@ function redirect(res: Response, url: string): void {
   }
   res.setHeader('Cache-Control', `private, max-age=${REDIRECT_SECONDS}`);
   res.status(302).setHeader('Location', url).end();
-}
-
-/**
- * RFC 9110, 13.1.2 and 13.1.3: "A recipient MUST ignore If-Modified-Since if the request contains an
- * If-None-Match header field". Express' `req.fresh` would send everything for `Cache-Control: no-cache`,
- * which fetch() adds to every conditional request.
- */
-function isUnchanged(req: Request, etag: string, modified: Date): boolean {
-  const known = req.get('If-None-Match');
-  if (known !== undefined) {
-    return known.split(',').some((one) => ['*', etag, `W/${etag}`].includes(one.trim()));
-  }
-  return wholeSeconds(modified) <= Date.parse(req.get('If-Modified-Since') ?? '');
-}
-
-/** First and last byte, from 0. */
-interface Range {
-  start: number;
-  end: number;
-}
-
-/**
- * The range to send; undefined: the whole content. Several ranges and malformed ones are ignored, which a
- * server may do (RFC 9110, 14.2). "GET is the only method for which range handling is defined".
- */
-function chosenRange(
-  req: Request,
-  size: number,
-  etag: string,
-  modified: Date,
-): Range | 'unsatisfiable' | undefined {
-  if (req.method !== 'GET' || !ifRangeHolds(req.get('If-Range'), etag, modified)) return undefined;
-  const [, first, last] = /^bytes=(\d*)-(\d*)$/i.exec(req.get('Range') ?? '') ?? [];
-  if (!first && !last) return undefined;
-  // 14.1.2: without a first position, the other number counts bytes from the end, at most all of them.
-  const start = first ? Number(first) : Math.max(0, size - Number(last));
-  const end = first && last ? Number(last) : size - 1;
-  if (start >= size) return 'unsatisfiable';
-  return start <= end ? { start, end: Math.min(end, size - 1) } : undefined;
-}
-
-/** RFC 9110, 13.1.5: a validator that does not match asks for the whole content. */
-function ifRangeHolds(value: string | undefined, etag: string, modified: Date): boolean {
-  return value === undefined || value === etag || wholeSeconds(modified) === Date.parse(value);
-}
-
-/** Milliseconds, rounded down to the precision of a date in a header. */
-function wholeSeconds(date: Date): number {
-  return Math.floor(date.getTime() / 1000) * 1000;
 }

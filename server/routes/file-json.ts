@@ -1,10 +1,15 @@
 import type { DataSource } from 'typeorm';
+import type { z } from 'zod';
+import type { Derivative } from '../../core/database/entities/derivative.js';
 import type { File } from '../../core/database/entities/file.js';
 import { listDerivatives } from '../../core/files/queries.js';
+import type { file as fileAnswer, sentFile } from '../answers/files.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';
 import type { Principal } from '../auth/principal.js';
+
+type FileValue = z.output<typeof fileAnswer>;
 
 interface FileJsonDeps {
   database: DataSource;
@@ -12,25 +17,25 @@ interface FileJsonDeps {
 }
 
 /** Files as the API shows them, with signed links to their readable parts. */
-export async function filesToJson({ database, keys }: FileJsonDeps, files: File[]) {
+export async function filesToJson({ database, keys }: FileJsonDeps, files: File[]): Promise<FileValue[]> {
   const derivatives = await listDerivatives(
     database,
     files.map((file) => file.id),
   );
-  return files.map((file) => {
-    const names = derivatives.filter(({ fileId }) => fileId === file.id).map(({ name }) => name);
-    return fileJson(file, names, keys.link);
-  });
+  return files.map((file) => fileJson(file, derivatives, keys.link));
 }
 
 /** One file as the API shows it. */
-export async function fileToJson(deps: FileJsonDeps, file: File) {
-  const [json] = await filesToJson(deps, [file]);
-  return json;
+export async function fileToJson({ database, keys }: FileJsonDeps, file: File): Promise<FileValue> {
+  return fileJson(file, await listDerivatives(database, [file.id]), keys.link);
 }
 
 /** A file as the API shows it to its sender: without facts and links if the sender may not read files. */
-export async function sentFileToJson(deps: FileJsonDeps, file: File, principal: Principal) {
+export async function sentFileToJson(
+  deps: FileJsonDeps,
+  file: File,
+  principal: Principal,
+): Promise<z.output<typeof sentFile>> {
   if (can(principal, 'read', file)) return fileToJson(deps, file);
   const { id, filename, size, declaredType, status, createdAt } = file;
   return { id, filename, size, declaredType, status, createdAt };
@@ -41,10 +46,12 @@ export function attemptsOf(file: File): number {
   return file.countedAttempts ?? file.attempts;
 }
 
-function fileJson(file: File, derivativeNames: string[], linkKey: Keys['link']) {
+/** @param derivatives also those of other files */
+function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']): FileValue {
   const path = `/api/files/${file.id}`;
-  const thumbnails = derivativeNames
-    .map((name) => /^thumbnail-(\w+)$/.exec(name)?.[1])
+  const thumbnails = derivatives
+    .filter(({ fileId }) => fileId === file.id)
+    .map(({ name }) => /^thumbnail-(\w+)$/.exec(name)?.[1])
     .filter((size) => size !== undefined);
   return {
     id: file.id,

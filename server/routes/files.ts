@@ -5,9 +5,11 @@ import { listEvents } from '../../core/events/queries.js';
 import { toPublicEvent } from '../../core/events/types.js';
 import { type FileCursor, getFile, listFiles } from '../../core/files/queries.js';
 import { trashFile } from '../../core/files/status.js';
+import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import type { LedgerDeps } from '../../core/uploads/ledger.js';
+import { file as fileAnswer, filePage, processingStatus, timeline } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
+import { EMPTY } from './answers.js';
 import { byId, pageLimit } from './fields.js';
 import { attemptsOf, filesToJson, fileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
@@ -47,6 +49,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       limit: 'status',
       summary: 'My files, newest first',
       query: page,
+      answers: { 200: filePage },
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
@@ -66,6 +69,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       limit: 'status',
       summary: 'One of my files',
       params: byId,
+      answers: { 200: fileAnswer },
       async handle(call) {
         return fileToJson(deps, call.own(await getFile(database, call.params.id)));
       },
@@ -78,13 +82,14 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       summary: 'Put a file into the trash, or with permanent=1 delete it for good',
       params: byId,
       query: z.object({ permanent: z.enum(['0', '1'], 'must be 0 or 1').default('0') }),
+      answers: { 204: EMPTY },
+      problems: ['gone'],
       async handle(call) {
         const permanent = call.query.permanent === '1';
         const { id } = call.own(await getFile(database, call.params.id, { trashed: permanent }));
         const actor = signedInActor(call);
         if (permanent) await terminateUpload(deps, id, actor);
         else await trashFile(database, id, actor);
-        call.res.status(204).end();
       },
     }),
     route({
@@ -94,6 +99,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       limit: 'status',
       summary: 'The state of the processing of a file',
       params: byId,
+      answers: { 200: processingStatus },
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
         const { status, step, progress, error } = file;
@@ -108,6 +114,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       limit: 'status',
       summary: 'The events of a file, oldest first',
       params: byId,
+      answers: { 200: timeline },
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
         const events = await listEvents(database, file.id);

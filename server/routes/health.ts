@@ -1,8 +1,10 @@
 import type { DataSource } from 'typeorm';
+import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
 import { checkStorage } from '../../core/storage/check.js';
 import type { Storage } from '../../core/storage/storage.js';
+import { live, ready } from '../answers/health.js';
 import type { Drain } from '../http/drain.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -33,7 +35,8 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       path: '/health/live',
       access: 'public',
       summary: 'Tell whether the process answers at all',
-      handle: async () => ({ status: 'ok' }),
+      answers: { 200: live },
+      handle: async () => ({ status: 'ok' }) as const,
     }),
     route({
       method: 'get',
@@ -41,7 +44,8 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       access: 'public',
       summary:
         'Tell whether this server can take requests: database and storage work; `warnings` lists minor problems',
-      async handle() {
+      answers: { 200: ready },
+      async handle(): Promise<z.output<typeof ready>> {
         if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
         await checkOnce();
         // A full disk only refuses uploads. Reading and deleting work, and other servers use the same disk.

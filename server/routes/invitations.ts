@@ -2,6 +2,8 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Invitation } from '../../core/database/entities/invitation.js';
 import { createInvitation, listInvitations, revokeInvitation } from '../accounts/invitations.js';
+import { invitation as invitationAnswer, invitationPage, newInvitation } from '../answers/admin.js';
+import { EMPTY } from './answers.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route, signedInActor } from './route.js';
 
@@ -14,6 +16,7 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
       access: 'admin',
       limit: 'status',
       summary: 'Invitations that can still be used, newest first',
+      answers: { 200: invitationPage },
       async handle() {
         const invitations = await listInvitations(database);
         return { items: invitations.map(toJson), nextCursor: null };
@@ -29,7 +32,7 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
         email: z.email('must be an e-mail address').max(254).optional(),
         expiresInHours: z.int().min(1).max(8760).default(168),
       }),
-      status: 201,
+      answers: { 201: newInvitation },
       async handle(call) {
         const { invitation, token } = await createInvitation(database, call.body, signedInActor(call));
         call.res.setHeader('Cache-Control', 'no-store');
@@ -43,14 +46,14 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
       limit: 'processing',
       summary: 'Revoke an invitation',
       params: byId,
+      answers: { 204: EMPTY },
       async handle(call) {
         await revokeInvitation(database, call.params.id, signedInActor(call));
-        call.res.status(204).end();
       },
     }),
   ];
 }
 
-function toJson({ id, email, createdAt, expiresAt }: Invitation) {
+function toJson({ id, email, createdAt, expiresAt }: Invitation): z.output<typeof invitationAnswer> {
   return { id, email, createdAt, expiresAt };
 }

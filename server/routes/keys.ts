@@ -1,8 +1,10 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { ApiKey, SCOPES } from '../../core/database/entities/api-key.js';
+import { apiKey, apiKeyPage, newApiKey } from '../answers/tokens.js';
 import { createApiKey, listApiKeys, revokeApiKey } from '../auth/api-keys.js';
 import { getOwned } from '../auth/owned.js';
+import { EMPTY } from './answers.js';
 import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -15,6 +17,7 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       access: 'account',
       limit: 'status',
       summary: 'My API keys, without their secrets',
+      answers: { 200: apiKeyPage },
       async handle(call) {
         const keys = await listApiKeys(database, userOf(call).userId);
         return { items: keys.map(toJson), nextCursor: null };
@@ -31,11 +34,12 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
         scopes: z.array(z.enum(SCOPES)).min(1, 'must name at least one scope').max(SCOPES.length),
         expiresAt: futureTime.optional(),
       }),
-      status: 201,
+      answers: { 201: newApiKey },
+      problems: ['wrong_state'],
       async handle(call) {
-        const { apiKey, key } = await createApiKey(database, call.body, signedInActor(call));
+        const { apiKey: created, key } = await createApiKey(database, call.body, signedInActor(call));
         call.res.setHeader('Cache-Control', 'no-store');
-        return { ...toJson(apiKey), key };
+        return { ...toJson(created), key };
       },
     }),
     route({
@@ -45,15 +49,16 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       limit: 'processing',
       summary: 'Revoke an API key',
       params: byId,
+      answers: { 204: EMPTY },
       async handle(call) {
         const { id } = call.own(await getOwned(database, ApiKey, call.params.id));
         await revokeApiKey(database, id, signedInActor(call));
-        call.res.status(204).end();
       },
     }),
   ];
 }
 
-function toJson({ id, name, prefix, scopes, createdAt, lastUsedAt, expiresAt }: ApiKey) {
+function toJson(key: ApiKey): z.output<typeof apiKey> {
+  const { id, name, prefix, scopes, createdAt, lastUsedAt, expiresAt } = key;
   return { id, name, prefix, scopes, createdAt, lastUsedAt, expiresAt };
 }

@@ -3,8 +3,10 @@ import { z } from 'zod';
 import type { Quota } from '../../core/config.js';
 import { Session } from '../../core/database/entities/session.js';
 import { changePassword, getUser } from '../accounts/accounts.js';
+import { me, sessionPage } from '../answers/account.js';
 import { getOwned } from '../auth/owned.js';
 import { endSessions, listSessions } from '../auth/sessions.js';
+import { EMPTY } from './answers.js';
 import { byId, password } from './fields.js';
 import { quotaJson } from './quota-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
@@ -23,6 +25,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       access: 'read',
       limit: 'status',
       summary: 'My account, my usage and my quota',
+      answers: { 200: me },
       async handle(call) {
         const user = await getUser(database, userOf(call).userId);
         return { id: user.id, email: user.email, role: user.role, ...quotaJson(user, quota) };
@@ -35,11 +38,12 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       limit: 'auth',
       summary: 'Change my password; ends all my other sessions',
       body: z.object({ currentPassword: z.string().max(200), newPassword: password }),
+      answers: { 204: EMPTY },
+      problems: ['wrong_credentials', 'wrong_state'],
       async handle(call) {
         const { currentPassword: current, newPassword: next } = call.body;
         const actor = signedInActor(call);
         await changePassword(database, await getUser(database, actor.userId), { current, next }, actor);
-        call.res.status(204).end();
       },
     }),
     route({
@@ -48,6 +52,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       access: 'account',
       limit: 'status',
       summary: 'My open sessions',
+      answers: { 200: sessionPage },
       async handle(call) {
         const { userId, sessionId } = userOf(call);
         const sessions = await listSessions(database, userId);
@@ -71,10 +76,10 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       access: 'account',
       limit: 'processing',
       summary: 'End all my other sessions',
+      answers: { 204: EMPTY },
       async handle(call) {
         const actor = signedInActor(call);
         await endSessions(database, actor, { except: actor.sessionId });
-        call.res.status(204).end();
       },
     }),
     route({
@@ -84,11 +89,11 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       limit: 'processing',
       summary: 'End one of my sessions',
       params: byId,
+      answers: { 204: EMPTY },
       async handle(call) {
         const actor = signedInActor(call);
         const { id: only } = call.own(await getOwned(database, Session, call.params.id));
         await endSessions(database, actor, { only });
-        call.res.status(204).end();
       },
     }),
   ];

@@ -2,11 +2,12 @@ import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import { toMetadata } from '../../core/uploads/description.js';
+import { receivedFiles } from '../answers/uploads.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
 import type { Drain } from '../http/drain.js';
-import { type RequestBody, readBody } from '../http/request-body.js';
+import { readBody } from '../http/request-body.js';
 import type { Limits } from '../limits/limits.js';
 import { isForm, readForm } from '../plain/form-files.js';
 import {
@@ -16,6 +17,7 @@ import {
   type Sender,
   shutsDown,
 } from '../plain/upload.js';
+import { NOBODY } from './answers.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -27,6 +29,22 @@ interface PlainRouteDeps extends PlainUploadDeps {
 
 /** Types that clients send when they do not know the type. */
 const UNTOLD = ['application/octet-stream', 'application/x-www-form-urlencoded'];
+
+/** The problems of creating an upload, of receiving its bytes, and of its file. */
+const PROBLEMS = [
+  'too_large',
+  'quota_exceeded',
+  'type_not_allowed',
+  'checksum_mismatch',
+  'size_mismatch',
+  'unsupported_media_type',
+  'request_timeout',
+  'not_found',
+  'gone',
+  'wrong_state',
+  'locked',
+  'storage_full',
+] as const;
 
 /** Bytes by which coding may enlarge an incompressible body, besides one percent. */
 const CODING_OVERHEAD = 4096;
@@ -44,7 +62,9 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
       summary:
         'Upload files in one request: the body is one file, or a form (multipart/form-data) with files',
       query: rawQuery,
-      status: 201,
+      accepts: ['*/*', 'multipart/form-data'],
+      answers: { 201: receivedFiles },
+      problems: PROBLEMS,
       async handle(call) {
         const { req, res } = call;
         const stop = new AbortController();
@@ -64,8 +84,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
             : [await receiveRaw(deps, sender, req, call.query)];
           return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
-          // The client is gone, so there is nobody to answer.
-          if (res.destroyed) return undefined;
+          if (res.destroyed) return NOBODY;
           if (stop.signal.aborted) res.setHeader('Connection', 'close');
           throw error;
         }
@@ -86,15 +105,11 @@ function receiveRaw(
 ): Promise<ReceivedFile> {
   const coding = codingOf(req);
   const isChunked = req.headers['transfer-encoding'] !== undefined;
-  let body: RequestBody | undefined;
   return receiveFile(deps, sender, {
     metadata: describe(filename, req.get('Content-Type'), sha256),
     length: isChunked || coding ? null : Number(req.headers['content-length'] ?? 0),
-    open(limit) {
-      body = open(sender, req, coding ? Math.ceil(limit * 1.01) + CODING_OVERHEAD : limit);
-      return coding ? upTo(limit, decode(coding, body)) : body;
-    },
-    end: () => body?.end(),
+    open: (most) =>
+      coding ? decode(coding, readBody(req, Math.ceil(most * 1.01) + CODING_OVERHEAD)) : readBody(req),
   });
 }
 
@@ -112,7 +127,9 @@ async function receiveForm(
   }
   const received: ReceivedFile[] = [];
   try {
-    const body = open(sender, req, Infinity);
+    const body = readBody(req);
+    if (sender.stopped.aborted) body.end();
+    sender.stopped.addEventListener('abort', body.end);
     for await (const { filename, type, content } of readForm(req, body)) {
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
@@ -121,8 +138,7 @@ async function receiveForm(
       const file = await receiveFile(deps, sender, {
         metadata: describe(filename, type),
         length: null,
-        open: (limit) => upTo(limit, content),
-        end: body.end,
+        open: () => content,
       });
       received.push(file);
     }
@@ -147,22 +163,6 @@ function countUpload(limits: Limits, req: Request, res: Response): Promise<void>
   return new Promise((resolve, reject) => {
     limits.bucket('uploads')(req, res, (error?: unknown) => (error ? reject(error) : resolve()));
   });
-}
-
-function open({ stopped }: Sender, req: Request, limit: number): RequestBody {
-  const body = readBody(req, limit);
-  if (stopped.aborted) body.end();
-  stopped.addEventListener('abort', body.end);
-  return body;
-}
-
-async function* upTo(limit: number, content: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let size = 0;
-  for await (const chunk of content) {
-    size += chunk.byteLength;
-    if (size > limit) throw new AppError('too_large', { detail: `The file exceeds ${limit} bytes` });
-    yield chunk;
-  }
 }
 
 function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {

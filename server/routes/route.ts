@@ -1,15 +1,19 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { z } from 'zod';
-import { AppError } from '../../core/errors.js';
+import { AppError, type ErrorCode } from '../../core/errors.js';
 import type { Access, Authenticate } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readJson } from '../http/json-body.js';
 import type { Bucket, Limits } from '../limits/limits.js';
+import { type Answered, type Answers, NOBODY, statusOf } from './answers.js';
 
-/** A route, declared once. Its handler sees only the values that its schemas describe. */
-export interface Route<P, Q, B> {
+/**
+ * A route, declared once. Its handler sees only the values that its schemas describe, and returns the value that
+ * they describe. The OpenAPI document, the page's types and the access matrix derive from the declaration.
+ */
+export interface Route<P, Q, B, A extends Answers> {
   method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
   /** The action that the caller must be allowed to do. */
@@ -20,15 +24,19 @@ export interface Route<P, Q, B> {
    * The rate limit that requests count against, besides the global one; undefined: only the global one. It
    * may depend on the request, whose body is not checked yet.
    */
-  limit?: Bucket | ((req: Request) => Bucket | undefined);
+  limit?: Bucket | { either: readonly Bucket[]; choose(req: Request): Bucket };
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
   body?: z.ZodType<B>;
-  /** Status of the answer if the handler returns a value; 200 by default. */
-  status?: number;
-  /** Returns the JSON of the answer, or nothing if the handler has answered itself. */
-  handle(call: Call<P, Q, B>): Promise<unknown>;
+  /** Media types of a body that the handler reads itself. */
+  accepts?: readonly string[];
+  /** The answers when all goes well, by status; at most one of them is JSON. */
+  answers: A;
+  /** The problems that the handler itself may answer; see problemsOf() for those of what stands before it. */
+  problems?: readonly ErrorCode[];
+  /** Returns the value of the JSON answer; nothing if the answer is empty or the handler has answered itself. */
+  handle(call: Call<P, Q, B>): Promise<Answered<A> | typeof NOBODY>;
 }
 
 interface Call<P, Q, B> {
@@ -47,10 +55,10 @@ interface Call<P, Q, B> {
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
-export type AnyRoute = Route<any, any, any>;
+export type AnyRoute = Route<any, any, any, any>;
 
 /** Infers the types of a route. */
-export function route<P, Q, B>(declaration: Route<P, Q, B>): Route<P, Q, B> {
+export function route<P, Q, B, const A extends Answers>(declaration: Route<P, Q, B, A>): Route<P, Q, B, A> {
   return declaration;
 }
 
@@ -107,6 +115,7 @@ export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
 
 function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: RouteDeps): RequestHandler[] {
   const { access, link = false, limit } = declared;
+  const status = statusOf(declared.answers);
   const signIn: RequestHandler = async (req, _res, next) => {
     await authenticate(req, access, { link });
     next();
@@ -135,10 +144,13 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
       req,
       res,
     });
-    if (answer !== undefined) res.status(declared.status ?? 200).json(answer);
+    if (answer === NOBODY || status === undefined) return;
+    res.status(status);
+    if (answer === undefined) res.end();
+    else res.json(answer);
   };
   const count: RequestHandler = (req, res, next) => {
-    const bucket = typeof limit === 'function' ? limit(req) : limit;
+    const bucket = typeof limit === 'object' ? limit.choose(req) : limit;
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
   return [signIn, ...(declared.body ? [readBody] : []), count, handle];

@@ -1,9 +1,11 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { UploadToken } from '../../core/database/entities/upload-token.js';
+import { newUploadToken, uploadToken as tokenAnswer, uploadTokenPage } from '../answers/tokens.js';
 import type { Keys } from '../auth/keys.js';
 import { getOwned } from '../auth/owned.js';
 import { createUploadToken, listUploadTokens, revokeUploadToken } from '../auth/upload-tokens.js';
+import { EMPTY } from './answers.js';
 import { byId, futureTime, label } from './fields.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
@@ -34,6 +36,7 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       access: 'manage',
       limit: 'status',
       summary: 'My upload tokens, and the upload that each one began',
+      answers: { 200: uploadTokenPage },
       async handle(call) {
         const tokens = await listUploadTokens(database, userOf(call).userId);
         return { items: tokens.map(toJson), nextCursor: null };
@@ -56,7 +59,8 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
           )
           .optional(),
       }),
-      status: 201,
+      answers: { 201: newUploadToken },
+      problems: ['wrong_state'],
       async handle(call) {
         const expiresAt = call.body.expiresAt ?? new Date(Date.now() + DEFAULT_HOURS * 3_600_000);
         const made = { ...call.body, expiresAt };
@@ -77,16 +81,16 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       limit: 'processing',
       summary: 'Revoke an upload token',
       params: byId,
+      answers: { 204: EMPTY },
       async handle(call) {
         const { id } = call.own(await getOwned(database, UploadToken, call.params.id));
         await revokeUploadToken(database, id, signedInActor(call));
-        call.res.status(204).end();
       },
     }),
   ];
 }
 
-function toJson(token: UploadToken & { uploadId: string | null }) {
+function toJson(token: UploadToken & { uploadId: string | null }): z.output<typeof tokenAnswer> {
   const { id, label, maxSize, types, createdAt, expiresAt, usedAt, uploadId } = token;
   return { id, label, maxSize, types, createdAt, expiresAt, usedAt, uploadId };
 }

@@ -14,6 +14,8 @@ import {
   signMoreParts,
 } from '../../core/uploads/direct.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
+import { sentFile } from '../answers/files.js';
+import { signedParts, upload as uploadAnswer, uploadPage } from '../answers/uploads.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { byId, idCursor, pageLimit } from './fields.js';
@@ -65,6 +67,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       limit: 'status',
       summary: 'My unfinished uploads, newest first',
       query: page,
+      answers: { 200: uploadPage },
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listUnfinishedUploads(database, uploadAccessOf(userOf(call)), cursor, limit + 1);
@@ -79,6 +82,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       limit: 'status',
       summary: 'One of my uploads, and the status of its file',
       params: byId,
+      answers: { 200: uploadAnswer },
       async handle(call) {
         const upload = call.own(await getUpload(database, call.params.id));
         return toJson(upload, await outcomeOf(database, upload));
@@ -90,9 +94,23 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       access: 'upload',
       // A request for further URLs continues an admitted upload. It signs up to 100 URLs, so no client that
       // sends parts needs more requests than this limit allows.
-      limit: (req) => (req.body?.id === undefined ? 'uploads' : 'processing'),
+      limit: {
+        either: ['uploads', 'processing'],
+        choose: (req) => (req.body?.id === undefined ? 'uploads' : 'processing'),
+      },
       summary: 'Begin an upload straight to S3, or get further addresses for its parts',
       body: presignBody,
+      answers: { 200: signedParts },
+      problems: [
+        'not_found',
+        'gone',
+        'wrong_state',
+        'incomplete',
+        'not_direct',
+        'quota_exceeded',
+        'type_not_allowed',
+        'locked',
+      ],
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
         const principal = userOf(call);
@@ -115,7 +133,8 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       access: 'upload',
       summary: 'Complete an upload whose parts are all in S3',
       body: byId,
-      status: 201,
+      answers: { 201: sentFile },
+      problems: ['not_found', 'gone', 'wrong_state', 'incomplete', 'not_direct', 'size_mismatch', 'locked'],
       async handle(call) {
         await requireOwn(call, call.body.id);
         const principal = userOf(call);
@@ -133,14 +152,15 @@ async function outcomeOf(database: DataSource, { id, status }: Upload) {
   return file ? { status: file.status, error: file.error } : null;
 }
 
-function signedJson({ upload, partSize, partCount, parts }: SignedParts) {
+function signedJson(signed: SignedParts): z.output<typeof signedParts> {
+  const { upload, partSize, partCount, parts } = signed;
   return { id: upload.id, partSize, partCount, parts, expiresAt: upload.expiresAt };
 }
 
 type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 
 /** @param file an unfinished upload has none */
-function toJson(upload: Upload, file: Outcome = null) {
+function toJson(upload: Upload, file: Outcome = null): z.output<typeof uploadAnswer> {
   return {
     id: upload.id,
     status: upload.status,

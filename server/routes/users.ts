@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { changeUser, listUsers } from '../accounts/users.js';
+import { account, accountPage } from '../answers/admin.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { quotaJson } from './quota-json.js';
 import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
@@ -36,7 +37,7 @@ const userChange = z
 
 /** Accounts, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
-  const toJson = (user: User) => ({
+  const toJson = (user: User): z.output<typeof account> => ({
     id: user.id,
     email: user.email,
     role: user.role,
@@ -57,6 +58,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
         cursor: idCursor,
         limit: pageLimit,
       }),
+      answers: { 200: accountPage },
       async handle({ query }) {
         const found = await listUsers(database, query.cursor, query.limit + 1);
         const { items, nextCursor } = pageOf(found, query.limit, ({ id }) => id);
@@ -71,6 +73,8 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
       summary: 'Change the role or quota of an account, or disable it',
       params: byId,
       body: userChange,
+      answers: { 200: account },
+      problems: ['wrong_state'],
       async handle(call) {
         return toJson(await changeUser(database, call.params.id, call.body, signedInActor(call)));
       },

@@ -3,9 +3,10 @@ import type { Request as ExpressRequest, Response as ExpressResponse, RequestHan
 import { validate as isUuid, v7 as uuidv7 } from 'uuid';
 import { AppError } from '../../core/errors.js';
 import type { Logger } from '../../core/log.js';
-import { finishAndQueue } from '../../core/uploads/finish.js';
+import { UploadRefused } from '../../core/uploads/hooks.js';
 import type { Leases } from '../../core/uploads/lease.js';
 import { getUpload } from '../../core/uploads/queries.js';
+import { settle } from '../../core/uploads/settle.js';
 import { can, uploadAccessOf } from '../auth/can.js';
 import { actorOf } from '../auth/principal.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
@@ -15,15 +16,18 @@ import { setErrorHeaders, toAppError } from '../http/problem.js';
 import { describeUpload } from '../upload-metadata.js';
 import type { TusLimits } from './limits.js';
 import { EXPOSED_HEADERS, isOctets, OCTETS } from './preflight.js';
-import { principalOf, requestOf, type TusRequest } from './request.js';
+import { leaseOf, principalOf, requestOf, type TusRequest } from './request.js';
 import { LedgerStore, type StoreDeps } from './store.js';
 
 /*
  * tus 1.0 at /uploads: @tus/server speaks the protocol, and the ledger holds the state.
  *
- * The data store gets only an upload id from @tus/server. It also needs the caller and the lease, and finds
- * them by that id in `holders` while a request has the lock. The head of each request is all that @tus/server
- * gets: bodies go from the socket to the ledger without passing through its streams.
+ * The data store gets only the name of an upload from @tus/server. It also needs the caller and the lease, so each
+ * request has a name of its own, its key, by which the data store finds them. The head of each request is all that
+ * @tus/server gets: bodies go from the socket to the ledger without passing through its streams.
+ *
+ * The lease is taken when @tus/server has read the head, and released when it has made its answer. Its own lock does
+ * nothing: it would be unlocked before onUploadFinish is called.
  */
 
 export interface TusDeps extends StoreDeps {
@@ -41,35 +45,34 @@ const DRAIN_MS = 500;
  * @throws {AppError} rate_limited (from the handler) when too many requests name no existing upload
  */
 export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMiss'>): RequestHandler {
-  /** Requests by the head that @tus/server receives. */
-  const requests = new WeakMap<Request, TusRequest>();
-  /** Requests that hold the lock of @tus/server, by the key of their upload (see keyOf). */
-  const holders = new Map<string, TusRequest>();
+  /** Requests that are being handled, by the head that @tus/server receives, and by their keys. */
+  const byHead = new WeakMap<Request, TusRequest>();
+  const byKey = new Map<string, TusRequest>();
 
   const server = new Server({
     path: '/uploads',
-    datastore: new LedgerStore(deps, holders),
-    locker: (head) => ({
-      newLock: (key) => createLock(deps.leases, key, requestOf(requests, head), holders),
-    }),
+    datastore: new LedgerStore(deps, byKey),
+    locker: { newLock: () => ({ lock: async () => {}, unlock: async () => {} }) },
     maxSize: deps.maxUploadSize,
-    namingFunction: () => uuidv7(),
+    namingFunction: (head) => requestOf(byHead, head).key,
+    getFileIdFromRequest: (head) => idIn(new URL(head.url).pathname) && requestOf(byHead, head).key,
+    onIncomingRequest: (head) => takeLease(deps.leases, requestOf(byHead, head)),
     exposedHeaders: EXPOSED_HEADERS,
     allowedHeaders: [...ALLOWED_ALWAYS, ...deps.corsHeaders],
-    generateUrl: (head, { path, id }) => `${requestOf(requests, head).origin}${path}/${id}`,
-    getFileIdFromRequest: keyOf,
+    generateUrl: (head, { path, id }) => `${requestOf(byHead, head).origin}${path}/${id}`,
     ...(deps.corsOrigins === '*' ? {} : { allowedOrigins: originCheck(deps.corsOrigins) }),
     onUploadCreate: async (head) => {
-      const request = requestOf(requests, head);
+      const request = requestOf(byHead, head);
       request.description = describeUpload(request.req.get('Upload-Metadata'));
       return {};
     },
-    onUploadFinish: async (head, upload) => {
-      await finishAndQueue(deps, upload.id, actorOf(requestOf(requests, head).req));
+    onUploadFinish: async (head) => {
+      const request = requestOf(byHead, head);
+      await settle(deps, leaseOf(request), { actor: actorOf(request.req) });
       return {};
     },
     onResponseError: (head, error) => {
-      const request = requestOf(requests, head);
+      const request = requestOf(byHead, head);
       const quiet = request.gone.aborted;
       noteIfRefused(deps.refusals, request.req, error);
       return translateError(error, request, quiet ? undefined : deps.log);
@@ -83,6 +86,7 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
     });
     const asked = new AbortController();
     const request: TusRequest = {
+      key: uuidv7(),
       method: req.method,
       req,
       res,
@@ -93,8 +97,12 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
       gone: gone.signal,
     };
     const head = headOf(req);
-    requests.set(head, request);
-    const response = await server.handleWeb(head);
+    byHead.set(head, request);
+    byKey.set(request.key, request);
+    const response = await server.handleWeb(head).finally(async () => {
+      byKey.delete(request.key);
+      await request.lease?.release();
+    });
     if (response.status === 404) await noteForeign(deps, req);
     if (response.status === 404 || response.status === 410) await limits.countMiss(req, res);
     await deps.refusals.whenWritten(req);
@@ -108,18 +116,17 @@ function idIn(path: string): string | undefined {
   return id && isUuid(id) ? id.toLowerCase() : undefined;
 }
 
-const UUID_LENGTH = 36;
-
-let looks = 0;
-
 /**
- * The name by which @tus/server asks the locker and the data store for the upload of a request: its id. A HEAD mostly
- * holds no lease, so several may look at one upload at once, beside a PATCH. So each HEAD has a key of its own, which
- * begins with the id.
+ * Takes the lease of the upload that the request names. A new upload gets its lease together with its row: no other
+ * client knows its id yet. A HEAD mostly needs no lease, so several may look at one upload at once, beside a PATCH.
+ * @throws {AppError} not_found, locked
  */
-function keyOf(req: Request): string | undefined {
-  const id = idIn(new URL(req.url).pathname);
-  return id && req.method === 'HEAD' ? `${id} ${++looks}` : id;
+async function takeLease(leases: Leases, request: TusRequest): Promise<void> {
+  const id = idIn(request.req.path);
+  if (request.method === 'POST' || !id) return;
+  const access = uploadAccessOf(principalOf(request));
+  const take = request.method === 'HEAD' ? leases.look : leases.acquire;
+  request.lease = await take(id, access, request.gone, request.letGo);
 }
 
 /** An upload of somebody else gets the answer for a missing one, but the event log records the attempt. */
@@ -181,26 +188,12 @@ function translateError(
   const known = toAppError(error);
   if (known.status >= 500) log?.error({ err: error }, 'tus request failed');
   setErrorHeaders(res, known);
+  if (known instanceof UploadRefused && known.answer) {
+    const { status, headers = {}, body = '' } = known.answer;
+    for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
+    return { status_code: status, body };
+  }
   // Clients take any failed HEAD except 423 for the loss of the upload and send all of it again.
   const status = method === 'HEAD' && known.status >= 500 ? 423 : known.status;
   return { status_code: status, body: `${known.detail ?? known.title}\n` };
-}
-
-function createLock(leases: Leases, key: string, request: TusRequest, holders: Map<string, TusRequest>) {
-  return {
-    async lock(): Promise<void> {
-      // A new upload gets its lease together with its row, and no other client knows its id yet.
-      if (request.method !== 'POST') {
-        const access = uploadAccessOf(principalOf(request));
-        const get = request.method === 'HEAD' ? leases.look : leases.acquire;
-        request.lease = await get(key.slice(0, UUID_LENGTH), access, request.gone, request.letGo);
-      }
-      holders.set(key, request);
-    },
-    async unlock(): Promise<void> {
-      holders.delete(key);
-      if (request.leavesLease) request.lease?.leave();
-      else await request.lease?.release();
-    },
-  };
 }

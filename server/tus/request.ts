@@ -6,6 +6,8 @@ import type { Principal } from '../auth/principal.js';
 
 /** The state of one request. */
 export interface TusRequest {
+  /** The name by which @tus/server asks the data store for the request's upload; no two requests have the same. */
+  key: string;
   method: string;
   req: Request;
   res: Response;
@@ -15,9 +17,8 @@ export interface TusRequest {
   origin: string;
   /** Description of the upload that the request creates. */
   description?: Description;
+  /** Held until the request has its answer. Absent while an upload is not created, and if no bytes come with its creation. */
   lease?: Lease;
-  /** Set when the end of the upload also ends its lease. */
-  leavesLease?: boolean;
   /** Asks the request to stop soon. */
   letGo: () => void;
   /** Aborts when the request was asked to stop and its time is over. */
@@ -31,6 +32,12 @@ export function requestOf<K>(requests: { get(key: K): TusRequest | undefined }, 
   const request = requests.get(key);
   if (!request) throw new Error('no tus request is known by this');
   return request;
+}
+
+/** @throws {Error} when the request holds none, which is a bug */
+export function leaseOf({ lease }: TusRequest): Lease {
+  if (!lease) throw new Error('no lease is held');
+  return lease;
 }
 
 /** @throws {AppError} unauthenticated */

@@ -2,31 +2,28 @@ import { DataStore, Upload as TusUpload } from '@tus/server';
 import type { Request, Response } from 'express';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
-import type { AppendControl } from '../../core/storage/storage.js';
+import { declareLength } from '../../core/uploads/commit.js';
 import { createUpload } from '../../core/uploads/create.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import { type FinishDeps, finishAndQueue } from '../../core/uploads/finish.js';
-import type { Lease, Leases } from '../../core/uploads/lease.js';
-import { appendToUpload, completeUpload, declareLength } from '../../core/uploads/ledger.js';
+import type { Leases } from '../../core/uploads/lease.js';
 import { isOverdue, isTrashed } from '../../core/uploads/queries.js';
-import { reserve, withinQuota } from '../../core/uploads/quota.js';
+import { type ReceiveDeps, receive } from '../../core/uploads/receive.js';
+import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import { can } from '../auth/can.js';
 import { actorOf } from '../auth/principal.js';
 import { RefusedError } from '../auth/refusals.js';
 import { readBody } from '../http/request-body.js';
 import { writeMetadata } from '../upload-metadata.js';
 import { isOctets } from './preflight.js';
-import { principalOf, requestOf, type TusRequest } from './request.js';
+import { leaseOf, principalOf, requestOf, type TusRequest } from './request.js';
 
 /** Dependencies of the data store. */
-export interface StoreDeps extends FinishDeps {
+export interface StoreDeps extends ReceiveDeps, SettleDeps {
   leases: Leases;
-  /** Bytes. */
-  maxUploadSize: number;
 }
 
 /** How long HEAD waits until the object is assembled; after that it answers 423. */
-const COMPLETE_ON_HEAD_MS = 10_000;
+const ASSEMBLE_ON_HEAD_MS = 10_000;
 
 /** Implements the data store of @tus/server on top of the ledger. */
 export class LedgerStore extends DataStore {
@@ -38,15 +35,16 @@ export class LedgerStore extends DataStore {
     'termination',
   ];
 
+  /** @param requests those that are being handled, by their keys */
   constructor(
     private readonly deps: StoreDeps,
-    private readonly holders: Map<string, TusRequest>,
+    private readonly requests: Map<string, TusRequest>,
   ) {
     super();
   }
 
   override async create(upload: TusUpload): Promise<TusUpload> {
-    const request = requestOf(this.holders, upload.id);
+    const request = requestOf(this.requests, upload.id);
     const { holder, adopt } = this.deps.leases;
     const goesOn = upload.size === 0 || isOctets(request.req);
     const { userId, uploadToken } = principalOf(request);
@@ -60,18 +58,15 @@ export class LedgerStore extends DataStore {
       token: uploadToken,
     });
     if (goesOn) request.lease = adopt(row, request.letGo);
-    if (request.lease && row.length === 0) {
-      request.lease.upload = await completeUpload(this.deps, row, row.leaseEpoch);
-      // @tus/server calls onUploadFinish next.
-      request.leavesLease = true;
-    }
     tellExpiry(request.res, row);
     return upload;
   }
 
   override async getUpload(key: string): Promise<TusUpload> {
-    const { method, req, res } = requestOf(this.holders, key);
-    const { upload, epoch } = this.lease(key);
+    const request = requestOf(this.requests, key);
+    const { method, req, res } = request;
+    const lease = leaseOf(request);
+    const { upload } = lease;
     if (upload.status === 'expired' || upload.status === 'terminated' || isOverdue(upload)) {
       throw new AppError('gone');
     }
@@ -79,82 +74,50 @@ export class LedgerStore extends DataStore {
     if (upload.status === 'finished' && (await isTrashed(this.deps.database, upload.id))) {
       throw new AppError('gone', { detail: 'The file of this upload was deleted' });
     }
-    // A server died after the last byte and before the object was assembled. Assemble it now, so that the
-    // client need not wait for the reconciler. No client learns that the upload is complete before it is.
+    // A server died after the last byte and before there was a file. Make it now, so that the client need not wait for
+    // the reconciler. No client learns that the upload is complete before it is.
     if (method === 'HEAD' && upload.status === 'uploading' && upload.offset === upload.length) {
-      await completeUpload(this.deps, upload, epoch, AbortSignal.timeout(COMPLETE_ON_HEAD_MS));
-      await finishAndQueue(this.deps, upload.id, actorOf(req));
+      const signal = AbortSignal.timeout(ASSEMBLE_ON_HEAD_MS);
+      await settle(this.deps, lease, { actor: actorOf(req), signal });
     }
     if (method === 'PATCH') checkLength(req, upload);
     const metadata = upload.metadataHeader ?? writeMetadata(upload.metadata);
     if (method === 'HEAD' && metadata) res.setHeader('Upload-Metadata', metadata);
     return new TusUpload({
-      id: upload.id,
+      id: key,
       offset: upload.offset,
       ...(upload.length === null ? {} : { size: upload.length }),
     });
   }
 
-  override async declareUploadLength(id: string, length: number): Promise<void> {
-    const lease = this.lease(id);
-    lease.upload = await declareLength(this.deps, lease.upload, lease.epoch, length);
+  override async declareUploadLength(key: string, length: number): Promise<void> {
+    await declareLength(this.deps, leaseOf(requestOf(this.requests, key)), length);
   }
 
-  override async write(none: AsyncIterable<Uint8Array>, id: string): Promise<number> {
+  override async write(none: AsyncIterable<Uint8Array>, key: string): Promise<number> {
     // This stream belongs to the request that @tus/server got, which has no body.
     for await (const _ of none);
-    const lease = this.lease(id);
-    const request = requestOf(this.holders, id);
-    const { req, res, asked } = request;
-    const { length, offset, maxSize } = lease.upload;
-    const most = length ?? Math.min(this.deps.maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY);
-    const body = readBody(req, most - offset);
-    if (asked.aborted) body.end();
-    asked.addEventListener('abort', body.end);
-    const control = { hurry: asked, onFailure: body.end };
-    if (length === null) await this.appendWithinQuota(lease, body, control);
-    else lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, body, control);
+    const request = requestOf(this.requests, key);
+    const lease = leaseOf(request);
+    await receive(this.deps, lease, readBody(request.req), { stop: request.asked });
     // Nobody reads the rest of the body, so the connection must close.
-    if (asked.aborted) res.setHeader('Connection', 'close');
-    tellExpiry(res, lease.upload);
-    // In this case @tus/server calls onUploadFinish next.
-    request.leavesLease = lease.upload.objectKey !== null && lease.upload.status === 'uploading';
+    if (request.asked.aborted) request.res.setHeader('Connection', 'close');
+    tellExpiry(request.res, lease.upload);
     return lease.upload.offset;
   }
 
-  /** Appends to an upload of unknown length. Such an upload has reserved no quota yet. */
-  private async appendWithinQuota(lease: Lease, body: AsyncIterable<Uint8Array>, control: AppendControl) {
-    const { database, quota } = this.deps;
-    const { id } = lease.upload;
-    const source = withinQuota(this.deps, lease.upload, lease.epoch, body);
-    try {
-      lease.upload = await appendToUpload(this.deps, lease.upload, lease.epoch, source, control);
-    } finally {
-      // Gives back the part of the reservation that no bytes used. If this fails, the upload gives it back
-      // when it continues or ends.
-      await reserve(database.manager, quota, id, lease.epoch, { target: null }).catch(() => {});
-    }
-  }
-
-  override async remove(id: string): Promise<void> {
-    const request = requestOf(this.holders, id);
-    const { upload } = this.lease(id);
+  override async remove(key: string): Promise<void> {
+    const request = requestOf(this.requests, key);
+    const lease = leaseOf(request);
     // A finished upload is a file.
-    if (upload.status === 'finished' && !can(principalOf(request), 'manage', upload)) {
+    if (lease.upload.status === 'finished' && !can(principalOf(request), 'manage', lease.upload)) {
       throw new RefusedError(
         'forbidden',
-        { action: 'manage', subjectId: id },
+        { action: 'manage', subjectId: lease.id },
         'The upload is finished: deleting its file needs the right to manage files',
       );
     }
-    await terminateUpload(this.deps, id, actorOf(request.req));
-    request.leavesLease = true;
-  }
-
-  private lease(id: string): Lease {
-    const { lease } = requestOf(this.holders, id);
-    if (!lease) throw new Error('no lease is held');
-    return lease;
+    await terminateUpload(this.deps, lease.id, actorOf(request.req), lease);
   }
 }
 

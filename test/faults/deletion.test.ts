@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, findUpload } from '../support/aftermath.js';
+import { expectBlobsInOrder } from '../support/aftermath.js';
 import { type Installation, install } from '../support/installation.js';
 import type { KillPoint } from '../support/kill.js';
+import { ageUnreferenced, storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
@@ -54,9 +55,7 @@ const remove = (path: string) =>
     .then((answer) => answer.status)
     .catch(() => undefined);
 
-async function keyOf(id: string): Promise<string> {
-  return (await findUpload(installation.processes, id)).storage_key;
-}
+const keyOf = (id: string) => storageKeyOf(installation.processes, id);
 
 /** Whether a call to S3 is about this upload; lists count. */
 const isAbout = (key: string) => (request: { key: string; query: URLSearchParams }) =>
@@ -121,7 +120,7 @@ test.each(KINDS)('the server is killed before and after each call while it delet
     await expectGone(upload.path);
   }
   // Blobs that nothing refers to are swept after an hour.
-  await processes.database.query(`UPDATE blobs SET created_at = now() - interval '61 minutes'`);
+  await ageUnreferenced(processes);
   await processes.start('worker');
   await until('all to be gone', async () => (await bucket.listKeys()).length === 0, 60);
   await expectBlobsInOrder(processes, bucket);

@@ -4,6 +4,7 @@ import { expectBooksRight, usageOf } from '../support/books.js';
 import { useAccount } from '../support/client.js';
 import { letRetry, purge, terminate } from '../support/deletions.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { post, sha256 } from '../support/plain-client.js';
 import { until } from '../support/until.js';
@@ -112,7 +113,7 @@ test('deletions that S3 does not answer are acknowledged, and uploads go on mean
 test('deletions that S3 denies do not hold up others, and follow when they are allowed', async () => {
   const { user, s3, processes } = installation;
   const ids = [await makeUnfinished(), await makeFile(), await makeFile()];
-  const keys = await Promise.all(ids.map(async (id) => (await findUpload(processes, id)).storage_key));
+  const keys = await Promise.all(ids.map((id) => storageKeyOf(processes, id)));
   const allow = s3.rule((request) => isDeletion(request) && keys.some((key) => request.key.startsWith(key)), {
     fail: 403,
   });
@@ -148,7 +149,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   const content = randomBytes(9 * MIB);
   const stuck = [await user.create(content.length), await user.create(content.length)];
   const [first = '', second = ''] = stuck.map((path) => path.replace('/uploads/', ''));
-  for (const id of [first, second]) denied.add((await findUpload(processes, id)).storage_key);
+  for (const id of [first, second]) denied.add(await storageKeyOf(processes, id));
   for (const path of stuck) {
     const patch = await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit);
     expect(patch.status).toBe(503);
@@ -175,7 +176,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   await expectCompletedOnce(processes, user, sent.id, other);
   expect(await findFile(processes, first)).toBeUndefined();
 
-  denied.delete((await findUpload(processes, first)).storage_key);
+  denied.delete(await storageKeyOf(processes, first));
   await letRetry(processes.database);
   await processes.stop('worker');
   await processes.start('worker');

@@ -5,12 +5,18 @@ import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { loadConfig, UNLIMITED } from '../../core/config.js';
 import { openDatabase } from '../../core/database/data-source.js';
+import type { File } from '../../core/database/entities/file.js';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { createLogger } from '../../core/log.js';
 import { openFileStorage } from '../../core/storage/file.js';
 import { MARKER, type Storage } from '../../core/storage/storage.js';
+import { declareLength, type LedgerDeps } from '../../core/uploads/commit.js';
 import { createUpload } from '../../core/uploads/create.js';
-import type { LedgerDeps } from '../../core/uploads/ledger.js';
+import type { Lease } from '../../core/uploads/lease.js';
+import { reserve } from '../../core/uploads/quota.js';
+import { receive } from '../../core/uploads/receive.js';
+import { assemble, createFile } from '../../core/uploads/settle.js';
+import { sourceOf } from './bytes.js';
 import { createDatabase } from './database.js';
 
 export interface TestLedger extends LedgerDeps {
@@ -77,7 +83,56 @@ export async function openLedger(
   };
 }
 
-/** A body that yields these parts. */
-export async function* parts(...texts: string[]): AsyncGenerator<Uint8Array> {
-  for (const text of texts) yield Buffer.from(text);
+/** A lease of an upload as its row was, with an epoch that need not be the row's any more. */
+export function leaseOf(upload: Upload, epoch: number): Lease {
+  return { id: upload.id, epoch, upload, release: async () => {}, leave() {} };
+}
+
+/** Stores the chunks, and assembles the object if the upload is complete. @returns the upload after that */
+export async function appendToUpload(
+  deps: LedgerDeps,
+  upload: Upload,
+  epoch: number,
+  chunks: AsyncIterable<Uint8Array>,
+): Promise<Upload> {
+  const lease = leaseOf(upload, epoch);
+  await receive({ ...deps, maxUploadSize: Number.MAX_SAFE_INTEGER }, lease, sourceOf(chunks));
+  if (lease.upload.offset === lease.upload.length) await assemble(deps, lease);
+  return lease.upload;
+}
+
+/** Assembles the object of an upload. */
+export function assembleUpload(
+  deps: LedgerDeps,
+  upload: Upload,
+  epoch: number,
+  signal?: AbortSignal,
+): Promise<void> {
+  return assemble(deps, leaseOf(upload, epoch), signal);
+}
+
+/** Declares the length of an upload. @returns the upload with its length */
+export async function declareUploadLength(
+  deps: LedgerDeps,
+  upload: Upload,
+  epoch: number,
+  length: number,
+): Promise<Upload> {
+  const lease = leaseOf(upload, epoch);
+  await declareLength(deps, lease, length);
+  return lease.upload;
+}
+
+/** Makes the file of an upload whose object is assembled. */
+export async function finishUpload(deps: LedgerDeps, id: string): Promise<File> {
+  return (await createFile(deps, id, undefined)).file;
+}
+
+/** The room that an upload of unknown length is to have. */
+export function reserveRoom(
+  { database, quota }: LedgerDeps,
+  { id }: Upload,
+  room: Parameters<typeof reserve>[3],
+): Promise<number> {
+  return reserve(database.manager, quota, { id, epoch: 1 }, room);
 }

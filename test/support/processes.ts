@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { createDatabase, type TestDatabase } from './database.js';
 
 type Program = 'server' | 'worker';
@@ -31,6 +32,9 @@ export interface Processes {
   close(): Promise<void>;
 }
 
+/** Lets a server check each of its answers against the declaration of its route. */
+const CHECKED = ['--import', pathToFileURL(resolve('test/support/check-answers.js')).href];
+
 /** Starts servers and workers from dist/ on a database and a folder of their own, as in the connected form. */
 export async function startProcesses(
   env: Record<string, string> = {},
@@ -56,6 +60,7 @@ export async function startProcesses(
       const child = fork(resolve(`dist/${part.replace(/-.*/, '')}/main.js`), {
         // A developer's .env may lie in the project's folder, so the process runs in another one.
         cwd: dataDir,
+        execArgv: [...process.execArgv, ...(part.startsWith('server') ? CHECKED : [])],
         env: {
           PATH: process.env.PATH ?? '',
           DATABASE_URL: databaseUrl,

@@ -1,14 +1,15 @@
 import type { Listener } from '../../core/database/listen.js';
-import { AppError } from '../../core/errors.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
 import { isStoreAway } from '../../core/storage/storage.js';
-import { discardUploads, expireUploads, listUnfinishedComplete } from '../../core/uploads/discard.js';
-import { type FinishDeps, finishAndQueue } from '../../core/uploads/finish.js';
+import { discardUploads, listUnfinishedComplete } from '../../core/uploads/discard.js';
+import { expireUploads } from '../../core/uploads/end.js';
+import { UploadEnded } from '../../core/uploads/errors.js';
+import { UploadRefused } from '../../core/uploads/hooks.js';
 import type { Leases } from '../../core/uploads/lease.js';
-import { completeUpload } from '../../core/uploads/ledger.js';
+import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import { joinLeadership, type Leader } from './leader.js';
 import { createRelay } from './relay.js';
 import { createTrim } from './trash.js';
@@ -23,7 +24,7 @@ const ONCE_MORE_MS = 3_000;
 /** Channel of PostgreSQL on which a worker asks the leader for a pass. */
 const PASS_WANTED = 'pass_wanted';
 
-export interface ReconcileDeps extends FinishDeps {
+export interface ReconcileDeps extends SettleDeps {
   leases: Leases;
   listener: Listener;
   /** A name that no other living worker has. */
@@ -151,32 +152,24 @@ async function finishUploads(deps: ReconcileDeps): Promise<number> {
   let unanswered = 0;
   let refused = 0;
   for (const id of await listUnfinishedComplete(deps.database)) {
+    const lease = await deps.leases.tryAcquire(id);
+    if (!lease) continue;
     try {
-      if (!(await complete(deps, id))) continue;
-      await finishAndQueue(deps, id);
+      await settle(deps, lease);
       finished++;
       unanswered = 0;
     } catch (error) {
-      if (error instanceof AppError && error.code === 'gone') continue;
+      // Another process, or a hook, has ended it.
+      if (error instanceof UploadEnded || error instanceof UploadRefused) continue;
       const away = isStoreAway(error);
       const failures = away ? undefined : await putOff(deps.database, 'uploads', id);
       deps.log.error({ err: error, uploadId: id, failures }, 'reconciler: upload not finished');
       if (!away) refused++;
       else if (++unanswered === MAX_FAILURES) break;
+    } finally {
+      await lease.release();
     }
   }
   if (refused > 0) deps.log.warn({ count: refused }, 'uploads that have all their bytes and become no files');
   return finished;
-}
-
-/** Makes the object, unless a request holds the lease. */
-async function complete(deps: ReconcileDeps, id: string): Promise<boolean> {
-  const lease = await deps.leases.tryAcquire(id);
-  if (!lease) return false;
-  try {
-    await completeUpload(deps, lease.upload, lease.epoch);
-    return true;
-  } finally {
-    await lease.release();
-  }
 }

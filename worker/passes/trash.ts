@@ -1,7 +1,7 @@
 import { forEachOf } from '../../core/concurrency.js';
-import { AppError } from '../../core/errors.js';
+import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import type { LedgerDeps } from '../../core/uploads/ledger.js';
+import { UploadEnded } from '../../core/uploads/errors.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../../core/uploads/quota.js';
 
 /** How many files are purged at once. */
@@ -20,7 +20,7 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
     let purged = 0;
     for await (const owners of listTrashOwners(deps.database, since)) {
       for await (const ids of listTrashBeyondQuota(deps.database, deps.quota, owners)) {
-        await forEachOf(ids, PURGES, (id) => terminateUpload(deps, id).catch(ignoreGone));
+        await forEachOf(ids, PURGES, (id) => terminateUpload(deps, id).catch(ignoreEnded));
         purged += ids.length;
       }
     }
@@ -30,6 +30,6 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
 }
 
 /** The owner or another worker has already purged the file. */
-function ignoreGone(error: unknown): void {
-  if (!(error instanceof AppError && error.code === 'gone')) throw error;
+function ignoreEnded(error: unknown): void {
+  if (!(error instanceof UploadEnded)) throw error;
 }

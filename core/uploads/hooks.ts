@@ -1,0 +1,53 @@
+import type { Actor } from '../database/entities/event.js';
+import type { Upload } from '../database/entities/upload.js';
+import { AppError } from '../errors.js';
+import type { NewUpload } from './create.js';
+
+/*
+ * Questions that this server asks before it acts. Each hook is asked outside of any transaction, and may refuse by
+ * throwing UploadRefused. Every other error means that the hook gave no answer: the caller's request fails, nothing
+ * changes, and the same request may work later.
+ */
+
+export interface UploadHooks {
+  /** Asked before an upload is created. After a refusal there is no upload. */
+  beforeCreate?(creation: NewUpload): Promise<void>;
+  /**
+   * Asked when the object of an upload is assembled, before there is a file. After a refusal the upload is terminated,
+   * its bytes are deleted, and its `error` names the reason.
+   *
+   * An upload can be asked about twice: when the process dies after the answer, another one asks again.
+   */
+  beforeFinish?(finish: UploadQuestion): Promise<void>;
+  /**
+   * Asked before an upload, or the file that it has become, is deleted for good because a client asked for it. Not asked
+   * when an upload expires, when the store has lost its bytes, or when its own request has failed.
+   */
+  beforeEnd?(end: UploadQuestion): Promise<void>;
+}
+
+export interface UploadQuestion {
+  upload: Upload;
+  /** Who sent the request; null: there is no request, because the reconciler acts. */
+  actor: Actor | null;
+}
+
+/** A whole HTTP answer, for hooks that choose it themselves. */
+export interface HookAnswer {
+  status: number;
+  headers?: Record<string, string>;
+  body?: string;
+}
+
+/** A hook's refusal, and so the answer to the client. */
+export class UploadRefused extends AppError {
+  override name = 'UploadRefused';
+  /** Sent by tus in place of the usual answer to this error; undefined: the hook leaves the answer to this server. */
+  readonly answer: HookAnswer | undefined;
+
+  /** @param detail is shown to the client and the owner unchanged */
+  constructor(detail?: string, answer?: HookAnswer) {
+    super('refused', detail === undefined ? {} : { detail });
+    this.answer = answer;
+  }
+}

@@ -1,0 +1,83 @@
+import { z } from 'zod';
+import { bytes, fault, id, pageOf, timestamp } from './shapes.js';
+
+export const fileStatus = z
+  .enum(['pending', 'processing', 'completed', 'failed', 'infected', 'paused', 'canceled'])
+  .meta({ id: 'FileStatus' });
+
+const progress = z.int().min(0).max(100).describe('Percent of the whole processing');
+
+const attempts = z.int().min(0).describe('Without attempts that were interrupted');
+
+const step = z.string().nullable().describe('The step that runs, or the last one that ran');
+
+const stepRecord = z.object({
+  state: z.enum(['done', 'failed', 'skipped']),
+  ms: z.number().min(0).describe('Milliseconds that the step took'),
+  reason: z.string().optional(),
+});
+
+const links = z.object({
+  content: z.string().nullable().describe('Null until the file may be shown'),
+  thumbnails: z.record(z.string(), z.string()).nullable().describe('By size: small, medium, large'),
+});
+
+export const file = z
+  .object({
+    id,
+    filename: z.string(),
+    size: bytes,
+    declaredType: z.string().nullable().describe('Media type that the client declared'),
+    detectedType: z.string().nullable().describe('Media type that was recognised from the bytes'),
+    sha256: z.string().nullable().describe('Hex'),
+    status: fileStatus,
+    step,
+    progress,
+    attempts,
+    steps: z.record(z.string(), stepRecord).describe('How each step ended, by its name'),
+    metadata: z.record(z.string(), z.unknown()),
+    warnings: z.array(fault).describe('Problems that do not make the file unusable'),
+    error: fault.nullable(),
+    createdAt: timestamp,
+    completedAt: timestamp.nullable(),
+    links: links.describe('Signed addresses, which expire'),
+  })
+  .meta({ id: 'File' });
+
+export const filePage = pageOf(file);
+
+export const processingStatus = z.object({
+  status: fileStatus,
+  step,
+  progress,
+  attempts,
+  etaSeconds: z.number().nullable().describe('Null if unknown'),
+  error: fault.nullable(),
+});
+
+export const timeline = pageOf(
+  z.object({
+    seq: z.int().nullable().describe('Its number in the log; null for a moment after it was written'),
+    type: z.string().describe('Such as `file.completed`'),
+    subjectId: id.nullable(),
+    data: z.record(z.string(), z.unknown()),
+    createdAt: timestamp,
+  }),
+);
+
+/** A file for a sender who may not read files: without facts and links. */
+export const guestFile = file.pick({
+  id: true,
+  filename: true,
+  size: true,
+  declaredType: true,
+  status: true,
+  createdAt: true,
+});
+
+export const sentFile = z.union([file, guestFile]).describe('A sender who may not read files learns less');
+
+/** The JSON of a file, as clients read it. */
+export type FileJson = z.input<typeof file>;
+
+export type FilePageJson = z.input<typeof filePage>;

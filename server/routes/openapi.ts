@@ -1,0 +1,154 @@
+import { STATUS_CODES } from 'node:http';
+import { z } from 'zod';
+import { AppError } from '../../core/errors.js';
+import { problem } from '../answers/shapes.js';
+import { type Answers, isJson, problemsOf } from './answers.js';
+import { type AnyRoute, route } from './route.js';
+
+/*
+ * The OpenAPI document. It derives from the routes' declarations, so it cannot differ from what they check.
+ */
+
+type Json = Record<string, unknown>;
+
+const PROBLEM_TYPE = 'application/problem+json';
+
+/** The version of the interface, not that of the program. */
+const VERSION = '1';
+
+const DESCRIPTION = [
+  'Uploads that can be resumed go to /uploads by the tus protocol 1.0.0 (https://tus.io), which is not described here.',
+  'Errors are problem documents (RFC 9457) with a stable `code`. Clients must accept fields that they do not know.',
+  'The name beside each security scheme is the action that the caller must be allowed to do; API keys have the scopes',
+  'upload, read and manage. `x-rate-limit` names the limits that a request counts against.',
+].join('\n');
+
+/** Serves the description of all routes, its own included. */
+export function openApiRoute(others: readonly AnyRoute[]): AnyRoute {
+  let document: Json | undefined;
+  const own: AnyRoute = route({
+    method: 'get',
+    path: '/openapi.json',
+    access: 'public',
+    summary: 'The description of this interface (OpenAPI 3.1)',
+    answers: { 200: z.record(z.string(), z.unknown()) },
+    async handle() {
+      document ??= describeApi([...others, own]);
+      return document;
+    },
+  });
+  return own;
+}
+
+/** Describes routes as an OpenAPI 3.1 document. */
+function describeApi(routes: readonly AnyRoute[]): Json {
+  const schemas = createSchemas();
+  const problemSchema = schemas.toJson(problem);
+  const paths: Record<string, Json> = {};
+  for (const declared of routes) {
+    const path = declared.path.replaceAll(/:(\w+)/g, '{$1}');
+    paths[path] = { ...paths[path], [declared.method]: describeRoute(declared, problemSchema, schemas) };
+  }
+  return {
+    openapi: '3.1.0',
+    info: { title: 'Landfall', version: VERSION, description: DESCRIPTION },
+    paths,
+    components: {
+      schemas: schemas.named,
+      securitySchemes: {
+        bearer: {
+          type: 'http',
+          scheme: 'bearer',
+          description: 'An access token, an API key or, for uploads, an upload token',
+        },
+        link: {
+          type: 'apiKey',
+          in: 'query',
+          name: 'token',
+          description: 'Part of a signed address, good for this one path and for a short time',
+        },
+      },
+    },
+  };
+}
+
+interface Schemas {
+  /** The JSON Schema of what clients send or read. */
+  toJson(schema: z.ZodType): Json;
+  /** The schemas with an id that were met so far. */
+  named: Record<string, unknown>;
+}
+
+function createSchemas(): Schemas {
+  const named: Record<string, unknown> = {};
+  return {
+    named,
+    toJson(schema) {
+      const { $schema: _, $defs, ...json } = moveReferences(z.toJSONSchema(schema, { io: 'input' }));
+      Object.assign(named, $defs);
+      return json;
+    },
+  };
+}
+
+/** Zod gathers named schemas in `$defs`, OpenAPI in its components. */
+function moveReferences(value: object): Json {
+  return JSON.parse(JSON.stringify(value).replaceAll('"#/$defs/', '"#/components/schemas/'));
+}
+
+function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas): Json {
+  const { access, link, limit, summary, params, query, body, accepts, answers } = declared;
+  const content = body
+    ? { 'application/json': { schema: schemas.toJson(body) } }
+    : accepts && Object.fromEntries(accepts.map((type) => [type, {}]));
+  const limits = [limit ?? []].flat().flatMap((one) => (typeof one === 'object' ? one.either : one));
+  return {
+    summary,
+    security: access === 'public' ? [] : [{ bearer: [access] }, ...(link ? [{ link: [access] }] : [])],
+    parameters: [
+      ...(params ? parametersOf(schemas.toJson(params), 'path') : []),
+      ...(query ? parametersOf(schemas.toJson(query), 'query') : []),
+    ],
+    ...(content && { requestBody: { content } }),
+    responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },
+    ...(limits.length > 0 && { 'x-rate-limit': limits }),
+  };
+}
+
+/** @param schema that of an object, whose fields are the parameters */
+function parametersOf(schema: Json, place: 'path' | 'query'): Json[] {
+  const { properties = {}, required = [] } = schema as { properties?: Json; required?: string[] };
+  return Object.entries(properties).map(([name, one]) => ({
+    name,
+    in: place,
+    required: required.includes(name),
+    schema: one,
+  }));
+}
+
+function describeAnswers(answers: Answers, schemas: Schemas): Json {
+  const described = Object.entries(answers).map(([status, answer]) => {
+    const [type, media] = isJson(answer)
+      ? ['application/json', { schema: schemas.toJson(answer) }]
+      : [answer.mediaType, {}];
+    const description = STATUS_CODES[status] ?? status;
+    return [status, { description, ...(type !== null && { content: { [type]: media } }) }];
+  });
+  return Object.fromEntries(described);
+}
+
+/** One response for each status. Its description names the codes. */
+function describeProblems(declared: AnyRoute, schema: Json): Json {
+  const errors = problemsOf(declared).map((code) => new AppError(code));
+  const described = [...new Set(errors.map(({ status }) => status))].map((status) => [
+    status,
+    {
+      description: errors
+        .filter((error) => error.status === status)
+        .map(({ code, title }) => `\`${code}\`: ${title}`)
+        .join('; '),
+      content: { [PROBLEM_TYPE]: { schema } },
+    },
+  ]);
+  return Object.fromEntries(described);
+}

@@ -1,0 +1,111 @@
+import { type AppDeps, declareRoutes } from '../server/app.js';
+import { isJson, problemsOf } from '../server/routes/answers.js';
+
+/*
+ * The OpenAPI document describes each declared route. matrix.test.ts asks a server for it.
+ */
+
+interface Operation {
+  summary: string;
+  security: Record<string, string[]>[];
+  parameters: { name: string; in: string; required: boolean; schema: object }[];
+  requestBody?: { content: Record<string, object> };
+  responses: Record<string, { description: string; content?: Record<string, { schema?: object }> }>;
+  'x-rate-limit'?: string[];
+}
+
+interface Document {
+  openapi: string;
+  paths: Record<string, Record<string, Operation>>;
+  components: { schemas: Record<string, object>; securitySchemes: Record<string, object> };
+}
+
+// Declaring uses no dependency: a route uses them when it is called.
+const routes = declareRoutes({} as AppDeps);
+let document: Document;
+
+beforeAll(async () => {
+  const own = routes.find(({ path }) => path === '/openapi.json');
+  document = JSON.parse(JSON.stringify(await own?.handle({} as never)));
+});
+
+function operationOf(method: string, path: string): Operation {
+  const operation = document.paths[path]?.[method];
+  if (!operation) throw new Error(`${method} ${path} is not described`);
+  return operation;
+}
+
+/** All `$ref` below a value. */
+function referencesIn(value: unknown): string[] {
+  if (typeof value !== 'object' || value === null) return [];
+  return Object.entries(value).flatMap(([name, one]) =>
+    name === '$ref' ? [String(one)] : referencesIn(one),
+  );
+}
+
+test('it has each declared route, and no other', () => {
+  expect(document.openapi).toBe('3.1.0');
+  const described = Object.entries(document.paths).flatMap(([path, operations]) =>
+    Object.keys(operations).map((method) => `${method} ${path}`),
+  );
+  const declared = routes.map(({ method, path }) => `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`);
+  expect(described.sort()).toEqual(declared.sort());
+});
+
+test.each(routes.map((route) => [`${route.method} ${route.path}`, route] as const))('%s', (_name, route) => {
+  const path = route.path.replaceAll(/:(\w+)/g, '{$1}');
+  const { summary, security, parameters, requestBody, responses } = operationOf(route.method, path);
+  expect(summary).toBe(route.summary);
+  expect(security.flatMap(({ bearer = [] }) => bearer)).toEqual(
+    route.access === 'public' ? [] : [route.access],
+  );
+  expect(security.some(({ link }) => link !== undefined)).toBe(route.link === true);
+  // "Each template expression in the path MUST correspond to a path parameter" (OpenAPI 3.1, 4.8.8).
+  const inPath = parameters.filter((one) => one.in === 'path');
+  expect(inPath.map(({ name }) => `{${name}}`)).toEqual(path.match(/\{\w+\}/g) ?? []);
+  expect(inPath.every(({ required }) => required)).toBe(true);
+  expect(requestBody !== undefined).toBe(route.body !== undefined || route.accepts !== undefined);
+  for (const [status, answer] of Object.entries(route.answers)) {
+    const json = responses[status]?.content?.['application/json'];
+    expect(json !== undefined).toBe(isJson(answer as never));
+  }
+  const problems = Object.values(responses).filter(({ content }) => content?.['application/problem+json']);
+  const codes = problems.flatMap(({ description }) => [...description.matchAll(/`(\w+)`/g)]);
+  expect(codes.map(([, code]) => code).sort()).toEqual(problemsOf(route).sort());
+});
+
+test('a handler’s value has one status', () => {
+  for (const { answers } of routes) {
+    const json = Object.values(answers).filter((answer) => isJson(answer as never));
+    expect(json.length).toBeLessThanOrEqual(1);
+  }
+});
+
+test('every reference leads to a schema', () => {
+  const references = referencesIn(document);
+  expect(references).toContain('#/components/schemas/File');
+  for (const reference of references) {
+    expect(reference).toMatch(/^#\/components\/schemas\/\w+$/);
+    expect(document.components.schemas).toHaveProperty(reference.split('/').at(-1) ?? '');
+  }
+});
+
+test('a file is described as it is sent, and clients must expect further fields', () => {
+  expect(document.components.schemas.File).toMatchObject({
+    type: 'object',
+    properties: {
+      id: { type: 'string', format: 'uuid' },
+      size: { type: 'integer' },
+      createdAt: { type: 'string', format: 'date-time' },
+      status: { $ref: '#/components/schemas/FileStatus' },
+    },
+    required: expect.arrayContaining(['id', 'sha256', 'completedAt', 'links']),
+  });
+  expect(document.components.schemas.File).not.toHaveProperty('additionalProperties');
+});
+
+test('the limits are named, also where the request decides', () => {
+  expect(operationOf('get', '/api/files')['x-rate-limit']).toEqual(['status']);
+  expect(operationOf('post', '/api/uploads/presign')['x-rate-limit']).toEqual(['uploads', 'processing']);
+  expect(operationOf('get', '/health/live')['x-rate-limit']).toBeUndefined();
+});
