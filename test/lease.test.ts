@@ -7,6 +7,7 @@ import { appendToUpload, declareLength, finishUpload } from '../core/uploads/led
 import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { openLedger, parts, type TestLedger } from './support/ledger.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 const never = new AbortController().signal;
 const ignore = () => {};
@@ -410,7 +411,7 @@ describe('over time', () => {
   test('an upload whose lease is held does not expire', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
-    await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+    await makeDue(ledger, id);
     expect(await expireUploads(ledger.database)).toBe(0);
     await lease.release();
     expect(await expireUploads(ledger.database)).toBe(1);

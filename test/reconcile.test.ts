@@ -26,6 +26,7 @@ import {
 } from './support/objects.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
 const TAKEOVER_SECONDS = 90;
@@ -358,7 +359,7 @@ describe('uploads', () => {
     test('when they expire', async () => {
       await start(['server']);
       const [first, second] = [await uploadPart(), await uploadPart()];
-      await processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
+      await makeDue(processes.database);
       await makeUntouchable(first);
       await processes.start('worker');
       await until(
