@@ -192,7 +192,7 @@ describe('by a redirect to the store', () => {
     expect((await content(file, { headers: { Range: 'bytes=1000-' } })).status).toBe(416);
   });
 
-  it('does not let the store serve files that browsers would run', async () => {
+  it('does not let the store serve what browsers would run', async () => {
     const drawing = await upload(makeXmlSvg(), 'drawing.svg');
     const stored = await fetch(await target(`/api/files/${drawing.id}/content`));
     expect(stored.headers.get('Content-Disposition')).toMatch(/^attachment/);

@@ -35,7 +35,7 @@ export interface ByteSource {
 }
 
 export interface ParserOptions extends ParserLimits {
-  /** How many processes at most. */
+  /** How many processes. */
   count: number;
   /** Time limit of one task, counted from its last byte. */
   timeoutSeconds: number;
@@ -50,10 +50,7 @@ const RESPAWN_MS = 100;
 /** Time limit without a byte from the store or to the parser. The file is not at fault when the store is slow. */
 const STALL_MS = 20_000;
 
-/**
- * Starts one parser process, and further ones when a task finds none free. Each does one task at a time; when there are
- * `count` of them, tasks wait.
- */
+/** Starts parser processes. Each does one task at a time; further tasks wait for a free one. */
 export function startParsers(options: ParserOptions): Parsers {
   const free: ChildProcess[] = [];
   const waiting: ((child: ChildProcess) => void)[] = [];
@@ -70,7 +67,7 @@ export function startParsers(options: ParserOptions): Parsers {
       if (index >= 0) free.splice(index, 1);
       if (closed) return;
       options.log.warn(reason, 'a parser process ended; starting another');
-      setTimeout(() => closed || all.size >= options.count || spawn(), RESPAWN_MS);
+      setTimeout(() => closed || spawn(), RESPAWN_MS);
     };
     child.once('error', (err) => replace({ err }));
     child.once('exit', (code, killedBy) => replace({ code, killedBy }));
@@ -88,7 +85,6 @@ export function startParsers(options: ParserOptions): Parsers {
   function take(name: TaskName): Promise<ChildProcess> {
     const child = free.pop();
     if (child) return Promise.resolve(child);
-    if (all.size < options.count) spawn();
     // Detecting a type takes milliseconds, so it does not wait behind decoding tasks.
     return new Promise((resolve) => (name === 'type' ? waiting.unshift(resolve) : waiting.push(resolve)));
   }
@@ -100,7 +96,7 @@ export function startParsers(options: ParserOptions): Parsers {
     return answer.result;
   }
 
-  spawn();
+  for (let i = 0; i < options.count; i++) spawn();
   return {
     run: <Name extends TaskName>(name: Name, source: ByteSource, signal: AbortSignal) =>
       run(name, source, signal) as Promise<TaskResult<Name>>,
