@@ -9,6 +9,7 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
  * Direct upload: the client sends parts to S3 itself. The servers reach S3 through one proxy and hand out addresses of
@@ -310,10 +311,7 @@ describe('completing', () => {
 });
 
 describe('an unfinished upload', () => {
-  const letExpire = (id: string) =>
-    processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [
-      id,
-    ]);
+  const letExpire = (id: string) => makeDue(processes.database, id);
 
   async function beginAndSend(): Promise<Presigned> {
     const presigned = await begin(PART + 1);

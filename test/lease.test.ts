@@ -13,6 +13,7 @@ import {
   type TestLedger,
 } from './support/ledger.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 const never = new AbortController().signal;
 const ignore = () => {};
@@ -416,7 +417,7 @@ describe('over time', () => {
   test('an upload whose lease is held does not expire', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
-    await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+    await makeDue(ledger, id);
     expect(await expireUploads(ledger.database)).toBe(0);
     await lease.release();
     expect(await expireUploads(ledger.database)).toBe(1);

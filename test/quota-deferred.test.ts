@@ -9,6 +9,7 @@ import { sendHalf } from './support/half-open.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
  * Uploads of unknown length: the server reserves room as the bytes come, and stops the upload where no room is left.
@@ -276,10 +277,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       } else {
         if (how === 'it is terminated') expect((await user.tus('DELETE', path)).status).toBe(204);
         else {
-          await processes.database.query(
-            `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-            [id],
-          );
+          await makeDue(processes.database, id);
           await processes.stop('worker');
           await processes.start('worker');
           await until('it to expire', async () => (await findUpload(processes, id)).status === 'expired');

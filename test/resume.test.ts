@@ -295,6 +295,8 @@ describe('SIGTERM', () => {
     };
     const id = await user.tusUpload(content, {
       chunkSize: 4 * MiB,
+      // On a busy machine the server takes long to start.
+      retryDelays: Array(60).fill(500),
       onProgress: (sent) => {
         if (sent > 6 * MiB) restarting ??= restart();
       },

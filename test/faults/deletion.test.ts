@@ -5,6 +5,7 @@ import type { KillPoint } from '../support/kill.js';
 import { ageUnreferenced, storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
+import { makeDue } from '../support/uploads.js';
 
 /*
  * A deleted upload or file stays deleted and leaves nothing in the bucket, at whatever moment the server
@@ -132,7 +133,7 @@ test('an upload that expires leaves nothing, also when S3 fails at the first try
   const { processes, bucket, s3 } = installation;
   const upload = await makeUnfinished();
   expect((await stored(await keyOf(upload.id))).length).toBeGreaterThan(1);
-  await processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
+  await makeDue(processes.database);
   const heal = s3.rule(({ operation }) => /Abort|Delete/.test(operation), { fail: 503 });
   await processes.start('worker');
   await until('the reconciler to have tried', () => s3.requests.some(({ status }) => status === 503));

@@ -8,6 +8,7 @@ import { storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { post, sha256 } from '../support/plain-client.js';
 import { until } from '../support/until.js';
+import { makeDue } from '../support/uploads.js';
 
 /*
  * The store is away, does not answer, or denies a request while an upload or file is to end. The state in the
@@ -123,10 +124,7 @@ test('deletions that S3 denies do not hold up others, and follow when they are a
   );
   await expectGone(ids);
   const other = await makeUnfinished();
-  await processes.database.query(
-    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-    [other],
-  );
+  await makeDue(processes.database, other);
   await processes.start('worker');
   await until('the other one to be gone', async () => (await findUpload(processes, other)).discarded_at);
   const { rows } = await processes.database.query(
@@ -184,10 +182,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   expect((await user.get(`/api/uploads/${first}`)).error).toBeNull();
 
   await until('another try of the second', async () => (await findUpload(processes, second)).failures === 2);
-  await processes.database.query(
-    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-    [second],
-  );
+  await makeDue(processes.database, second);
   await processes.stop('worker');
   await processes.start('worker');
   await until('it to expire', async () => (await findUpload(processes, second)).discarded_at);
