@@ -19,7 +19,7 @@ import type { Spool } from './spool.js';
  * or a place among the steps under way becomes free.
  */
 
-/** Held bytes wait at most this long before they are stored and committed, in milliseconds. */
+/** Held bytes wait about this long before they are stored and committed, in milliseconds. */
 const OLD_MS = 60_000;
 const TICK_MS = 1_000;
 
@@ -30,6 +30,8 @@ export interface SinkDeps {
   objects: ObjectStore;
   memory: Memory;
   spool: Spool;
+  /** Milliseconds; OLD_MS except in tests. */
+  oldMs?: number;
 }
 
 type Commit = (progress: Progress) => Promise<void>;
@@ -117,7 +119,7 @@ class S3Sink implements UploadSink, Holder {
   }
 
   tick(now: number): void {
-    if (this.next.size > 0 && now - this.next.since >= OLD_MS) this.due ??= 'old';
+    if (this.next.size > 0 && now - this.next.since >= (this.deps.oldMs ?? OLD_MS)) this.due ??= 'old';
     this.advance();
     this.delivery.commitIfDue();
   }
