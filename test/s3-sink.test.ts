@@ -12,7 +12,7 @@ import { completeInS3 } from '../core/storage/s3/complete.js';
 import { openConnection } from '../core/storage/s3/connection.js';
 import { createMemory, type Memory } from '../core/storage/s3/memory.js';
 import { createObjectStore, type ObjectStore } from '../core/storage/s3/operations.js';
-import { createSinks } from '../core/storage/s3/sink.js';
+import { createSinks } from '../core/storage/s3/sinks.js';
 import { createSpool, NO_SPOOL, type Spool } from '../core/storage/s3/spool.js';
 import type { Part, Progress, StoredUpload, UploadSink } from '../core/storage/storage.js';
 import { createBucket, type TestBucket } from './support/s3.js';
