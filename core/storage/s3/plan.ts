@@ -14,7 +14,7 @@ import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
  */
 
 /** Bytes that are held for one part or segment. */
-export const MAX_HELD = 32 * 1024 ** 2;
+const MAX_HELD = 32 * 1024 ** 2;
 
 /** When the tail has this many small segments at its end, the next segment replaces them. */
 const MAX_SEGMENTS = 32;

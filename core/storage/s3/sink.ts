@@ -19,9 +19,8 @@ import type { Spool } from './spool.js';
  * or a place among the steps under way becomes free.
  */
 
-/** Held bytes wait at most this long before they are stored and committed, in milliseconds. */
+/** Held bytes wait about this long before they are stored and committed, in milliseconds. */
 const OLD_MS = 60_000;
-const TICK_MS = 1_000;
 
 /** A sender is let alone while others wait for memory, if its part is full within this time, in milliseconds. */
 const SOON_MS = 500;
@@ -30,34 +29,13 @@ export interface SinkDeps {
   objects: ObjectStore;
   memory: Memory;
   spool: Spool;
+  /** Milliseconds; OLD_MS except in tests. */
+  oldMs?: number;
 }
 
-type Commit = (progress: Progress) => Promise<void>;
+export type Commit = (progress: Progress) => Promise<void>;
 
-/** @returns a function that opens a sink; see UploadStore.open */
-export function createSinks(deps: SinkDeps): (upload: StoredUpload, commit: Commit) => UploadSink {
-  const open = new Set<S3Sink>();
-  let ticking: NodeJS.Timeout | undefined;
-
-  function tick(): void {
-    const now = performance.now();
-    for (const sink of open) sink.tick(now);
-  }
-
-  return (upload, commit) => {
-    const sink = new S3Sink(deps, upload, commit, () => {
-      open.delete(sink);
-      if (open.size > 0) return;
-      clearInterval(ticking);
-      ticking = undefined;
-    });
-    open.add(sink);
-    ticking ??= setInterval(tick, TICK_MS).unref();
-    return sink;
-  };
-}
-
-class S3Sink implements UploadSink, Holder {
+export class S3Sink implements UploadSink, Holder {
   private readonly delivery: Delivery;
   private readonly memory: Memory;
   private readonly leaveMemory: () => void;
@@ -117,7 +95,7 @@ class S3Sink implements UploadSink, Holder {
   }
 
   tick(now: number): void {
-    if (this.next.size > 0 && now - this.next.since >= OLD_MS) this.due ??= 'old';
+    if (this.next.size > 0 && now - this.next.since >= (this.deps.oldMs ?? OLD_MS)) this.due ??= 'old';
     this.advance();
     this.delivery.commitIfDue();
   }

@@ -17,7 +17,7 @@ import { S3Error } from './http-request.js';
 import { createMemory } from './memory.js';
 import { createObjectStore, isMissing } from './operations.js';
 import { partSize } from './part-size.js';
-import { createSinks } from './sink.js';
+import { createSinks } from './sinks.js';
 import { NO_SPOOL, type Spool } from './spool.js';
 
 /* Objects in S3: AWS, MinIO, Ceph and compatible stores. See plan.ts for how uploads grow. */
