@@ -40,6 +40,8 @@ export interface Config {
   s3: S3Config | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
+  /** Bytes of slow uploads that this process may keep on local disk on their way to S3; 0: none. */
+  uploadSpoolBudget: number;
   /** Bytes of the disk that uploads must leave free when objects are files; undefined: see disk-room.ts. */
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
@@ -159,6 +161,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
+    uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
     threadPoolSize: e.UV_THREADPOOL_SIZE,
     jwtSecret: e.JWT_SECRET,

@@ -143,6 +143,7 @@ export const environment = z.object({
     // A smaller budget leaves no room for several parts in flight.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')
     .default(48 * 1024 ** 2),
+  UPLOAD_SPOOL_BUDGET: bytes.default(4 * 1024 ** 3),
   DISK_RESERVE: bytes.optional(),
   // libuv reads this variable before any of our code runs. We read it to know its value.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),

@@ -67,7 +67,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     objectKey = undefined;
   }
 
-  /** Keeps what the ledger keeps. */
+  /** Keeps the progress that the ledger would keep. */
   async function commit(progress: Progress) {
     if (progress.offset !== upload.offset) committed.push(progress.offset);
     upload = { ...upload, offset: progress.offset, state: progress.state ?? upload.state };
@@ -249,33 +249,6 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     await expect(storage.blobs.read(key)).rejects.toMatchObject({ code: 'unavailable' });
     await storage.check();
   });
-});
-
-test('S3: many uploads that share little memory become the bytes that were sent', async () => {
-  const bucket = await createBucket();
-  const { s3 } = loadConfig(bucket.env);
-  if (!s3) throw new Error('no bucket is configured');
-  // This is less than two blocks for each upload.
-  const storage = await openS3Storage(s3, MIB, createLogger('silent', 'test'));
-  async function* slowly(content: Buffer) {
-    for (let at = 0; at < content.length; at += 50_000) {
-      yield content.subarray(at, at + 50_000);
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-  }
-  async function upload() {
-    const content = randomBytes(Math.round(MIB * (0.5 + Math.random())));
-    let upload: StoredUpload = { key: randomUUID(), offset: 0, length: content.length, state: null };
-    let key = '';
-    await appendTo(storage.uploads, upload, slowly(content), async ({ offset, state, objectKey }) => {
-      upload = { ...upload, offset, state: state ?? upload.state };
-      key = objectKey ?? key;
-    });
-    key ||= (await storage.uploads.complete(upload, [])).objectKey;
-    expect((await buffer(await storage.blobs.read(key))).equals(content)).toBe(true);
-  }
-  await Promise.all(Array.from({ length: 12 }, upload));
-  await bucket.drop();
 });
 
 test('files: bytes beyond the offset are written over, and their rest is cut off at the end', async () => {

@@ -31,14 +31,13 @@ export interface DerivativeStore {
 }
 
 export function createDerivativeStore(deps: { database: DataSource; storage: Storage }): DerivativeStore {
-  const { database, storage } = deps;
-  const requireRoom = async () => storage.room?.requireForDerived();
+  const requireRoom = async () => deps.storage.room?.requireForDerived();
   return {
     requireRoom,
     async write(contents) {
       // Before the rows are written: those of blobs that were never stored stay for an hour.
       await requireRoom();
-      return storeBlobs({ database, storage }, contents);
+      return storeBlobs(deps, contents);
     },
   };
 }

@@ -33,7 +33,7 @@ const MIB = 1024 ** 2;
 
 /**
  * Time limit without a byte from the store or to the parser. Longer than a read of the store goes on trying; see
- * blob-reader.ts.
+ * object-reader.ts.
  */
 const STALL_MS = 60_000;
 

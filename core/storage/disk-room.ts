@@ -35,8 +35,16 @@ export interface DiskRoom {
   isShort(): Promise<boolean>;
 }
 
-/** @param reserve bytes of the folder's file system to keep free; undefined: 1 GiB, or 2 % if that is more */
-export function watchDiskRoom(folder: string, reserve: number | undefined, log: Logger): DiskRoom {
+/**
+ * @param reserve bytes of the folder's file system to keep free; undefined: 1 GiB, or 2 % if that is more
+ * @param effect what the log says of a shortage and of its end
+ */
+export function watchDiskRoom(
+  folder: string,
+  reserve: number | undefined,
+  log: Logger,
+  effect = { short: 'uploads are refused until there is room', over: 'uploads are taken' },
+): DiskRoom {
   /** The measured free bytes minus the bytes used since. */
   let free = Number.POSITIVE_INFINITY;
   let used = 0;
@@ -61,9 +69,8 @@ export function watchDiskRoom(folder: string, reserve: number | undefined, log: 
     short = free < (short ? reserved * (1 + RECOVERY_SHARE) : reserved);
     if (short === before) return;
     const numbers = { freeBytes: free, reserveBytes: reserved };
-    if (short)
-      log.warn(numbers, 'the disk is full up to its reserve: uploads are refused until there is room');
-    else log.warn(numbers, 'the disk has room again: uploads are taken');
+    if (short) log.warn(numbers, `the disk is full up to its reserve: ${effect.short}`);
+    else log.warn(numbers, `the disk has room again: ${effect.over}`);
   }
 
   function refresh(): Promise<void> | undefined {

@@ -137,7 +137,7 @@ export interface UploadStore {
   /**
    * Opens an upload for writing at its offset. Calls `commit` with offsets before which all bytes are on stable
    * storage: now and then on the way, and at the end. Calls of `commit` never overlap. When `commit` throws, nothing more
-   * is written.
+   * is written; an AppError says that the ledger has refused and changed nothing.
    * @throws {AppError} storage_full, unavailable; {BytesLost} when acknowledged bytes are gone
    */
   open(upload: StoredUpload, commit: (progress: Progress) => Promise<void>): Promise<UploadSink>;

@@ -32,7 +32,7 @@ export async function appendTo(
   const sink = await store.open(upload, commit);
   const source = sourceOf(chunks);
   sink.failed.addEventListener('abort', source.end);
-  const flowing = source.flow(sink.write);
+  const flowing = source.flow((chunk) => sink.write(chunk));
   await flowing.catch(() => sink.hurry());
   await sink.end();
   await flowing;

@@ -1,10 +1,11 @@
 import { text } from 'node:stream/consumers';
 import { setTimeout as pause } from 'node:timers/promises';
-import { AppError } from '../../errors.js';
-import type { Part, StoredUpload } from '../storage.js';
-import { bytesOf, newKey } from './growth.js';
+import { BytesLost, type Part, type StoredUpload } from '../storage.js';
+import { newKey } from './delivery.js';
+import type { Body } from './http-put.js';
 import { isMissing, type ObjectStore } from './operations.js';
 import { MIN_PART } from './part-size.js';
+import { bytesOf } from './plan.js';
 
 /*
  * How the parts and the tail of an upload become one object. It may be tried any number of times.
@@ -41,7 +42,11 @@ export async function completeInS3(
   signal?: AbortSignal,
 ): Promise<{ objectKey: string; untidy: boolean }> {
   const tail = state?.tail ?? [];
-  const rest = { size: bytesOf(tail), chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [] };
+  const rest: Body = {
+    size: bytesOf(tail),
+    chunks: tail.length > 0 ? () => objects.join(tail, [], signal) : [],
+    isReadBack: tail.length > 0,
+  };
   if (!state?.multipartId || length === 0) {
     const objectKey = newKey(key);
     await objects.put(objectKey, rest, signal);
@@ -73,7 +78,7 @@ function isInvalidPart(error: unknown): boolean {
 /**
  * Finds out whether an earlier call made the object and its answer was lost. Only the multipart upload that the ledger
  * names is ever completed under this key.
- * @throws `error` when this cannot be determined; {AppError} size_mismatch when neither multipart upload nor object exist
+ * @throws `error` when this cannot be determined; {BytesLost} when neither multipart upload nor object exist
  */
 async function recognise(
   objects: ObjectStore,
@@ -88,10 +93,9 @@ async function recognise(
     if (size !== undefined) return copyOut(objects, key, await readPlan(objects, key, size), signal);
     if (!isMissing(error)) throw error;
     if (attempt === RECOGNISE_TRIES) {
-      const detail = 'The storage has lost this upload: begin it anew';
-      throw new AppError('size_mismatch', { detail, cause: error });
+      throw new BytesLost('The storage has lost this upload: begin it anew', error);
     }
-    await pause(RECOGNISE_PAUSE_MS);
+    await pause(RECOGNISE_PAUSE_MS, undefined, signal ? { signal } : {});
   }
 }
 
@@ -131,14 +135,12 @@ const FILLING = { size: MIN_PART, chunks: [new Uint8Array(MIN_PART)] };
  * Checks that all named parts are stored, by their sizes. The ETags may differ: when a part was sent twice because the
  * first answer was late, an encrypting store gives the second one another ETag although the bytes are the same. No other
  * lease ever used the number, so comparing the size is enough.
- * @throws {AppError} size_mismatch
+ * @throws {BytesLost}
  */
 function checkStored(stored: Part[], named: Part[]): void {
   const sizes = new Map(stored.map(({ number, size }) => [number, size]));
   if (named.every(({ number, size }) => sizes.get(number) === size)) return;
-  throw new AppError('size_mismatch', {
-    detail: 'The storage has lost a part of this upload: begin it anew',
-  });
+  throw new BytesLost('The storage has lost a part of this upload: begin it anew');
 }
 
 /** The ranges of the parts with these numbers in the object of all parts. Adjacent ranges are merged. */
@@ -164,14 +166,13 @@ async function writePlan(objects: ObjectStore, key: string, size: number, plan: 
   await objects.put(planKey(key, size), { size: bytes.length, chunks: [bytes] });
 }
 
-/** @param size of the scrap object that the plan belongs to. @throws {AppError} size_mismatch */
+/** @param size of the scrap object that the plan belongs to. @throws {BytesLost} */
 async function readPlan(objects: ObjectStore, key: string, size: number): Promise<Range[]> {
   try {
     return JSON.parse(await text(await objects.open(planKey(key, size))));
   } catch (error) {
     if (!isMissing(error)) throw error;
-    const detail = 'The storage holds other bytes than were sent: begin the upload anew';
-    throw new AppError('size_mismatch', { detail, cause: error });
+    throw new BytesLost('The storage holds other bytes than were sent: begin the upload anew', error);
   }
 }
 

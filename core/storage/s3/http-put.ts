@@ -35,6 +35,8 @@ export interface Body {
   size: number;
   /** In memory, or read anew for each attempt. */
   chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
+  /** Whether bytes are read back from the store itself. */
+  isReadBack?: boolean;
 }
 
 /** The store did not take the body in time. */
@@ -51,7 +53,7 @@ export class S3Unavailable extends Error {
 
 /**
  * Returns a function that sends a body by PUT and retries failures that may be temporary.
- * @param options.withMd5 whether a body in memory gets a Content-MD5
+ * @param options.withMd5 whether a body that is not read back from the store gets a Content-MD5
  * @param options.connectMs how long a connection may take to be made
  * @param options.sendForMs after this time no further attempt begins, except the first few
  * @returns a function that resolves with the headers of the store's answer. It rejects with {S3Error} when the store
@@ -67,7 +69,7 @@ export function putTo(
     const headers = {
       'content-length': String(body.size),
       ...put.headers,
-      ...(options.withMd5 ? contentMd5(body) : {}),
+      ...(options.withMd5 && !body.isReadBack ? await contentMd5(body) : {}),
     };
     let uncertain = false;
     let wait = FIRST_PAUSE_MS;
@@ -94,11 +96,10 @@ export function putTo(
   };
 }
 
-/** Only for a body in memory: other bodies are read back from the store itself. */
-function contentMd5({ chunks }: Body): Record<string, string> {
-  if (typeof chunks === 'function') return {};
+async function contentMd5({ chunks }: Body): Promise<Record<string, string>> {
   const hash = createHash('md5');
-  for (const chunk of chunks) hash.update(chunk);
+  if (typeof chunks === 'function') for await (const chunk of chunks()) hash.update(chunk);
+  else for (const chunk of chunks) hash.update(chunk);
   return { 'content-md5': hash.digest('base64') };
 }
 

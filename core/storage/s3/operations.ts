@@ -10,9 +10,8 @@ import {
   ListPartsCommand,
   UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
-import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import type { Part, Segment, StoredObject } from '../storage.js';
+import { BytesLost, type Part, type Segment, type StoredObject } from '../storage.js';
 import type { S3Connection } from './connection.js';
 import type { Body } from './http-put.js';
 import { S3Error } from './http-request.js';
@@ -147,16 +146,19 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
     open: (key: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Readable> =>
       connection.get(prefix + key, range, signal),
 
-    /** Yields the bytes of the segments, then the chunks. @throws {AppError} size_mismatch when a segment is missing */
-    async *join(segments: Segment[], chunks: Uint8Array[], signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    /** Yields the bytes of the segments, then the others. @throws {BytesLost} when a segment is missing */
+    async *join(
+      segments: Segment[],
+      others: Body['chunks'],
+      signal?: AbortSignal,
+    ): AsyncGenerator<Uint8Array> {
       for (const { key } of segments) {
         yield* await store.open(key, undefined, signal).catch((error: unknown) => {
           if (!isMissing(error)) throw error;
-          const detail = 'The storage has lost bytes of this upload: begin it anew';
-          throw new AppError('size_mismatch', { detail, cause: error });
+          throw new BytesLost('The storage has lost bytes of this upload: begin it anew', error);
         });
       }
-      yield* chunks;
+      yield* typeof others === 'function' ? others() : others;
     },
 
     /** Bytes of an object; undefined if there is none. */

@@ -9,26 +9,18 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
-import {
-  BytesLost,
-  MARKER,
-  type Progress,
-  type Storage,
-  StoreAway,
-  type StoredUpload,
-  type UploadSink,
-} from '../storage.js';
-import { appendToS3 } from './append.js';
-import { createBlockPool } from './blocks.js';
+import { BytesLost, MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
-import type { GrowthDeps } from './growth.js';
 import { S3Unavailable } from './http-put.js';
 import { S3Error } from './http-request.js';
+import { createMemory } from './memory.js';
 import { createObjectStore, isMissing } from './operations.js';
 import { partSize } from './part-size.js';
+import { createSinks } from './sinks.js';
+import { NO_SPOOL, type Spool } from './spool.js';
 
-/* Objects in S3: AWS, MinIO, Ceph and compatible stores. See append.ts for how uploads grow. */
+/* Objects in S3: AWS, MinIO, Ceph and compatible stores. See plan.ts for how uploads grow. */
 
 /** How many seconds signed addresses are valid: for a client's download, and for sending a part. */
 const LINK_SECONDS = 300;
@@ -39,13 +31,19 @@ const CHECK_MS = 3_000;
 /**
  * Opens the storage and creates the bucket if it is missing.
  * @param memoryBudget bytes that uploads may hold in this process
+ * @param spool holds the bytes of slow uploads
  * @throws {ConfigError} naming the variable, with why the bucket cannot be used
  */
-export async function openS3Storage(config: S3Config, memoryBudget: number, log: Logger): Promise<Storage> {
+export async function openS3Storage(
+  config: S3Config,
+  memoryBudget: number,
+  log: Logger,
+  spool: Spool = NO_SPOOL,
+): Promise<Storage> {
   const connection = openConnection(config);
   await ensureBucket(connection, log);
   const objects = createObjectStore(connection, log);
-  const pool = createBlockPool(memoryBudget);
+  const openSink = createSinks({ objects, memory: createMemory(memoryBudget), spool });
   const { client, publicClient } = connection;
   const named = (key: string) => ({ Bucket: config.bucket, Key: config.prefix + key });
 
@@ -84,7 +82,7 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
         : {}),
     },
     uploads: {
-      open: async (upload, commit) => openSink({ objects, pool }, upload, commit),
+      open: async (upload, commit) => openSink(upload, commit),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),
@@ -145,77 +143,18 @@ export async function openS3Storage(config: S3Config, memoryBudget: number, log:
   };
 }
 
-function shorter(cause: unknown): AppError {
-  return new AppError('size_mismatch', { detail: 'The storage has lost bytes of this object', cause });
+function shorter(cause: unknown): BytesLost {
+  return new BytesLost('The storage has lost bytes of this object', cause);
 }
 
 function unavailable(error: unknown): AppError {
-  if (error instanceof AppError) return namedLoss(error);
+  if (error instanceof AppError) return error;
   return new AppError('unavailable', {
     ...(isAway(error)
       ? { detail: 'The storage does not answer', cause: new StoreAway(error) }
       : { detail: 'The storage refuses the request', cause: error }),
     retryable: true,
   });
-}
-
-function namedLoss(error: AppError): AppError {
-  return error.code === 'size_mismatch' ? new BytesLost(error.message, error) : error;
-}
-
-/** A sink in front of appendToS3, which reads its bytes from an iterator. */
-function openSink(
-  deps: GrowthDeps,
-  upload: StoredUpload,
-  commit: (progress: Progress) => Promise<void>,
-): UploadSink {
-  const waiting: Uint8Array[] = [];
-  const failed = new AbortController();
-  const hurry = new AbortController();
-  let ended = false;
-  let wake = () => {};
-  let resume: (() => void) | undefined;
-  const stop = () => {
-    ended = true;
-    wake();
-    resume?.();
-  };
-  async function* source(): AsyncGenerator<Uint8Array> {
-    for (;;) {
-      const chunk = waiting.shift();
-      if (chunk) yield chunk;
-      else if (ended) return;
-      else {
-        resume?.();
-        resume = undefined;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-    }
-  }
-  const control = { hurry: hurry.signal, onFailure: stop };
-  const stored = appendToS3(deps, upload, source(), commit, control).catch((error: unknown) => {
-    failed.abort(error instanceof AppError ? namedLoss(error) : error);
-    stop();
-  });
-  return {
-    write(chunk) {
-      if (ended) return undefined;
-      waiting.push(chunk);
-      wake();
-      return new Promise((resolve) => {
-        resume = resolve;
-      });
-    },
-    failed: failed.signal,
-    hurry: () => hurry.abort(),
-    async end() {
-      stop();
-      await stored;
-      failed.signal.throwIfAborted();
-    },
-  };
 }
 
 /** Answers of a proxy in front of the store, or of an overloaded store. */
