@@ -14,7 +14,13 @@ import {
   infectFile,
   startAttempt,
 } from '../core/files/status.js';
-import { answerStep, recordAttemptError, recordSteps, showProgress } from '../core/files/steps.js';
+import {
+  answerStep,
+  recordAttemptError,
+  recordSteps,
+  recordWaiting,
+  showProgress,
+} from '../core/files/steps.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
 import { expireUploads, terminateUpload } from '../core/uploads/end.js';
@@ -522,13 +528,11 @@ describe('state machine of files', () => {
     const attempt = (await start(id))?.file;
     if (!attempt) throw new Error('no attempt');
     const answer = { step: 'ask', record, facts: { metadata: { answer: 42 } } };
-    const waiting = { state: 'waiting', ms: 1, until: '2100-01-01T00:00:00Z' } as const;
-    const results = [
-      { step: 'verify', record, facts: {} },
-      { step: 'ask', record: waiting, facts: {} },
-    ];
+    const until = new Date('2100-01-01T00:00:00Z');
+    const results = [{ step: 'verify', record, facts: {} }];
     expect(await answerStep(database, id, answer)).toBeUndefined();
     await recordSteps(database, attempt, results, next);
+    await recordWaiting(database, attempt, 'ask', until);
     await changeByUser(database, id, 'paused', actor);
     expect(await answerStep(database, id, answer)).toBeUndefined();
     const { steps } = await changeByUser(database, id, 'pending', actor);
@@ -536,7 +540,7 @@ describe('state machine of files', () => {
 
     const second = (await start(id, 2))?.file;
     if (!second) throw new Error('no attempt');
-    await recordSteps(database, second, results, next);
+    await recordWaiting(database, second, 'ask', until);
     expect(await answerStep(database, id, answer)).toEqual({ fileId: id, run: 2 });
     expect(await answerStep(database, id, answer)).toBeUndefined();
     expect(await ledger.query('SELECT steps, metadata FROM files')).toEqual([

@@ -1,5 +1,5 @@
 import { AppError } from '../core/errors.js';
-import { recordSteps, type StepResult } from '../core/files/steps.js';
+import { endedSteps, isWaiting, recordSteps, recordWaiting, type StepResult } from '../core/files/steps.js';
 import type { ParserSession } from '../core/media/parsers.js';
 import type { TaskName } from '../core/media/tasks.js';
 import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
@@ -19,20 +19,22 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
     for (const [index, step] of steps.entries()) {
       attempt.step = step.name;
       const begun = file.steps[step.name];
-      if (begun && begun.state !== 'waiting') continue;
-      const deadline = begun?.until === undefined ? undefined : new Date(begun.until);
+      if (begun && !isWaiting(begun)) continue;
+      const deadline = begun && new Date(begun.until);
       if (deadline && deadline.getTime() > Date.now()) return deadline;
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
       const result = await runStep(deps, attempt, step, decode, deadline);
-      const isWaiting = result.record.state === 'waiting';
+      if (result instanceof Date) {
+        await recordWaiting(deps.database, file, step.name, result);
+        return result;
+      }
       const share = (100 - READ_PERCENT) / steps.length;
       await recordSteps(deps.database, file, [result], {
-        step: isWaiting ? step.name : (steps[index + 1]?.name ?? step.name),
-        progress: Math.round(READ_PERCENT + share * (isWaiting ? index : index + 1)),
-        etaSeconds: isWaiting ? null : index + 1 < steps.length ? DECODE_SECONDS : 0,
+        step: steps[index + 1]?.name ?? step.name,
+        progress: Math.round(READ_PERCENT + share * (index + 1)),
+        etaSeconds: index + 1 < steps.length ? DECODE_SECONDS : 0,
       });
-      if (result.record.until) return new Date(result.record.until);
     }
     return undefined;
   } finally {
@@ -43,6 +45,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
 /**
  * Runs a step. An optional step that fails for good leaves a warning and does not fail the file.
  * @param missed the deadline until which the step has waited in vain
+ * @returns a deadline if the step waits for an answer
  */
 async function runStep(
   deps: PipelineDeps,
@@ -50,14 +53,12 @@ async function runStep(
   step: Step,
   decode: ParserSession['run'],
   missed: Date | undefined,
-): Promise<StepResult> {
+): Promise<StepResult | Date> {
   const began = performance.now();
   const elapsed = () => Math.round(performance.now() - began);
   try {
     const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, decode);
-    if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
-    const until = outcome.deadline.toISOString();
-    return { step: step.name, record: { state: 'waiting', ms: elapsed(), until }, facts: {} };
+    return outcome.outcome === 'later' ? outcome.deadline : toResult(step.name, outcome, elapsed());
   } catch (error) {
     const isFinal = !isRetryable(error) || attempt.lastAttempt;
     if (!step.optional || !isFinal || (await isBlameless(deps, attempt, error))) throw error;
@@ -85,8 +86,8 @@ function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
 }
 
 function isToDecode({ file }: Attempt, step: Step): boolean {
-  const state = file.steps[step.name]?.state;
-  return step.decodes !== undefined && isFor(step, file) && (!state || state === 'waiting');
+  const hasEnded = step.name in endedSteps(file);
+  return step.decodes !== undefined && isFor(step, file) && !hasEnded;
 }
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */

@@ -1,6 +1,6 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { Derivative } from '../database/entities/derivative.js';
-import { File, type Problem, type StepRecord } from '../database/entities/file.js';
+import { File, type Problem, type StepRecord, type WaitingStep } from '../database/entities/file.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
 import { AttemptOver, type FileRun, type Run } from './attempt.js';
@@ -75,6 +75,16 @@ export interface StepResult {
   facts: Facts;
 }
 
+/** The steps of a file that have ended. */
+export function endedSteps({ steps }: Pick<File, 'steps'>): Record<string, StepRecord> {
+  const ended = Object.entries(steps).filter((entry): entry is [string, StepRecord] => !isWaiting(entry[1]));
+  return Object.fromEntries(ended);
+}
+
+export function isWaiting(record: StepRecord | WaitingStep | undefined): record is WaitingStep {
+  return record?.state === 'waiting';
+}
+
 /**
  * Writes the facts of steps and records how the steps ended, with an event for each.
  * @param next the run's progress after these steps
@@ -87,6 +97,23 @@ export async function recordSteps(
   next: Progress,
 ): Promise<void> {
   await database.transaction((manager) => writeSteps(manager, file, results, next));
+}
+
+/** Records that a step waits for an answer, without an event. @throws {AttemptOver} */
+export async function recordWaiting(
+  database: DataSource,
+  file: FileRun,
+  step: string,
+  until: Date,
+): Promise<void> {
+  const record: WaitingStep = { state: 'waiting', until: until.toISOString() };
+  const changed = await countChanged(
+    database.manager,
+    `UPDATE files SET step = $3, steps = steps || $4::jsonb, eta_seconds = NULL, updated_at = now()
+     WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'`,
+    [file.id, file.run, step, JSON.stringify({ [step]: record }), file.attempts],
+  );
+  if (changed === 0) throw endOf(file);
 }
 
 /**

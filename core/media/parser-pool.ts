@@ -4,7 +4,7 @@ import type { Logger } from '../log.js';
 import { BYTES_FD, type ParserLimits } from './parser-protocol.js';
 import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
 
-/** Parser processes. They start as they are needed, and one that ends is replaced. */
+/** Parser processes, up to a fixed number. A process that ends is replaced. */
 export interface ParserPool {
   /**
    * Waits for a free process, which then belongs to the caller.
@@ -26,6 +26,8 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
   const free: ChildProcess[] = [];
   const waiting: ((child: ChildProcess) => void)[] = [];
   const all = new Set<ChildProcess>();
+  /** How many processes have ended and are about to be replaced. */
+  let respawning = 0;
   let respawnMs = RESPAWN_MS;
   let closed = false;
 
@@ -40,7 +42,11 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
       if (index >= 0) free.splice(index, 1);
       if (closed) return;
       log.warn(reason, 'a parser process ended; starting another');
-      setTimeout(() => closed || all.size >= count || spawn(), respawnMs);
+      respawning++;
+      setTimeout(() => {
+        respawning--;
+        if (!closed) spawn();
+      }, respawnMs);
       if (!isUp) respawnMs = Math.min(2 * respawnMs, LONGEST_RESPAWN_MS);
     };
     child.once('error', (err) => replace({ err }));
@@ -60,13 +66,13 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
     else free.push(child);
   }
 
-  spawn();
+  if (count > 0) spawn();
   return {
     async take(signal, urgent) {
       signal.throwIfAborted();
       const child = free.pop();
       if (child) return child;
-      if (all.size < count) spawn();
+      if (all.size + respawning < count) spawn();
       return new Promise((resolve, reject) => {
         const turn = (given: ChildProcess) => {
           signal.removeEventListener('abort', leave);

@@ -33,12 +33,15 @@ export interface ParserSession {
 }
 
 export interface ParserOptions extends ParserLimits, TaskLimits {
-  /** How many processes. */
+  /** How many processes at most. */
   count: number;
   log: Logger;
 }
 
-/** Starts parser processes. Each works on one content at a time; further contents wait for a free process. */
+/**
+ * Starts one parser process, and further ones when a task finds none free. Each works on one content at a time; when there
+ * are `count` of them, further contents wait.
+ */
 export function startParsers(options: ParserOptions): Parsers {
   const pool = startPool(options.count, options, options.log);
   const held = heldBytes(options);

@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import type { Derivative } from '../../core/database/entities/derivative.js';
 import type { File } from '../../core/database/entities/file.js';
 import { listDerivatives } from '../../core/files/queries.js';
+import { endedSteps } from '../../core/files/steps.js';
 import type { file as fileAnswer, sentFile } from '../answers/files.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
@@ -64,7 +65,7 @@ function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']):
     step: file.step,
     progress: file.progress,
     attempts: attemptsOf(file),
-    steps: file.steps,
+    steps: endedSteps(file),
     metadata: file.metadata,
     warnings: file.warnings,
     error: file.error,

@@ -17,17 +17,19 @@ export interface Problem {
   detail: string;
 }
 
-/**
- * How one step of the processing ended; such a step is not run again. `waiting`: an outside service will answer for the
- * step until its deadline.
- */
+/** How one step of the processing ended. Such a step is not run again in the same run. */
 export interface StepRecord {
-  state: 'done' | 'failed' | 'skipped' | 'waiting';
+  state: 'done' | 'failed' | 'skipped';
   /** Milliseconds that the step took. */
   ms: number;
   reason?: string;
-  /** The deadline of a step that waits (RFC 3339). */
-  until?: string;
+}
+
+/** A step for which an outside service will answer. */
+export interface WaitingStep {
+  state: 'waiting';
+  /** The deadline of the answer (RFC 3339). */
+  until: string;
 }
 
 @Entity('files')
@@ -101,7 +103,7 @@ export class File {
   clean: boolean;
 
   @Column('jsonb')
-  steps: Record<string, StepRecord>;
+  steps: Record<string, StepRecord | WaitingStep>;
 
   @Column('jsonb')
   metadata: Record<string, unknown>;
