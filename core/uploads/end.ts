@@ -69,7 +69,7 @@ export async function abandonUpload(
 ): Promise<void> {
   const { id } = lease;
   const blobIds = await deps.database.transaction(async (manager) => {
-    if (tokenId) await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [tokenId]);
+    if (tokenId) await returnToken(manager, tokenId);
     const upload = await lock(manager, 'id = $1', id);
     if (!upload) throw new UploadEnded();
     if (tokenId) await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
@@ -79,24 +79,27 @@ export async function abandonUpload(
   await emptyStore(deps, id, blobIds);
 }
 
-/** Ends an upload that a hook has refused to finish; its row tells the owner why. */
+/**
+ * Ends an upload that a hook has refused to finish; its row tells the owner why. Its upload token may begin another one.
+ * @throws {LeaseLost}; {UploadEnded}
+ */
 export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: UploadRefused): Promise<void> {
-  const { id } = lease;
+  const { uploadTokenId } = lease.upload;
   const error: Upload['error'] = { code: refusal.code, detail: refusal.message };
-  const refused = await deps.database.transaction(async (manager) => {
-    const ended = await endUnder(manager, lease, `status = 'terminated', lease_holder = NULL, error = $3`, [
-      JSON.stringify(error),
-    ]);
-    await giveBack(manager, ended, (upload) => ({
-      type: 'upload.terminated',
-      ...upload,
-      data: { reason: refusal.message },
-    }));
-    return ended.length > 0;
-  });
-  if (!refused) throw await explainLoss(deps, id, new LeaseLost());
+  const columns = `status = 'terminated', lease_holder = NULL, error = $3`;
+  const data = { reason: refusal.message };
+  try {
+    await deps.database.transaction(async (manager) => {
+      if (uploadTokenId) await returnToken(manager, uploadTokenId);
+      const ended = await endUnder(manager, lease, columns, [JSON.stringify(error)]);
+      if (ended.length === 0) throw new LeaseLost();
+      await giveBack(manager, ended, (upload) => ({ type: 'upload.terminated', ...upload, data }));
+    });
+  } catch (lost) {
+    throw lost instanceof LeaseLost ? await explainLoss(deps, lease.id, lost) : lost;
+  }
   lease.leave();
-  await emptyStore(deps, id, undefined);
+  await emptyStore(deps, lease.id, undefined);
 }
 
 /**
@@ -180,6 +183,10 @@ export async function endRefusedUploadOf(
   await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [upload.id]);
   const isRefused = await manager.getRepository(File).existsBy({ id: upload.id, status: 'failed' });
   if (isRefused) await end(manager, upload, actor);
+}
+
+async function returnToken(manager: EntityManager, id: string): Promise<void> {
+  await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [id]);
 }
 
 /** Not FOR UPDATE: that would conflict with a worker whose statement checks the file's foreign key to the upload. */

@@ -150,11 +150,14 @@ async function pour(
   } catch (error) {
     broken = { error };
     sink?.hurry();
+  }
+  try {
+    await gate.settled();
+    await sink?.end();
   } finally {
+    // Not before: a request may be asked to let go while its last bytes are being stored.
     stop?.removeEventListener('abort', letGo);
   }
-  await gate.settled();
-  await sink?.end();
   gate.throwIfRefused();
   if (broken) throw broken.error;
 }
@@ -173,7 +176,7 @@ interface Gate {
  * @param options.reservation undefined: room for all bytes is reserved already
  * @param options.end called at the first refusal
  */
-export function createGate(options: {
+function createGate(options: {
   most: number;
   hash: (chunk: Uint8Array) => void;
   reservation: Reservation | undefined;

@@ -119,7 +119,13 @@ export function decode(coding: string, source: ByteSource): ByteSource {
 
 /** Resolves when the decoder takes more, or will never take more. */
 function drained(decoder: Decoder): Promise<void> {
-  return new Promise((resolve) => decoder.once('drain', resolve).once('close', resolve));
+  return new Promise((resolve) => {
+    const done = () => {
+      decoder.off('drain', done).off('close', done);
+      resolve();
+    };
+    decoder.on('drain', done).on('close', done);
+  });
 }
 
 function notCoded(coding: string, cause?: unknown): AppError {
