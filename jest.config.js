@@ -6,5 +6,6 @@ export default {
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   transform: { '^.+\\.ts$': '@swc/jest' },
   testTimeout: 120_000,
-  maxWorkers: 2,
+  // Suites wait for much of their time, so three of them keep two cores busy.
+  maxWorkers: 3,
 };

@@ -21,6 +21,29 @@ export async function within<T>(ms: number, work: Promise<T>, what: string): Pro
 }
 
 /**
+ * Waits for `work`; after `signal` aborts, no longer than `graceMs` milliseconds.
+ * @param work must stop by itself when `signal` aborts; if it does not, it is given up and its outcome is ignored
+ * @throws the signal's reason when `work` was given up; the error that `work` rejects with
+ */
+export async function untilAborted<T>(signal: AbortSignal, graceMs: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  let onAbort = () => {};
+  const givenUp = new Promise<never>((_, reject) => {
+    onAbort = () => {
+      timer = setTimeout(() => reject(signal.reason), graceMs);
+    };
+  });
+  if (signal.aborted) onAbort();
+  else signal.addEventListener('abort', onAbort);
+  // Once it is given up, nothing handles its rejection any more.
+  work.catch(() => {});
+  return Promise.race([work, givenUp]).finally(() => {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', onAbort);
+  });
+}
+
+/**
  * Calls `act` with each item, `limit` at a time.
  * @throws the first error of `act`; calls that have begun by then go on, and no further calls begin
  */

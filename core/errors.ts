@@ -47,7 +47,7 @@ export type ErrorCode = keyof typeof ERRORS;
  * never include a path, SQL or another user's data. `cause` goes to the log only.
  */
 export class AppError extends Error {
-  override name = 'AppError';
+  override name: string = 'AppError';
   readonly code: ErrorCode;
   readonly detail: string | undefined;
   /** Whether the same call may succeed later without any change. */

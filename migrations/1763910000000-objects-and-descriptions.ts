@@ -50,7 +50,8 @@ export class ObjectsAndDescriptions1763910000000 implements MigrationInterface {
         ADD CONSTRAINT blobs_objects_check CHECK (
           CASE WHEN objects IS NULL THEN key IS NOT NULL ELSE key IS NULL AND jsonb_array_length(objects) > 0 END
         ) NOT VALID;
-      CREATE INDEX blobs_objects_idx ON blobs USING gin (objects jsonb_path_ops) WHERE objects IS NOT NULL;
+      CREATE INDEX blobs_objects_idx ON blobs USING gin (jsonb_path_query_array(objects, '$[*].key'))
+        WHERE objects IS NOT NULL;
     `);
   }
 

@@ -73,7 +73,7 @@ const newHash = (id: string) =>
   ['UPDATE ON users', `NEW.id = '${id}' AND NEW.password_hash <> OLD.password_hash`] as const;
 
 describe('of two changes of the password at once, with the same old one,', () => {
-  test('the second does nothing: a thief does not override who has just shut him out', async () => {
+  test('the second does nothing: a thief does not override the owner who has just shut him out', async () => {
     const user = await registerUser(() => processes.url);
     const [victim, thief] = [await signIn(user), await signIn(user)];
     const outcomes = await meanwhile(
@@ -175,7 +175,7 @@ describe('an admin who is being locked out', () => {
     expect(rows).toEqual([{ role: 'user' }]);
   });
 
-  test('invites nobody', async () => {
+  test('cannot invite', async () => {
     expect(await lockOut((as) => send(as, 'POST', '/api/admin/invitations', {}))).toEqual([[200], ENDED]);
     expect((await processes.database.query('SELECT FROM invitations')).rows).toEqual([]);
   });

@@ -166,7 +166,7 @@ describe('the log tells', () => {
     expect(refused).toMatchObject({ type: 'access', result: 'refused', data: { code: 'unauthenticated' } });
   });
 
-  it('of sign-ins that failed, with the account that was meant and without what was typed', async () => {
+  it('of sign-ins that failed, with the account that was meant and without the typed password', async () => {
     const { address, from } = newAddress();
     const stranger = secret('stranger@example.org');
     const guess = secret('a password that is wrong');
@@ -415,7 +415,7 @@ describe('the log tells', () => {
     expect(lines.filter(({ subjectId }) => subjectId === file)).toHaveLength(1);
   });
 
-  it('of what admins do, and of users who try that', async () => {
+  it('of actions of admins, and of users who try them', async () => {
     const { address, from } = newAddress();
     const asAdmin = { ...from, ...bearer(admin.token) };
     const mine = { ...from, ...bearer(other.token) };

@@ -198,7 +198,7 @@ describe.each(['files', 'S3'])('a storage of %s', (kind) => {
       await claim(first);
     });
 
-    it('is refused when the database knows nothing of what Landfall has stored there', async () => {
+    it('is refused when the database knows none of the objects that Landfall has stored there', async () => {
       await put(randomUUID(), Buffer.from('of somebody'));
       await expect(claim(second)).rejects.toThrow('--take-over');
       expect(await storage.marker.read()).toBeUndefined();

@@ -2,12 +2,12 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { createLimiter, forEachOf, TimedOut, within } from '../core/concurrency.js';
 
 describe('within', () => {
-  it('gives what the work gives, or throws what it throws', async () => {
+  it('returns the result of the work, or throws its error', async () => {
     await expect(within(1000, Promise.resolve(7), 'work')).resolves.toBe(7);
     await expect(within(1000, Promise.reject(new RangeError('no')), 'work')).rejects.toThrow(RangeError);
   });
 
-  it('stops waiting after its time, and a later failure of the work disturbs nobody', async () => {
+  it('stops waiting after its time, and a later failure of the work has no effect', async () => {
     const work = pause(20).then(() => Promise.reject(new Error('too late')));
     await expect(within(1, work, 'work')).rejects.toThrow(TimedOut);
     await expect(work).rejects.toThrow('too late');
@@ -41,7 +41,7 @@ describe('forEachOf', () => {
 });
 
 describe('a limiter', () => {
-  it('runs so many at once, in their order, and gives back what each gives', async () => {
+  it('runs so many at once, in their order, and returns the result of each', async () => {
     const limited = createLimiter(2);
     let running = 0;
     let most = 0;

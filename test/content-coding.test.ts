@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import zlib from 'node:zlib';
-import { listKeys } from './support/aftermath.js';
 import { setQuota, usageOf, userWithQuota } from './support/books.js';
 import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
+import { listKeys } from './support/folder.js';
 import {
   expectProblem,
   FORM_TYPE,
@@ -81,7 +81,7 @@ test('two members of gzip are one file', async () => {
   expect(file?.sha256).toBe(sha256('one, two'));
 });
 
-test.each(DISTINCT)('of %s, what is broken is refused, and nothing is kept', async (name, encode) => {
+test.each(DISTINCT)('a broken body in %s is refused, and nothing of it is kept', async (name, encode) => {
   const before = await usageOf(user);
   const whole = encode(Buffer.from('some words, and others, and others again'));
   const damaged = Buffer.from(whole);
@@ -122,7 +122,7 @@ test('a body that gives nothing is not read for ever', async () => {
   await expectNothingKept(before);
 });
 
-test('the quota counts what the file has', async () => {
+test('the quota counts the bytes of the file', async () => {
   const other = await userWithQuota(() => processes.url, user, { maxBytes: 100_000 });
   await setQuota(user, other, { maxBytes: 100_000 });
   const send = (bytes: number) => post(other, zlib.gzipSync(Buffer.alloc(bytes)), coded('gzip'));

@@ -6,6 +6,7 @@ import { deriveKeys } from '../server/auth/keys.js';
 import { signLink } from '../server/auth/links.js';
 import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import { makeHtml, makeJpeg, makePdf, makeSvg, makeXmlSvg, makeZip } from './support/fixtures.js';
+import { filePathOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -36,13 +37,7 @@ const content = (headers: Record<string, string> = {}, method = 'GET') =>
 const bytesOf = async (answer: Response) => Buffer.from(await answer.arrayBuffer());
 
 /** Where a file's bytes are. */
-async function objectOf(id: string): Promise<string> {
-  const { rows } = await processes.database.query(
-    'SELECT key FROM blobs JOIN files ON files.blob_id = blobs.id WHERE files.id = $1',
-    [id],
-  );
-  return join(processes.dataDir, 'blobs', rows[0].key.slice(0, 2), rows[0].key);
-}
+const objectOf = (id: string) => filePathOf(processes, id);
 
 describe('the whole content', () => {
   it('comes with all that a client needs to know', async () => {
@@ -104,7 +99,6 @@ describe('ranges (RFC 9110, section 14)', () => {
       expect(await answer.json()).toMatchObject({
         status: 416,
         code: 'range_not_satisfiable',
-        detail: 'The file has 1000 bytes',
       });
     },
   );
@@ -263,7 +257,7 @@ describe('a browser', () => {
     expect((await user.fetch(`/api/files/${file.id}/content?download=yes`)).status).toBe(400);
   });
 
-  it('downloads what it does not know', async () => {
+  it('downloads a file of a type that it does not know', async () => {
     expect(await disposition(makeZip(), 'a.zip', 'application/zip')).toEqual([
       'application/zip',
       'attachment',
@@ -419,7 +413,7 @@ describe('signed links', () => {
     expect(await status(signLink(path, key, Date.now() - 31 * 60_000))).toBe(401);
   });
 
-  it('are made only for what may be fetched', async () => {
+  it('are made only for files that may be fetched', async () => {
     await processes.stop('worker');
     const id = await user.upload(Buffer.from('x'), { filename: 'x' });
     expect((await user.get(`/api/files/${id}`)).links).toEqual({ content: null, thumbnails: null });
@@ -513,10 +507,7 @@ describe('trouble', () => {
         expect([name, answer.headers.get(name)]).toEqual([name, null]);
       }
       const text = await answer.text();
-      expect(JSON.parse(text)).toMatchObject({
-        code: 'unavailable',
-        detail: 'The stored bytes cannot be read',
-      });
+      expect(JSON.parse(text)).toMatchObject({ code: 'unavailable' });
       expect(text).not.toContain(processes.dataDir);
       expect((await user.fetch(`/api/files/${id}/${path}`, { method: 'HEAD' })).status).toBe(200);
       expect(existsSync(object)).toBe(true);

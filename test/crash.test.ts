@@ -3,16 +3,11 @@ import { randomBytes } from 'node:crypto';
 import { constants, readFileSync } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import {
-  expectBlobsInOrder,
-  expectCompletedOnce,
-  findFile,
-  findUpload,
-  pathOf,
-} from './support/aftermath.js';
+import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload } from './support/aftermath.js';
 import { type Barrier, closeBarrier } from './support/barrier.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { makeJpeg, makeSlowPng } from './support/fixtures.js';
+import { ageUnreferenced, countUnreferenced, uploadPathOf } from './support/objects.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -106,7 +101,7 @@ describe('the server is killed', () => {
     await expectBlobsInOrder(processes);
   });
 
-  test('in the middle of a body: what was durable stays, and the client goes on from there', async () => {
+  test('in the middle of a body: durable bytes stay, and the client continues behind them', async () => {
     await start(['server', 'worker']);
     const content = randomBytes(100 * 1024 ** 2);
     const sent = 80 * 1024 ** 2;
@@ -189,16 +184,15 @@ describe('the worker', () => {
       await expectCompletedOnce(processes, user, id, content, TAKEOVER_SECONDS);
     }
     await expectBlobsInOrder(processes);
-    const unreferenced = async () =>
-      (await processes.database.query('SELECT FROM blobs WHERE refs = 0')).rowCount;
-    expect(await unreferenced()).toBe(3);
+    expect(await countUnreferenced(processes)).toBe(3);
 
     await processes.stop('worker');
-    await processes.database.query(
-      `UPDATE blobs SET created_at = now() - interval '61 minutes' WHERE refs = 0`,
-    );
+    await ageUnreferenced(processes);
     await processes.start('worker');
-    await until('thumbnails that nothing refers to to be swept', async () => (await unreferenced()) === 0);
+    await until(
+      'thumbnails that nothing refers to to be swept',
+      async () => (await countUnreferenced(processes)) === 0,
+    );
     await expectBlobsInOrder(processes);
   }, 240_000);
 
@@ -213,7 +207,7 @@ describe('the worker', () => {
     );
     const [read, transaction] = files.map(({ id }) => id);
     // A pipe in the object's place makes its reader stand still.
-    const path = pathOf(processes.dataDir, (await findUpload(processes, read ?? '')).storage_key);
+    const path = await uploadPathOf(processes, read ?? '');
     await rename(path, `${path}.kept`);
     await promisify(execFile)('mkfifo', [path]);
     const barriers = [

@@ -5,7 +5,7 @@ import { MARKER } from '../core/storage/storage.js';
 import { watchDependencies } from '../worker/dependencies.js';
 import { openLedger } from './support/ledger.js';
 
-/* What the worker takes for an outage. */
+/* The errors that the worker takes for an outage. */
 
 test('a store without its marker is away until the marker is back', async () => {
   const ledger = await openLedger();

@@ -4,10 +4,12 @@ import { findUpload, timeline } from './support/aftermath.js';
 import { usageOf } from './support/books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
 import { terminate } from './support/deletions.js';
+import { storageKeyOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
  * Direct upload: the client sends parts to S3 itself. The servers reach S3 through one proxy and hand out addresses of
@@ -107,7 +109,7 @@ async function expectProblem(answer: Response, status: number, code: string): Pr
 
 /** The objects and parts of an upload that S3 holds. */
 async function listStored(id: string): Promise<string[]> {
-  const { storage_key: key } = await findUpload(processes, id);
+  const key = await storageKeyOf(processes, id);
   const multiparts = (await bucket.listMultipartUploads()).map((upload) => upload.key);
   return [...(await bucket.listKeys()), ...multiparts].filter((stored) => stored.startsWith(key));
 }
@@ -145,7 +147,7 @@ describe('an upload straight to S3', () => {
     await expectFile(await complete(presigned.id), Buffer.from('a'));
   });
 
-  it('fails if its bytes are not those that were announced', async () => {
+  it('fails if its bytes are not the announced ones', async () => {
     const presigned = await begin(3, { sha256: sha256(Buffer.from('abc')) });
     await send(presigned, Buffer.from('abd'));
     expect((await complete(presigned.id)).status).toBe(201);
@@ -162,9 +164,7 @@ describe('an upload straight to S3', () => {
     for (const body of ['123456789', '12345678901', '']) {
       expect((await put(url, Buffer.from(body))).status).toBe(403);
     }
-    expect(await expectProblem(await complete(presigned.id), 409, 'incomplete')).toBe(
-      'Part 1 of 1 missing: send what is missing',
-    );
+    expect(await expectProblem(await complete(presigned.id), 409, 'incomplete')).toMatch(/Part 1 of 1 /);
   });
 
   it('cannot be changed any more once it is completed', async () => {
@@ -206,19 +206,18 @@ describe('parts', () => {
   });
 
   it('that are missing are named', async () => {
-    expect(await expectProblem(await complete(presigned.id), 409, 'incomplete')).toBe(
-      'Parts 1, 3, 5–12 of 12 missing: send what is missing',
+    expect(await expectProblem(await complete(presigned.id), 409, 'incomplete')).toMatch(
+      /Parts 1, 3, 5–12 of 12 /,
     );
   });
 
   it('that have another size than planned are named', async () => {
     const { id } = await begin(10);
-    const { storage_key: Key, storage_state: state } = await findUpload(processes, id);
+    const Key = await storageKeyOf(processes, id);
+    const { storage_state: state } = await findUpload(processes, id);
     const part = { Bucket: bucket.bucket, Key, UploadId: state.multipartId, PartNumber: 1 };
     await bucket.client.send(new UploadPartCommand({ ...part, Body: 'short' }));
-    expect(await expectProblem(await complete(id), 409, 'incomplete')).toBe(
-      'Part 1 of 1 has 5 bytes instead of 10: send it again',
-    );
+    expect(await expectProblem(await complete(id), 409, 'incomplete')).toMatch(/Part 1 of 1 .*\b5\b.*\b10\b/);
     expect((await (await presign({ id })).json()).parts).toHaveLength(1);
   });
 
@@ -231,9 +230,7 @@ describe('parts', () => {
     expect(await numbers({ parts: [2, 12] })).toEqual([2, 12]);
     expect(await numbers({})).toEqual([1, 3, 5, 6, 7, 8, 9, 10, 11, 12]);
     const beyond = await presign({ id: presigned.id, parts: [13] });
-    expect(await expectProblem(beyond, 400, 'invalid_request')).toBe(
-      'There is no part 13: the upload has 12',
-    );
+    expect(await expectProblem(beyond, 400, 'invalid_request')).toMatch(/\b13\b.*\b12\b/);
   });
 
   it('are signed a hundred at a time', async () => {
@@ -314,10 +311,7 @@ describe('completing', () => {
 });
 
 describe('an unfinished upload', () => {
-  const letExpire = (id: string) =>
-    processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [
-      id,
-    ]);
+  const letExpire = (id: string) => makeDue(processes.database, id);
 
   async function beginAndSend(): Promise<Presigned> {
     const presigned = await begin(PART + 1);
@@ -343,7 +337,7 @@ describe('an unfinished upload', () => {
     expect(row.retry_at).toEqual(row.addresses_until);
     expect(row.retry_at.getTime()).toBeGreaterThan(Date.now() + 3_600_000);
     // Some stores keep a part that arrived after the abort.
-    const kept = { Bucket: bucket.bucket, Key: row.storage_key };
+    const kept = { Bucket: bucket.bucket, Key: await storageKeyOf(processes, id) };
     await bucket.client.send(new CreateMultipartUploadCommand(kept));
     expect(await listStored(id)).toHaveLength(1);
     await processes.database.query(

@@ -15,7 +15,7 @@ import {
   type TestLedger,
 } from './support/ledger.js';
 
-/* What the reconciler does with uploads for which the store is away, or refuses requests. */
+/* The reconciler and uploads whose store is away or refuses requests. */
 
 const EPOCH = 1;
 

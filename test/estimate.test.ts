@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { findUpload, pathOf } from './support/aftermath.js';
 import { registerUser } from './support/client.js';
+import { uploadPathOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -27,7 +27,7 @@ test('a file has an estimate while it is read, and its steps take no longer than
   const content = randomBytes(100 * PIECE);
   const id = await user.upload(content, { filename: 'slow.bin' });
   // A pipe in the object's place makes the read as slow as the test fills it.
-  const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+  const path = await uploadPathOf(processes, id);
   await rename(path, `${path}.kept`);
   await promisify(execFile)('mkfifo', [path]);
   await processes.start('worker');

@@ -35,7 +35,7 @@ afterAll(async () => {
 const event = (ownerId: string, run: number) =>
   ({ type: 'file.processing', subjectId: ownerId, ownerId, data: { run } }) as const;
 
-/** Collects the runs of what the feed tells. */
+/** Collects the runs of events that the feed delivers. */
 async function collect(ownerId: string | undefined) {
   const events: Event[] = [];
   const end = await feed.subscribe(ownerId, (told) => events.push(told));

@@ -314,7 +314,7 @@ describe('requests that cannot be served', () => {
     ['POST', `/api/files/${randomUUID()}/content`, 'GET, HEAD'],
     ['GET', '/api/auth/login', 'POST'],
     ['POST', '/health/live', 'GET, HEAD'],
-  ])('%s %s answers 405 and what would do', async (method, path, allow) => {
+  ])('%s %s answers 405 and names the methods that are allowed', async (method, path, allow) => {
     const answer = await user.fetch(path, { method });
     expect(answer.headers.get('Allow')).toBe(allow);
     await expectProblem(answer, 405, 'method_not_allowed');

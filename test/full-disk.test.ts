@@ -1,7 +1,11 @@
 import { loadConfig } from '../core/config.js';
+import { createLogger } from '../core/log.js';
+import { openQueue } from '../core/queue/queue.js';
 import { registerUser, type TestUser } from './support/client.js';
+import { makeJpeg } from './support/fixtures.js';
 import { expectProblem, FORM_TYPE, filePart, form, post } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /* A disk with less room than its reserve. One that fills up is in faults/full-disk.test.ts. */
 
@@ -65,4 +69,42 @@ test('the server stays ready, and warns in /health/ready and once in its log', a
 test('the reserve is a number of bytes', () => {
   expect(loadConfig({ DISK_RESERVE: '10GiB' }).diskReserve).toBe(10 * 1024 ** 3);
   expect(loadConfig({}).diskReserve).toBeUndefined();
+});
+
+test('an image whose thumbnails have no room waits without an attempt, and nothing is reserved for it', async () => {
+  await processes.start('worker', { DISK_RESERVE: '1000000TiB' });
+  const id = await user.upload(await makeJpeg({ width: 300, height: 200 }), { filename: 'a.jpg' });
+  const countReserved = async () =>
+    (await processes.database.query('SELECT count(*)::integer AS count FROM blobs WHERE refs = 0')).rows[0]
+      .count;
+  const queue = openQueue({
+    databaseUrl: processes.database.url,
+    redisUrl: undefined,
+    attempts: 3,
+    backoffMs: 20,
+    log: createLogger('silent', 'test'),
+  });
+  try {
+    await until('it to wait', async () => {
+      const job = await queue.bull.getJob(`${id}-1`);
+      return (await job?.isDelayed()) && (await user.get(`/api/files/${id}`)).steps.metadata;
+    });
+    expect(await user.get(`/api/files/${id}`)).toMatchObject({
+      status: 'processing',
+      attempts: 1,
+      error: null,
+    });
+    expect(await countReserved()).toBe(0);
+    await processes.stop('worker');
+    await processes.start('worker', { DISK_RESERVE: '0' });
+    await queue.wake({ fileId: id, run: 1 });
+    expect(await user.settled(id)).toMatchObject({
+      status: 'completed',
+      attempts: 1,
+      warnings: [],
+      steps: { thumbnails: { state: 'done' } },
+    });
+  } finally {
+    await queue.close();
+  }
 });

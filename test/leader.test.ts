@@ -8,6 +8,7 @@ import { createDatabase, type TestDatabase } from './support/database.js';
 import { startPostgresProxy } from './support/postgres-proxy.js';
 import { type Part, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
  * One of the workers runs the passes. When it ends, another worker takes over.
@@ -97,10 +98,7 @@ it('another worker takes over from a leader that is killed, and runs the passes'
     expect(first).toBe('worker');
     await processes.kill(first);
     const id = idOf(await user.create(10));
-    await processes.database.query(
-      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-      [id],
-    );
+    await makeDue(processes.database, id);
     await until('the other one to lead', async () => (await holder()) === 'worker-2', 20);
     await until(
       'the upload to expire',
@@ -110,10 +108,7 @@ it('another worker takes over from a leader that is killed, and runs the passes'
 
     // The start of a second worker makes the leader run its passes at once.
     const second = idOf(await user.create(10));
-    await processes.database.query(
-      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-      [second],
-    );
+    await makeDue(processes.database, second);
     await processes.start('worker');
     await until(
       'the next one to expire',

@@ -13,6 +13,7 @@ import {
   type TestLedger,
 } from './support/ledger.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 const never = new AbortController().signal;
 const ignore = () => {};
@@ -43,7 +44,7 @@ afterAll(async () => {
   await ledger?.close();
 });
 
-/** A new upload that nobody holds. */
+/** A new upload without a holder. */
 async function createFree(length: number | null = 100): Promise<string> {
   const { id } = await ledger.create(length);
   await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
@@ -270,7 +271,7 @@ describe('looking', () => {
   const look = (leases: Leases, id: string, ownerId = ledger.ownerId) =>
     leases.look(id, { ownerId }, never, ignore);
 
-  test('at an upload that nobody holds writes nothing', async () => {
+  test('at an upload without a holder writes nothing', async () => {
     const id = await createFree();
     const before = await ledger.row(id);
     const lease = await look(first, id);
@@ -416,7 +417,7 @@ describe('over time', () => {
   test('an upload whose lease is held does not expire', async () => {
     const id = await createFree();
     const lease = await acquire(first, id);
-    await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+    await makeDue(ledger, id);
     expect(await expireUploads(ledger.database)).toBe(0);
     await lease.release();
     expect(await expireUploads(ledger.database)).toBe(1);

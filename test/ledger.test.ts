@@ -5,7 +5,16 @@ import type { FileStatus } from '../core/database/entities/file.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { appendEvents } from '../core/events/append.js';
 import { sequenceEvents } from '../core/events/sequence.js';
-import { canChange, completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
+import { AttemptOver } from '../core/files/attempt.js';
+import {
+  canChange,
+  changeByUser,
+  completeFile,
+  failFile,
+  infectFile,
+  startAttempt,
+} from '../core/files/status.js';
+import { answerStep, recordAttemptError, recordSteps, showProgress } from '../core/files/steps.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
 import { expireUploads, terminateUpload } from '../core/uploads/end.js';
@@ -415,11 +424,8 @@ describe('state machine of files', () => {
   test('a wrong transition changes no row and makes no event', async () => {
     const file = await createFile();
     const { database } = ledger;
-    const refused = { code: 'wrong_state' };
-    await expect(completeFile(database, file)).rejects.toMatchObject(refused);
-    await expect(infectFile(database, file, problem, { state: 'done', ms: 1 })).rejects.toMatchObject(
-      refused,
-    );
+    await expect(completeFile(database, file)).rejects.toThrow(AttemptOver);
+    await expect(infectFile(database, file, problem, { state: 'done', ms: 1 })).rejects.toThrow(AttemptOver);
     const stalled = { ...file, ...(await start(file.id))?.file };
     const taken = { ...file, ...(await start(file.id))?.file };
     expect([stalled, taken]).toMatchObject([
@@ -427,16 +433,14 @@ describe('state machine of files', () => {
       { status: 'processing', attempts: 2 },
     ]);
 
-    await expect(completeFile(database, stalled)).rejects.toMatchObject(refused);
-    await expect(completeFile(database, { ...taken, run: 2 })).rejects.toMatchObject(refused);
+    await expect(completeFile(database, stalled)).rejects.toThrow(AttemptOver);
+    await expect(completeFile(database, { ...taken, run: 2 })).rejects.toThrow(AttemptOver);
     expect(await start(file.id, 2)).toBeUndefined();
     const both = await Promise.allSettled([completeFile(database, taken), completeFile(database, taken)]);
     expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
-    await expect(failFile(database, taken, problem)).rejects.toMatchObject(refused);
+    await expect(failFile(database, taken, problem)).rejects.toThrow(AttemptOver);
     expect(await start(file.id)).toBeUndefined();
-    await expect(completeFile(database, { ...file, id: uuidv7() })).rejects.toMatchObject({
-      code: 'not_found',
-    });
+    await expect(completeFile(database, { ...file, id: uuidv7() })).rejects.toThrow(AttemptOver);
 
     expect(await eventsOf(file.id)).toEqual([
       'upload.created',
@@ -446,6 +450,97 @@ describe('state machine of files', () => {
     ]);
     expect(await ledger.query('SELECT status, progress, error FROM files')).toEqual([
       { status: 'completed', progress: 100, error: null },
+    ]);
+  });
+
+  const record = { state: 'done', ms: 1 } as const;
+  const next = { step: 'scan', progress: 50, etaSeconds: 1 };
+  const actor = { userId: uuidv7() };
+
+  test.each(['paused', 'canceled'] as const)(
+    'an attempt writes nothing after its file was %s',
+    async (to) => {
+      const { id } = await createFile();
+      const { database } = ledger;
+      const attempt = (await start(id))?.file;
+      if (!attempt) throw new Error('no attempt');
+      expect(await changeByUser(database, id, to, actor)).toMatchObject({ status: to, run: 1 });
+      const before = await ledger.query('SELECT * FROM files');
+
+      const results = [{ step: 'verify', record, facts: { sha256: 'ab', clean: true } }];
+      for (const write of [
+        showProgress(database, attempt, next),
+        recordSteps(database, attempt, results, next),
+        completeFile(database, attempt),
+        infectFile(database, attempt, problem, record),
+        failFile(database, attempt, problem),
+      ]) {
+        await expect(write).rejects.toThrow(AttemptOver);
+      }
+      await recordAttemptError(database, attempt, problem);
+      expect(await start(id)).toBeUndefined();
+      expect(await ledger.query('SELECT * FROM files')).toEqual(before);
+
+      // The next run goes on where this one ended; the attempt of the old run still writes nothing.
+      expect(await changeByUser(database, id, 'pending', actor)).toMatchObject({ status: 'pending', run: 2 });
+      const second = (await start(id, 2))?.file;
+      expect(second).toMatchObject({ status: 'processing', run: 2, attempts: 1 });
+      await expect(completeFile(database, attempt)).rejects.toThrow(AttemptOver);
+      if (second) await completeFile(database, second);
+      expect(await eventsOf(id)).toEqual([
+        'upload.created',
+        'file.created',
+        'file.processing',
+        `file.${to}`,
+        'file.pending',
+        'file.processing',
+        'file.completed',
+      ]);
+    },
+  );
+
+  test.each<['paused' | 'canceled' | 'pending', FileStatus[]]>([
+    ['paused', ['pending', 'processing']],
+    ['canceled', ['pending', 'processing', 'paused']],
+    ['pending', ['paused', 'canceled', 'failed']],
+  ])('a user may make a file %s only if it is %j', async (to, allowed) => {
+    const { id } = await createFile();
+    for (const from of STATUSES) {
+      await ledger.query('UPDATE files SET status = $1', [from]);
+      const change = changeByUser(ledger.database, id, to, actor);
+      if (allowed.includes(from)) expect(canChange((await change) && from, to)).toBe(true);
+      else await expect(change).rejects.toMatchObject({ code: 'wrong_state' });
+    }
+    await expect(changeByUser(ledger.database, uuidv7(), to, actor)).rejects.toMatchObject({
+      code: 'not_found',
+    });
+  });
+
+  test('an answer is recorded only for a step that waits, and a new run asks again', async () => {
+    const { id } = await createFile();
+    const { database } = ledger;
+    const attempt = (await start(id))?.file;
+    if (!attempt) throw new Error('no attempt');
+    const answer = { step: 'ask', record, facts: { metadata: { answer: 42 } } };
+    const waiting = { state: 'waiting', ms: 1, until: '2100-01-01T00:00:00Z' } as const;
+    const results = [
+      { step: 'verify', record, facts: {} },
+      { step: 'ask', record: waiting, facts: {} },
+    ];
+    expect(await answerStep(database, id, answer)).toBeUndefined();
+    await recordSteps(database, attempt, results, next);
+    await changeByUser(database, id, 'paused', actor);
+    expect(await answerStep(database, id, answer)).toBeUndefined();
+    const { steps } = await changeByUser(database, id, 'pending', actor);
+    expect(steps).toEqual({ verify: record });
+
+    const second = (await start(id, 2))?.file;
+    if (!second) throw new Error('no attempt');
+    await recordSteps(database, second, results, next);
+    expect(await answerStep(database, id, answer)).toEqual({ fileId: id, run: 2 });
+    expect(await answerStep(database, id, answer)).toBeUndefined();
+    expect(await ledger.query('SELECT steps, metadata FROM files')).toEqual([
+      { steps: { verify: record, ask: record }, metadata: { answer: 42 } },
     ]);
   });
 

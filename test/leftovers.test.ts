@@ -1,11 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { findUpload, listKeys, pathOf } from './support/aftermath.js';
+import { findUpload } from './support/aftermath.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
 import { purge, terminate, trash } from './support/deletions.js';
+import { listKeys, pathOf } from './support/folder.js';
 import { post } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /* A file or an unfinished upload that is gone for good leaves neither its bytes nor its name. */
 
@@ -80,10 +82,7 @@ test('a plain upload that failed leaves nothing', async () => {
 test('an upload that has expired leaves nothing', async () => {
   const secret = randomUUID();
   const id = await beginUpload(secret);
-  await processes.database.query(
-    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-    [id],
-  );
+  await makeDue(processes.database, id);
   await reconcile();
   await until('it is gone', async () => (await findUpload(processes, id)).discarded_at);
   expect(await findPlaces(secret)).toEqual([]);

@@ -114,7 +114,7 @@ async function withOthers(env: Record<string, string>, work: () => Promise<void>
   processes = await startProcesses({ ...ENV, ...env }, SERVERS);
   try {
     await work();
-    // Also with a Redis that is away nobody waits for it at the end.
+    // A server that ends does not wait for a Redis that is away.
     expect([await processes.stop('server'), await processes.stop('server-2')]).toEqual([0, 0]);
   } finally {
     await processes.close();
@@ -136,7 +136,7 @@ const keysOf = (user: TestUser) => ask((client) => client.keys(`landfall:limit:*
 // The test before may have stopped Redis or put it in any state.
 beforeEach(whenShared);
 
-test('with Redis servers share one count, also of what comes at once', async () => {
+test('with Redis servers share one count, also of requests that come at once', async () => {
   await together(async () => {
     const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
     const statuses: number[] = [];
@@ -151,7 +151,7 @@ test('with Redis servers share one count, also of what comes at once', async () 
   });
 });
 
-test('in Redis no key is for ever, none is anything else’s, and none tells an e-mail address', async () => {
+test('in Redis every key expires and has our prefix, and no key tells an e-mail address', async () => {
   await together(async () => {
     const user = await newUser();
     const logIn = (part: Part, password: string) =>

@@ -92,7 +92,7 @@ const times = <T>(count: number, value: T): T[] => Array.from({ length: count },
 
 beforeAll(async () => {
   processes = await startProcesses(ENV, ['server']);
-  // The admin, who is nobody's test user.
+  // The admin is not the user of any test.
   await newUser();
 });
 
@@ -131,7 +131,7 @@ describe('a user', () => {
       const address = newAddress();
       expect(await exhaust(() => one(user, address), detail)).toHaveLength(limit);
       await expectRefused(await other(user, newAddress()), detail);
-      // Neither others at that address nor what is counted apart have less for it.
+      // Other callers at that address have no less for it, nor has any limit that is counted apart.
       const answer = await one(neighbour, address);
       expect(answer.status).not.toBe(429);
       expect(leftIn(answer)[bucket]?.left).toBe(limit - 1);
@@ -208,7 +208,7 @@ describe('a user', () => {
 });
 
 describe('an address', () => {
-  test('where nobody is signed in has a number of downloads', async () => {
+  test('without a signed-in user has a number of downloads', async () => {
     const user = await newUser();
     const link = signLink(`/api/files/${uuidv7()}/content`, deriveKeys(SECRET).link);
     const address = newAddress();
@@ -218,7 +218,7 @@ describe('an address', () => {
     expect(await statusOf(user.fetch(path, { headers: from(address) }))).toBe(404);
   });
 
-  test('has a number of requests to everything but health and page, whoever they are of', async () => {
+  test('has a number of requests to everything but health and page, of all callers together', async () => {
     const [user, address] = [await newUser(), newAddress()];
     const wrong = { headers: { Authorization: 'Bearer wrong' } };
     const statuses = await exhaust(() => call('/api/files', address, wrong), /^At most 30 requests /);
@@ -488,7 +488,7 @@ describe('signing in', () => {
   });
 });
 
-test('a server keeps those who come again and again, and forgets others before they become too many', async () => {
+test('a server keeps the counts of callers who come again and again, and forgets others before they become too many', async () => {
   const store = createMemoryStore(10);
   store.init?.({ windowMs: 60_000 } as Options);
   const hits = async (key: string) => (await store.increment(key)).totalHits;
@@ -548,7 +548,7 @@ describe('of a server that trusts no proxy', () => {
     }
   });
 
-  test('when its window has ended, what was refused is possible again', async () => {
+  test('when its window has ended, the refused action is possible again', async () => {
     const ask = () => user.fetch('/api/files');
     const refused = await until('a refusal', async () => {
       // So many fit into no window, however slowly they are answered one after the other.

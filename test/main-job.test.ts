@@ -4,6 +4,7 @@ import { expectBlobsInOrder, expectCompletedOnce } from './support/aftermath.js'
 import { type FileJson, registerUser, type TestUser } from './support/client.js';
 import { eicar, makePdf, makePhotograph, makeTruncatedJpeg } from './support/fixtures.js';
 import { FORMS, type Form } from './support/forms.js';
+import { listBlobs } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -87,7 +88,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       expect(file.metadata.gps.longitude).toBeCloseTo(-2.294444, 5);
     });
 
-    it('has upright thumbnails, which its links show to whoever holds them', async () => {
+    it('has upright thumbnails, which its links show to every holder', async () => {
       for (const [size, width, height] of [
         ['small', 125, 200],
         ['medium', 375, 600],
@@ -106,7 +107,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
 
     it('is served as it was sent, whole and in ranges', async () => {
       await expectContent(file, photograph);
-      // Across the borders of what was sent and stored.
+      // Across the borders of the parts that were sent and stored.
       for (const [start, end] of [
         [0, 10],
         [5 * MIB - 3, 8 * MIB + 3],
@@ -192,8 +193,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     ]);
     for (const answer of answers) expect(answer.status).toBe(204);
     await until('the last object to go', async () => (await form.listStored(processes)).length === 0);
-    const { rows } = await processes.database.query('SELECT * FROM blobs');
-    expect(rows).toEqual([]);
+    expect(await listBlobs(processes)).toEqual([]);
     for (const { id } of items) expect((await user.fetch(`/api/files/${id}`)).status).toBe(404);
   });
 });

@@ -1,13 +1,18 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
+import { Readable } from 'node:stream';
 import sharp from 'sharp';
+import { createLogger } from '../core/log.js';
+import { startParsers } from '../core/media/parsers.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { makePhotograph } from './support/fixtures.js';
 import { childrenOf, type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
 import { until } from './support/until.js';
+
+const MIB = 1024 ** 2;
 
 const CANARY = 'canary-5d0f8a1c';
 
@@ -17,6 +22,31 @@ const isRoot = process.getuid?.() === 0;
 const canUnshare = spawnSync('unshare', ['--user', '--map-current-user', '--net', 'true']).status === 0;
 
 const readProc = (pid: number, name: string) => readFileSync(`/proc/${pid}/${name}`, 'utf8');
+
+test('a task that waits for a free process ends when it is told to stop', async () => {
+  const log = createLogger('silent', 'test');
+  const pool = startParsers({ count: 0, timeoutSeconds: 60, maxImagePixels: 1, memory: MIB, log });
+  const stop = new AbortController();
+  const source = { size: 1, read: async () => Readable.from([Buffer.from('a')]) };
+  const waiting = [pool.run('metadata', source, stop.signal), pool.run('type', source, stop.signal)];
+  const reason = new Error('its file was deleted');
+  stop.abort(reason);
+  for (const task of waiting) await expect(task).rejects.toBe(reason);
+  await expect(pool.open(source, stop.signal).run('metadata')).rejects.toBe(reason);
+  pool.close();
+});
+
+test('an object of which a parser can hold only a part is not read for its thumbnails', async () => {
+  const log = createLogger('silent', 'test');
+  const pool = startParsers({ count: 0, timeoutSeconds: 60, maxImagePixels: 1, memory: 2 * MIB, log });
+  const read = () => Promise.reject(new Error('it was read'));
+  const session = pool.open({ size: MIB + 1, read }, new AbortController().signal);
+  await expect(session.run('thumbnails')).rejects.toMatchObject({
+    code: 'too_much_memory',
+    detail: `${MIB + 1} bytes; at most ${MIB} are read into memory`,
+  });
+  pool.close();
+});
 
 describe('a parser process', () => {
   let bucket: TestBucket;

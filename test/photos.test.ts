@@ -376,7 +376,7 @@ describe('thumbnails', () => {
     ['a PNG', () => half(noise().png())],
     ['a WebP', () => half(noise().webp())],
     ['a GIF', () => half(noise().gif({ effort: 1 }))],
-  ])('show what is there of %s that is cut off, and say so', async (_what, make) => {
+  ])('show the existing part of %s that is cut off, and say so', async (_what, make) => {
     const made = await makeThumbnails(input(await make()));
     expect(sizes(made)[0]).toEqual([400, 300]);
     expect(made.damage).toMatch(/only a part/i);

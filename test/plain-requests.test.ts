@@ -63,7 +63,7 @@ describe('POST /api/files', () => {
   test.each([
     ['File with %22quotes%22, 50%off.txt', 'File with "quotes", 50%off.txt'],
     ['100%25 %2522 %0d%2E%C3.txt', '100%25 %2522 %0d%2E%C3.txt'],
-  ])('of the name %s in a form, what browsers escape is undone, and nothing else', async (sent, kept) => {
+  ])('in the name %s of a form, only the escapes of browsers are undone', async (sent, kept) => {
     const [file] = await filesOf(await post(user, form(filePart(sent, 'q')), { 'Content-Type': FORM_TYPE }));
     expect(file?.filename).toBe(kept);
   });

@@ -4,6 +4,7 @@ import { usageOf } from './support/books.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { makeJpeg, makePhotograph } from './support/fixtures.js';
 import { FORMS, type Form } from './support/forms.js';
+import { storageKeyOf } from './support/objects.js';
 import {
   begin,
   expectProblem,
@@ -147,7 +148,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
       await until('the upload to be ended', async () => (await findUpload(processes, id)).discarded_at);
       expect(await timeline(processes, id)).toEqual(['upload.created', 'upload.terminated']);
       expect(await usageOf(user)).toEqual(before);
-      const { storage_key: key } = await findUpload(processes, id);
+      const key = await storageKeyOf(processes, id);
       expect((await storage.listStored(processes)).filter((stored) => stored.startsWith(key))).toEqual([]);
     },
   );

@@ -9,10 +9,10 @@ import { sendHalf } from './support/half-open.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
- * Uploads of which nobody knows how long they become: room is reserved as the bytes come, and where there is none left
- * they are cut.
+ * Uploads of unknown length: the server reserves room as the bytes come, and stops the upload where no room is left.
  */
 
 const KIB = 1024;
@@ -277,10 +277,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       } else {
         if (how === 'it is terminated') expect((await user.tus('DELETE', path)).status).toBe(204);
         else {
-          await processes.database.query(
-            `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-            [id],
-          );
+          await makeDue(processes.database, id);
           await processes.stop('worker');
           await processes.start('worker');
           await until('it to expire', async () => (await findUpload(processes, id)).status === 'expired');

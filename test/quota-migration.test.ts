@@ -67,7 +67,7 @@ async function insertFile(ownerId: string, size: number, status: string, trashed
   );
 }
 
-test('files, uploads under way and those of unknown length count; the trash and what has ended do not', async () => {
+test('files and uploads under way count, also those of unknown length; the trash and ended uploads do not', async () => {
   await migrateToBefore();
   const [busy, tidy, none] = [await insertUser(), await insertUser(), await insertUser()];
   await insertFile(busy, 1000, 'completed');

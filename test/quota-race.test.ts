@@ -2,7 +2,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
-import { trashFile } from '../core/files/status.js';
+import { trashFile } from '../core/files/purge.js';
 import { BytesLost } from '../core/storage/storage.js';
 import { commitProgress, type LedgerDeps } from '../core/uploads/commit.js';
 import { createUpload } from '../core/uploads/create.js';

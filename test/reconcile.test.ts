@@ -11,15 +11,22 @@ import {
   expectCompletedOnce,
   findFile,
   findUpload,
-  listKeys,
-  pathOf,
   timeline,
 } from './support/aftermath.js';
 import { closeBarrier } from './support/barrier.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { makeJpeg } from './support/fixtures.js';
+import { listKeys } from './support/folder.js';
+import {
+  ageUnreferenced,
+  countUnreferenced,
+  listBlobs,
+  storageKeyOf,
+  uploadPathOf,
+} from './support/objects.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
 const TAKEOVER_SECONDS = 90;
@@ -66,7 +73,7 @@ async function setJob(id: string, assignments: string): Promise<void> {
 
 /** Whether the bytes of this upload are stored. */
 async function isStored(id: string): Promise<boolean> {
-  return (await listKeys(processes.dataDir)).includes((await findUpload(processes, id)).storage_key);
+  return (await listKeys(processes.dataDir)).includes(await storageKeyOf(processes, id));
 }
 
 describe('jobs', () => {
@@ -86,14 +93,14 @@ describe('jobs', () => {
     await processes.start('worker');
     expect(await user.settled(id)).toMatchObject({
       status: 'failed',
-      error: { code: 'internal', detail: 'The processing was interrupted too often' },
+      error: { code: 'internal', detail: expect.stringMatching(/interrupted/) },
     });
   });
 
   test('a file in processing gets a new job for a lost or done one, and fails for a failed one', async () => {
     await start(['server']);
     const [lost, done, failed] = [await uploadImage(), await uploadImage(), await uploadImage()];
-    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'metadata'`);
+    const barrier = await closeBarrier(processes.database, 'UPDATE ON files', `NEW.steps ? 'verify'`);
     await processes.start('worker');
     await barrier.reached(3);
     await processes.kill('worker');
@@ -111,7 +118,7 @@ describe('jobs', () => {
     const file = await user.settled(failed.id);
     expect(file).toMatchObject({
       status: 'failed',
-      error: { step: 'metadata', code: 'internal', detail: 'The processing was interrupted too often' },
+      error: { step: 'verify', code: 'internal', detail: 'The processing was interrupted too often' },
     });
     expect((await timeline(processes, failed.id)).filter((type) => type === 'file.failed')).toHaveLength(1);
     await expectBlobsInOrder(processes);
@@ -125,7 +132,9 @@ describe('jobs', () => {
       added = [];
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
       const countOpen = async () => 0;
-      return { getState, countOpen, add, close: async () => {}, reachable: true, bull: undefined as never };
+      const nothing = async () => {};
+      const bull = undefined as never;
+      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, bull };
     }
 
     beforeEach(async () => {
@@ -260,8 +269,7 @@ describe('uploads', () => {
     });
     await barrier.open();
     expect((await deletion).status).toBe(204);
-    const { rows } = await processes.database.query('SELECT refs FROM blobs');
-    expect(rows).toEqual([]);
+    expect(await listBlobs(processes)).toEqual([]);
     await expectBlobsInOrder(processes);
   });
 
@@ -298,7 +306,7 @@ describe('uploads', () => {
     expect(await answer).toBe('none');
     expect(await findUpload(processes, id)).toMatchObject({ status: 'terminated', discarded_at: null });
     // The bytes too are put back, as if the termination had not yet deleted them.
-    await writeFile(pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key), 'left');
+    await writeFile(await uploadPathOf(processes, id), 'left');
 
     await Promise.all([processes.start('server'), processes.start('worker')]);
     await until('the bytes to be discarded', async () => (await findUpload(processes, id)).discarded_at);
@@ -317,8 +325,7 @@ describe('uploads', () => {
     await processes.kill('server');
     await barrier.cut();
     expect(await answer).toBe('none');
-    const count = async () => (await processes.database.query('SELECT FROM blobs WHERE refs = 0')).rowCount;
-    expect(await count()).toBe(4);
+    expect(await countUnreferenced(processes)).toBe(4);
 
     await processes.stop('worker');
     // This is the row of a worker that is about to store these bytes, or that died before it did.
@@ -326,18 +333,18 @@ describe('uploads', () => {
       `INSERT INTO blobs (id, key, size, created_at) VALUES (gen_random_uuid(), gen_random_uuid(), 1, now() - interval '59 minutes')`,
     );
     await processes.start('worker');
-    await until('the blobs of the file to be swept', async () => (await count()) === 1);
+    await until('the blobs of the file to be swept', async () => (await countUnreferenced(processes)) === 1);
     expect(await listKeys(processes.dataDir)).toEqual([]);
     await processes.stop('worker');
-    await processes.database.query(`UPDATE blobs SET created_at = now() - interval '61 minutes'`);
+    await ageUnreferenced(processes);
     await processes.start('worker');
-    await until('the last blob to be swept', async () => (await count()) === 0);
+    await until('the last blob to be swept', async () => (await countUnreferenced(processes)) === 0);
   });
 
   describe('an object that cannot be touched does not hold up other uploads', () => {
     /** Puts a folder in the object's place, which can be neither written to nor deleted. */
     async function makeUntouchable(id: string): Promise<void> {
-      const path = pathOf(processes.dataDir, (await findUpload(processes, id)).storage_key);
+      const path = await uploadPathOf(processes, id);
       await rm(path);
       await mkdir(path);
     }
@@ -354,7 +361,7 @@ describe('uploads', () => {
     test('when they expire', async () => {
       await start(['server']);
       const [first, second] = [await uploadPart(), await uploadPart()];
-      await processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
+      await makeDue(processes.database);
       await makeUntouchable(first);
       await processes.start('worker');
       await until(

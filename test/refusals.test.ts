@@ -15,7 +15,7 @@ const KIND = 'login wrong_credentials';
 const address = (n: number) => `10.${n >> 16}.${(n >> 8) & 255}.${n & 255}`;
 
 describe('of the refusals of a window', () => {
-  test('those of one network are written one by one at first, and then counted by kind', () => {
+  test('the refusals of one network are written one by one at first, and then counted by kind', () => {
     const counts = createRefusalCounts();
     const how = Array.from({ length: 100 }, (_, n) => counts.take('a', n % 2 ? KIND : 'other'));
     expect(how).toEqual([...Array(29).fill('single'), 'last', ...Array(70).fill('counted')]);
@@ -23,7 +23,7 @@ describe('of the refusals of a window', () => {
     expect(counts.drain()).toEqual([{ network: 'a', count: 70, kinds: { [KIND]: 35, other: 35 } }]);
   });
 
-  test('those of any number of networks make a bounded number of lines, and their sum is right', () => {
+  test('the refusals of any number of networks make a bounded number of lines, and their sum is right', () => {
     const counts = createRefusalCounts();
     const sent = 20_000;
     let lines = 0;

@@ -2,10 +2,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { stat } from 'node:fs/promises';
 import { type ClientRequest, request as httpRequest, type IncomingMessage } from 'node:http';
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import * as tus from 'tus-js-client';
 import { idOf, registerUser, type TestUser } from './support/client.js';
+import { uploadPathOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -68,11 +68,7 @@ function openPatch(path: string, offset: number, length: number): OpenPatch {
 
 /** Waits until the server has written so many bytes of an upload. */
 async function arrived(path: string, bytes: number): Promise<void> {
-  const { rows } = await processes.database.query('SELECT storage_key FROM uploads WHERE id = $1', [
-    idOf(path),
-  ]);
-  const key: string = rows[0].storage_key;
-  const file = join(processes.dataDir, 'blobs', key.slice(0, 2), key);
+  const file = await uploadPathOf(processes, idOf(path));
   await until(
     `${bytes} bytes on disk`,
     async () => ((await stat(file).catch(() => undefined))?.size ?? 0) >= bytes,
@@ -299,6 +295,8 @@ describe('SIGTERM', () => {
     };
     const id = await user.tusUpload(content, {
       chunkSize: 4 * MiB,
+      // On a busy machine the server takes long to start.
+      retryDelays: Array(60).fill(500),
       onProgress: (sent) => {
         if (sent > 6 * MiB) restarting ??= restart();
       },

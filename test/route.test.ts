@@ -46,7 +46,7 @@ const limits = createLimits({
   log,
 });
 
-// Nothing here asks the database: see matrix.test.ts for what does.
+// No test here asks the database: see matrix.test.ts for tests that do.
 const database = undefined as unknown as DataSource;
 const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
 
@@ -107,7 +107,7 @@ test('a body that is not JSON, or too long, is an error of the client', async ()
   expect([long.status, long.body.code]).toEqual([413, 'too_large']);
 });
 
-test('a body of another type is told what to send, and no body at all is an empty one', async () => {
+test('a body of another type is refused with the type to send, and a missing body counts as empty', async () => {
   const form = await serveOnly(declared).post(path).type('form').send('name=a');
   expect([form.status, form.body.code]).toEqual([415, 'unsupported_media_type']);
   const none = await serveOnly(declared).post(path).set('Content-Length', '0');

@@ -9,8 +9,8 @@ import { createBucket, type TestBucket } from './support/s3.js';
 import { until } from './support/until.js';
 
 /*
- * Downloads from S3, through the server or by a redirect to the store. What they share with files is in
- * content.test.ts.
+ * Downloads from S3, through the server or by a redirect to the store. content.test.ts tests the behaviour that both
+ * kinds of storage share.
  */
 
 const MIB = 1024 ** 2;
@@ -206,7 +206,7 @@ describe('by a redirect to the store', () => {
     expect((await content(file, { method: 'HEAD', headers: { 'If-Match': '"a"' } })).status).toBe(412);
   });
 
-  it('does not let the store serve what browsers would run', async () => {
+  it('does not let the store serve files that browsers would run', async () => {
     const drawing = await upload(makeXmlSvg(), 'drawing.svg');
     const stored = await fetch(await target(`/api/files/${drawing.id}/content`));
     expect(stored.headers.get('Content-Disposition')).toMatch(/^attachment/);
@@ -238,7 +238,7 @@ describe('by a redirect to the store', () => {
     expect(csp).toMatch(`media-src 'self' blob: ${wire.url};`);
   });
 
-  it('is only for those who may read the file, once it is clean', async () => {
+  it('is only for callers who may read the file, once it is clean', async () => {
     const stranger = await registerUser(() => processes.url);
     const path = `/api/files/${file.id}/content`;
     expect((await stranger.fetch(path, { redirect: 'manual' })).status).toBe(404);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { createLimiter } from '../core/concurrency.js';
 import { createLogger } from '../core/log.js';
-import { storageFull } from '../core/storage/disk-room.js';
+import { StorageFull } from '../core/storage/disk-room.js';
 import { Held } from '../core/storage/s3/held.js';
 import { createSpool, NO_SPOOL } from '../core/storage/s3/spool.js';
 
@@ -25,9 +25,10 @@ afterEach(() => rm(folder, { recursive: true }));
 function open(budget = 1024 * KIB, at = folder) {
   const room = {
     use() {
-      if (isDiskFull) throw storageFull();
+      if (isDiskFull) throw new StorageFull();
     },
     require: async () => {},
+    requireForDerived: async () => {},
     isShort: async () => isDiskFull,
   };
   return createSpool(at, { budget, room, disk: createLimiter(2), log: createLogger('silent', 'test') });

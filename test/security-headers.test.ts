@@ -96,7 +96,7 @@ describe('the page', () => {
     expect(answer.headers.get('Referrer-Policy')).toBe('same-origin');
   });
 
-  test('works under its policy, which stops what is not its own', async () => {
+  test('works under its policy, which stops everything that is not its own', async () => {
     let browser: Browser | undefined;
     try {
       browser = await launchBrowser();
@@ -262,7 +262,7 @@ describe('pages of other origins', () => {
     },
   );
 
-  test('may use every method and read what they need', async () => {
+  test('may use every method and read the headers that they need', async () => {
     for (const method of ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE']) {
       const answer = await preflight(processes.url, '/api/files', OTHER, method);
       expect(answer.status).toBe(204);
@@ -342,7 +342,7 @@ describe('a cookie', () => {
       ['same-site', 403],
       ['cross-site', 403],
     ] as const) {
-      // TLS ends at a proxy that nobody has told this server of.
+      // TLS ends at a proxy that this server does not know of.
       const headers = { Origin: OTHER, 'Sec-Fetch-Site': site };
       const answer = await post(processes.url, 'refresh', { Cookie: await signIn(processes), ...headers });
       expect([site, answer.status]).toEqual([site, status]);

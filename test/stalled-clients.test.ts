@@ -2,13 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdir, symlink } from 'node:fs/promises';
 import { type IncomingMessage, request } from 'node:http';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
-import { findUpload } from './support/aftermath.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { FORMS, type Form } from './support/forms.js';
 import { sendHalf } from './support/half-open.js';
+import { uploadPathOf } from './support/objects.js';
 import { FORM_TYPE, filePart, MIB } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 
@@ -119,8 +119,7 @@ test('files: a full disk is answered with 507 though no more bytes come', async 
   try {
     const user = await registerUser(() => processes.url);
     const path = await user.create(64 * MIB);
-    const { storage_key: key } = await findUpload(processes, idOf(path));
-    const file = join(processes.dataDir, 'blobs', key.slice(0, 2), key);
+    const file = await uploadPathOf(processes, idOf(path));
     await mkdir(dirname(file), { recursive: true });
     await symlink('/dev/full', file);
     const half = sendHalf(processes.url, user, path, {

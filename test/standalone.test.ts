@@ -180,7 +180,7 @@ async function listen(port = 0): Promise<{ port: number; close(): Promise<void> 
 }
 
 describe('start and stop', () => {
-  test('prints where it is, keeps what it was told, and leaves nothing behind', async () => {
+  test('prints its address, keeps the data that it was given, and leaves no process behind', async () => {
     const first = await start();
     expect(first.stdout).toMatch(/^\n {2}Landfall is running\n {4}Page {4}http:\/\/localhost:\d+\n/);
     expect(first.stdout).toContain(`\n    Data    ${dataDir}\n`);

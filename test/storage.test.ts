@@ -67,7 +67,7 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     objectKey = undefined;
   }
 
-  /** Keeps what the ledger keeps. */
+  /** Keeps the progress that the ledger would keep. */
   async function commit(progress: Progress) {
     if (progress.offset !== upload.offset) committed.push(progress.offset);
     upload = { ...upload, offset: progress.offset, state: progress.state ?? upload.state };

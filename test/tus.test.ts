@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { access } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { version as uuidVersion, v7 as uuidv7 } from 'uuid';
 import { findUpload } from './support/aftermath.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
+import { uploadPathOf } from './support/objects.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -61,13 +61,7 @@ async function eventsOf(path: string): Promise<string[]> {
   return rows.map((row) => row.type);
 }
 
-async function storedAt(path: string): Promise<string> {
-  const { rows } = await processes.database.query('SELECT storage_key FROM uploads WHERE id = $1', [
-    idOf(path),
-  ]);
-  const key: string = rows[0].storage_key;
-  return join(processes.dataDir, 'blobs', key.slice(0, 2), key);
-}
+const storedAt = (path: string) => uploadPathOf(processes, idOf(path));
 
 async function isStored(file: string): Promise<boolean> {
   return access(file).then(
@@ -461,7 +455,7 @@ describe('size limit', () => {
     expect((await patch(path, MAX - 1, 'a')).status).toBe(204);
   });
 
-  test('a body longer than what was declared is refused', async () => {
+  test('a body longer than the declared length is refused', async () => {
     const path = await user.create(5);
     expect((await patch(path, 0, '123456')).status).toBe(413);
     expect((await patch(path, 0, chunked('123456'))).status).toBe(413);

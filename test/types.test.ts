@@ -140,7 +140,7 @@ describe('text is text', () => {
     });
   });
 
-  test('that is longer than what is looked at, and cut in the middle of a character', async () => {
+  test('that is longer than the part that is read, which ends in the middle of a character', async () => {
     for (const content of [Buffer.from(`${'世'.repeat(50_000)}`), Buffer.from(`a${'世'.repeat(50_000)}`)]) {
       expect(await detect(content)).toMatchObject({ mime: 'text/plain', charset: 'utf-8' });
     }

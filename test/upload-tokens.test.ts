@@ -14,6 +14,7 @@ import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from '.
 import { makeJpeg, makePdf, makePng, makeSvg, makeXmlSvg, makeZip } from './support/fixtures.js';
 import { openS3AndRedis } from './support/forms.js';
 import { sendHalf } from './support/half-open.js';
+import { storageKeyOf } from './support/objects.js';
 import { begin, expectProblem, filesOf, post, streamOf } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { problemOf, send } from './support/sign-in.js';
@@ -44,7 +45,7 @@ interface Limits {
   expiresAt?: string;
 }
 
-/** A guest, who has nothing but an upload token. */
+/** A guest with an upload token and no account. */
 interface Guest extends TestUser {
   tokenId: string;
 }
@@ -363,7 +364,7 @@ describe('a refusal for the type of the content', () => {
     outgoing.destroy();
   });
 
-  test('takes what is allowed, in pieces of any size', async () => {
+  test('takes allowed types, in pieces of any size', async () => {
     const archive = makeArchive([
       { name: 'word/media/image1.png', content: randomBytes(200_000) },
       { name: 'word/document.xml', content: Buffer.from('<w:document/>') },
@@ -500,9 +501,8 @@ describe('time', () => {
     const path = await guest.create(5_000_000, metadata);
     const id = idOf(path);
     expect((await guest.tus('PATCH', path, { 'Upload-Offset': '0' }, randomBytes(100_000))).status).toBe(204);
-    const { storage_key } = await findUpload(processes, id);
-    const isStored = async () =>
-      (await form.listStored(processes)).some((key) => key.startsWith(storage_key));
+    const storageKey = await storageKeyOf(processes, id);
+    const isStored = async () => (await form.listStored(processes)).some((key) => key.startsWith(storageKey));
     expect([(await create(maker, 1)).status, await isStored()]).toEqual([413, true]);
 
     await revoke(guest, maker);
@@ -591,13 +591,13 @@ describe('time', () => {
     expect(answer.statusCode).toBe(410);
     expect(await findFile(processes, idOf(path))).toBeUndefined();
     // Bytes that came after the revocation are deleted too, by this pass or the next.
-    const { storage_key } = await findUpload(processes, idOf(path));
+    const storageKey = await storageKeyOf(processes, idOf(path));
     await until(
       'nothing is stored',
       async () => {
         const { untidy, discarded_at } = await findUpload(processes, idOf(path));
         const stored = await form.listStored(processes);
-        return discarded_at && !untidy && !stored.some((key) => key.startsWith(storage_key));
+        return discarded_at && !untidy && !stored.some((key) => key.startsWith(storageKey));
       },
       75,
     );

@@ -15,10 +15,18 @@ import { startWorker } from '../core/queue/worker.js';
 import { claimStorage } from '../core/storage/claim.js';
 import { openStorage } from '../core/storage/open.js';
 import { openLeases } from '../core/uploads/lease.js';
+import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
+import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createMetadataStep } from './steps/metadata.js';
+import { createScanStep } from './steps/scan.js';
+import { createSniffStep } from './steps/sniff.js';
+import type { Steps } from './steps/step.js';
+import { createThumbnailsStep } from './steps/thumbnails.js';
+import { createVerifyStep } from './steps/verify.js';
 
 /** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
 const FINISH_MS = 3_000;
@@ -58,7 +66,13 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
-  const stopping = new AbortController();
+  const steps: Steps = {
+    reading: [createVerifyStep(), createSniffStep({ parsers }), createScanStep()],
+    decoding: [
+      createMetadataStep(),
+      createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+    ],
+  };
   const dependencies = watchDependencies({
     database,
     storage,
@@ -71,8 +85,9 @@ async function start(config: Readonly<Config>): Promise<void> {
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, log }, job, stopping.signal),
+    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, log }, job),
   });
+  const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
   const stopReconciler = startReconciler({
     ...config,
@@ -87,10 +102,11 @@ async function start(config: Readonly<Config>): Promise<void> {
   const health =
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   onShutdown(log, SHUTDOWN_MS, async () => {
-    const cut = setTimeout(() => stopping.abort(), FINISH_MS);
+    const cut = setTimeout(() => worker.interrupt(), FINISH_MS);
     // A queue whose database has just broken down may never close; it then ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    stopWatching();
     dependencies.stop();
     health?.close();
     parsers.close();

@@ -12,7 +12,14 @@ interface RunData {
 }
 
 /** Events that report a change of a file's status. */
-export type StatusEventType = 'file.processing' | 'file.completed' | 'file.failed' | 'file.infected';
+export type StatusEventType =
+  | 'file.processing'
+  | 'file.completed'
+  | 'file.failed'
+  | 'file.infected'
+  | 'file.paused'
+  | 'file.canceled'
+  | 'file.pending';
 
 /** The data of each type, besides subject, owner and actor. It holds neither secrets nor content. */
 interface EventData extends Record<StatusEventType, RunData> {

@@ -53,14 +53,17 @@ export function storedBlob(blobs: string): string {
 }
 
 /**
- * SQL condition: a blob has the object with this key.
- * @param key expression of the statement
- * @param which a further condition on the blob
+ * SELECT of the keys, out of an array, that are keys of objects of blobs. The array is looked up as a whole: for a
+ * condition on a single key, PostgreSQL prefers to read all blobs.
+ * @param keys parameter of the statement: text[]
+ * @param which a further condition on the blobs
  */
-export function isObjectOfBlob(key: string, which = 'true'): string {
-  return `(EXISTS (SELECT FROM blobs WHERE blobs.key = ${key} AND ${which})
-           OR EXISTS (SELECT FROM blobs
-                      WHERE objects @> jsonb_build_array(jsonb_build_object('key', ${key})) AND ${which}))`;
+export function selectKeysOfBlobs(keys: string, which = 'true'): string {
+  return `SELECT key FROM blobs WHERE key = ANY (${keys}) AND ${which}
+          UNION ALL
+          SELECT object ->> 'key' FROM blobs, jsonb_array_elements(objects) AS object
+          WHERE objects IS NOT NULL AND ${which} AND object ->> 'key' = ANY (${keys})
+            AND jsonb_path_query_array(objects, '$[*].key') ?| ${keys}`;
 }
 
 /**
@@ -187,7 +190,7 @@ async function withOwnKeys(
   const blobs = doomed.map((blob) => ({ id: blob.id, keys: objectsOf(blob).map(({ key }) => key) }));
   const rows = await queryRows<{ key: string }>(
     database,
-    `SELECT key FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key', 'doomed_at IS NULL')}`,
+    selectKeysOfBlobs('$1::text[]', 'doomed_at IS NULL'),
     [blobs.flatMap(({ keys }) => keys)],
   );
   const shared = new Set(rows.map(({ key }) => key));

@@ -1,20 +1,20 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { Blob } from '../database/entities/blob.js';
-import { Derivative } from '../database/entities/derivative.js';
 import type { Actor } from '../database/entities/event.js';
 import { File, type FileStatus, type Problem, type StepRecord } from '../database/entities/file.js';
 import { countChanged, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
-import { releaseQuota } from '../uploads/quota.js';
-import { insertBlobOfUpload, releaseBlobs } from './blobs.js';
+import { AttemptOver, type FileRun, stopAttempt } from './attempt.js';
+import { insertBlobOfUpload } from './blobs.js';
 
 /*
- * The file row and its state machine: the only place that changes a status. Each change is one UPDATE that names the
- * allowed previous states and the attempt, and it appends an event in the same transaction. A worker that has lost its
- * job therefore changes nothing, and each file is completed exactly once.
+ * The file row and its state machine: the only place that changes a status. Each change is guarded by the states that it
+ * may come from, and it appends an event in the same transaction. A worker's change also names the run and the attempt: a
+ * worker that has lost its job changes nothing, and each file is completed exactly once. A user's change does not name
+ * them: the user means the file, whichever attempt is running.
  */
 
 const TRANSITIONS: Record<FileStatus, readonly FileStatus[]> = {
@@ -32,9 +32,6 @@ export function canChange(from: FileStatus, to: FileStatus): boolean {
   return TRANSITIONS[from].includes(to);
 }
 
-/** Identifies a file together with one attempt of one run of its processing. */
-export type FileRun = Pick<File, 'id' | 'run' | 'attempts' | 'ownerId'>;
-
 /** Columns that a change of status sets too. */
 interface StatusColumns {
   error?: Problem | null;
@@ -43,8 +40,8 @@ interface StatusColumns {
   steps?: Record<string, StepRecord>;
 }
 
-/** Moves a file to another status. @throws {AppError} wrong_state, not_found */
-async function changeStatus(
+/** Moves a file to another status, for the attempt that processes it. @throws {AttemptOver} */
+async function changeByAttempt(
   manager: EntityManager,
   file: FileRun,
   to: FileStatus,
@@ -56,7 +53,7 @@ async function changeStatus(
     manager,
     `UPDATE files
      SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
-         steps = steps || $8::jsonb,
+         steps = CASE WHEN steps -> $7::text ->> 'state' = 'waiting' THEN steps - $7::text ELSE steps END || $8::jsonb,
          completed_at = CASE WHEN $3 = 'completed' THEN now() END, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
     [
@@ -72,11 +69,9 @@ async function changeStatus(
     ],
   );
   if (changed === 0) {
-    const now = await manager.getRepository(File).findOneBy({ id: file.id });
-    if (!now) throw new AppError('not_found');
-    throw new AppError('wrong_state', {
-      detail: `The file is ${now.status} (run ${now.run}); it cannot become ${to} (run ${file.run})`,
-    });
+    throw new AttemptOver(
+      `File ${file.id} cannot become ${to} by attempt ${file.attempts} of run ${file.run}`,
+    );
   }
   await appendEvents(manager, [
     {
@@ -149,7 +144,7 @@ export async function startAttempt(
     );
     if (!file) return undefined;
     if (file.status === 'pending') {
-      await changeStatus(manager, file, 'processing', {}, 'file.processing');
+      await changeByAttempt(manager, file, 'processing', {}, 'file.processing');
       file.status = 'processing';
     }
     const blob = await manager.getRepository(Blob).findOneByOrFail({ id: file.blobId });
@@ -157,14 +152,14 @@ export async function startAttempt(
   });
 }
 
-/** Ends a run successfully. @throws {AppError} wrong_state */
+/** Ends a run successfully. @throws {AttemptOver} */
 export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
   await database.transaction((manager) =>
-    changeStatus(manager, file, 'completed', { progress: 100 }, 'file.completed'),
+    changeByAttempt(manager, file, 'completed', { progress: 100 }, 'file.completed'),
   );
 }
 
-/** Ends a run because the scan found a threat. @throws {AppError} wrong_state */
+/** Ends a run because the scan found a threat. @throws {AttemptOver} */
 export async function infectFile(
   database: DataSource,
   file: FileRun,
@@ -172,14 +167,16 @@ export async function infectFile(
   record: StepRecord,
 ): Promise<void> {
   const columns = { error, progress: 100, step: error.step, steps: { [error.step]: record } };
-  await database.transaction((manager) => changeStatus(manager, file, 'infected', columns, 'file.infected'));
+  await database.transaction((manager) =>
+    changeByAttempt(manager, file, 'infected', columns, 'file.infected'),
+  );
 }
 
-/** Ends a run because a step failed and will not be tried again. @throws {AppError} wrong_state */
+/** Ends a run because a step failed and will not be tried again. @throws {AttemptOver} */
 export async function failFile(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.transaction(async (manager) => {
     if (error.code === 'type_not_allowed') await returnUploadToken(manager, file.id);
-    await changeStatus(manager, file, 'failed', { error, step: error.step }, 'file.failed');
+    await changeByAttempt(manager, file, 'failed', { error, step: error.step }, 'file.failed');
   });
 }
 
@@ -210,48 +207,57 @@ export async function raiseRun(
   return raised?.run;
 }
 
+/** The changes that a user may make: the states they start from, and the event. */
+const USER_CHANGES = {
+  paused: { from: ['pending', 'processing'], event: 'file.paused' },
+  canceled: { from: ['pending', 'processing', 'paused'], event: 'file.canceled' },
+  pending: { from: ['paused', 'canceled', 'failed'], event: 'file.pending' },
+} as const satisfies Partial<Record<FileStatus, { from: readonly FileStatus[]; event: StatusEventType }>>;
+
 /**
- * Puts a file into the trash. Its bytes stay stored, but they no longer count against the quota.
- * @throws {AppError} not_found
+ * Moves a file to another status for its user, whichever attempt processes it. An attempt that is running is told to stop.
+ * A change to `pending` begins a new run, which repeats no step that is done; the caller adds its job.
+ * @returns the file as it is now
+ * @throws {AppError} not_found; wrong_state, saying from which states the change is possible
  */
-export async function trashFile(database: DataSource, id: string, actor: Actor): Promise<void> {
-  await database.transaction(async (manager) => {
+export async function changeByUser(
+  database: DataSource,
+  id: string,
+  to: keyof typeof USER_CHANGES,
+  actor: Actor,
+): Promise<File> {
+  const { from, event } = USER_CHANGES[to];
+  return database.transaction(async (manager) => {
     const [file] = await queryEntities(
       manager,
       File,
-      `UPDATE files SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL RETURNING *`,
+      'SELECT * FROM files WHERE id = $1 AND deleted_at IS NULL FOR UPDATE',
       [id],
     );
     if (!file) throw new AppError('not_found');
-    await releaseQuota(manager, file.ownerId, file.size);
-    await appendEvents(manager, [{ type: 'file.deleted', subjectId: id, ownerId: file.ownerId, actor }]);
+    if (!(from as readonly FileStatus[]).includes(file.status)) {
+      const detail = `The file is ${file.status}; it can become ${to} only if it is ${from.join(' or ')}`;
+      throw new AppError('wrong_state', { detail });
+    }
+    // A step that waits for an answer is asked again in the new run.
+    const [changed] = await queryEntities(
+      manager,
+      File,
+      to === 'pending'
+        ? `UPDATE files
+           SET status = $2, run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL,
+               steps = (SELECT coalesce(jsonb_object_agg(name, record), '{}') FROM jsonb_each(steps) AS step (name, record)
+                        WHERE record ->> 'state' <> 'waiting'),
+               updated_at = now()
+           WHERE id = $1 RETURNING *`
+        : 'UPDATE files SET status = $2, eta_seconds = NULL, updated_at = now() WHERE id = $1 RETURNING *',
+      [id, to],
+    );
+    if (!changed) throw new AppError('not_found');
+    if (file.status === 'processing') await stopAttempt(manager, file);
+    await appendEvents(manager, [
+      { type: event, subjectId: id, ownerId: file.ownerId, actor, data: { run: changed.run } },
+    ]);
+    return changed;
   });
-}
-
-/**
- * Removes the rows of a file and of its derivatives, in the caller's transaction.
- * @param actor undefined: the system itself
- * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
- */
-export async function purgeFile(
-  manager: EntityManager,
-  id: string,
-  actor: Actor | undefined,
-): Promise<string[]> {
-  // Lock the file first, as recordSteps does: a step that is being recorded adds derivatives that must be removed too.
-  await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
-  const derivatives = await queryEntities(
-    manager,
-    Derivative,
-    'DELETE FROM derivatives WHERE file_id = $1 RETURNING *',
-    [id],
-  );
-  const [file] = await queryEntities(manager, File, 'DELETE FROM files WHERE id = $1 RETURNING *', [id]);
-  if (!file) return [];
-  const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
-  await releaseBlobs(manager, blobIds);
-  // A file in the trash does not count against the quota.
-  if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
-  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
-  return blobIds;
 }

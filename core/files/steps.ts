@@ -1,11 +1,10 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { Derivative } from '../database/entities/derivative.js';
-import type { Problem, StepRecord } from '../database/entities/file.js';
+import { File, type Problem, type StepRecord } from '../database/entities/file.js';
 import { countChanged, queryEntities } from '../database/rows.js';
-import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
+import { AttemptOver, type FileRun, type Run } from './attempt.js';
 import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
-import type { FileRun } from './status.js';
 
 /*
  * The results of a file's processing so far. Facts are written together with the record that their step is done, so that
@@ -40,29 +39,32 @@ export interface Progress {
   step: string;
   /** Percent of the whole processing. */
   progress: number;
-  /** How long the rest of it will probably take. */
-  etaSeconds: number;
+  /** How long the rest of it will probably take; null: not known. */
+  etaSeconds: number | null;
 }
 
-/** Updates a run's progress, without an event. */
+/** Updates a run's progress, without an event. @throws {AttemptOver} */
 export async function showProgress(
   database: DataSource,
   file: FileRun,
   { step, progress, etaSeconds }: Progress,
 ): Promise<void> {
-  await database.query(
+  const changed = await countChanged(
+    database.manager,
     `UPDATE files SET step = $3, progress = $4, eta_seconds = $6, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'`,
     [file.id, file.run, step, progress, file.attempts, etaSeconds],
   );
+  if (changed === 0) throw endOf(file);
 }
 
-/** Records why an attempt failed that will be followed by another. */
+/** Records why an attempt failed that will be followed by another, which runs the failed step again. */
 export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.query(
-    `UPDATE files SET error = $3, eta_seconds = NULL, updated_at = now()
+    `UPDATE files SET error = $3, eta_seconds = NULL, updated_at = now(),
+       steps = CASE WHEN steps -> $5::text ->> 'state' = 'waiting' THEN steps - $5::text ELSE steps END
      WHERE id = $1 AND run = $2 AND attempts = $4 AND status = 'processing'`,
-    [file.id, file.run, JSON.stringify(error), file.attempts],
+    [file.id, file.run, JSON.stringify(error), file.attempts, error.step],
   );
 }
 
@@ -74,9 +76,9 @@ export interface StepResult {
 }
 
 /**
- * Writes the facts of steps and records the steps as done, with an event for each.
+ * Writes the facts of steps and records how the steps ended, with an event for each.
  * @param next the run's progress after these steps
- * @throws {AppError} gone when the attempt is no longer the file's present one
+ * @throws {AttemptOver}
  */
 export async function recordSteps(
   database: DataSource,
@@ -84,48 +86,86 @@ export async function recordSteps(
   results: StepResult[],
   next: Progress,
 ): Promise<void> {
+  await database.transaction((manager) => writeSteps(manager, file, results, next));
+}
+
+/**
+ * Records the answer to a step that waits for an outside service. The caller wakes up the file's job then.
+ * @returns the run that goes on; undefined if the step does not wait, for example because the file was canceled
+ */
+export async function answerStep(
+  database: DataSource,
+  fileId: string,
+  result: StepResult,
+): Promise<Run | undefined> {
+  return database.transaction(async (manager) => {
+    const [file] = await queryEntities(
+      manager,
+      File,
+      `SELECT * FROM files
+       WHERE id = $1 AND status = 'processing' AND steps -> $2::text ->> 'state' = 'waiting' FOR UPDATE`,
+      [fileId, result.step],
+    );
+    if (!file) return undefined;
+    await writeSteps(manager, file, [result], {
+      step: result.step,
+      progress: file.progress,
+      etaSeconds: null,
+    });
+    return { fileId, run: file.run };
+  });
+}
+
+async function writeSteps(
+  manager: EntityManager,
+  file: FileRun,
+  results: StepResult[],
+  next: Progress,
+): Promise<void> {
   const facts = results.map((result) => result.facts);
   const merged: Facts = Object.assign({}, ...facts);
   const records = Object.fromEntries(results.map(({ step, record }) => [step, record]));
-  await database.transaction(async (manager) => {
-    const changed = await countChanged(
-      manager,
-      `UPDATE files
-       SET step = $3, progress = $4, steps = steps || $5::jsonb,
-           detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
-           sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
-           metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
-           eta_seconds = $13, updated_at = now()
-       WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
-      [
-        file.id,
-        file.run,
-        next.step,
-        next.progress,
-        JSON.stringify(records),
-        merged.detectedType !== undefined,
-        merged.detectedType ?? null,
-        merged.sha256 ?? null,
-        merged.clean ?? null,
-        JSON.stringify(Object.assign({}, ...facts.map(({ metadata }) => metadata))),
-        JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
-        file.attempts,
-        next.etaSeconds,
-      ],
-    );
-    if (changed === 0) throw new AppError('gone', { detail: 'This attempt is over' });
-    const derivatives = facts.flatMap((found) => found.derivatives ?? []);
-    if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
-    await appendEvents(
-      manager,
-      results.map(({ step, record }) => ({
-        type: 'file.step',
-        subjectId: file.id,
-        ownerId: file.ownerId,
-        data: { step, ...record },
-      })),
-    );
-  });
+  const changed = await countChanged(
+    manager,
+    `UPDATE files
+     SET step = $3, progress = $4, steps = steps || $5::jsonb,
+         detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
+         sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
+         metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
+         eta_seconds = $13, updated_at = now()
+     WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
+    [
+      file.id,
+      file.run,
+      next.step,
+      next.progress,
+      JSON.stringify(records),
+      merged.detectedType !== undefined,
+      merged.detectedType ?? null,
+      merged.sha256 ?? null,
+      merged.clean ?? null,
+      JSON.stringify(Object.assign({}, ...facts.map(({ metadata }) => metadata))),
+      JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
+      file.attempts,
+      next.etaSeconds,
+    ],
+  );
+  if (changed === 0) throw endOf(file);
+  const derivatives = facts.flatMap((found) => found.derivatives ?? []);
+  if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
+  await appendEvents(
+    manager,
+    results.map(({ step, record }) => ({
+      type: 'file.step',
+      subjectId: file.id,
+      ownerId: file.ownerId,
+      data: { step, ...record },
+    })),
+  );
+}
+
+function endOf({ id, run, attempts }: FileRun): AttemptOver {
+  return new AttemptOver(`Attempt ${attempts} of run ${run} of file ${id} is over`);
 }
 
 async function replaceDerivatives(

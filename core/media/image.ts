@@ -30,12 +30,6 @@ export function fillWebp({ bytes, limits }: TaskInput): Buffer | undefined {
   return missing > 0 && isHeld ? Buffer.concat([bytes, Buffer.alloc(missing)]) : undefined;
 }
 
-/** The error of a task that needs more than the given first bytes of the object. */
-export function tooLarge({ bytes, size }: TaskInput): AppError {
-  const detail = `${size} bytes; at most ${bytes.length} are read into memory`;
-  return new AppError('too_much_memory', { detail });
-}
-
 /** @throws {AppError} `unreadable` with the reason of the decoder */
 export async function decoding<T>(work: Promise<T>): Promise<T> {
   try {

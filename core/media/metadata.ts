@@ -1,6 +1,7 @@
 import exifr from 'exifr';
 import { readExif } from './exif.js';
-import { decoding, fillWebp, readHeader, tooLarge } from './image.js';
+import { decoding, fillWebp, readHeader } from './image.js';
+import { tooLarge } from './parser-protocol.js';
 import { toPlainJson } from './plain-json.js';
 import type { TaskInput } from './tasks.js';
 import { decodeText } from './text.js';
@@ -11,7 +12,7 @@ import { decodeText } from './text.js';
  */
 export function readMetadata(input: TaskInput): Promise<Record<string, unknown>> {
   return decoding(describe(input)).catch((error: unknown) => {
-    throw input.bytes.length === input.size ? error : tooLarge(input);
+    throw input.bytes.length === input.size ? error : tooLarge(input.size, input.bytes.length);
   });
 }
 

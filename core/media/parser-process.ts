@@ -3,7 +3,9 @@ import { promisify } from 'node:util';
 import { AppError } from '../errors.js';
 import {
   BYTES_FD,
+  FORGET,
   type ParserAnswer,
+  type ParserContent,
   type ParserLimits,
   type ParserTask,
   TOO_MUCH_MEMORY,
@@ -50,10 +52,20 @@ async function receive(size: number): Promise<Buffer> {
   return bytes;
 }
 
-async function run({ name, size, sent }: ParserTask): Promise<ParserAnswer> {
-  const bytes = await receive(sent);
+/** The content of the present task, and of those that follow on it. */
+let held: { size: number; bytes: Buffer } | undefined;
+
+async function hold({ size, sent }: ParserContent): Promise<void> {
+  // Let go of the content before, or both would count against the limit.
+  held = undefined;
+  held = { size, bytes: await receive(sent) };
+}
+
+async function run({ name, content }: ParserTask): Promise<ParserAnswer> {
+  if (content) await hold(content);
+  if (!held) throw new Error('There is no content');
   try {
-    return { ok: true, result: await TASKS[name]({ bytes, size, limits }) };
+    return { ok: true, result: await TASKS[name]({ ...held, limits }) };
   } catch (error) {
     if (error instanceof AppError) return { ok: false, code: error.code, detail: error.message };
     return { ok: false, code: 'unreadable', detail: 'The content cannot be read' };
@@ -65,8 +77,12 @@ const end = (signal: NodeJS.Signals) => process.kill(process.pid, signal);
 
 dropRoot();
 
-process.on('message', (task: ParserTask) => {
-  run(task).then(
+process.on('message', (message: ParserTask | typeof FORGET) => {
+  if (message === FORGET) {
+    held = undefined;
+    return;
+  }
+  run(message).then(
     (answer) => process.send?.(answer),
     () => end('SIGKILL'),
   );

@@ -1,218 +1,90 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { once } from 'node:events';
-import { addAbortSignal, type Readable, type Writable } from 'node:stream';
-import { fileURLToPath } from 'node:url';
+import type { ChildProcess } from 'node:child_process';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
-import {
-  BYTES_FD,
-  type ParserAnswer,
-  type ParserLimits,
-  type ParserTask,
-  TOO_MUCH_MEMORY,
-} from './parser-protocol.js';
-import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
+import { isAlive, startPool } from './parser-pool.js';
+import { FORGET, heldBytes, NEEDS_ALL, type ParserLimits, tooLarge } from './parser-protocol.js';
+import { ask, type ByteSource, type TaskLimits } from './parser-task.js';
 import type { TaskName, TaskResult } from './tasks.js';
 
 /** Decodes files in separate processes; see parser-process.ts. */
 export interface Parsers {
-  /**
-   * Runs a task of tasks.ts.
-   * @throws {AppError} unreadable, unavailable, took_too_long, too_much_memory, parser_died; the task's own AppErrors
-   */
+  /** Runs one task of tasks.ts on this content; errors as in ParserSession. */
   run<Name extends TaskName>(name: Name, source: ByteSource, signal: AbortSignal): Promise<TaskResult<Name>>;
+  /**
+   * Prepares several tasks on the same content. Reads nothing and takes no process before the first task.
+   * @param signal ends waiting, reading and decoding when it aborts
+   */
+  open(source: ByteSource, signal: AbortSignal): ParserSession;
   close(): void;
 }
 
-/** Where the bytes of a task come from. */
-export interface ByteSource {
-  /** Bytes of the whole object. */
-  size: number;
-  /** Bytes that the task needs; undefined: all. */
-  sent?: number;
-  /** Opens the object, or only its first `count` bytes. Called with `sent` or `size` at most. */
-  read(count: number): Promise<Readable>;
+/**
+ * Several tasks on the same content, one after the other. One process keeps the bytes from the first task to `close`, so
+ * that they are read from the store once. When that process dies, the next task reads them again.
+ */
+export interface ParserSession {
+  /**
+   * @throws {AppError} unreadable, unavailable, took_too_long, too_much_memory, parser_died; the task's own AppErrors; the
+   * signal's reason
+   */
+  run<Name extends TaskName>(name: Name): Promise<TaskResult<Name>>;
+  /** Makes the process free for others. */
+  close(): void;
 }
 
-export interface ParserOptions extends ParserLimits {
-  /** How many processes at most. */
+export interface ParserOptions extends ParserLimits, TaskLimits {
+  /** How many processes. */
   count: number;
-  /** Time limit of one task, counted from its last byte. */
-  timeoutSeconds: number;
   log: Logger;
 }
 
-const MIB = 1024 ** 2;
-
-/** Pause before a new process starts. Without it, a process that cannot start would be restarted constantly. */
-const RESPAWN_MS = 100;
-
-/** Time limit without a byte from the store or to the parser. The file is not at fault when the store is slow. */
-const STALL_MS = 20_000;
-
-/**
- * Starts one parser process, and further ones when a task finds none free. Each does one task at a time; when there are
- * `count` of them, tasks wait.
- */
+/** Starts parser processes. Each works on one content at a time; further contents wait for a free process. */
 export function startParsers(options: ParserOptions): Parsers {
-  const free: ChildProcess[] = [];
-  const waiting: ((child: ChildProcess) => void)[] = [];
-  const all = new Set<ChildProcess>();
-  let closed = false;
+  const pool = startPool(options.count, options, options.log);
+  const held = heldBytes(options);
 
-  function spawn(): void {
-    const child = forkParser(options);
-    all.add(child);
-    const replace = (reason: object) => {
-      // A process that could not be started emits only `error`; a process that ends emits `exit`.
-      if (!all.delete(child)) return;
-      const index = free.indexOf(child);
-      if (index >= 0) free.splice(index, 1);
-      if (closed) return;
-      options.log.warn(reason, 'a parser process ended; starting another');
-      setTimeout(() => closed || all.size >= options.count || spawn(), RESPAWN_MS);
-    };
-    child.once('error', (err) => replace({ err }));
-    child.once('exit', (code, killedBy) => replace({ code, killedBy }));
-    // Wait until the process is up: its start time on a busy machine must not count as time of the task.
-    child.once('message', () => putBack(child));
-  }
+  function open(source: ByteSource, signal: AbortSignal): ParserSession {
+    /** The process that holds the content. */
+    let holder: ChildProcess | undefined;
 
-  function putBack(child: ChildProcess): void {
-    if (!all.has(child) || child.killed || child.exitCode !== null || child.signalCode !== null) return;
-    const next = waiting.shift();
-    if (next) next(child);
-    else free.push(child);
-  }
+    async function askHolder(name: TaskName) {
+      if (holder && isAlive(holder)) return ask(holder, name, undefined, signal, options);
+      // Detecting a type takes milliseconds, so it does not wait behind decoding tasks.
+      const child = await pool.take(signal, name === 'type');
+      try {
+        const answer = await ask(child, name, source, signal, options);
+        holder = child;
+        return answer;
+      } finally {
+        if (holder !== child) pool.putBack(child);
+      }
+    }
 
-  function take(name: TaskName): Promise<ChildProcess> {
-    const child = free.pop();
-    if (child) return Promise.resolve(child);
-    if (all.size < options.count) spawn();
-    // Detecting a type takes milliseconds, so it does not wait behind decoding tasks.
-    return new Promise((resolve) => (name === 'type' ? waiting.unshift(resolve) : waiting.push(resolve)));
-  }
+    async function run(name: TaskName): Promise<unknown> {
+      if (NEEDS_ALL.has(name) && source.size > held) throw tooLarge(source.size, held);
+      const answer = await askHolder(name);
+      if (!answer.ok) throw new AppError(answer.code, { detail: answer.detail });
+      return answer.result;
+    }
 
-  async function run(name: TaskName, source: ByteSource, signal: AbortSignal): Promise<unknown> {
-    const child = await take(name);
-    const answer = await ask(child, name, source, signal, options).finally(() => putBack(child));
-    if (!answer.ok) throw new AppError(answer.code, { detail: answer.detail });
-    return answer.result;
-  }
-
-  spawn();
-  return {
-    run: <Name extends TaskName>(name: Name, source: ByteSource, signal: AbortSignal) =>
-      run(name, source, signal) as Promise<TaskResult<Name>>,
-    close() {
-      closed = true;
-      for (const child of all) child.kill('SIGKILL');
-    },
-  };
-}
-
-function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
-  const limits: ParserLimits = { maxImagePixels, memory };
-  const child = fork(
-    fileURLToPath(new URL('./parser-process.js', import.meta.url)),
-    [JSON.stringify(limits)],
-    {
-      ...sandboxedNode(),
-      cwd: '/',
-      env: ENVIRONMENT,
-      serialization: 'advanced',
-      stdio: ['ignore', 'ignore', 'ignore', 'ipc', 'pipe'],
-    },
-  );
-  // Errors of the pipe are ignored: `exit` reports a process that ends while bytes are sent to it.
-  child.stdio[BYTES_FD]?.on('error', () => {});
-  return child;
-}
-
-/** Gives a task to a process. Ends with its answer, the end of the process, a time limit or the abort signal. */
-async function ask(
-  child: ChildProcess,
-  name: TaskName,
-  source: ByteSource,
-  signal: AbortSignal,
-  { memory, timeoutSeconds }: ParserOptions,
-): Promise<ParserAnswer> {
-  // The signal may have aborted while the task waited for a free process.
-  signal.throwIfAborted();
-  const over = new AbortController();
-  return new Promise<ParserAnswer>((resolve, reject) => {
-    const kill = (error: unknown) => {
-      // SIGKILL, because running native code handles no other signal. The pool starts another process.
-      child.kill('SIGKILL');
-      reject(error);
-    };
-    // While bytes are sent, only a stall ends the task. Its time limit begins after the last byte.
-    const stalled = setTimeout(() => kill(unavailable()), STALL_MS);
-    const beginTask = () => {
-      clearTimeout(stalled);
-      const late = new AppError('took_too_long', { detail: `More than ${timeoutSeconds} s` });
-      const timer = setTimeout(() => kill(late), timeoutSeconds * 1000);
-      over.signal.addEventListener('abort', () => clearTimeout(timer));
-    };
-    const onMessage = (answer: ParserAnswer) => resolve(answer);
-    const onExit = (_code: number | null, killedBy: NodeJS.Signals | null) =>
-      reject(deathOf(killedBy, memory));
-    const onAbort = () => kill(signal.reason);
-    signal.addEventListener('abort', onAbort, { once: true });
-    child.once('message', onMessage).once('exit', onExit);
-    over.signal.addEventListener('abort', () => {
-      clearTimeout(stalled);
-      signal.removeEventListener('abort', onAbort);
-      child.off('message', onMessage).off('exit', onExit);
-    });
-
-    // Decoding takes more than the bytes themselves.
-    const sent = Math.min(source.sent ?? source.size, Math.floor(memory / 2));
-    const deliver = async (bytes: Readable) => {
-      const task: ParserTask = { name, size: source.size, sent };
-      child.send(task, (error) => {
-        if (error) kill(new AppError('parser_died', { cause: error, retryable: true }));
-      });
-      await sendBytes(bytes, sent, child.stdio[BYTES_FD] as Writable, over.signal, () => stalled.refresh());
-      if (!over.signal.aborted) beginTask();
-    };
-    source.read(sent).then(
-      (bytes) => {
-        if (over.signal.aborted) bytes.destroy();
-        else deliver(bytes).catch((error: unknown) => over.signal.aborted || kill(unavailable(error)));
+    return {
+      run: <Name extends TaskName>(name: Name) => run(name) as Promise<TaskResult<Name>>,
+      close() {
+        if (!holder) return;
+        // An error means that the process has ended.
+        if (isAlive(holder)) holder.send(FORGET, () => {});
+        pool.putBack(holder);
+        holder = undefined;
       },
-      // The process has not received the task, so it can be used again.
-      reject,
-    );
-  }).finally(() => over.abort());
-}
-
-function deathOf(killedBy: NodeJS.Signals | null, memory: number): AppError {
-  return killedBy === TOO_MUCH_MEMORY
-    ? new AppError('too_much_memory', { detail: `More than ${Math.round(memory / MIB)} MiB` })
-    : new AppError('parser_died', { retryable: true });
-}
-
-/** Sends exactly `size` bytes, as fast as the parser reads them. @throws when there are fewer, or on abort */
-async function sendBytes(
-  bytes: Readable,
-  size: number,
-  pipe: Writable,
-  signal: AbortSignal,
-  onProgress: () => void,
-): Promise<void> {
-  let left = size;
-  for await (const chunk of addAbortSignal(signal, bytes)) {
-    onProgress();
-    const part = chunk.subarray(0, left);
-    left -= part.length;
-    // Read the stream to its end, so that the store's connection can be reused.
-    if (part.length > 0 && !pipe.write(part)) await once(pipe, 'drain', { signal });
+    };
   }
-  if (left > 0) throw new Error(`${left} of ${size} bytes are missing`);
-}
 
-/** A store that is away says nothing about the content. */
-function unavailable(cause?: unknown): AppError {
-  return new AppError('unavailable', { detail: 'The stored bytes cannot be read', cause, retryable: true });
+  return {
+    run(name, source, signal) {
+      const session = open(source, signal);
+      return session.run(name).finally(() => session.close());
+    },
+    open,
+    close: pool.close,
+  };
 }

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import type { ByteSource } from './parsers.js';
+import type { ByteSource } from './parser-task.js';
 import { HEAD, TAIL } from './types.js';
 
 /** Keeps the bytes of a stream that are needed to detect its type. */

@@ -1,4 +1,6 @@
 import { spawnSync } from 'node:child_process';
+import { realpathSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /*
@@ -34,14 +36,20 @@ let command: { execPath: string; execArgv: string[] } | undefined;
 /** The program and the arguments that start Node in a sandbox, as far as this machine supports it. */
 export function sandboxedNode(): { execPath: string; execArgv: string[] } {
   if (!command) {
-    const [execPath = process.execPath, ...execArgv] = [
-      ...WRAPPERS.filter(works).flat(),
-      process.execPath,
-      ...nodeFlags(),
-    ];
+    const [execPath = process.execPath, ...execArgv] = [...findWrappers(), process.execPath, ...nodeFlags()];
     command = { execPath, execArgv };
   }
   return command;
+}
+
+/** The wrappers that work here one inside the other; a machine may allow each of two tools alone and not both. */
+function findWrappers(): string[] {
+  let chain: string[] = [];
+  for (const wrapper of WRAPPERS) {
+    const longer = [...chain, ...wrapper];
+    if (works(longer)) chain = longer;
+  }
+  return chain;
 }
 
 function works([tool = '', ...args]: string[]): boolean {
@@ -52,13 +60,21 @@ function works([tool = '', ...args]: string[]): boolean {
 function nodeFlags(): string[] {
   const isStable = process.allowedNodeEnvironmentFlags.has('--permission');
   // From dist/core/media/.
-  const readable = ['../../', '../../../node_modules/', '../../../package.json'].map((path) =>
-    fileURLToPath(new URL(path, import.meta.url)),
-  );
+  const folders = ['../../', '../../../node_modules/'].flatMap(realPaths).map((path) => `${path}/*`);
   return [
     isStable ? '--permission' : '--experimental-permission',
     '--allow-addons',
-    ...readable.map((path) => `--allow-fs-read=${path.endsWith('/') ? `${path}*` : path}`),
+    ...[...folders, ...realPaths('../../../package.json')].map((path) => `--allow-fs-read=${path}`),
     `--max-old-space-size=${HEAP_MIB}`,
   ];
+}
+
+/** The path itself and, if it is or goes through a symbolic link, the path that it leads to: Node checks either. */
+function realPaths(relative: string): string[] {
+  const path = resolve(fileURLToPath(new URL(relative, import.meta.url)));
+  try {
+    return [...new Set([path, realpathSync(path)])];
+  } catch {
+    return [path];
+  }
 }

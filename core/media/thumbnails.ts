@@ -1,7 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
-import { decoding, fillWebp, readHeader, reasonOf, tooLarge } from './image.js';
-import type { ParserLimits } from './parser-protocol.js';
+import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
+import { type ParserLimits, tooLarge } from './parser-protocol.js';
 import type { TaskInput } from './tasks.js';
 
 /** Longest side in pixels. */
@@ -50,7 +50,7 @@ interface Pixels {
  * @throws {AppError} unreadable, too_many_pixels, too_much_memory
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
-  if (input.bytes.length < input.size) throw tooLarge(input);
+  if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
   const filled = fillWebp(input);
   const header = await decoding(readHeader(filled ?? input.bytes));
   checkSize(header, input.limits);

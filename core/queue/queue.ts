@@ -35,6 +35,8 @@ export interface ProcessingQueue {
   add(...jobs: ProcessingJob[]): Promise<void>;
   /** @throws soon when the queue cannot be reached */
   getState(job: ProcessingJob): Promise<JobState>;
+  /** Lets a job that waits for its time run now; no error if it does not wait. @throws soon when the queue cannot be reached */
+  wake(job: ProcessingJob): Promise<void>;
   /** How many jobs have not ended. @throws soon when the queue cannot be reached */
   countOpen(): Promise<number>;
   close(): Promise<void>;
@@ -104,7 +106,8 @@ export async function migrateQueue(client: Parameters<typeof runMigrations>[0]):
   }
 }
 
-function jobId({ fileId, run }: ProcessingJob): string {
+/** A job's id in the queue. */
+export function jobId({ fileId, run }: ProcessingJob): string {
   return `${fileId}-${run}`;
 }
 
@@ -181,7 +184,7 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
 function operations(
   bull: Queue<ProcessingJob>,
   isAway: () => boolean,
-): Pick<ProcessingQueue, 'add' | 'getState' | 'countOpen' | 'bull'> {
+): Pick<ProcessingQueue, 'add' | 'getState' | 'wake' | 'countOpen' | 'bull'> {
   /** Limits how long callers wait. A command that takes longer is still carried out. */
   async function promptly<T>(work: () => Promise<T>): Promise<T> {
     if (isAway()) throw queueAway();
@@ -205,8 +208,23 @@ function operations(
       if (state === 'completed' || state === 'failed') return state;
       return state === 'unknown' ? 'missing' : 'open';
     },
+    wake: (job) =>
+      promptly(async () => {
+        const found = await bull.getJob(jobId(job));
+        if (await found?.isDelayed()) await found?.promote().catch(ignoreRefusal);
+      }),
     countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
   };
+}
+
+/** Whether BullMQ has refused a command because the job is gone or in another state. It numbers its refusals. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && typeof error.code === 'number';
+}
+
+/** The job has begun to run by itself. */
+function ignoreRefusal(error: unknown): void {
+  if (!isRefusal(error)) throw error;
 }
 
 function queueAway(): AppError {

@@ -1,11 +1,13 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import { DelayedError, type Job, UnrecoverableError, Worker, type WorkerOptions } from 'bullmq';
-import { TimedOut, within } from '../concurrency.js';
+import { TimedOut, untilAborted, within } from '../concurrency.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
 import {
   ANSWER_MS,
+  isRefusal,
+  jobId,
   openPool,
   PREFIX,
   type ProcessingJob,
@@ -20,6 +22,12 @@ export interface ProcessingWorker {
   /** Takes no more jobs until `resume`. Running jobs go on; one job that was already requested may still start. */
   pause(): void;
   resume(): void;
+  /** The jobs that run now. */
+  running(): ProcessingJob[];
+  /** Tells a job to stop, if this worker runs it: its file needs no processing any more. The job counts as completed. */
+  stop(job: ProcessingJob): void;
+  /** Tells all running jobs to stop. They wait for the next worker and keep their attempts. */
+  interrupt(): void;
   /** Takes no more jobs and waits for the running ones. */
   close(): Promise<void>;
 }
@@ -32,6 +40,8 @@ export interface JobContext extends ProcessingJob {
   lastAttempt: boolean;
   /** How often a worker died, or lost its connection to the queue, while it ran this job. */
   crashes: number;
+  /** Aborts when the job must stop. A handler that does not end within STOP_MS is given up. */
+  signal: AbortSignal;
 }
 
 /** Thrown by a handler that stops without fault of its job: the job waits for the next worker and keeps its attempts. */
@@ -52,6 +62,13 @@ const STALLED_CHECK_MS = 5_000;
  * change. This limit is never reached.
  */
 const NEVER = 2 ** 31 - 1;
+
+/** How long a handler may take to end after it was told to stop. Then the next job takes its slot. */
+const STOP_MS = 250;
+
+/** Why a job was told to stop: its file needs no processing, or the process shuts down. */
+const OVER = 'over';
+const SHUTDOWN = 'shutdown';
 
 /** How long a worker that could not reach the queue waits before it tries again; BullMQ's default of 15 s is too long. */
 const AFTER_OUTAGE_MS = 1_000;
@@ -79,15 +96,21 @@ export function startWorker(
   };
   let closing = false;
   let paused = false;
-  const run: Run = async (job, token) => {
+  const running = new Map<string, ProcessingJob>();
+  const run: Run = async (job, token, signal = new AbortController().signal) => {
     try {
       // BullMQ may already have requested one more job when it was told to close.
       if (closing) throw new JobInterrupted();
-      await runJob(options.handle, job);
+      running.set(jobId(job.data), job.data);
+      await runJob(options.handle, job, signal);
     } catch (error) {
-      if (!(error instanceof JobInterrupted)) throw error;
-      await putBack(job, token, error.delayMs, () => closing);
+      if (signal.reason === OVER) return;
+      const interruption = signal.aborted ? new JobInterrupted() : error;
+      if (!(interruption instanceof JobInterrupted)) throw error;
+      await putBack(job, token, interruption.delayMs, () => closing);
       throw new DelayedError();
+    } finally {
+      running.delete(jobId(job.data));
     }
   };
   const worker = options.redisUrl
@@ -107,6 +130,13 @@ export function startWorker(
         if (!paused && !closing) void worker.bull.resume();
       });
     },
+    running: () => [...running.values()],
+    stop(job) {
+      worker.bull.cancelJob(jobId(job), OVER);
+    },
+    interrupt() {
+      worker.bull.cancelAllJobs(SHUTDOWN);
+    },
     close() {
       closing = true;
       closed ??= worker.close();
@@ -115,7 +145,7 @@ export function startWorker(
   };
 }
 
-type Run = (job: Job<ProcessingJob>, token?: string) => Promise<void>;
+type Run = (job: Job<ProcessingJob>, token?: string, signal?: AbortSignal) => Promise<void>;
 type WorkerSettings = Omit<WorkerOptions, 'connection'>;
 interface StartedWorker {
   bull: Worker<ProcessingJob>;
@@ -129,7 +159,8 @@ function startPostgresWorker(
   run: Run,
 ): StartedWorker {
   const pool = openPool(databaseUrl);
-  const bull = new postgres.Worker<ProcessingJob>(QUEUE, run, {
+  // BullMQ passes its signal only to a function that declares three parameters.
+  const bull = new postgres.Worker<ProcessingJob>(QUEUE, (job, token, signal) => run(job, token, signal), {
     connection: pool,
     ...settings,
   });
@@ -156,8 +187,8 @@ function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, ru
   const running = new Set<Promise<void>>();
   const bull = new Worker<ProcessingJob>(
     QUEUE,
-    (job, token) => {
-      const promise = run(job, token).finally(() => running.delete(promise));
+    (job, token, signal) => {
+      const promise = run(job, token, signal).finally(() => running.delete(promise));
       running.add(promise);
       return promise;
     },
@@ -179,11 +210,16 @@ function startRedisWorker(url: string, log: Logger, settings: WorkerSettings, ru
   };
 }
 
-async function runJob(handle: (job: JobContext) => Promise<void>, job: Job<ProcessingJob>): Promise<void> {
+async function runJob(
+  handle: (job: JobContext) => Promise<void>,
+  job: Job<ProcessingJob>,
+  signal: AbortSignal,
+): Promise<void> {
   const attempt = job.attemptsMade + 1;
   const lastAttempt = attempt >= (job.opts.attempts ?? 1);
+  const context = { ...job.data, attempt, lastAttempt, crashes: job.stalledCounter, signal };
   try {
-    await handle({ ...job.data, attempt, lastAttempt, crashes: job.stalledCounter });
+    await untilAborted(signal, STOP_MS, handle(context));
   } catch (error) {
     if (error instanceof AppError && !error.retryable) throw new UnrecoverableError(error.message);
     throw error;
@@ -207,9 +243,8 @@ async function putBack(
       await within(ANSWER_MS, moving, 'queue');
       return;
     } catch (error) {
-      // BullMQ numbers its refusals: the job is gone, or another worker has it.
-      const isRefused = error instanceof Error && 'code' in error && typeof error.code === 'number';
-      if (isRefused || isClosing()) return;
+      // A refusal means that the job is gone, or that another worker has it.
+      if (isRefusal(error) || isClosing()) return;
       // A command that waits for Redis is carried out when Redis is back: do not queue a second one behind it.
       if (!(error instanceof TimedOut)) moving = undefined;
       await pause(PUT_BACK_EVERY_MS);

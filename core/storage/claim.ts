@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { ConfigError } from '../config.js';
 import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
-import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
+import { findNewestBlob, selectKeysOfBlobs } from '../files/blobs.js';
 import type { Storage, StoredObject } from './storage.js';
 
 /*
@@ -157,7 +157,7 @@ async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void>
 async function knowsAny(database: DataSource, objects: StoredObject[]): Promise<boolean> {
   const [row] = await queryRows<{ known: boolean }>(
     database,
-    `SELECT EXISTS (SELECT FROM unnest($1::text[]) AS object (key) WHERE ${isObjectOfBlob('object.key')})
+    `SELECT EXISTS (${selectKeysOfBlobs('$1::text[]')})
          OR EXISTS (SELECT FROM uploads WHERE storage_key = ANY ($2)) AS known`,
     [objects.map(({ key }) => key), objects.map(({ key }) => key.split('.', 1)[0])],
   );

@@ -18,17 +18,19 @@ const FRESH_SHARE = 1 / 8;
 /** The shortage ends when this share of the reserve is free in addition. Otherwise it would begin and end constantly. */
 const RECOVERY_SHARE = 1 / 16;
 
+/** Thumbnails are small, and their uploads were accepted: they may use the reserve down to this share of it. */
+const DERIVED_SHARE = 0.5;
+
 export interface DiskRoom {
   /**
    * Records that this many bytes are about to be written. Does not wait.
-   * @throws {AppError} storage_full when they would use the reserve
+   * @throws {StorageFull} when they would use the reserve
    */
   use(bytes: number): void;
-  /**
-   * @param share of the reserve that must be free; 1 is the whole reserve
-   * @throws {AppError} storage_full when there is less
-   */
-  require(share?: number): Promise<void>;
+  /** @throws {StorageFull} when no upload should begin or go on */
+  require(): Promise<void>;
+  /** @throws {StorageFull} when no derivative can be stored */
+  requireForDerived(): Promise<void>;
   /** Whether uploads are refused at the moment. */
   isShort(): Promise<boolean>;
 }
@@ -86,11 +88,15 @@ export function watchDiskRoom(
       free -= bytes;
       void refresh();
       note();
-      if (short) throw storageFull();
+      if (short) throw new StorageFull();
     },
-    async require(share = 1) {
+    async require() {
       await refresh();
-      if (share === 1 ? short : free < reserved * share) throw storageFull();
+      if (short) throw new StorageFull();
+    },
+    async requireForDerived() {
+      await refresh();
+      if (free < reserved * DERIVED_SHARE) throw new StorageFull();
     },
     async isShort() {
       await refresh();
@@ -99,10 +105,11 @@ export function watchDiskRoom(
   };
 }
 
-export function storageFull(cause?: unknown): AppError {
-  return new AppError('storage_full', {
-    detail: 'The disk of this server is full: try again when there is room',
-    cause,
-    retryable: true,
-  });
+/** The disk is full: nobody's upload or file is at fault. */
+export class StorageFull extends AppError {
+  override name = 'StorageFull';
+  constructor(cause?: unknown) {
+    const detail = 'The disk of this server is full: try again when there is room';
+    super('storage_full', { detail, cause, retryable: true });
+  }
 }

@@ -20,9 +20,6 @@ import { type BlobStore, MARKER, type Storage, type UploadStore } from './storag
  * calls get only half of the threads. And the disk has a reserve that uploads must not use.
  */
 
-/** Thumbnails are small, and their uploads were accepted: they may use the reserve down to this share of it. */
-const DERIVED_SHARE = 0.5;
-
 /** Stores objects in the folder `root`, which is created if it is missing. */
 export async function openFileStorage(
   root: string,
@@ -54,7 +51,7 @@ export async function openFileStorage(
       return createReadStream('', { fd: handle, ...range, highWaterMark: 256 * 1024 });
     },
     async write(key, bytes) {
-      await room.require(DERIVED_SHARE);
+      await room.requireForDerived();
       await disk(async () => {
         const handle = await createFile(path(key));
         try {

@@ -3,7 +3,7 @@ import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readOptional, syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
-import { storageFull } from './disk-room.js';
+import { StorageFull } from './disk-room.js';
 import { BytesLost, MARKER, StoreAway } from './storage.js';
 
 /* Opens the file of an object (`<root>/ab/<key>`) for writing, and turns errors of the file system into AppErrors. */
@@ -58,7 +58,7 @@ export async function nameOutage(root: string, error: unknown): Promise<unknown>
 /** What a call of the file system has failed with, as the storage tells it. */
 export function storageError(error: unknown): AppError {
   if (error instanceof AppError) return error;
-  if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) return storageFull(error);
+  if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) return new StorageFull(error);
   const detail = 'The storage does not answer';
   return new AppError('unavailable', { detail, cause: error, retryable: true });
 }

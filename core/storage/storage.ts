@@ -24,6 +24,8 @@ export interface Storage {
 interface StorageRoom {
   /** @throws {AppError} storage_full when no upload should begin or go on */
   require(): Promise<void>;
+  /** @throws {AppError} storage_full when no derivative can be stored */
+  requireForDerived(): Promise<void>;
   /** Whether `require` would throw now. */
   isShort(): Promise<boolean>;
 }

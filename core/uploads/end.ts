@@ -8,7 +8,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { NewEvent } from '../events/types.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
-import { purgeFile } from '../files/status.js';
+import { purgeFile } from '../files/purge.js';
 import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';

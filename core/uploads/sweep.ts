@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import { forEachOf } from '../concurrency.js';
 import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { findNewestBlob, isObjectOfBlob } from '../files/blobs.js';
+import { findNewestBlob, selectKeysOfBlobs } from '../files/blobs.js';
 import { isOurKey, requireClaimed } from '../storage/claim.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
 
@@ -92,7 +92,7 @@ async function selectOrphans(database: DataSource, candidates: StoredObject[]): 
     database,
     `SELECT (place - 1)::integer AS index
      FROM unnest($1::text[], $2::boolean[]) WITH ORDINALITY AS candidate (key, multipart, place)
-     WHERE (multipart OR NOT ${isObjectOfBlob('candidate.key')})
+     WHERE (multipart OR key NOT IN (${selectKeysOfBlobs('$1::text[]')}))
        AND NOT EXISTS (SELECT FROM uploads
                        WHERE storage_key = split_part(candidate.key, '.', 1)
                          AND (status = 'uploading' OR (status <> 'finished' AND discarded_at IS NULL)))`,

@@ -12,7 +12,7 @@ const attempts = z.int().min(0).describe('Without attempts that were interrupted
 const step = z.string().nullable().describe('The step that runs, or the last one that ran');
 
 const stepRecord = z.object({
-  state: z.enum(['done', 'failed', 'skipped']),
+  state: z.enum(['done', 'failed', 'skipped', 'waiting']),
   ms: z.number().min(0).describe('Milliseconds that the step took'),
   reason: z.string().optional(),
 });

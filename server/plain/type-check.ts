@@ -1,7 +1,7 @@
 import type { Logger } from '../../core/log.js';
 import { isAllowed } from '../../core/media/allowed.js';
 import { typeNotAllowed } from '../../core/media/media-types.js';
-import type { ByteSource as Sampled } from '../../core/media/parsers.js';
+import type { ByteSource as Sampled } from '../../core/media/parser-task.js';
 import { createSample, type Sample } from '../../core/media/sample.js';
 import { type Detected, HEAD } from '../../core/media/types.js';
 import type { ByteSource, Take } from '../../core/uploads/receive.js';

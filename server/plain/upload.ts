@@ -62,12 +62,11 @@ export async function receiveFile(
   if (length !== null && length > deps.maxUploadSize) {
     throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
   }
-  const description = checkMetadata(incoming.metadata);
   const row = await createUpload(deps, {
     id: uuidv7(),
     ownerId: principal.userId,
     length,
-    ...description,
+    ...checkMetadata(incoming.metadata),
     leaseHolder: deps.leases.holder,
     actor,
     token: principal.uploadToken,
@@ -75,8 +74,8 @@ export async function receiveFile(
   const lease = deps.leases.adopt(row, sender.onRequested);
   try {
     const sha256 = await storeBytes(deps, sender, incoming, lease);
-    const { sha256: announced } = description.metadata;
-    if (announced && announced.toLowerCase() !== sha256) {
+    const { expectedSha256: announced } = row;
+    if (announced && announced !== sha256) {
       throw new AppError('checksum_mismatch', {
         detail: `The SHA-256 of what has arrived is ${sha256}; ${announced} was announced`,
       });
@@ -97,8 +96,7 @@ async function storeBytes(
   { open }: IncomingFile,
   lease: Lease,
 ): Promise<string> {
-  const { metadata, allowedTypes: types } = lease.upload;
-  const declaredType = metadata.filetype || metadata.type || null;
+  const { declaredType, allowedTypes: types } = lease.upload;
   const body = open(bytesLeft(deps, lease));
   const source = types ? ofAllowedType(deps, { types, declaredType, stopped }, body) : body;
   const options = { stop: stopped, digests: ['sha256'] as const, last: true };

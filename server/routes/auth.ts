@@ -58,7 +58,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'Create an account; the first one is the admin',
       body: credentials.extend({ invitation: z.string().max(200).optional() }),
       answers: { 201: session },
-      problems: ['forbidden', 'registration_closed', 'email_taken'],
+      problems: ['forbidden', 'registration_closed', 'email_taken', 'wrong_credentials'],
       async handle({ body, req, res }) {
         requireKnownOrigin(req, deps, { type: 'auth.register', action: 'register' });
         const actor = actorOf(req);

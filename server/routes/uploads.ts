@@ -101,7 +101,16 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       summary: 'Begin an upload straight to S3, or get further addresses for its parts',
       body: presignBody,
       answers: { 200: signedParts },
-      problems: ['not_found', 'gone', 'wrong_state', 'incomplete', 'not_direct', 'quota_exceeded', 'locked'],
+      problems: [
+        'not_found',
+        'gone',
+        'wrong_state',
+        'incomplete',
+        'not_direct',
+        'quota_exceeded',
+        'type_not_allowed',
+        'locked',
+      ],
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
         const principal = userOf(call);

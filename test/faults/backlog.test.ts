@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { forEachOf } from '../../core/concurrency.js';
 import { makeJpeg } from '../support/fixtures.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { fileKeyOf } from '../support/objects.js';
 import { type PostgresProxy, startPostgresProxy } from '../support/postgres-proxy.js';
 import { openRedis, type TestRedis } from '../support/redis.js';
 import { until } from '../support/until.js';
@@ -131,12 +132,9 @@ describe.each([
       await user.upload(Buffer.from('refused')),
       await user.upload(Buffer.from('other')),
     ];
-    const { rows } = await processes.database.query(
-      'SELECT key FROM blobs JOIN files ON files.blob_id = blobs.id WHERE files.id = $1',
-      [refused],
-    );
+    const refusedKey = await fileKeyOf(processes, refused);
     const lines = linesOf(/no jobs are taken/).length;
-    const heal = s3.rule(({ key }) => key.endsWith(rows[0].key), { fail: 403 });
+    const heal = s3.rule(({ key }) => key.endsWith(refusedKey), { fail: 403 });
     await processes.start('worker');
     expect(await user.settled(refused)).toMatchObject({
       status: 'failed',

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { PutObjectCommand } from '@aws-sdk/client-s3';
-import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
 import { type Installation, install } from '../support/installation.js';
+import { objectKeyOf } from '../support/objects.js';
 import { MIB } from '../support/piecewise-upload.js';
 import { sha256 } from '../support/plain-client.js';
 
@@ -40,7 +41,7 @@ test('an object of which the store has lost bytes fails its file at the first at
   const { user, processes, bucket } = installation;
   await processes.stop('worker');
   const id = await user.upload(randomBytes(MIB), { filename: 'short.bin' });
-  const { object_key: key } = await findUpload(processes, id);
+  const key = await objectKeyOf(processes, id);
   await bucket.client.send(
     new PutObjectCommand({ Bucket: bucket.bucket, Key: key, Body: randomBytes(MIB / 2) }),
   );

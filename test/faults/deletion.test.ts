@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, findUpload } from '../support/aftermath.js';
+import { expectBlobsInOrder } from '../support/aftermath.js';
 import { type Installation, install } from '../support/installation.js';
 import type { KillPoint } from '../support/kill.js';
+import { ageUnreferenced, storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
+import { makeDue } from '../support/uploads.js';
 
 /*
  * A deleted upload or file stays deleted and leaves nothing in the bucket, at whatever moment the server
@@ -54,9 +56,7 @@ const remove = (path: string) =>
     .then((answer) => answer.status)
     .catch(() => undefined);
 
-async function keyOf(id: string): Promise<string> {
-  return (await findUpload(installation.processes, id)).storage_key;
-}
+const keyOf = (id: string) => storageKeyOf(installation.processes, id);
 
 /** Whether a call to S3 is about this upload; lists count. */
 const isAbout = (key: string) => (request: { key: string; query: URLSearchParams }) =>
@@ -121,7 +121,7 @@ test.each(KINDS)('the server is killed before and after each call while it delet
     await expectGone(upload.path);
   }
   // Blobs that nothing refers to are swept after an hour.
-  await processes.database.query(`UPDATE blobs SET created_at = now() - interval '61 minutes'`);
+  await ageUnreferenced(processes);
   await processes.start('worker');
   await until('all to be gone', async () => (await bucket.listKeys()).length === 0, 60);
   await expectBlobsInOrder(processes, bucket);
@@ -133,7 +133,7 @@ test('an upload that expires leaves nothing, also when S3 fails at the first try
   const { processes, bucket, s3 } = installation;
   const upload = await makeUnfinished();
   expect((await stored(await keyOf(upload.id))).length).toBeGreaterThan(1);
-  await processes.database.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
+  await makeDue(processes.database);
   const heal = s3.rule(({ operation }) => /Abort|Delete/.test(operation), { fail: 503 });
   await processes.start('worker');
   await until('the reconciler to have tried', () => s3.requests.some(({ status }) => status === 503));

@@ -68,7 +68,7 @@ const warnings = () => processes.logOf('server').match(/"reserveBytes"/g)?.lengt
       const ready = await fetch(`${processes.url}/health/ready`);
       return (await ready.json()).warnings !== undefined;
     };
-    // So that the server has measured what another program leaves it, before the upload begins.
+    // Before the upload begins, the server must have measured the space that another program leaves it.
     await fillUpTo(RESERVE / 2);
     await until('the server to notice', isShort);
     await rm(ballast);

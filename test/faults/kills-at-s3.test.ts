@@ -2,6 +2,7 @@ import { UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload } from '../support/aftermath.js';
 import { type Installation, install } from '../support/installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
+import { objectKeyOf, storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB, type PiecewiseUpload, UNEVEN } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
@@ -28,7 +29,7 @@ async function begin({ sizes, strays }: Way) {
   const { processes, user } = installation;
   const content = takeContent(sizes);
   const upload = await beginUpload(user, content, sizes);
-  const { storage_key: key } = await findUpload(processes, upload.id);
+  const key = await storageKeyOf(processes, upload.id);
   let missing = strays;
   async function finish(gate = async () => {}): Promise<PiecewiseUpload> {
     await upload.finish(async () => {
@@ -64,7 +65,8 @@ async function listCalls(way: Way): Promise<string[]> {
   const { s3, bucket, processes } = installation;
   const { key, finish } = await begin(way);
   const { id } = await finish();
-  const { object_key: objectKey, untidy } = await findUpload(processes, id);
+  const objectKey = await objectKeyOf(processes, id);
+  const { untidy } = await findUpload(processes, id);
   // The upload does not wait for the deletion of consumed segments, so the test does.
   await until('only the object to be there', async () => {
     const keys = (await bucket.listKeys()).filter((each) => each.startsWith(key));

@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
+import { expectCompletedOnce } from '../support/aftermath.js';
 import type { TestUser } from '../support/client.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { objectKeyOf, storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
@@ -55,7 +56,7 @@ async function beginStalled({ length, before, patch, operation }: Case) {
     expect(answer.status).toBe(204);
     offset += size;
   }
-  const { storage_key: key } = await findUpload(processes, upload.id);
+  const key = await storageKeyOf(processes, upload.id);
   const pause = s3.pauseAt(
     (request) => request.key.startsWith(key) && request.operation === operation,
     'before',
@@ -146,7 +147,7 @@ test.each([
   for (const [index, { upload }] of stalled.entries()) {
     const content = contents[index] ?? Buffer.alloc(0);
     await expectCompletedOnce(processes, user, upload.id, content);
-    const { object_key: key } = await findUpload(processes, upload.id);
+    const key = await objectKeyOf(processes, upload.id);
     expect((await bucket.read(key)).equals(content)).toBe(true);
   }
   await expectInOrder(installation);

@@ -4,9 +4,11 @@ import { expectBooksRight, usageOf } from '../support/books.js';
 import { useAccount } from '../support/client.js';
 import { letRetry, purge, terminate } from '../support/deletions.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { post, sha256 } from '../support/plain-client.js';
 import { until } from '../support/until.js';
+import { makeDue } from '../support/uploads.js';
 
 /*
  * The store is away, does not answer, or denies a request while an upload or file is to end. The state in the
@@ -112,7 +114,7 @@ test('deletions that S3 does not answer are acknowledged, and uploads go on mean
 test('deletions that S3 denies do not hold up others, and follow when they are allowed', async () => {
   const { user, s3, processes } = installation;
   const ids = [await makeUnfinished(), await makeFile(), await makeFile()];
-  const keys = await Promise.all(ids.map(async (id) => (await findUpload(processes, id)).storage_key));
+  const keys = await Promise.all(ids.map((id) => storageKeyOf(processes, id)));
   const allow = s3.rule((request) => isDeletion(request) && keys.some((key) => request.key.startsWith(key)), {
     fail: 403,
   });
@@ -122,10 +124,7 @@ test('deletions that S3 denies do not hold up others, and follow when they are a
   );
   await expectGone(ids);
   const other = await makeUnfinished();
-  await processes.database.query(
-    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-    [other],
-  );
+  await makeDue(processes.database, other);
   await processes.start('worker');
   await until('the other one to be gone', async () => (await findUpload(processes, other)).discarded_at);
   const { rows } = await processes.database.query(
@@ -148,7 +147,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   const content = randomBytes(9 * MIB);
   const stuck = [await user.create(content.length), await user.create(content.length)];
   const [first = '', second = ''] = stuck.map((path) => path.replace('/uploads/', ''));
-  for (const id of [first, second]) denied.add((await findUpload(processes, id)).storage_key);
+  for (const id of [first, second]) denied.add(await storageKeyOf(processes, id));
   for (const path of stuck) {
     const patch = await user.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit);
     expect(patch.status).toBe(503);
@@ -175,7 +174,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   await expectCompletedOnce(processes, user, sent.id, other);
   expect(await findFile(processes, first)).toBeUndefined();
 
-  denied.delete((await findUpload(processes, first)).storage_key);
+  denied.delete(await storageKeyOf(processes, first));
   await letRetry(processes.database);
   await processes.stop('worker');
   await processes.start('worker');
@@ -183,10 +182,7 @@ test('uploads whose completion S3 denies show an error, and finish later or expi
   expect((await user.get(`/api/uploads/${first}`)).error).toBeNull();
 
   await until('another try of the second', async () => (await findUpload(processes, second)).failures === 2);
-  await processes.database.query(
-    `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = $1`,
-    [second],
-  );
+  await makeDue(processes.database, second);
   await processes.stop('worker');
   await processes.start('worker');
   await until('it to expire', async () => (await findUpload(processes, second)).discarded_at);

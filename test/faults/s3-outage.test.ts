@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { expectCompletedOnce, findUpload } from '../support/aftermath.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
+import { storageKeyOf } from '../support/objects.js';
 import { beginUpload, MIB } from '../support/piecewise-upload.js';
 import { until } from '../support/until.js';
 
@@ -99,7 +100,7 @@ test('a HEAD is answered while a call of the PATCH gets no answer, and the uploa
         const body = content.subarray(0, before) as BodyInit;
         expect((await user.tus('PATCH', upload.path, { 'Upload-Offset': '0' }, body)).status).toBe(204);
       }
-      const { storage_key: key } = await findUpload(processes, upload.id);
+      const key = await storageKeyOf(processes, upload.id);
       let held = 0;
       const release = s3.rule(
         (request) => {

@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
-import { readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { stat } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
-import { MARKER } from '../../core/storage/storage.js';
 import { expectBooksRight } from './books.js';
 import type { FileJson, TestUser } from './client.js';
+import { listKeys, pathOf } from './folder.js';
+import { listBlobs, listGrowing } from './objects.js';
 import type { Processes } from './processes.js';
 
 /*
@@ -95,27 +95,20 @@ export async function expectBlobsInOrder(processes: Processes, store?: Store): P
   }
 }
 
-async function expectOrder({ database }: Processes, store: Store): Promise<void> {
+async function expectOrder(processes: Processes, store: Store): Promise<void> {
   // List the store first: an object is in the database before it is stored.
   const objects = await store.listObjects();
   const multiparts = await store.listMultipartUploads();
-  const { rows } = await database.query(
-    `SELECT key, size::float8 AS size, refs,
-       (SELECT count(*)::integer FROM files WHERE blob_id = blobs.id) +
-       (SELECT count(*)::integer FROM derivatives WHERE blob_id = blobs.id) AS used
-     FROM blobs`,
-  );
-  expect(rows.filter(({ refs, used }) => refs !== used)).toEqual([]);
-  const used = rows.filter((row) => row.used > 0).map(({ key, size }) => ({ key, size }));
+  const blobs = await listBlobs(processes);
+  expect(blobs.filter(({ refs, used }) => refs !== used)).toEqual([]);
+  const used = blobs.filter((blob) => blob.used > 0).flatMap((blob) => blob.objects);
   const stored = new Map(objects.map((object) => [object.key, object.size]));
   expect(used.filter(({ key, size }) => stored.get(key) !== size)).toEqual([]);
 
-  const { rows: uploads } = await database.query(
-    `SELECT storage_key FROM uploads WHERE status = 'uploading'`,
-  );
-  const growing = ({ key }: { key: string }) => uploads.some((upload) => key.startsWith(upload.storage_key));
-  const blobs = new Set(rows.map(({ key }) => key));
-  const stray = objects.filter((object) => !blobs.has(object.key) && !growing(object));
+  const uploads = await listGrowing(processes);
+  const growing = ({ key }: { key: string }) => uploads.some((upload) => key.startsWith(upload));
+  const known = new Set(blobs.flatMap((blob) => blob.objects.map(({ key }) => key)));
+  const stray = objects.filter((object) => !known.has(object.key) && !growing(object));
   expect({ stray, multiparts: multiparts.filter((upload) => !growing(upload)) }).toEqual({
     stray: [],
     multiparts: [],
@@ -135,15 +128,4 @@ function folderStore(dataDir: string): Store {
     },
     listMultipartUploads: async () => [],
   };
-}
-
-/** The keys of all stored objects. */
-export async function listKeys(dataDir: string): Promise<string[]> {
-  const entries = await readdir(join(dataDir, 'blobs'), { recursive: true, withFileTypes: true });
-  return entries.filter((entry) => entry.isFile() && entry.name !== MARKER).map((entry) => entry.name);
-}
-
-/** Where an object is stored. */
-export function pathOf(dataDir: string, key: string): string {
-  return join(dataDir, 'blobs', key.slice(0, 2), key);
 }

@@ -31,6 +31,8 @@ export function checkAnswers(response, routes, problemsOf, report = console.erro
     const message = `${method} ${route.path} answered ${this.statusCode}: ${fault}`;
     report(message);
     refused.add(this);
+    // Express answers an error of its error handler with the status that is set.
+    this.statusCode = 500;
     throw new Error(message);
   };
 }

@@ -1,6 +1,6 @@
 import { crc32, deflateRawSync } from 'node:zlib';
 
-/* ZIP archives, in whatever order of their entries. */
+/* ZIP archives with their entries in any order. */
 
 interface Entry {
   name: string;

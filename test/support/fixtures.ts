@@ -96,7 +96,7 @@ export function makePngBomb(): Buffer {
 /** 90 megapixels of nothing, interlaced, so that a decoder must hold them all: some 270 MB from one of 1.2 MB. */
 export async function makeHungryPng(): Promise<Buffer> {
   const size = { width: 9_480, height: 9_480 };
-  // Each of the seven passes has rows and filter bytes of its own; a few zeros too many harm nobody.
+  // Each of the seven passes has rows and filter bytes of its own; a few zeros too many do no harm.
   return wrapPng(size, [8, 2, 0, 0, 1], await deflateZeros((size.width * 3 + 8) * (size.height + 8)));
 }
 

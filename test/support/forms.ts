@@ -1,4 +1,4 @@
-import { listKeys } from './aftermath.js';
+import { listKeys } from './folder.js';
 import type { Processes } from './processes.js';
 import { openRedis } from './redis.js';
 import { createBucket, type TestBucket } from './s3.js';

@@ -12,7 +12,7 @@ export interface PiecewiseUpload {
   user: TestUser;
   /** Path of the upload. */
   path: string;
-  /** Sends what is missing, up to the end. @param gate awaited before each PATCH */
+  /** Sends the missing bytes, up to the end. @param gate awaited before each PATCH */
   finish(gate?: () => Promise<void>): Promise<void>;
   /** The offsets that were acknowledged, by 204 or by HEAD, oldest first. */
   acknowledged: number[];

@@ -40,7 +40,7 @@ async function answerOf(answer: Response): Promise<SignedIn> {
   return answer.json();
 }
 
-/** Signs somebody in once more. */
+/** Signs a user in once more. */
 export async function newSession(url: () => string, email: string): Promise<SignedIn & { as: TestUser }> {
   const session = await logIn(url(), email);
   return { ...session, as: useAccount(session.user, session.accessToken, url) };

@@ -1,7 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from '../../core/concurrency.js';
-import { AppError } from '../../core/errors.js';
-import { countUnfinished, getFile, listUnfinished, type UnfinishedFile } from '../../core/files/queries.js';
+import { AttemptOver } from '../../core/files/attempt.js';
+import { countUnfinished, findFile, listUnfinished, type UnfinishedFile } from '../../core/files/queries.js';
 import { failFile, raiseRun } from '../../core/files/status.js';
 import type { ProcessingJob, ProcessingQueue } from '../../core/queue/queue.js';
 
@@ -106,8 +106,8 @@ async function findMissing(
 }
 
 async function failUnfinished(database: DataSource, { fileId, run }: ProcessingJob): Promise<void> {
-  const file = await getFile(database, fileId, { trashed: true });
-  if (file.run !== run) return;
+  const file = await findFile(database, fileId, { trashed: true });
+  if (file?.run !== run) return;
   await failFile(database, file, {
     step: file.step ?? 'start',
     code: 'internal',
@@ -117,5 +117,5 @@ async function failUnfinished(database: DataSource, { fileId, run }: ProcessingJ
 
 /** The file was completed or deleted after it was listed. */
 function ignoreMovedOn(error: unknown): void {
-  if (!(error instanceof AppError && ['wrong_state', 'not_found'].includes(error.code))) throw error;
+  if (!(error instanceof AttemptOver)) throw error;
 }

@@ -1,11 +1,14 @@
-import type { Step } from './step.js';
+import { IMAGES, type Step } from './step.js';
 
 /** Reads the facts in an image: dimensions, format, orientation, colour; EXIF, GPS, IPTC, XMP. */
-export const metadata: Step = {
-  name: 'metadata',
-  optional: true,
-  skips: (file) => (file.detectedType?.startsWith('image/') ? undefined : 'not an image'),
-  async run({ source, parsers, signal }) {
-    return { metadata: await parsers.run('metadata', source, signal) };
-  },
-};
+export function createMetadataStep(): Step {
+  return {
+    name: 'metadata',
+    optional: true,
+    only: IMAGES,
+    decodes: ['metadata'],
+    async run({ decode }) {
+      return { outcome: 'done', facts: { metadata: await decode('metadata') } };
+    },
+  };
+}

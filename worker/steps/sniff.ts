@@ -3,9 +3,10 @@ import type { Problem } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { isAllowed, isKindOf } from '../../core/media/allowed.js';
 import { typeNotAllowed } from '../../core/media/media-types.js';
-import { createSample } from '../../core/media/sample.js';
+import type { Parsers } from '../../core/media/parsers.js';
+import { createSample, type Sample } from '../../core/media/sample.js';
 import type { Detected } from '../../core/media/types.js';
-import type { KnownFile, StreamStep } from './step.js';
+import type { KnownFile, Outcome, StreamStep } from './step.js';
 
 /** Extensions that mean the same format as the extension that file-type reports. */
 const SAME_EXTENSION = new Map<string, string>(
@@ -42,42 +43,53 @@ const ZIP_EXTENSION =
   /^(docx|docm|xlsx|xlsm|pptx|odt|ods|odp|odg|epub|jar|apk|xpi|kmz|3mf|cbz|pages|numbers|key)$/;
 
 /** Detects the type of a file from its bytes, and compares it with the declared type and the name. */
-export const sniff: StreamStep = {
-  name: 'sniff',
-  begin(file, { parsers, signal }) {
-    const sample = createSample();
-
-    /** A file that cannot be parsed in time or within the memory limit has no known type. */
-    async function detect(): Promise<{ detected: Detected | null; warnings: Problem[] }> {
-      try {
-        return { detected: await parsers.run('type', sample.source(true), signal), warnings: [] };
-      } catch (error) {
-        if (!(error instanceof AppError) || error.retryable) throw error;
-        const { code, detail, title } = error;
-        return { detected: null, warnings: [{ step: 'sniff', code, detail: detail ?? title }] };
-      }
+export function createSniffStep({ parsers }: { parsers: Pick<Parsers, 'run'> }): StreamStep {
+  /** A file that cannot be parsed in time or within the memory limit has no known type. */
+  async function detect(sample: Sample, signal: AbortSignal): Promise<Detection> {
+    if (sample.size() === 0) return { detected: null, warnings: [] };
+    try {
+      return { detected: await parsers.run('type', sample.source(true), signal), warnings: [] };
+    } catch (error) {
+      if (!(error instanceof AppError) || error.retryable) throw error;
+      const { code, detail, title } = error;
+      return { detected: null, warnings: [{ step: 'sniff', code, detail: detail ?? title }] };
     }
+  }
 
-    return {
-      push: sample.push,
-      async end() {
-        const { detected, warnings } = sample.size() > 0 ? await detect() : { detected: null, warnings: [] };
-        const { declaredType, allowedTypes } = file;
-        if (allowedTypes && !isAllowed(declaredType, allowedTypes, detected)) {
-          throw typeNotAllowed(allowedTypes, detected?.mime ?? 'of no known type');
-        }
-        return {
-          detectedType: detected?.mime ?? null,
-          // A browser that shows the text must be told this charset, or none.
-          ...(detected?.charset && detected.charset !== 'utf-8'
-            ? { metadata: { text: { charset: detected.charset } } }
-            : {}),
-          warnings: [...warnings, ...compare(file, detected)],
-        };
-      },
-    };
-  },
-};
+  return {
+    name: 'sniff',
+    begin(file, signal) {
+      const sample = createSample();
+      return {
+        push: sample.push,
+        end: async () => judge(file, await detect(sample, signal)),
+      };
+    },
+  };
+}
+
+interface Detection {
+  detected: Detected | null;
+  warnings: Problem[];
+}
+
+function judge(file: KnownFile, { detected, warnings }: Detection): Outcome {
+  const { declaredType, allowedTypes } = file;
+  if (allowedTypes && !isAllowed(declaredType, allowedTypes, detected)) {
+    return { outcome: 'failed', error: typeNotAllowed(allowedTypes, detected?.mime ?? 'of no known type') };
+  }
+  return {
+    outcome: 'done',
+    facts: {
+      detectedType: detected?.mime ?? null,
+      // A browser that shows the text must be told this charset, or none.
+      ...(detected?.charset && detected.charset !== 'utf-8'
+        ? { metadata: { text: { charset: detected.charset } } }
+        : {}),
+      warnings: [...warnings, ...compare(file, detected)],
+    },
+  };
+}
 
 /** A mismatch gives a warning only: from here on the detected type counts. Text may have many types. */
 function compare(file: KnownFile, detected: Detected | null): Problem[] {

@@ -1,21 +1,41 @@
 import type { File } from '../../core/database/entities/file.js';
-import type { StoredBlob } from '../../core/files/blobs.js';
+import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
-import type { ByteSource, Parsers } from '../../core/media/parsers.js';
+import type { ParserSession } from '../../core/media/parsers.js';
+import type { TaskName } from '../../core/media/tasks.js';
+
+/*
+ * What a step is. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
+ * steps in their order.
+ */
 
 /** The facts known when a step begins: the row of the file with the results of earlier steps. */
 export type KnownFile = Readonly<
   Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
 >;
 
+/** How a step ended. An error that a step throws is the outcome `failed` with this error. */
+export type Outcome =
+  | { outcome: 'done'; facts: Facts }
+  | { outcome: 'skipped'; reason: string }
+  /** `error.retryable` says whether another attempt may succeed. */
+  | { outcome: 'failed'; error: AppError };
+
+/**
+ * An outside service answers: the file waits and takes no slot of the worker. The answer is recorded by answerStep(). When
+ * there is none at the deadline, the attempt fails with `took_too_long`, and the next attempt runs the step again.
+ */
+export interface Later {
+  outcome: 'later';
+  deadline: Date;
+}
+
 /** The tools of a step. */
-export interface StepContext {
+interface StepContext {
   file: KnownFile;
-  source: ByteSource;
-  parsers: Parsers;
-  /** Stores the bytes of a derivative durably. */
-  writeBlobs(contents: Uint8Array[]): Promise<StoredBlob[]>;
+  /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
+  decode: ParserSession['run'];
   signal: AbortSignal;
   log: Logger;
 }
@@ -23,10 +43,13 @@ export interface StepContext {
 /** Observes the bytes of a file during the one read that all such steps share. */
 export interface StreamStep {
   name: string;
-  begin(
-    file: KnownFile,
-    tools: Pick<StepContext, 'parsers' | 'signal'>,
-  ): { push(chunk: Buffer): void; end(): Promise<Facts> | Facts };
+  begin(file: KnownFile, signal: AbortSignal): StreamObserver;
+}
+
+export interface StreamObserver {
+  push(chunk: Buffer): void;
+  /** The stream has ended. */
+  end(): Promise<Outcome> | Outcome;
 }
 
 /** Works on a file that was found clean. */
@@ -34,7 +57,28 @@ export interface Step {
   name: string;
   /** Whether the file is usable without this step: then a final failure becomes a warning. */
   optional: boolean;
-  /** Why this file does not need the step; undefined if it does. */
-  skips(file: KnownFile): string | undefined;
-  run(context: StepContext): Promise<Facts>;
+  /** The detected types that the step is for; undefined: it is for every file. */
+  only?: TypeFilter;
+  /** The parser tasks that it may run, in this order. */
+  decodes?: readonly TaskName[];
+  run(context: StepContext): Promise<Outcome | Later>;
+}
+
+export interface TypeFilter {
+  accepts(type: string): boolean;
+  /** Why the step is skipped for other types. */
+  otherwise: string;
+}
+
+export const IMAGES: TypeFilter = {
+  accepts: (type) => type.startsWith('image/'),
+  otherwise: 'not an image',
+};
+
+/** All steps in their order. */
+export interface Steps {
+  /** Share one read of the object. */
+  reading: readonly StreamStep[];
+  /** Run one after the other, if the file is clean. */
+  decoding: readonly Step[];
 }

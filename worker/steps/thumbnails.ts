@@ -1,20 +1,24 @@
-import type { Step } from './step.js';
+import type { DerivativeStore } from '../content.js';
+import { IMAGES, type Step } from './step.js';
 
 /** Makes three WebP images, upright and never larger than the original. */
-export const thumbnails: Step = {
-  name: 'thumbnails',
-  optional: true,
-  skips: (file) => (file.detectedType?.startsWith('image/') ? undefined : 'not an image'),
-  async run({ source, parsers, writeBlobs, signal }) {
-    const { thumbnails: made, damage } = await parsers.run('thumbnails', source, signal);
-    const blobs = await writeBlobs(made.map(({ bytes }) => bytes));
-    const derivatives = made.flatMap(({ name, width, height }, index) => {
-      const blob = blobs[index];
-      return blob ? [{ name: `thumbnail-${name}`, blob, contentType: 'image/webp', width, height }] : [];
-    });
-    return {
-      derivatives,
-      ...(damage ? { warnings: [{ step: 'thumbnails', code: 'damaged', detail: damage }] } : {}),
-    };
-  },
-};
+export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeStore }): Step {
+  return {
+    name: 'thumbnails',
+    optional: true,
+    only: IMAGES,
+    decodes: ['thumbnails'],
+    async run({ decode }) {
+      // An image that waits for room on the disk must not be decoded at each try.
+      await derivatives.requireRoom();
+      const { thumbnails, damage } = await decode('thumbnails');
+      const blobs = await derivatives.write(thumbnails.map(({ bytes }) => bytes));
+      const made = thumbnails.flatMap(({ name, width, height }, index) => {
+        const blob = blobs[index];
+        return blob ? [{ name: `thumbnail-${name}`, blob, contentType: 'image/webp', width, height }] : [];
+      });
+      const warnings = damage ? [{ step: 'thumbnails', code: 'damaged', detail: damage }] : [];
+      return { outcome: 'done', facts: { derivatives: made, warnings } };
+    },
+  };
+}

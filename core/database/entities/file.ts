@@ -17,12 +17,17 @@ export interface Problem {
   detail: string;
 }
 
-/** How one step of the processing ended. A step with a record is not run again in the same run. */
+/**
+ * How one step of the processing ended; such a step is not run again. `waiting`: an outside service will answer for the
+ * step until its deadline.
+ */
 export interface StepRecord {
-  state: 'done' | 'failed' | 'skipped';
+  state: 'done' | 'failed' | 'skipped' | 'waiting';
   /** Milliseconds that the step took. */
   ms: number;
   reason?: string;
+  /** The deadline of a step that waits (RFC 3339). */
+  until?: string;
 }
 
 @Entity('files')

@@ -1,0 +1,50 @@
+import type { DataSource } from 'typeorm';
+import type { Blob } from '../core/database/entities/blob.js';
+import type { File } from '../core/database/entities/file.js';
+import type { StepResult } from '../core/files/steps.js';
+import type { Logger } from '../core/log.js';
+import type { Parsers } from '../core/media/parsers.js';
+import type { Storage } from '../core/storage/storage.js';
+import type { Dependencies } from './dependencies.js';
+import type { Outcome, Steps } from './steps/step.js';
+
+/* What the parts of the pipeline share. */
+
+export interface PipelineDeps {
+  database: DataSource;
+  storage: Storage;
+  dependencies: Pick<Dependencies, 'away' | 'check'>;
+  parsers: Parsers;
+  steps: Steps;
+  log: Logger;
+}
+
+/** An attempt under way. */
+export interface Attempt {
+  /** As it was when the attempt began, with its detected type as soon as that is known. */
+  readonly file: File;
+  readonly blob: Blob;
+  /** Name of the step that is running; a failure is recorded under it. */
+  step: string;
+  readonly lastAttempt: boolean;
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+}
+
+/** Percent of the progress that the read stands for; the other steps share the rest evenly. */
+export const READ_PERCENT = 50;
+
+/** Estimate for the steps after the read. It does not grow with the size of the file. */
+export const DECODE_SECONDS = 1;
+
+/** @throws {AppError} the error of a step that failed */
+export function toResult(step: string, outcome: Outcome, ms: number): StepResult {
+  switch (outcome.outcome) {
+    case 'done':
+      return { step, record: { state: 'done', ms }, facts: outcome.facts };
+    case 'skipped':
+      return { step, record: { state: 'skipped', ms, reason: outcome.reason }, facts: {} };
+    case 'failed':
+      throw outcome.error;
+  }
+}

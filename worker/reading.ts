@@ -1,0 +1,84 @@
+import { addAbortSignal } from 'node:stream';
+import { recordSteps, type StepResult, showProgress } from '../core/files/steps.js';
+import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
+import { openContent } from './content.js';
+
+const PROGRESS_EVERY_MS = 200;
+
+/**
+ * Reads the object once for all open stream steps, and records them.
+ * @returns the result of a step that found a threat, not yet recorded
+ */
+export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise<StepResult | undefined> {
+  const { file, blob, signal } = attempt;
+  const open = deps.steps.reading.filter((step) => !file.steps[step.name]);
+  if (open.length === 0) return undefined;
+  attempt.step = open[0]?.name ?? '';
+  const lap = createLap();
+  const watched = open.map((step) => ({ step, observer: step.begin(file, signal), ms: 0 }));
+  const show = createProgress(deps, attempt);
+  let read = 0;
+  for await (const chunk of addAbortSignal(signal, await openContent(deps.storage, blob))) {
+    // The first step is charged for the time spent waiting for bytes.
+    if (watched[0]) watched[0].ms += lap();
+    for (const one of watched) {
+      one.observer.push(chunk);
+      one.ms += lap();
+    }
+    read += chunk.length;
+    await show(read);
+  }
+
+  const results: StepResult[] = [];
+  for (const { step, observer, ms } of watched) {
+    attempt.step = step.name;
+    const outcome = await observer.end();
+    results.push(toResult(step.name, outcome, Math.round(ms + lap())));
+  }
+  // A step that found a threat is recorded with the verdict: a step recorded as done never runs again.
+  const infected = results.find(({ facts }) => facts.threat !== undefined);
+  await recordSteps(
+    deps.database,
+    file,
+    results.filter((result) => result !== infected),
+    {
+      step: deps.steps.decoding[0]?.name ?? attempt.step,
+      progress: READ_PERCENT,
+      etaSeconds: DECODE_SECONDS,
+    },
+  );
+  for (const { facts } of results) {
+    if (facts.detectedType !== undefined) file.detectedType = facts.detectedType;
+  }
+  return infected;
+}
+
+/** @returns a function that shows in the file's row how many bytes were read, now and then */
+function createProgress(
+  { database }: PipelineDeps,
+  { file, step }: Attempt,
+): (read: number) => Promise<void> {
+  const began = performance.now();
+  let shown = began;
+  return async (read) => {
+    const now = performance.now();
+    if (now - shown < PROGRESS_EVERY_MS) return;
+    shown = now;
+    await showProgress(database, file, {
+      step,
+      progress: Math.floor((READ_PERCENT * read) / file.size),
+      etaSeconds: Math.ceil(((now - began) * (file.size - read)) / read / 1000) + DECODE_SECONDS,
+    });
+  };
+}
+
+/** @returns a function that tells the milliseconds since its last call */
+function createLap(): () => number {
+  let last = performance.now();
+  return () => {
+    const now = performance.now();
+    const ms = now - last;
+    last = now;
+    return ms;
+  };
+}
