@@ -12,7 +12,7 @@ import type { DiskRoom } from '../disk-room.js';
  */
 
 /** Bytes of one read. Small, because many parts may be sent at a time. */
-const READ = 128 * 1024;
+const READ = 256 * 1024;
 
 /** How long the spool is not used after a failure, in milliseconds. */
 const REST_MS = 30_000;
