@@ -55,7 +55,7 @@ test('bytes in the spool and in memory become one body, again and again', async 
   const held = new Held(open());
   // Small chunks are copied together, large ones stay as they are.
   for (let at = 0, size = 1; at < content.length; at += size, size = (size * 7) % 40_009) {
-    held.add(content.subarray(at, at + size), 64 * KIB);
+    held.add(content.subarray(at, at + size));
     if (size % 3 === 0) await putAway(held);
   }
   expect(held.isOnDisk).toBe(true);
@@ -67,16 +67,16 @@ test('bytes in the spool and in memory become one body, again and again', async 
 test('a body can be read while its last bytes are still being written', async () => {
   const content = randomBytes(200 * KIB);
   const held = new Held(open());
-  held.add(content.subarray(0, 100 * KIB), 64 * KIB);
+  held.add(content.subarray(0, 100 * KIB));
   held.putAway(() => {});
-  held.add(content.subarray(100 * KIB), 64 * KIB);
+  held.add(content.subarray(100 * KIB));
   expect((await read(held)).equals(content)).toBe(true);
   held.drop();
 });
 
 test('a file has no name while it is used, so that a crash leaves nothing', async () => {
   const held = new Held(open());
-  held.add(randomBytes(10 * KIB), 64 * KIB);
+  held.add(randomBytes(10 * KIB));
   expect(await putAway(held)).toBe(10 * KIB);
   expect(await readdir(folder)).toEqual([]);
   held.drop();
@@ -85,7 +85,7 @@ test('a file has no name while it is used, so that a crash leaves nothing', asyn
 test('what a process left that died within the opening of a file is removed', async () => {
   await writeFile(join(folder, 'left'), 'x');
   const held = new Held(open());
-  held.add(randomBytes(KIB), 64 * KIB);
+  held.add(randomBytes(KIB));
   await putAway(held);
   expect(await readdir(folder)).toEqual([]);
   held.drop();
@@ -94,7 +94,7 @@ test('what a process left that died within the opening of a file is removed', as
 test('all files together stay within the budget, and dropped bytes give their room back', async () => {
   const spool = open(100 * KIB);
   const [first, second] = [new Held(spool), new Held(spool)];
-  for (const held of [first, second]) held.add(randomBytes(60 * KIB), 64 * KIB);
+  for (const held of [first, second]) held.add(randomBytes(60 * KIB));
   expect(await putAway(first)).toBe(60 * KIB);
   expect(await putAway(second)).toBe(0);
   first.drop();
@@ -105,12 +105,12 @@ test('all files together stay within the budget, and dropped bytes give their ro
 test('bytes that are being written when they are dropped give their room back too', async () => {
   const spool = open(100 * KIB);
   const first = new Held(spool);
-  first.add(randomBytes(60 * KIB), 64 * KIB);
+  first.add(randomBytes(60 * KIB));
   const written = new Promise<void>((resolve) => first.putAway(resolve));
   first.drop();
   await written;
   const second = new Held(spool);
-  second.add(randomBytes(100 * KIB), 64 * KIB);
+  second.add(randomBytes(100 * KIB));
   expect(await putAway(second)).toBe(100 * KIB);
   second.drop();
 });
@@ -123,7 +123,7 @@ test.each([
   isDiskFull = what.startsWith('the disk');
   const content = randomBytes(10 * KIB);
   const held = new Held(make());
-  held.add(content, 64 * KIB);
+  held.add(content);
   expect(await putAway(held)).toBe(0);
   expect((await read(held)).equals(content)).toBe(true);
   expect(await readdir(folder)).toEqual([]);
@@ -135,11 +135,11 @@ test('bytes stay in memory when they cannot be written, and the spool is left al
   const spool = open(1024 * KIB, file);
   const content = randomBytes(10 * KIB);
   const held = new Held(spool);
-  held.add(content, 64 * KIB);
+  held.add(content);
   expect(await putAway(held)).toBe(10 * KIB);
   expect([held.isOnDisk, held.memory]).toEqual([false, 10 * KIB]);
   expect((await read(held)).equals(content)).toBe(true);
   const next = new Held(spool);
-  next.add(content, 64 * KIB);
+  next.add(content);
   expect(await putAway(next)).toBe(0);
 });

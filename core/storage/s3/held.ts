@@ -1,7 +1,19 @@
 import type { Spool, SpoolFile } from './spool.js';
 
-/** Chunks below this size, or that keep a much larger buffer alive, are copied together. */
-const SMALL = 4 * 1024;
+/**
+ * Smaller chunks, and those that keep a much larger buffer alive, are copied into blocks of BLOCK bytes. These are used
+ * again and again, so that the garbage collector has nothing to do with the bytes of slow senders.
+ */
+const SMALL = 32 * 1024;
+const BLOCK = 16 * 1024;
+
+/** Blocks that are kept for later use: 16 MiB. */
+const MOST_FREE = 1024;
+const free: Buffer[] = [];
+
+function recycle(blocks: Buffer[]): void {
+  for (const block of blocks) if (free.length < MOST_FREE) free.push(block);
+}
 
 /** The bytes of one part, segment or object: the first of them in a spool file, or none, and the rest in memory. */
 export class Held {
@@ -12,8 +24,11 @@ export class Held {
   /** When the first byte came, in milliseconds of performance.now(). */
   since = 0;
   private chunks: Uint8Array[] = [];
-  /** The last chunk lies in this block, which has room behind it. */
-  private block: { bytes: Buffer; start: number; end: number } | undefined;
+  /** The last bytes lie in this block, which has room behind them. */
+  private block: { bytes: Buffer; end: number } | undefined;
+  /** Blocks in which chunks lie. */
+  private blocks: Buffer[] = [];
+  private isDropped = false;
   private file: SpoolFile | undefined;
   private writing: Promise<void> | undefined;
 
@@ -28,8 +43,7 @@ export class Held {
     return this.writing !== undefined;
   }
 
-  /** @param blockSize bytes of a new block for small chunks */
-  add(chunk: Uint8Array, blockSize: number): void {
+  add(chunk: Uint8Array): void {
     if (this.size === 0) this.since = performance.now();
     this.size += chunk.byteLength;
     this.memory += chunk.byteLength;
@@ -37,18 +51,19 @@ export class Held {
       this.seal();
       this.chunks.push(chunk);
     } else {
-      this.copy(chunk, blockSize);
+      this.copy(chunk);
     }
   }
 
-  private copy(chunk: Uint8Array, blockSize: number): void {
+  private copy(chunk: Uint8Array): void {
     for (let done = 0; done < chunk.byteLength; ) {
-      if (!this.block || this.block.end === this.block.bytes.length) {
+      if (!this.block || this.block.end === BLOCK) {
         this.seal();
-        this.block = { bytes: Buffer.allocUnsafeSlow(blockSize), start: 0, end: 0 };
+        this.block = { bytes: free.pop() ?? Buffer.allocUnsafeSlow(BLOCK), end: 0 };
+        this.blocks.push(this.block.bytes);
       }
       const { bytes, end } = this.block;
-      const count = Math.min(bytes.length - end, chunk.byteLength - done);
+      const count = Math.min(BLOCK - end, chunk.byteLength - done);
       bytes.set(chunk.subarray(done, done + count), end);
       this.block.end += count;
       done += count;
@@ -57,9 +72,7 @@ export class Held {
 
   /** Makes a chunk of the bytes in the block. */
   private seal(): void {
-    if (!this.block) return;
-    const { bytes, start, end } = this.block;
-    if (end > start) this.chunks.push(bytes.subarray(start, end));
+    if (this.block) this.chunks.push(this.block.bytes.subarray(0, this.block.end));
     this.block = undefined;
   }
 
@@ -75,11 +88,17 @@ export class Held {
     if (!this.file.reserve(bytes)) return 0;
     this.seal();
     const { length } = this.chunks;
+    const blocks = this.blocks.length;
     this.memory = 0;
     this.writing = this.file.write([...this.chunks], bytes).then((isWritten) => {
       this.writing = undefined;
-      if (isWritten) this.chunks.splice(0, length);
-      else this.memory += bytes;
+      if (isWritten && !this.isDropped) {
+        this.chunks.splice(0, length);
+        recycle(this.blocks.splice(0, blocks));
+      } else {
+        this.memory += bytes;
+      }
+      if (this.isDropped) this.drop();
       done();
     });
     return bytes;
@@ -98,10 +117,14 @@ export class Held {
     yield* this.chunks;
   }
 
-  /** Drops all bytes. */
+  /** Drops all bytes. Nothing may read the body any more. */
   drop(): void {
+    this.isDropped = true;
+    this.file?.close();
+    if (this.writing) return;
+    recycle(this.blocks);
+    this.blocks = [];
     this.chunks = [];
     this.block = undefined;
-    this.file?.close();
   }
 }

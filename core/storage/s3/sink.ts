@@ -149,7 +149,7 @@ export class S3Sink implements UploadSink, Holder {
 
   private take(chunk: Uint8Array, most: number): void {
     const isWhole = chunk.byteLength <= most;
-    this.next.add(isWhole ? chunk : chunk.subarray(0, most), this.memory.step());
+    this.next.add(isWhole ? chunk : chunk.subarray(0, most));
     this.pending = isWhole ? undefined : chunk.subarray(most);
     // The number should be reserved by the time the part is full.
     if (this.goal.kind === 'part' && this.next.size >= this.goal.bytes / 2) this.delivery.reserve();

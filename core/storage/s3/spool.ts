@@ -11,8 +11,8 @@ import type { DiskRoom } from '../disk-room.js';
  * it is open. All files together are bounded, and leave the disk's reserve free.
  */
 
-/** Bytes of one read. Small, because many parts may be sent at a time. */
-const READ = 128 * 1024;
+/** Bytes of one read. Small, because hundreds of parts may be sent, or wait for a connection, at a time. */
+const READ = 64 * 1024;
 
 /** How long the spool is not used after a failure, in milliseconds. */
 const REST_MS = 30_000;
