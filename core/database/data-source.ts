@@ -10,7 +10,9 @@ import { Passes1763800000004 } from '../../migrations/1763800000004-passes.js';
 import { Description1763800000005 } from '../../migrations/1763800000005-description.js';
 import { Eta1763800000006 } from '../../migrations/1763800000006-eta.js';
 import { EventInbox1763900000000 } from '../../migrations/1763900000000-event-inbox.js';
-import { ObjectsAndDescriptions1763910000000 } from '../../migrations/1763910000000-objects-and-descriptions.js';
+import { Descriptions1763910000000 } from '../../migrations/1763910000000-descriptions.js';
+import { Objects1763910000001 } from '../../migrations/1763910000001-objects.js';
+import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-objects-index.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -62,7 +64,9 @@ export async function openDatabase(
       Description1763800000005,
       Eta1763800000006,
       EventInbox1763900000000,
-      ObjectsAndDescriptions1763910000000,
+      Descriptions1763910000000,
+      Objects1763910000001,
+      ObjectsIndex1763910000002,
     ],
   });
   return database.initialize();

@@ -47,6 +47,11 @@ function objectsOf({ id, size, key, objects }: StoredBlob): BlobObject[] {
   return all;
 }
 
+/** The keys of a blob's objects, whatever their sizes: a blob whose row is wrong can be deleted too. */
+function keysOf({ key, objects }: StoredBlob): string[] {
+  return objects?.map((object) => object.key) ?? (key === null ? [] : [key]);
+}
+
 /** SQL expression: a StoredBlob as one value of JSON. @param blobs name of the table `blobs` in the statement */
 export function storedBlob(blobs: string): string {
   return `jsonb_build_object('id', ${blobs}.id, 'size', ${blobs}.size, 'key', ${blobs}.key, 'objects', ${blobs}.objects)`;
@@ -100,6 +105,11 @@ export async function linkToBlob(
 ): Promise<string | undefined> {
   const [object, ...more] = objectsOf(blob);
   return object && more.length === 0 ? store.link?.(object.key, answer) : undefined;
+}
+
+/** Whether linkToBlob() gives an address of this blob. */
+export function hasLink(store: Pick<BlobStore, 'link'>, blob: StoredBlob): boolean {
+  return store.link !== undefined && objectsOf(blob).length === 1;
 }
 
 /** Stores new blobs, which have no reference yet. When this returns, their bytes survive a power cut. */
@@ -187,7 +197,7 @@ async function withOwnKeys(
   doomed: Blob[],
 ): Promise<{ id: string; ownKeys: string[] }[]> {
   if (doomed.length === 0) return [];
-  const blobs = doomed.map((blob) => ({ id: blob.id, keys: objectsOf(blob).map(({ key }) => key) }));
+  const blobs = doomed.map((blob) => ({ id: blob.id, keys: keysOf(blob) }));
   const rows = await queryRows<{ key: string }>(
     database,
     selectKeysOfBlobs('$1::text[]', 'doomed_at IS NULL'),

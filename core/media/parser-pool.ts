@@ -32,7 +32,13 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
   let closed = false;
 
   function spawn(): void {
-    const child = forkParser(limits);
+    let child: ChildProcess;
+    try {
+      child = forkParser(limits);
+    } catch (err) {
+      respawn({ err }, false);
+      return;
+    }
     all.add(child);
     let isUp = false;
     const replace = (reason: object) => {
@@ -40,14 +46,7 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
       if (!all.delete(child)) return;
       const index = free.indexOf(child);
       if (index >= 0) free.splice(index, 1);
-      if (closed) return;
-      log.warn(reason, 'a parser process ended; starting another');
-      respawning++;
-      setTimeout(() => {
-        respawning--;
-        if (!closed) spawn();
-      }, respawnMs);
-      if (!isUp) respawnMs = Math.min(2 * respawnMs, LONGEST_RESPAWN_MS);
+      if (!closed) respawn(reason, isUp);
     };
     child.once('error', (err) => replace({ err }));
     child.once('exit', (code, killedBy) => replace({ code, killedBy }));
@@ -57,6 +56,16 @@ export function startPool(count: number, limits: ParserLimits, log: Logger): Par
       respawnMs = RESPAWN_MS;
       putBack(child);
     });
+  }
+
+  function respawn(reason: object, wasUp: boolean): void {
+    log.warn(reason, 'a parser process ended; starting another');
+    respawning++;
+    setTimeout(() => {
+      respawning--;
+      if (!closed) spawn();
+    }, respawnMs);
+    if (!wasUp) respawnMs = Math.min(2 * respawnMs, LONGEST_RESPAWN_MS);
   }
 
   function putBack(child: ChildProcess): void {
@@ -113,7 +122,8 @@ function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
       stdio: ['ignore', 'ignore', 'ignore', 'ipc', 'pipe'],
     },
   );
-  // Errors of the pipe are ignored: `exit` reports a process that ends while bytes are sent to it.
-  child.stdio[BYTES_FD]?.on('error', () => {});
+  // Errors of the pipe are ignored: `exit` reports a process that ends while bytes are sent to it. When no descriptors are
+  // left, there is no pipe, and `error` follows.
+  child.stdio?.[BYTES_FD]?.on('error', () => {});
   return child;
 }

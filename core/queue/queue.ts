@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   createPostgresBackend,
   type DefaultJobOptions,
@@ -76,6 +77,9 @@ const POOL_SIZE = 5;
 
 /** How long the queue may take to answer. After that the relay adds the job, because the client's upload waits. */
 export const ANSWER_MS = 1_500;
+
+/** Pause between two looks at a job that is to be woken up. */
+const WAKE_PAUSE_MS = 50;
 
 /** Up to half of the delay is taken off at random, so that files which failed together do not come back together. */
 const BACKOFF_JITTER = 0.5;
@@ -210,8 +214,14 @@ function operations(
     },
     wake: (job) =>
       promptly(async () => {
-        const found = await bull.getJob(jobId(job));
-        if (await found?.isDelayed()) await found?.promote().catch(ignoreRefusal);
+        // An active job may have recorded that it waits, and be about to go back to the queue.
+        for (const end = Date.now() + ANSWER_MS; ; await pause(WAKE_PAUSE_MS)) {
+          const found = await bull.getJob(jobId(job));
+          // Asked first: a job that goes back between the two questions is then found delayed.
+          const isActive = await found?.isActive();
+          if (await found?.isDelayed()) return found?.promote().catch(ignoreRefusal);
+          if (!isActive || Date.now() >= end) return;
+        }
       }),
     countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
   };

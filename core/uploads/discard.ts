@@ -13,7 +13,7 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
   const rows = await queryRows<{ id: string }>(
     database,
     `SELECT id FROM uploads
-     WHERE status = 'uploading' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
+     WHERE status = 'uploading' AND kind = 'file' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
        AND ${IS_DUE}
      ORDER BY random() LIMIT 1000`,
   );

@@ -141,7 +141,7 @@ async function expireBatch(manager: EntityManager): Promise<number> {
        SELECT id FROM uploads
        WHERE status = 'uploading' AND expires_at < now()
          AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
+         AND (kind <> 'file' OR "offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
        ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
      ), expired AS (
        UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL

@@ -113,7 +113,7 @@ async function store(
   try {
     const sink = await deps.storage.uploads.open(toStored(lease.upload), async (progress) => {
       await commitProgress(deps, lease, progress);
-      onCommitted?.(progress.offset);
+      tell(onCommitted, progress.offset);
     });
     await pour(source, gate, sink, stop);
   } catch (error) {
@@ -123,6 +123,15 @@ async function store(
     }
     if (error instanceof BytesLost) await loseUpload(deps, lease);
     throw error;
+  }
+}
+
+/** The bytes are committed: an error of the listener changes nothing about that. */
+function tell(onCommitted: ReceiveOptions<string>['onCommitted'], offset: number): void {
+  try {
+    onCommitted?.(offset);
+  } catch {
+    // The listener's own affair.
   }
 }
 

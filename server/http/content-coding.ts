@@ -89,10 +89,10 @@ function unsupported({ res }: CodedRequest, accepted: string): AppError {
  * its end; and the errors of `source`
  */
 export function decode(coding: string, source: ByteSource): ByteSource {
-  const decoder = (DECODERS[coding] as () => Decoder)();
   return {
     end: source.end,
     async flow(take) {
+      const decoder = (DECODERS[coding] as () => Decoder)();
       let fed = 0;
       const feeding = source
         .flow((chunk) => {

@@ -62,17 +62,25 @@ export function ofAllowedType(deps: TypeCheckDeps, allowed: Allowed, source: Byt
   return {
     end: source.end,
     async flow(take) {
-      await source.flow((chunk) => {
-        if (next === Infinity) return take(chunk);
-        if (refusal) return undefined;
-        heldBack.push(chunk);
-        sample.push(chunk);
-        if (sample.size() < next) return undefined;
-        checking = checkBeginning(take);
-        return checking;
-      });
+      let broken: { error: unknown } | undefined;
+      try {
+        await source.flow((chunk) => {
+          if (next === Infinity) return take(chunk);
+          if (refusal) return undefined;
+          heldBack.push(chunk);
+          sample.push(chunk);
+          if (sample.size() < next) return undefined;
+          checking = checkBeginning(take);
+          return checking;
+        });
+      } catch (error) {
+        broken = { error };
+      }
+      // When the flow is over, nothing may be given any more.
       await checking;
+      // A decoder or form that was ended in the middle breaks: the refusal is the reason.
       if (refusal) throw refusal.error;
+      if (broken) throw broken.error;
       if (next === Infinity) return;
       if (!allowed.stopped.aborted) await check(deps, allowed, sample, true);
       await giveAll(take);

@@ -5,7 +5,7 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
-import { linkToBlob, openBlob, type StoredBlob } from '../../core/files/blobs.js';
+import { hasLink, linkToBlob, openBlob, type StoredBlob } from '../../core/files/blobs.js';
 import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { chosenRange, isPreconditionMet, isUnchanged, listsTag } from '../http/conditions.js';
@@ -149,7 +149,7 @@ async function send(req: Request, res: Response, storage: Storage, content: Cont
   const validators = { etag, modified };
   // The answers of the store have validators of their own. A client that names ours gets the bytes from here.
   const fromStore =
-    req.method === 'GET' && storage.blobs.link !== undefined && !listsTag(req.get('If-Match'), etag);
+    req.method === 'GET' && hasLink(storage.blobs, blob) && !listsTag(req.get('If-Match'), etag);
   allowEmbedding(res);
   res.setHeader('Content-Type', type);
   res.setHeader('Content-Disposition', content.disposition);

@@ -83,7 +83,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       params: byId,
       query: z.object({ permanent: z.enum(['0', '1'], 'must be 0 or 1').default('0') }),
       answers: { 204: EMPTY },
-      problems: ['gone'],
+      problems: ['gone', 'refused'],
       async handle(call) {
         const permanent = call.query.permanent === '1';
         const { id } = call.own(await getFile(database, call.params.id, { trashed: permanent }));

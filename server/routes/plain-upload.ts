@@ -44,6 +44,7 @@ const PROBLEMS = [
   'wrong_state',
   'locked',
   'storage_full',
+  'refused',
 ] as const;
 
 /** Bytes by which coding may enlarge an incompressible body, besides one percent. */

@@ -106,6 +106,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         'gone',
         'wrong_state',
         'incomplete',
+        'refused',
         'not_direct',
         'quota_exceeded',
         'type_not_allowed',
@@ -134,7 +135,16 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       summary: 'Complete an upload whose parts are all in S3',
       body: byId,
       answers: { 201: sentFile },
-      problems: ['not_found', 'gone', 'wrong_state', 'incomplete', 'not_direct', 'size_mismatch', 'locked'],
+      problems: [
+        'not_found',
+        'gone',
+        'wrong_state',
+        'incomplete',
+        'not_direct',
+        'size_mismatch',
+        'locked',
+        'refused',
+      ],
       async handle(call) {
         await requireOwn(call, call.body.id);
         const principal = userOf(call);

@@ -68,7 +68,7 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
     },
     onUploadFinish: async (head) => {
       const request = requestOf(byHead, head);
-      await settle(deps, leaseOf(request), { actor: actorOf(request.req) });
+      await settle(deps, leaseOf(request), { actor: actorOf(request.req), signal: request.asked });
       return {};
     },
     onResponseError: (head, error) => {

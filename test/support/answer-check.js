@@ -19,8 +19,11 @@ export function checkAnswers(response, routes, problemsOf, report = console.erro
   response.end = function (/** @type {any} */ chunk, /** @type {any[]} */ ...rest) {
     const method = this.req.method === 'HEAD' ? 'get' : this.req.method.toLowerCase();
     const route = routes.find((one) => one.method === method && one.path === this.req.route?.path);
+    // Express itself answers a GET with `If-None-Match: *` so, whatever the route.
+    const isUnchanged = this.statusCode === 304 && this.req.get('If-None-Match') === '*';
     const fault =
       route &&
+      !isUnchanged &&
       !refused.has(this) &&
       faultOf(route, problemsOf(route), {
         status: this.statusCode,

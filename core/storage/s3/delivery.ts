@@ -24,6 +24,7 @@ export class Delivery {
   private readonly journal: Journal;
   private readonly underWay = new Map<Step, Promise<void>>();
   private commits = Promise.resolve();
+  private isFinishing = false;
   private lastCommit = Date.now();
   private reserving: Promise<void> | undefined;
   private readonly failure = new AbortController();
@@ -143,6 +144,7 @@ export class Delivery {
 
   /** Commits when enough is stored, or when the last commit was long ago. */
   commitIfDue(): void {
+    if (this.isFinishing) return;
     const bytes = this.journal.committable();
     if (bytes < COMMIT_BYTES && (bytes === 0 || Date.now() - this.lastCommit < COMMIT_MS)) return;
     void this.commitStored();
@@ -174,6 +176,8 @@ export class Delivery {
   async finish(): Promise<void> {
     await this.reserving;
     await Promise.all(this.underWay.values());
+    // No commit may follow the last one, which gives part numbers back.
+    this.isFinishing = true;
     await this.enqueue(() => this.journal.lastCommit());
     if (!this.failed.aborted) return;
     this.objects.deleteLater(this.journal.leftovers());

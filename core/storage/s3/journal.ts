@@ -169,12 +169,14 @@ export class Journal {
       else if ('objectKey' in made) objectKey = made.objectKey;
       else tail.push(made);
     }
+    // The upload has become one object while its multipart upload was made.
+    const isInVain = objectKey !== undefined && this.planned.state.multipartId !== null;
     const progress = {
       offset,
       state: { multipartId: this.planned.state.multipartId, nextPart, tail },
       parts,
       // Segments have to be deleted later, even if this process dies.
-      untidy: this.strays || tail.length > 0 || done.some(({ kind }) => kind === 'segment'),
+      untidy: this.strays || tail.length > 0 || done.some(({ kind }) => kind === 'segment') || isInVain,
       ...(objectKey ? { objectKey } : {}),
     };
     this.pending = { progress, done };

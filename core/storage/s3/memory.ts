@@ -115,7 +115,8 @@ export function createMemory(limit: number): Memory {
       holders.add(holder);
       return () => {
         holders.delete(holder);
-        waiting.delete(holder);
+        // Those behind it may need less.
+        if (waiting.delete(holder)) serve();
       };
     },
   };

@@ -45,6 +45,7 @@ export class S3Sink implements UploadSink, Holder {
   /** Bytes of the memory that are taken for the held ones. */
   private credit = 0;
   private isWaiting = false;
+  private hasEnded = false;
   /** A chunk, or the rest of one, for which the held bytes must make room. */
   private pending: Uint8Array | undefined;
   /** Why the held bytes have to go, although they have not reached the goal. */
@@ -74,7 +75,7 @@ export class S3Sink implements UploadSink, Holder {
   }
 
   write(chunk: Uint8Array): Promise<void> | undefined {
-    if (this.failed.aborted) return undefined;
+    if (this.hasEnded || this.failed.aborted) return undefined;
     this.pace.note(chunk.byteLength, performance.now());
     this.pending = this.pending ? Buffer.concat([this.pending, chunk]) : chunk;
     this.advance();
@@ -88,8 +89,10 @@ export class S3Sink implements UploadSink, Holder {
       while (this.due === 'end' && !this.failed.aborted) await this.full?.promise;
       await this.delivery.finish();
     } finally {
-      this.drop();
+      this.hasEnded = true;
+      // First: dropping gives memory to those that wait for it.
       this.leaveMemory();
+      this.drop();
       this.onEnd();
     }
   }

@@ -1,13 +1,11 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/**
- * A blob may be a list of objects. An upload has its description in columns of their own, and a kind.
- */
-export class ObjectsAndDescriptions1763910000000 implements MigrationInterface {
-  name = 'ObjectsAndDescriptions1763910000000';
+/** An upload has its description in columns of their own, and a kind. */
+export class Descriptions1763910000000 implements MigrationInterface {
+  name = 'Descriptions1763910000000';
 
   async up(runner: QueryRunner): Promise<void> {
-    // Existing rows satisfy the constraints, so PostgreSQL need not read whole tables to check them.
+    // Existing rows satisfy the constraints, so PostgreSQL need not read the table to check them.
     await runner.query(`
       ALTER TABLE uploads
         ADD kind text NOT NULL DEFAULT 'file',
@@ -42,16 +40,6 @@ export class ObjectsAndDescriptions1763910000000 implements MigrationInterface {
       CREATE TRIGGER uploads_are_forgotten BEFORE UPDATE OF metadata ON uploads FOR EACH ROW
         WHEN (NEW.status IN ('expired', 'terminated') AND NEW.metadata = '{}' AND NEW.filename IS NOT NULL)
         EXECUTE FUNCTION forget_description();
-
-      -- Null stands for the one object whose key is in the row, as older versions write and read it.
-      ALTER TABLE blobs
-        ADD objects jsonb,
-        ALTER key DROP NOT NULL,
-        ADD CONSTRAINT blobs_objects_check CHECK (
-          CASE WHEN objects IS NULL THEN key IS NOT NULL ELSE key IS NULL AND jsonb_array_length(objects) > 0 END
-        ) NOT VALID;
-      CREATE INDEX blobs_objects_idx ON blobs USING gin (jsonb_path_query_array(objects, '$[*].key'))
-        WHERE objects IS NOT NULL;
     `);
   }
 
