@@ -114,6 +114,11 @@ describe.each(['files', 'S3', 'S3 with redirects'])('a blob of three objects in 
     expect((await bytesOf(last)).equals(content.subarray(-500_001))).toBe(true);
   });
 
+  it('is not given to a client that requires another version', async () => {
+    expect((await get({ 'If-Match': '"another"' })).status).toBe(412);
+    expect((await get({ 'If-Match': '*' })).status).toBe(200);
+  });
+
   it('answers HEAD', async () => {
     const answer = await get({}, 'HEAD');
     expect(answer.status).toBe(200);

@@ -183,6 +183,19 @@ describe('blobs that share objects', () => {
     );
   });
 
+  test('a row whose objects have other bytes than it says can be deleted, and holds up no others', async () => {
+    const [wrong, right] = (await store(2)) as [StoredBlob, StoredBlob];
+    await ledger.query(
+      `UPDATE blobs SET key = NULL, objects = jsonb_build_array(jsonb_build_object('key', key, 'size', size + 1))
+       WHERE id = $1`,
+      [wrong.id],
+    );
+    await reference([wrong, right]);
+    await release([wrong, right]);
+    expect(await deleteUnreferencedBlobs(ledger)).toBe(2);
+    expect(await ledger.stored()).toEqual([]);
+  });
+
   test('a row has either a key or at least one object', async () => {
     for (const [key, objects] of [
       [null, null],

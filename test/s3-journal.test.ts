@@ -306,6 +306,14 @@ describe('one request', () => {
     expect(() => part(journal)).toThrow();
   });
 
+  test('a multipart upload that was made in vain, because the bytes became one object, is to be discarded', () => {
+    const journal = new Journal(upload);
+    const object = journal.begin({ kind: 'object', replaces: [] }, 100 * MIB, 'object');
+    journal.opened('multipart');
+    journal.stored(object, '');
+    expect(journal.lastCommit()).toMatchObject({ objectKey: 'object', untidy: true });
+  });
+
   test('when nothing has happened, nothing is committed', () => {
     expect(new Journal(upload).lastCommit()).toBeUndefined();
   });

@@ -76,6 +76,19 @@ test('those that wait are served in their order, and nobody overtakes them', () 
   expect([first.bytes, second.bytes]).toEqual([6 * MIB, MIB]);
 });
 
+test('when the first that waits leaves, those behind it that need less are served', () => {
+  const memory = createMemory(10 * MIB);
+  hold(memory, 9 * MIB, true);
+  const first: Holder = { granted: () => {}, held: () => 0, isMoving: () => false, putAway: () => {} };
+  const leave = memory.join(first);
+  const second = hold(memory, 0);
+  memory.wait(first, 8 * MIB);
+  memory.wait(second, 64 * KIB);
+  expect(second.bytes).toBe(0);
+  leave();
+  expect(second.bytes).toBe(64 * KIB);
+});
+
 test('holders that all wait for more do not wait for ever', () => {
   const memory = createMemory(10 * MIB);
   const all = [hold(memory, 5 * MIB), hold(memory, 5 * MIB)];

@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
+import { gzipSync } from 'node:zlib';
 import jwt from 'jsonwebtoken';
 import * as tus from 'tus-js-client';
 import { v7 as uuidv7 } from 'uuid';
@@ -352,6 +353,16 @@ describe('a refusal for the type of the content', () => {
     expect(await usageOf(owner)).toEqual(before);
     expect((await owner.get('/api/files')).items).toHaveLength(files);
     expect(await tokenOf(guest)).toMatchObject({ usedAt: null, uploadId: null });
+  });
+
+  test('is the answer although the decoder or the form is ended in the middle', async () => {
+    const guest = await invite({ types: ['image/*'] });
+    const long = Buffer.concat([text, randomBytes(2 * 1024 ** 2)]);
+    const coded = await post(guest, gzipSync(long), { 'Content-Encoding': 'gzip' }, '?filename=a');
+    await expectProblem(coded, 422, 'type_not_allowed');
+    const data = new FormData();
+    data.append('a', new Blob([new Uint8Array(long)]), 'a');
+    await expectProblem(await post(guest, data), 422, 'type_not_allowed');
   });
 
   test('comes before the rest of the body', async () => {
