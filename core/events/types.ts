@@ -60,7 +60,7 @@ interface Common {
   subjectId: string | null;
   /** The user whose timeline shows the event. */
   ownerId: string | null;
-  /** Who acted; absent: the system itself. */
+  /** The person, key or token that acted; absent: the system itself. */
   actor?: Actor | undefined;
 }
 

@@ -31,7 +31,7 @@ interface BlobDeps {
   storage: Pick<Storage, 'blobs'>;
 }
 
-/** What is needed to read a blob. */
+/** The columns that are needed to read a blob. */
 export type StoredBlob = Pick<Blob, 'id' | 'size' | 'key' | 'objects'>;
 
 /** How long a row may have no reference while its bytes are being written. */

@@ -4,6 +4,7 @@ import type { ByteBudget } from './byte-budget.js';
 import type { DiskRoom } from './disk-room.js';
 import { storageError } from './object-file.js';
 import type { UploadSink } from './storage.js';
+import { writeAll } from './write-all.js';
 
 /*
  * How a file grows: in place, from the ledger's offset on. Chunks that arrive during a write are gathered and written
@@ -143,20 +144,4 @@ export function openFileSink(
       }
     },
   };
-}
-
-/** writev may write less than it was given. */
-async function writeAll(
-  handle: FileHandle,
-  batch: Uint8Array[],
-  size: number,
-  position: number,
-): Promise<void> {
-  const { bytesWritten } = await handle.writev(batch, position);
-  if (bytesWritten === size) return;
-  const rest = Buffer.concat(batch).subarray(bytesWritten);
-  for (let done = 0; done < rest.length; ) {
-    const result = await handle.write(rest, done, rest.length - done, position + bytesWritten + done);
-    done += result.bytesWritten;
-  }
 }

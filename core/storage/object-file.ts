@@ -55,7 +55,7 @@ export async function nameOutage(root: string, error: unknown): Promise<unknown>
   return marker === undefined ? new StoreAway(error) : error;
 }
 
-/** What a call of the file system has failed with, as the storage tells it. */
+/** The error of a call of the file system, as the storage tells it. */
 export function storageError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (hasCode(error, 'ENOSPC') || hasCode(error, 'EDQUOT')) return new StorageFull(error);

@@ -23,7 +23,7 @@ export interface Description {
   warnings?: Problem[];
 }
 
-/** What the metadata says about the file. `filename` is null if the client gave no name. */
+/** The metadata's description of the file. `filename` is null if the client gave no name. */
 export type Described = Pick<Upload, 'filename' | 'declaredType' | 'expectedSha256'>;
 
 /** Assignments of an UPDATE of `uploads` that remove the description of an upload that has ended. */

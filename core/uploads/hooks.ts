@@ -28,7 +28,7 @@ export interface UploadHooks {
 
 export interface UploadQuestion {
   upload: Upload;
-  /** Who sent the request; null: there is no request, because the reconciler acts. */
+  /** The sender of the request; null: there is no request, because the reconciler acts. */
   actor: Actor | null;
 }
 

@@ -9,7 +9,7 @@ export interface Content {
 
 export const EMPTY: Content = { mediaType: null };
 
-/** What a route answers when all goes well, by status: a schema of the JSON, or other content. */
+/** The answers of a route when all goes well, by status: a schema of the JSON, or other content. */
 export type Answers = Readonly<Record<number, z.ZodType | Content>>;
 
 /**

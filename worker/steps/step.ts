@@ -6,7 +6,7 @@ import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
 
 /*
- * What a step is. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
+ * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
  * steps in their order.
  */
 

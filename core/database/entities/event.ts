@@ -40,7 +40,7 @@ export class Event {
   @Column('jsonb')
   data: Record<string, unknown>;
 
-  /** Who acted; null: the system itself. */
+  /** The person, key or token that acted; null: the system itself. */
   @Column('jsonb', { nullable: true })
   actor: Actor | null;
 

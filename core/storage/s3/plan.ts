@@ -3,7 +3,7 @@ import type { Segment, StoredUpload, UploadState } from '../storage.js';
 import { MAX_PARTS, MIN_PART, partSize } from './part-size.js';
 
 /*
- * What becomes of the bytes of an upload in S3. Pure decisions; sink.ts carries them out, and journal.ts keeps their
+ * Decides what the bytes of an upload become in S3. Pure: sink.ts carries the decisions out, and journal.ts keeps their
  * order.
  *
  * The bytes of an upload are the parts of one multipart upload, followed by the tail: objects ("segments") that hold

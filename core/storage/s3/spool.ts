@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Limiter } from '../../concurrency.js';
 import type { Logger } from '../../log.js';
 import type { DiskRoom } from '../disk-room.js';
+import { writeAll } from '../write-all.js';
 
 /*
  * Files on local disk for the bytes of slow senders, until these are enough for a part. Nothing is acknowledged from
@@ -164,20 +165,4 @@ async function openUnlinked(folder: string): Promise<FileHandle> {
   const handle = await open(path, 'wx+', 0o600);
   await rm(path, { force: true });
   return handle;
-}
-
-/** A write may take less than it was given. */
-async function writeAll(
-  handle: FileHandle,
-  chunks: Uint8Array[],
-  bytes: number,
-  position: number,
-): Promise<void> {
-  const { bytesWritten } = await handle.writev(chunks, position);
-  if (bytesWritten === bytes) return;
-  const rest = Buffer.concat(chunks).subarray(bytesWritten);
-  for (let done = 0; done < rest.length; ) {
-    const at = position + bytesWritten + done;
-    done += (await handle.write(rest, done, rest.length - done, at)).bytesWritten;
-  }
 }
