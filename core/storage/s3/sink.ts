@@ -11,7 +11,7 @@ import type { Spool } from './spool.js';
  * How the bytes of one request come to S3.
  *
  * The sink holds what arrives until plan.ts makes a part, segment or object of it; delivery.ts sends and commits that
- * while the next bytes arrive. A fast sender's chunks stay in memory as they are. The bytes of a slow sender go to the
+ * while the next bytes arrive. A fast sender's bytes stay in memory. The bytes of a slow sender go to the
  * spool, so that thousands of them neither fill the memory nor make the store take thousands of small objects. Without
  * room in the spool they are held in memory too, and become a segment or a short part when others need the memory.
  *
