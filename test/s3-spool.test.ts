@@ -53,7 +53,7 @@ async function putAway(held: Held): Promise<number> {
 test('bytes in the spool and in memory become one body, again and again', async () => {
   const content = randomBytes(700 * KIB);
   const held = new Held(open());
-  // Small chunks are copied together, large ones stay as they are.
+  // Chunks of any size are copied into blocks, of which each may hold parts of several.
   for (let at = 0, size = 1; at < content.length; at += size, size = (size * 7) % 40_009) {
     held.add(content.subarray(at, at + size));
     if (size % 3 === 0) await putAway(held);
