@@ -1,0 +1,120 @@
+import { v7 as uuidv7 } from 'uuid';
+import { AppError } from '../../core/errors.js';
+import { createUpload } from '../../core/uploads/create.js';
+import { abandonUpload } from '../../core/uploads/end.js';
+import type { Leases } from '../../core/uploads/lease.js';
+import type { ReceiveDeps } from '../../core/uploads/receive.js';
+import type { SettleDeps } from '../../core/uploads/settle.js';
+import type { Keys } from '../auth/keys.js';
+import { actorOf } from '../auth/principal.js';
+import { refuseCoding } from '../http/content-coding.js';
+import { readBody } from '../http/request-body.js';
+import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
+import type { Answer } from './answer.js';
+import { fits, takeBody } from './body.js';
+import { type Call, completeness, leaseOf, locationOf, tellLocation } from './call.js';
+import { finish } from './finish.js';
+import { limitsOf } from './limits.js';
+import { BeyondLength, ContentMismatch } from './problems.js';
+import { completenessIn, type Digests, describeIn, digestsIn, lengthIn } from './request.js';
+
+export interface UploadDeps extends ReceiveDeps, SettleDeps, TypeCheckDeps {
+  leases: Leases;
+  keys: Keys;
+  publicUrl: string | undefined;
+}
+
+/** Refusals of the whole file. */
+const REFUSALS = ['too_large', 'quota_exceeded', 'type_not_allowed', 'checksum_mismatch'];
+
+/**
+ * Creates an upload and takes the body of the request into it.
+ * @throws {AppError} as createUpload() and takeBody(); checksum_mismatch when the file does not fit Repr-Digest
+ */
+export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
+  const { req, dialect, principal } = call;
+  const isLast = completenessIn(req, dialect);
+  if (isLast === undefined) {
+    throw new AppError('invalid_request', {
+      detail: `Send ${dialect.completeness}, which says whether the body is all of the upload`,
+    });
+  }
+  refuseCoding(req);
+  const length = lengthIn(req, { offset: 0, isLast, known: null });
+  if (length !== null && length > deps.maxUploadSize) {
+    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
+  }
+  const [content, expected] = [digestsIn(req, 'Content-Digest'), digestsIn(req, 'Repr-Digest')];
+  const row = await createUpload(deps, {
+    id: uuidv7(),
+    ownerId: principal.userId,
+    length,
+    ...describeIn(req),
+    leaseHolder: deps.leases.holder,
+    actor: actorOf(req),
+    token: principal.uploadToken,
+  });
+  call.lease = deps.leases.adopt(row, call.letGo);
+  const location = locationOf(call, row.id, deps.publicUrl);
+  tellLocation(call, { Location: location, ...limitsOf(deps, dialect, row) });
+
+  try {
+    const digests = await takeFirst(deps, call, { isLast, content, expected });
+    const answer = isLast ? await finish(deps, call, digests['sha-256']) : continued(deps, call);
+    return { ...answer, headers: { Location: location, ...answer.headers } };
+  } catch (error) {
+    if (isFinal(error, call)) await abandon(deps, call);
+    throw error;
+  }
+}
+
+/** Whether the client will not resume after this error, so that nothing is kept. */
+function isFinal(error: unknown, { dialect }: Call): boolean {
+  if (error instanceof BeyondLength) return dialect.overflowEnds;
+  return error instanceof AppError && !(error instanceof ContentMismatch) && REFUSALS.includes(error.code);
+}
+
+/** Takes the body. If that is all of the upload, checks the type that its token allows, and its digests. */
+async function takeFirst(
+  deps: UploadDeps,
+  call: Call,
+  { isLast, content, expected }: { isLast: boolean; content: Digests; expected: Digests },
+): Promise<Digests> {
+  const lease = leaseOf(call);
+  const { declaredType, allowedTypes: types } = lease.upload;
+  const body = readBody(call.req);
+  const source =
+    types && isLast ? ofAllowedType(deps, { types, declaredType, stopped: call.asked }, body) : body;
+  const wanted = Object.keys(expected) as (keyof Digests)[];
+  const digests = await takeBody(deps, call, {
+    source,
+    isLast,
+    content,
+    also: isLast ? ['sha-256', ...wanted] : [],
+  });
+  if (isLast && !fits(digests, expected)) {
+    throw new AppError('checksum_mismatch', { detail: 'What has arrived does not fit Repr-Digest' });
+  }
+  return digests;
+}
+
+/** The answer to a piece that is not the last one. */
+function continued(deps: UploadDeps, call: Call): Answer {
+  const { upload } = leaseOf(call);
+  return {
+    status: 201,
+    headers: {
+      'Upload-Offset': String(upload.offset),
+      ...completeness(call.dialect, false),
+      ...limitsOf(deps, call.dialect, upload),
+    },
+  };
+}
+
+/** Ends the upload and gives its token back. If that fails, the upload expires like any abandoned one. */
+export async function abandon(deps: UploadDeps, call: Call): Promise<void> {
+  const lease = leaseOf(call);
+  await abandonUpload(deps, lease, actorOf(call.req), call.principal.uploadToken?.id).catch(
+    (error: unknown) => deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended'),
+  );
+}
