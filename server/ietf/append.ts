@@ -1,6 +1,5 @@
 import { AppError } from '../../core/errors.js';
 import { declareLength } from '../../core/uploads/commit.js';
-import { uploadAccessOf } from '../auth/can.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
 import type { Answer } from './answer.js';
@@ -29,7 +28,7 @@ export async function append(deps: UploadDeps, call: Call, id: string): Promise<
   const { req, dialect } = call;
   const head = readHead(call);
   const content = digestsIn(req, 'Content-Digest');
-  call.lease = await deps.leases.acquire(id, uploadAccessOf(call.principal), call.gone, call.letGo);
+  call.lease = await call.acquire(id);
   const lease = call.lease;
   await requireActive(deps, lease.upload);
   if (lease.upload.status === 'finished') return appendToComplete(deps, call, head);
@@ -77,9 +76,6 @@ async function declare(deps: UploadDeps, call: Call, isLast: boolean): Promise<v
   const { offset, length: known } = lease.upload;
   const length = lengthIn(call.req, { offset, isLast, known });
   if (known !== null || length === null) return;
-  if (length > deps.maxUploadSize) {
-    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
-  }
   await declareLength(deps, lease, length);
 }
 

@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import { AppError } from '../../core/errors.js';
-import { type ByteSource, type ReceiveDeps, receive } from '../../core/uploads/receive.js';
+import type { LedgerDeps } from '../../core/uploads/commit.js';
+import { type ByteSource, receive } from '../../core/uploads/receive.js';
 import { type Call, leaseOf, tellProgress } from './call.js';
 import { BeyondLength, ContentMismatch, InconsistentLength, LetGo } from './problems.js';
 import type { Digests } from './request.js';
@@ -19,7 +20,7 @@ type Algorithm = keyof typeof HASHES;
  * @throws {LetGo}; {InconsistentLength}; {ContentMismatch}; and as receive()
  */
 export async function takeBody(
-  deps: ReceiveDeps,
+  deps: LedgerDeps,
   call: Call,
   body: { source: ByteSource; isLast: boolean; content: Digests; also?: Algorithm[] },
 ): Promise<Digests> {
@@ -28,23 +29,23 @@ export async function takeBody(
   const known = lease.upload.length !== null;
   const algorithms = [...new Set([...also, ...(Object.keys(content) as Algorithm[])])];
   const found = await receive(deps, lease, source, {
-    stop: call.asked,
+    stop: call.stop,
     digests: algorithms.map((name) => HASHES[name]),
     last: isLast,
     onCommitted: (offset) => tellProgress(call, offset),
   }).catch((error: unknown) => {
     // A decoder or a check of the type may take a body that we have cut short for a broken one.
-    if (call.asked.aborted) throw new LetGo();
+    if (call.stop.aborted) throw new LetGo();
     const isBeyond = known && error instanceof AppError && error.code === 'too_large';
     throw isBeyond ? new BeyondLength(lease.upload.length) : error;
   });
-  if (call.asked.aborted && !call.req.readableEnded) throw new LetGo();
+  if (call.stop.aborted && !call.req.readableEnded) throw new LetGo();
   const digests: Digests = {};
   for (const name of algorithms) digests[name] = found[HASHES[name]];
   if (!fits(digests, content)) throw new ContentMismatch();
   const { offset, length } = lease.upload;
   if (isLast && offset !== length) {
-    if (call.asked.aborted) throw new LetGo();
+    if (call.stop.aborted) throw new LetGo();
     throw new InconsistentLength(`The upload ends after ${offset} bytes; ${length} were announced`);
   }
   return digests;

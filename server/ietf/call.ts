@@ -1,57 +1,31 @@
 import type { Request, Response } from 'express';
-import { AppError } from '../../core/errors.js';
-import type { Lease } from '../../core/uploads/lease.js';
-import type { Principal } from '../auth/principal.js';
+import type { Lease, Leases } from '../../core/uploads/lease.js';
 import { originOf } from '../http/origin.js';
+import { openCall as openUploadCall, type UploadCall } from '../uploads/call.js';
 import { writeBoolean } from './fields.js';
 import { sendInterim } from './interim.js';
 import { type Dialect, dialectOf, VERSION_FIELD } from './versions.js';
 
-/** How long the object of a whole upload may still be assembled after the request was asked to let go, in milliseconds. */
-const ASSEMBLE_MS = 500;
-
-/** The state of one request. */
-export interface Call {
-  req: Request;
-  res: Response;
+/** The state of one request of this protocol. */
+export interface Call extends UploadCall {
   dialect: Dialect;
-  principal: Principal;
   /** Held until the request has its answer. */
-  lease?: Lease;
+  lease?: Lease | undefined;
   /** Whether the client has learnt where it can resume. */
   located: boolean;
-  /** Asks the request to stop. */
-  letGo: () => void;
-  /** Aborts when the request was asked to stop: no further bytes are taken. */
-  asked: AbortSignal;
-  /** Aborts when the time for assembling the object is over too. */
-  late: AbortSignal;
-  /** Aborts when the client has gone. */
-  gone: AbortSignal;
 }
 
-/** @throws {AppError} unauthenticated */
-export function openCall(req: Request, res: Response): Call {
-  const { principal } = req;
-  if (!principal) throw new AppError('unauthenticated');
-  const [gone, asked, late] = [new AbortController(), new AbortController(), new AbortController()];
-  res.once('close', () => {
-    if (!res.writableFinished) gone.abort();
-  });
+/**
+ * "Since the client is not allowed to perform multiple transfers for the same upload resource in parallel, the server can
+ * assume that the previous attempt has already failed." So a request that is asked to let go takes no further bytes.
+ */
+const DRAIN_MS = 0;
+
+export function openCall(leases: Leases, req: Request, res: Response): Call {
   return {
-    req,
-    res,
+    ...openUploadCall(leases, req, res, DRAIN_MS),
     dialect: dialectOf(req),
-    principal,
     located: req.method !== 'POST' && req.method !== 'PUT',
-    letGo() {
-      if (asked.signal.aborted) return;
-      asked.abort();
-      setTimeout(() => late.abort(), ASSEMBLE_MS).unref();
-    },
-    asked: asked.signal,
-    late: late.signal,
-    gone: gone.signal,
   };
 }
 

@@ -1,15 +1,10 @@
-import { v7 as uuidv7 } from 'uuid';
 import { AppError } from '../../core/errors.js';
-import { createUpload } from '../../core/uploads/create.js';
 import { abandonUpload } from '../../core/uploads/end.js';
-import type { Leases } from '../../core/uploads/lease.js';
-import type { ReceiveDeps } from '../../core/uploads/receive.js';
-import type { SettleDeps } from '../../core/uploads/settle.js';
 import type { Keys } from '../auth/keys.js';
-import { actorOf } from '../auth/principal.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
 import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
+import { beginUpload, type UploadDeps as SharedDeps } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { fits, takeBody } from './body.js';
 import { type Call, completeness, leaseOf, locationOf, tellLocation } from './call.js';
@@ -18,8 +13,7 @@ import { limitsOf } from './limits.js';
 import { BeyondLength, ContentMismatch } from './problems.js';
 import { completenessIn, type Digests, describeIn, digestsIn, lengthIn } from './request.js';
 
-export interface UploadDeps extends ReceiveDeps, SettleDeps, TypeCheckDeps {
-  leases: Leases;
+export interface UploadDeps extends SharedDeps, TypeCheckDeps {
   keys: Keys;
   publicUrl: string | undefined;
 }
@@ -29,10 +23,10 @@ const REFUSALS = ['too_large', 'quota_exceeded', 'type_not_allowed', 'checksum_m
 
 /**
  * Creates an upload and takes the body of the request into it.
- * @throws {AppError} as createUpload() and takeBody(); checksum_mismatch when the file does not fit Repr-Digest
+ * @throws {AppError} as beginUpload() and takeBody(); checksum_mismatch when the file does not fit Repr-Digest
  */
 export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
-  const { req, dialect, principal } = call;
+  const { req, dialect } = call;
   const isLast = completenessIn(req, dialect);
   if (isLast === undefined) {
     throw new AppError('invalid_request', {
@@ -41,22 +35,11 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
   }
   refuseCoding(req);
   const length = lengthIn(req, { offset: 0, isLast, known: null });
-  if (length !== null && length > deps.maxUploadSize) {
-    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
-  }
   const [content, expected] = [digestsIn(req, 'Content-Digest'), digestsIn(req, 'Repr-Digest')];
-  const row = await createUpload(deps, {
-    id: uuidv7(),
-    ownerId: principal.userId,
-    length,
-    ...describeIn(req),
-    leaseHolder: deps.leases.holder,
-    actor: actorOf(req),
-    token: principal.uploadToken,
-  });
-  call.lease = deps.leases.adopt(row, call.letGo);
-  const location = locationOf(call, row.id, deps.publicUrl);
-  tellLocation(call, { Location: location, ...limitsOf(deps, dialect, row) });
+  const begun = await beginUpload(deps, call, { length, description: describeIn(req), goesOn: true });
+  call.lease = begun.lease;
+  const location = locationOf(call, begun.upload.id, deps.publicUrl);
+  tellLocation(call, { Location: location, ...limitsOf(deps, dialect, begun.upload) });
 
   try {
     const digests = await takeFirst(deps, call, { isLast, content, expected });
@@ -84,7 +67,7 @@ async function takeFirst(
   const { declaredType, allowedTypes: types } = lease.upload;
   const body = readBody(call.req);
   const source =
-    types && isLast ? ofAllowedType(deps, { types, declaredType, stopped: call.asked }, body) : body;
+    types && isLast ? ofAllowedType(deps, { types, declaredType, stopped: call.stop }, body) : body;
   const wanted = Object.keys(expected) as (keyof Digests)[];
   const digests = await takeBody(deps, call, {
     source,
@@ -114,7 +97,7 @@ function continued(deps: UploadDeps, call: Call): Answer {
 /** Ends the upload and gives its token back. If that fails, the upload expires like any abandoned one. */
 export async function abandon(deps: UploadDeps, call: Call): Promise<void> {
   const lease = leaseOf(call);
-  await abandonUpload(deps, lease, actorOf(call.req), call.principal.uploadToken?.id).catch(
-    (error: unknown) => deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended'),
+  await abandonUpload(deps, lease, call.actor, call.principal().uploadToken?.id).catch((error: unknown) =>
+    deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended'),
   );
 }

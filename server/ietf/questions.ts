@@ -1,13 +1,9 @@
-import type { DataSource } from 'typeorm';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import { UploadEnded } from '../../core/uploads/errors.js';
-import { isOverdue, isTrashed } from '../../core/uploads/queries.js';
-import { settle } from '../../core/uploads/settle.js';
-import { can, uploadAccessOf } from '../auth/can.js';
-import { actorOf } from '../auth/principal.js';
+import { can } from '../auth/can.js';
 import { RefusedError } from '../auth/refusals.js';
+import { requireAlive, settleIfWhole } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { type Call, completeness } from './call.js';
 import type { UploadDeps } from './create.js';
@@ -19,9 +15,9 @@ const ASSEMBLE_MS = 10_000;
 
 /** Tells the offset, and whether the upload is complete. @throws {AppError} not_found, gone, unavailable */
 export async function look(deps: UploadDeps, call: Call, id: string): Promise<Answer> {
-  const { req, dialect } = call;
-  refuseState(req, dialect);
-  call.lease = await deps.leases.look(id, uploadAccessOf(call.principal), call.gone, call.letGo);
+  const { dialect } = call;
+  refuseState(call.req, dialect);
+  call.lease = await call.look(id);
   const { lease } = call;
   const { upload } = lease;
   await requireActive(deps, upload);
@@ -30,7 +26,7 @@ export async function look(deps: UploadDeps, call: Call, id: string): Promise<An
   // A server died after the last byte and before there was a file. No client learns that the upload is complete before it
   // is. A client of a newer version completes the upload itself, by an empty PATCH.
   if (isWhole && dialect.completeByLength) {
-    await settle(deps, lease, { actor: actorOf(req), signal: AbortSignal.timeout(ASSEMBLE_MS) });
+    await settleIfWhole(deps, call, lease, AbortSignal.timeout(ASSEMBLE_MS));
   }
   return {
     status: 204,
@@ -46,31 +42,25 @@ export async function look(deps: UploadDeps, call: Call, id: string): Promise<An
 
 /** Ends the upload; or deletes its file, if it is complete. @throws {AppError} not_found, gone, forbidden */
 export async function cancel(deps: UploadDeps, call: Call, id: string): Promise<Answer> {
-  const { req, dialect, principal } = call;
-  refuseState(req, dialect);
-  call.lease = await deps.leases.acquire(id, uploadAccessOf(principal), call.gone, call.letGo);
+  refuseState(call.req, call.dialect);
+  call.lease = await call.acquire(id);
   const { lease } = call;
   // A finished upload is a file.
-  if (lease.upload.status === 'finished' && !can(principal, 'manage', lease.upload)) {
+  if (lease.upload.status === 'finished' && !can(call.principal(), 'manage', lease.upload)) {
     throw new RefusedError(
       'forbidden',
       { action: 'manage', subjectId: id },
       'The upload is complete: deleting its file needs the right to manage files',
     );
   }
-  await terminateUpload(deps, id, actorOf(req), lease);
+  await terminateUpload(deps, id, call.actor, lease);
   return { status: 204, headers: {} };
 }
 
-/** @throws {UploadEnded}; {AppError} gone, wrong_state */
-export async function requireActive(deps: { database: DataSource }, upload: Upload): Promise<void> {
-  const { status, kind } = upload;
-  if (status === 'expired' || status === 'terminated' || isOverdue(upload)) throw new UploadEnded();
-  // Clients remember addresses. If told that an upload is complete, they never send a deleted file again.
-  if (status === 'finished' && (await isTrashed(deps.database, upload.id))) {
-    throw new AppError('gone', { detail: 'The file of this upload was deleted' });
-  }
-  if (kind !== 'file') {
+/** @throws {AppError} gone, wrong_state */
+export async function requireActive(deps: UploadDeps, upload: Upload): Promise<void> {
+  await requireAlive(deps, upload);
+  if (upload.kind !== 'file') {
     throw new AppError('wrong_state', { detail: 'This upload is part of a concatenation: go on with tus' });
   }
 }

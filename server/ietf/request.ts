@@ -1,9 +1,8 @@
 import contentDisposition from 'content-disposition';
 import type { Request } from 'express';
-import { validate as isUuid } from 'uuid';
 import { AppError } from '../../core/errors.js';
 import { checkMetadata, type Description, toMetadata } from '../../core/uploads/description.js';
-import { describeUpload } from '../upload-metadata.js';
+import { describeUpload } from '../tus/metadata.js';
 import { parseBoolean, parseDictionary, parseWholeNumber } from './fields.js';
 import { BeyondLength, InconsistentLength } from './problems.js';
 import { type Dialect, dialectOf, VERSION_FIELD } from './versions.js';
@@ -53,12 +52,6 @@ export function isUpgradable(req: Request): boolean {
 
 function isCoded(req: Request): boolean {
   return !/^(\s*identity\s*|\s*)$/i.test(req.get('Content-Encoding') ?? '');
-}
-
-/** The upload id in a path. */
-export function idIn(path: string): string | undefined {
-  const [, id] = /^\/uploads\/([^/]+)\/?$/.exec(path) ?? [];
-  return id && isUuid(id) ? id.toLowerCase() : undefined;
 }
 
 /** Whether the request says that its end is the end of the upload; undefined: it does not say. */

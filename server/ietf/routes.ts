@@ -1,18 +1,18 @@
 import { type ErrorRequestHandler, type RequestHandler, Router } from 'express';
 import { AppError } from '../../core/errors.js';
-import { getUpload } from '../../core/uploads/queries.js';
 import type { Authenticate } from '../auth/authenticate.js';
-import { can } from '../auth/can.js';
 import type { Drain } from '../http/drain.js';
 import type { Limits } from '../limits/limits.js';
 import type { TusLimits } from '../tus/limits.js';
+import { findUploadId } from '../uploads/call.js';
+import { noteForeign } from '../uploads/steps.js';
 import { sendAnswer } from './answer.js';
 import { append } from './append.js';
 import { type Call, openCall } from './call.js';
 import { create, type UploadDeps } from './create.js';
 import { answerError, type ErrorDeps } from './errors.js';
 import { cancel, look } from './questions.js';
-import { idIn, isResumable, isUpgradable } from './request.js';
+import { isResumable, isUpgradable } from './request.js';
 import { dialectOf, VERSION_FIELD } from './versions.js';
 
 /*
@@ -87,9 +87,9 @@ function createHandler(
   work: (call: Call) => ReturnType<typeof create>,
 ): RequestHandler {
   return async (req, res) => {
-    const call = openCall(req, res);
+    const call = openCall(deps.leases, req, res);
     try {
-      const answer = await work(call).finally(() => call.lease?.release());
+      const answer = await work(call).finally(() => call.end());
       sendAnswer(res, answer);
     } catch (error) {
       await answerError(deps, call, await noteMiss(deps, limits, call, error), call);
@@ -100,7 +100,7 @@ function createHandler(
 /** @throws {AppError} method_not_allowed, not_found */
 async function dispatch(deps: ResumableDeps, call: Call): ReturnType<typeof create> {
   const { req, res } = call;
-  const id = idIn(req.path);
+  const id = findUploadId(req.path);
   const isEndpoint = /^\/uploads\/?$/.test(req.path);
   if (!id && !isEndpoint) throw new AppError('not_found');
   if (!id && ['POST', 'PUT'].includes(req.method)) return create(deps, call);
@@ -112,30 +112,17 @@ async function dispatch(deps: ResumableDeps, call: Call): ReturnType<typeof crea
   throw new AppError('method_not_allowed', { detail: `Allowed: ${allowed}` });
 }
 
-/**
- * Counts a request for an upload that does not exist. An upload of somebody else gets the answer for a missing one, but
- * the event log records the attempt.
- * @returns the error to answer
- */
+/** Counts a request for an upload that does not exist. @returns the error to answer */
 async function noteMiss(
   deps: ResumableDeps,
   limits: Pick<TusLimits, 'countMiss'>,
-  { req, res, principal }: Call,
+  call: Call,
   error: unknown,
 ): Promise<unknown> {
   if (!(error instanceof AppError) || (error.code !== 'not_found' && error.code !== 'gone')) return error;
-  const id = idIn(req.path);
-  try {
-    const upload = id && error.code === 'not_found' ? await getUpload(deps.database, id) : undefined;
-    if (upload && !can(principal, 'upload', upload)) {
-      deps.refusals.note(req, { action: 'upload', code: 'not_found', subjectId: upload.id });
-    }
-  } catch (failure) {
-    if (!(failure instanceof AppError)) {
-      deps.log.warn({ err: failure, requestId: req.id }, 'refusal not written down');
-    }
-  }
-  return limits.countMiss(req, res).then(
+  const id = findUploadId(call.req.path);
+  if (id && error.code === 'not_found') await noteForeign(deps, call, id);
+  return limits.countMiss(call.req, call.res).then(
     () => error,
     (limited: unknown) => limited,
   );
