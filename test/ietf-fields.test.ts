@@ -102,8 +102,7 @@ test('no text makes a parser fail or take long', () => {
   const began = performance.now();
   for (let count = 0; count < 20_000; count++) {
     const text = Array.from({ length: random.whole(0, 12) }, () => random.pick(pieces)).join('');
-    for (const parse of [parseBoolean, parseWholeNumber, parseDictionary])
-      expect(() => parse(text)).not.toThrow();
+    for (const parse of [parseBoolean, parseWholeNumber, parseDictionary]) parse(text);
   }
   for (const unit of [';a="', ';a=b', '\\"', 'a=1,', ':', ';*', ' ']) {
     for (const parse of [parseBoolean, parseWholeNumber, parseDictionary])

@@ -27,12 +27,16 @@ export async function takeBody(
   const lease = leaseOf(call);
   const { source, isLast, content, also = [] } = body;
   const known = lease.upload.length !== null;
+  let told = lease.upload.offset;
   const algorithms = [...new Set([...also, ...(Object.keys(content) as Algorithm[])])];
   const found = await receive(deps, lease, source, {
     stop: call.stop,
     digests: algorithms.map((name) => HASHES[name]),
     last: isLast,
-    onCommitted: (offset) => tellProgress(call, offset),
+    onCommitted(offset) {
+      if (offset > told) tellProgress(call, offset);
+      told = offset;
+    },
   }).catch((error: unknown) => {
     // A decoder or a check of the type may take a body that we have cut short for a broken one.
     if (call.stop.aborted) throw new LetGo();

@@ -42,7 +42,7 @@ export function tellLocation(call: Call, headers: Record<string, string>): void 
   call.located = sendInterim(call.res, { [VERSION_FIELD]: String(version), ...headers });
 }
 
-/** Tells the client the offset, unless it does not read what it was told before. */
+/** Tells the client a new offset, unless it does not read what it was told before. */
 export function tellProgress({ res, dialect }: Call, offset: number): void {
   const { version, progress } = dialect;
   if (version === undefined || !progress || res.socket?.writableLength !== 0) return;

@@ -26,10 +26,12 @@ export function limitsOf(
  */
 export function offerUploads({ maxUploadSize }: { maxUploadSize: number }): RequestHandler {
   return (req, res, next) => {
-    if (req.method === 'OPTIONS' && req.path === '/') {
-      res.setHeader('Upload-Limit', `max-size=${maxUploadSize}`);
-      res.setHeader('Accept-Patch', PARTIAL_UPLOAD);
-    }
-    next();
+    if (req.method !== 'OPTIONS' || req.path !== '/') return next();
+    res.setHeader('Upload-Limit', `max-size=${maxUploadSize}`);
+    res.setHeader('Accept-Patch', PARTIAL_UPLOAD);
+    // tus answers at /uploads, and cors.ts answers browsers.
+    if (req.baseUrl !== '/api/files' || req.get('Access-Control-Request-Method')) return next();
+    res.setHeader('Allow', 'GET, HEAD, POST, PUT, OPTIONS');
+    res.status(200).end();
   };
 }

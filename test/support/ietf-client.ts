@@ -34,8 +34,14 @@ export interface Open {
   told(header: string): Promise<string>;
 }
 
-/** Begins a request. @param address a path or a Location */
-export function open(
+/** Begins a request, whose head is sent at once. @param address a path or a Location */
+export function open(...how: Parameters<typeof prepare>): Open {
+  const request = prepare(...how);
+  request.outgoing.flushHeaders();
+  return request;
+}
+
+function prepare(
   url: string,
   user: Pick<TestUser, 'token'>,
   method: string,
@@ -97,7 +103,7 @@ export async function say(
   { body, chunked = false, headers, ...utterance }: Utterance = {},
 ): Promise<Spoken | undefined> {
   const length = body && !chunked ? { 'Content-Length': String(body.byteLength) } : {};
-  const sent = open(url, user, method, address, { ...utterance, headers: { ...length, ...headers } });
+  const sent = prepare(url, user, method, address, { ...utterance, headers: { ...length, ...headers } });
   if (chunked) sent.outgoing.flushHeaders();
   sent.outgoing.end(body);
   return sent.answer;
