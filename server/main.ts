@@ -14,7 +14,7 @@ import { hasCode } from '../core/errors.js';
 import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
-import type { ByteSource } from '../core/media/parser-task.js';
+import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
 import { migrateQueue, openQueue } from '../core/queue/queue.js';
@@ -124,7 +124,7 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
   let parsers: Parsers | undefined;
   const closed = new AbortController();
   return {
-    detect(bytes: ByteSource): Promise<Detected | null> {
+    detect(bytes: TaskSource): Promise<Detected | null> {
       parsers ??= startParsers({
         count: 1,
         timeoutSeconds: config.parserTimeoutSeconds,
