@@ -28,7 +28,7 @@ import { User } from './entities/user.js';
 interface DatabaseOptions {
   /** Maximum number of connections. */
   poolSize?: number;
-  /** Undefined: a statement may take as long as it needs, as in migrations and commands. */
+  /** Undefined: a statement may take as long as it needs, as in commands. */
   limits?: TimeLimits;
   /** Called for an idle connection that broke; the pool replaces it by itself. */
   onError?(error: Error): void;

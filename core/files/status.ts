@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { Blob } from '../database/entities/blob.js';
 import type { Actor } from '../database/entities/event.js';
 import { File, type FileStatus, type Problem, type StepRecord } from '../database/entities/file.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { countChanged, execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
@@ -182,7 +182,8 @@ export async function failFile(database: DataSource, file: FileRun, error: Probl
 
 /** Makes the upload token usable again, so that an honest guest can send a file of an allowed type. See endRefusedUploadOf(). */
 async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE upload_tokens SET used_at = NULL FROM uploads
      WHERE uploads.id = $1 AND upload_tokens.id = uploads.upload_token_id`,
     [fileId],

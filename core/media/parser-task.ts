@@ -12,7 +12,7 @@ import {
 import type { TaskName } from './tasks.js';
 
 /** Where the bytes of a task come from. */
-export interface ByteSource {
+export interface TaskSource {
   /** Bytes of the whole object. */
   size: number;
   /** Bytes that the task needs; undefined: all. */
@@ -46,7 +46,7 @@ const STALL_MS = 60_000;
 export async function ask(
   child: ChildProcess,
   name: TaskName,
-  source: ByteSource | undefined,
+  source: TaskSource | undefined,
   signal: AbortSignal,
   { memory, timeoutSeconds }: TaskLimits,
 ): Promise<ParserAnswer> {

@@ -8,7 +8,10 @@ import { FORGET_DESCRIPTION } from './description.js';
  * The reconciler's part of the ledger: it finds uploads that were left half done, and deletes what ended uploads have left in the store.
  */
 
-/** Ids of uploads that have all their bytes but no file yet, because a process died in between. */
+/**
+ * Ids of uploads that have all their bytes but no file yet, because a process died in between. Reads all unfinished uploads
+ * by a partial index. An index on those whose offset is their length would cost each commit of an offset its HOT update.
+ */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
   const rows = await queryRows<{ id: string }>(
     database,

@@ -1,4 +1,5 @@
 import type { Listener } from '../../core/database/listen.js';
+import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { Logger } from '../../core/log.js';
@@ -82,7 +83,7 @@ function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, 
   listener.subscribe(PASS_WANTED, pass).catch(ignore);
   leader.tried
     .then(async () => {
-      if (!leader.leads()) await database.query(`NOTIFY ${PASS_WANTED}`);
+      if (!leader.leads()) await execute(database, `NOTIFY ${PASS_WANTED}`);
     })
     .catch(ignore);
 }
