@@ -16,7 +16,7 @@ import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
 import type { UploadHooks } from './hooks.js';
 import { LEASE_MS } from './lease.js';
-import { hasRoom, quotaExceeded } from './quota.js';
+import { hasRoom, quotaExceeded, requireAllowedLength } from './quota.js';
 
 /*
  * The rows of new uploads, and the room that they reserve.
@@ -35,6 +35,8 @@ export interface CreationDeps {
   uploadExpiryHours: number;
   /** Of users who have none of their own. */
   quota: Quota;
+  /** Bytes. */
+  maxUploadSize: number;
   hooks?: UploadHooks | undefined;
 }
 
@@ -72,10 +74,11 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * Writes the row and the event of a new upload and reserves room for it. The row holds a lease of epoch 1 for
  * `leaseHolder`.
  * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token; {UploadRefused} by a hook
+ * too_large; quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token; {UploadRefused} by a hook
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
-  const { token } = upload;
+  const { token, length } = upload;
+  if (length !== null) requireAllowedLength(deps, length);
   await deps.storage.room?.require();
   await deps.hooks?.beforeCreate?.(upload);
   if (!token) return insertUpload(deps, upload);
