@@ -2,13 +2,8 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { AppError } from '../errors.js';
-import {
-  BYTES_FD,
-  heldBytes,
-  type ParserAnswer,
-  type ParserTask,
-  TOO_MUCH_MEMORY,
-} from './parser-protocol.js';
+import { BYTES_FD, type ParserAnswer, type ParserTask, TOO_MUCH_MEMORY } from './parser-protocol.js';
+import { heldBytes } from './task-input.js';
 import type { TaskName } from './tasks.js';
 
 /** Where the bytes of a task come from. */

@@ -2,8 +2,9 @@ import type { ChildProcess } from 'node:child_process';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { isAlive, startPool } from './parser-pool.js';
-import { FORGET, heldBytes, NEEDS_ALL, type ParserLimits, tooLarge } from './parser-protocol.js';
+import { FORGET, NEEDS_ALL } from './parser-protocol.js';
 import { ask, type TaskLimits, type TaskSource } from './parser-task.js';
+import { heldBytes, type ParserLimits, tooLarge } from './task-input.js';
 import type { TaskName, TaskResult } from './tasks.js';
 
 /** Decodes files in separate processes; see parser-process.ts. */
