@@ -1,6 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { type Quota, UNLIMITED } from '../config.js';
 import { User } from '../database/entities/user.js';
+import { execute, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { LeaseLost } from './errors.js';
 import type { Lease } from './lease.js';
@@ -82,7 +83,8 @@ export function quotaExceeded(user: User, defaults: Quota, bytes: number | null)
 
 /** Gives back the room of one file or upload. Part of the caller's transaction. @param bytes that it counted */
 export async function releaseQuota(manager: EntityManager, ownerId: string, bytes: number): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     'UPDATE users SET used_bytes = used_bytes - $2, used_files = used_files - 1 WHERE id = $1',
     [ownerId, bytes],
   );
@@ -112,11 +114,13 @@ export async function reserve(
   return manager.transaction(async (inner) => {
     // Lock the rows in a separate statement. If another transaction changed a row after the statement began, a
     // statement that locks and changes the row locks it twice, and can deadlock between the two.
-    await inner.query(
+    await execute(
+      inner,
       `SELECT FROM uploads JOIN users ON users.id = owner_id WHERE uploads.id = $1 FOR NO KEY UPDATE`,
       [id],
     );
-    const [changed]: { reserved_bytes: string }[] = await inner.query(
+    const [changed] = await queryRows<{ reserved_bytes: string }>(
+      inner,
       `WITH mine AS (
          SELECT uploads.id, owner_id,
            coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
@@ -206,7 +210,8 @@ export async function* listTrashOwners(
          UNION ALL SELECT id FROM users WHERE quota_changed_at >= $1::timestamptz - ${SLACK}`;
   let after: string | null = null;
   do {
-    const found: { id: string }[] = await database.query(
+    const found: { id: string }[] = await queryRows(
+      database,
       `SELECT DISTINCT id FROM (${owners}) AS owner WHERE $2::uuid IS NULL OR id > $2 ORDER BY id
        LIMIT ${OWNERS_BATCH}`,
       [since ?? null, after],
@@ -228,7 +233,8 @@ export async function* listTrashBeyondQuota(
 ): AsyncGenerator<string[]> {
   let found: { id: string }[];
   do {
-    found = await database.query(
+    found = await queryRows(
+      database,
       `SELECT trash.id
        FROM users, LATERAL (
          SELECT coalesce(max_bytes, $1::bigint) AS bytes, coalesce(max_files, $2::bigint) AS files

@@ -1,14 +1,11 @@
+import type { Queryable } from './database.js';
+
 /*
  * Changes to uploads that stand for the passage of time. Suites make them here, so that a column can change in one place.
  */
 
-/** A TestDatabase or a TestLedger. */
-interface Database {
-  query(sql: string, parameters?: unknown[]): Promise<unknown>;
-}
-
 /** Makes an upload due to expire, or all uploads. */
-export async function makeDue(database: Database, uploadId: string | null = null): Promise<void> {
+export async function makeDue(database: Queryable, uploadId: string | null = null): Promise<void> {
   await database.query(
     `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE $1::uuid IS NULL OR id = $1`,
     [uploadId],
