@@ -15,6 +15,12 @@ const MAX = 48 * MIB;
 /** Files are committed every 32 MiB, and S3 more often. */
 const COMMITTED = 36 * MIB;
 
+/** A PNG of one pixel. */
+const PIXEL = Buffer.from(
+  'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==',
+  'base64',
+);
+
 let processes: Processes;
 let user: TestUser;
 
@@ -328,6 +334,40 @@ describe('on files', () => {
     const location = await careful(8, { 'Repr-Digest': digest('sha-256', Buffer.from('another')) });
     await patch(location, { offset: 0, last: true, body: content });
     expect(await user.settled(idOf(location))).toMatchObject({ status: 'failed' });
+  });
+
+  test('a guest’s token is checked for its types, and counts only for what is kept', async () => {
+    const made = await user.fetch('/api/upload-tokens', {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ types: ['image/png'] }),
+    });
+    const guest = { token: (await made.json()).token };
+    const headers = { 'Upload-Complete': '?1' };
+    const body = Buffer.from('%PDF-1.7 and no picture');
+    const refused = await say(processes.url, guest, 'POST', '/api/files', { headers, body });
+    expect(refused).toMatchObject({ status: 422, headers: { 'upload-complete': '?1' } });
+    expect(JSON.parse(refused?.body ?? '').code).toBe('type_not_allowed');
+
+    const sent = open(processes.url, guest, 'POST', '/api/files', {
+      headers: { ...headers, 'Content-Length': String(PIXEL.length) },
+    });
+    sent.outgoing.write(PIXEL.subarray(0, 20));
+    const location = await sent.told('location');
+    sent.outgoing.destroy();
+    const head = await say(processes.url, guest, 'HEAD', location);
+    const offset = Number(head?.headers['upload-offset']);
+    // Nobody else may go on with it, and the token begins no other upload.
+    const stranger = await registerUser(() => processes.url);
+    expect(await say(processes.url, stranger, 'HEAD', location)).toMatchObject({ status: 404 });
+    expect(await say(processes.url, guest, 'POST', '/uploads', { headers })).toMatchObject({ status: 401 });
+    const rest = PIXEL.subarray(offset);
+    const done = await say(processes.url, guest, 'PATCH', location, {
+      headers: { ...headers, 'Content-Type': PARTIAL, 'Upload-Offset': String(offset) },
+      body: rest,
+    });
+    expect(done).toMatchObject({ status: 201, headers: { 'upload-complete': '?1' } });
+    expect(await user.settled(idOf(location))).toMatchObject({ detectedType: 'image/png' });
   });
 
   test('limits are told before they are met, and with 413', async () => {
