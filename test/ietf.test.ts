@@ -416,6 +416,11 @@ describe('on files', () => {
     const type = { 'Content-Type': 'multipart/form-data; boundary=B' };
     const answer = await ask('POST', '/api/files', { headers: { ...complete, ...type }, body: form });
     expect(JSON.parse(answer.body).files[0]).toMatchObject({ filename: 'a.txt', size: 7 });
+    const half = await ask('POST', '/api/files', {
+      headers: { 'Upload-Complete': '?0', ...type },
+      body: form,
+    });
+    expect(half.status).toBe(415);
     const put = await ask('PUT', '/api/files', { version: null, body });
     expect(put.status).toBe(405);
     // A first piece would become a file of its own.

@@ -3,6 +3,7 @@ import { abandonUpload } from '../../core/uploads/end.js';
 import type { Keys } from '../auth/keys.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
+import { isForm } from '../plain/form-files.js';
 import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
 import { beginUpload, type UploadDeps as SharedDeps } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
@@ -34,6 +35,11 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
     });
   }
   refuseCoding(req);
+  if (isForm(req)) {
+    throw new AppError('unsupported_media_type', {
+      detail: 'A form cannot be sent in pieces: send its files',
+    });
+  }
   const length = lengthIn(req, { offset: 0, isLast, known: null });
   const [content, expected] = [digestsIn(req, 'Content-Digest'), digestsIn(req, 'Repr-Digest')];
   const begun = await beginUpload(deps, call, { length, description: describeIn(req), goesOn: true });

@@ -2,6 +2,7 @@ import contentDisposition from 'content-disposition';
 import type { Request } from 'express';
 import { AppError } from '../../core/errors.js';
 import { checkMetadata, type Description, toMetadata } from '../../core/uploads/description.js';
+import { isForm } from '../plain/form-files.js';
 import { describeUpload } from '../tus/metadata.js';
 import { parseBoolean, parseDictionary, parseWholeNumber } from './fields.js';
 import { BeyondLength, InconsistentLength } from './problems.js';
@@ -46,8 +47,7 @@ export function isUpgradable(req: Request): boolean {
   const isComplete = completenessIn(req, dialect);
   if (!isResumable(req) || isComplete === undefined) return false;
   if (!isComplete) return true;
-  const type = mediaTypeOf(req);
-  return dialect.version !== undefined && !type?.startsWith('multipart/') && !isCoded(req);
+  return dialect.version !== undefined && !isForm(req) && !isCoded(req);
 }
 
 function isCoded(req: Request): boolean {
