@@ -37,7 +37,7 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
   refuseCoding(req);
   if (isForm(req)) {
     throw new AppError('unsupported_media_type', {
-      detail: 'A form cannot be sent in pieces: send its files',
+      detail: 'A form is taken at /api/files only, and in one request',
     });
   }
   const length = lengthIn(req, { offset: 0, isLast, known: null });
