@@ -139,6 +139,29 @@ describe.each(FORMS)('on %s', (_name, openForm) => {
     await expectCompletedOnce(processes, user, idOf(location), content);
   });
 
+  test('a body that does not fit its Content-Digest counts for nothing, and may be sent again', async () => {
+    const content = randomBytes(200_000);
+    const location = await careful();
+    for (const name of ['sha-256', 'sha-512']) {
+      const wrong = { 'Content-Digest': digest(name, Buffer.from('another')) };
+      const refused = await patch(location, { offset: 0, last: true, body: content, headers: wrong });
+      expect(refused).toMatchObject({ status: 422, headers: { 'upload-complete': '?0' } });
+      expect(JSON.parse(refused.body).code).toBe('checksum_mismatch');
+      expect(await offsetOf(location)).toBe(0);
+    }
+    const half = content.subarray(0, 100_000);
+    const headers = { 'Content-Digest': `${digest('sha-256', half)}, md5=:AAAA:` };
+    const piece = await patch(location, { offset: 0, last: false, body: half, chunked: true, headers });
+    expect(piece).toMatchObject({ status: 204, headers: { 'upload-offset': '100000' } });
+    await patch(location, { offset: half.length, last: true, body: content.subarray(half.length) });
+    await expectCompletedOnce(processes, user, idOf(location), content);
+
+    const wrong = { 'Upload-Complete': '?1', 'Content-Digest': digest('sha-256', half) };
+    const created = await ask('POST', '/api/files', { headers: wrong, body: content });
+    expect(created).toMatchObject({ status: 422, headers: { 'upload-complete': '?0' } });
+    expect(await offsetOf(String(created.interim[0]?.location))).toBe(0);
+  });
+
   test('a newer request ends the older one, which gets no answer', async () => {
     const content = randomBytes(300_000);
     const sent = open(processes.url, user, 'POST', '/uploads', {

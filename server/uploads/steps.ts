@@ -3,9 +3,12 @@ import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { createUpload } from '../../core/uploads/create.js';
 import type { Description } from '../../core/uploads/description.js';
+import type { DigestName } from '../../core/uploads/digests.js';
+import { abandonUpload } from '../../core/uploads/end.js';
+import { UploadEnded } from '../../core/uploads/errors.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
 import { getUpload, isOverdue, isTrashed } from '../../core/uploads/queries.js';
-import { bytesLeft, type ReceiveOptions, receive } from '../../core/uploads/receive.js';
+import { bytesLeft, type Digests, type ReceiveOptions, receive } from '../../core/uploads/receive.js';
 import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import { can } from '../auth/can.js';
 import type { Refusals } from '../auth/refusals.js';
@@ -94,17 +97,23 @@ export function requireRoomForBody(
   throw new AppError('too_large', { detail: `The body exceeds the ${left} bytes that are left` });
 }
 
-/** Stores the body of the request at the upload's offset. @throws as receive() */
-export async function receiveBody<Algorithm extends string = never>(
+/**
+ * Stores the body of the request at the upload's offset.
+ * @param options.limit bytes of the body; undefined: as many as the upload takes
+ * @throws as receive()
+ */
+export async function receiveBody<Name extends DigestName = never>(
   deps: UploadDeps,
   { req, res, stop }: UploadCall,
   lease: Lease,
-  options: Omit<ReceiveOptions<Algorithm>, 'stop'> = {},
-): Promise<Record<Algorithm, Buffer>> {
-  const digests = await receive(deps, lease, readBody(req), { ...options, stop });
-  // Nobody reads the rest of the body, so the connection must close.
-  if (stop.aborted) res.setHeader('Connection', 'close');
-  return digests;
+  { limit, ...options }: Omit<ReceiveOptions<Name>, 'stop'> & { limit?: number | undefined } = {},
+): Promise<Digests<Name>> {
+  try {
+    return await receive<Name>(deps, lease, readBody(req, limit), { ...options, stop });
+  } finally {
+    // Nobody reads the rest of the body, so the connection must close.
+    if (stop.aborted && !res.headersSent) res.setHeader('Connection', 'close');
+  }
 }
 
 /** Makes the file of the upload if all its bytes are here. @throws as settle() */
@@ -115,6 +124,18 @@ export async function settleIfWhole(
   signal: AbortSignal = stop,
 ): Promise<void> {
   if (lease.upload.offset === lease.upload.length) await settle(deps, lease, { actor, signal });
+}
+
+/**
+ * Ends an upload whose own request has failed, so that the client can create another one. If that fails too, the upload
+ * expires. Never throws.
+ */
+export async function abandon(deps: UploadDeps, call: UploadCall, lease: Lease): Promise<void> {
+  const tokenId = call.principal().uploadToken?.id;
+  await abandonUpload(deps, lease, call.actor, tokenId).catch((error: unknown) => {
+    if (error instanceof UploadEnded) return;
+    deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended');
+  });
 }
 
 /**

@@ -68,18 +68,18 @@ function takeName() {
 }
 
 /** Makes an upload without faults. @returns its statements */
-async function listStatements(sizes: number[]): Promise<Statement[]> {
+async function listStatements(sizes: number[], checksum: boolean): Promise<Statement[]> {
   const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
   const first = postgres.statements.length;
-  const upload = await beginUpload(user, content, sizes, headers);
+  const upload = await beginUpload(user, content, sizes, headers, checksum);
   await upload.finish();
   const statements = postgres.statements.slice(first).filter(isAbout(filename));
   return statements;
 }
 
 /** Prepares an upload that will stand still at this statement. */
-async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Target> {
+async function aimAt({ number, place }: KillPoint, sizes: number[], checksum: boolean): Promise<Target> {
   const { filename, user, headers } = takeName();
   const content = takeContent(sizes);
   const matches = isAbout(filename);
@@ -94,7 +94,7 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
     reached: pause.reached,
     release: pause.cut,
     async upload(gate) {
-      const upload = await beginUpload(user, content, sizes, headers);
+      const upload = await beginUpload(user, content, sizes, headers, checksum);
       await upload.finish(gate);
       return upload;
     },
@@ -105,10 +105,13 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
 const PIECES = [1, 7.5, 0.3, 5, 2.4].map((size) => Math.round(size * MIB));
 
 test.each([
-  ['16 MiB in uneven pieces', PIECES],
-  ['a small file', [100_000]],
-])('killed before and after each statement: %s', async (_, sizes) => {
-  const statements = await listStatements(sizes);
+  ['16 MiB in uneven pieces', PIECES, false],
+  ['a small file', [100_000], false],
+  ['16 MiB in uneven pieces with checksums', PIECES, true],
+])('killed before and after each statement: %s', async (_, sizes, checksum) => {
+  const statements = await listStatements(sizes, checksum);
   expect(statements.length).toBeGreaterThan(3);
-  await killAtAll(installation, groupPoints(statements.length, ABREAST), (point) => aimAt(point, sizes));
+  await killAtAll(installation, groupPoints(statements.length, ABREAST), (point) =>
+    aimAt(point, sizes, checksum),
+  );
 });

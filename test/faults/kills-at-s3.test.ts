@@ -23,12 +23,14 @@ interface Way {
   sizes: number[];
   /** Whether the upload gets parts that no row names, as if a server had died just after it sent them. */
   strays?: boolean;
+  /** Whether each PATCH carries a checksum, and so counts as a whole or not at all. */
+  checksum?: boolean;
 }
 
-async function begin({ sizes, strays }: Way) {
+async function begin({ sizes, strays, checksum }: Way) {
   const { processes, user } = installation;
   const content = takeContent(sizes);
-  const upload = await beginUpload(user, content, sizes);
+  const upload = await beginUpload(user, content, sizes, {}, checksum);
   const key = await storageKeyOf(processes, upload.id);
   let missing = strays;
   async function finish(gate = async () => {}): Promise<PiecewiseUpload> {
@@ -92,6 +94,7 @@ const WAYS: (Way & { name: string })[] = [
   { name: 'a small file', sizes: [100_000] },
   { name: 'a small file in two pieces', sizes: [100_000, 50_000] },
   { name: '12 MiB with strays', sizes: [9 * MIB, 3 * MIB], strays: true },
+  { name: '24 MiB in uneven pieces with checksums', sizes: UNEVEN, checksum: true },
 ];
 
 test.each(WAYS)('killed before and after each call: $name', async (way) => {
