@@ -280,6 +280,8 @@ describe('on files', () => {
     const status = async (headers: Record<string, string>) =>
       (await ask('PATCH', location, { ...none, headers })).status;
     const right = { 'Content-Type': PARTIAL, 'Upload-Offset': '0', 'Upload-Complete': '?0' };
+    const unknown = await say(processes.url, { token: 'x' }, 'PATCH', location, { ...none, headers: right });
+    expect(unknown).toMatchObject({ status: 401, headers: { 'upload-complete': '?0' } });
     expect(await status({ ...right, 'Content-Type': 'text/plain' })).toBe(415);
     expect(await status({ ...right, 'Content-Encoding': 'gzip' })).toBe(415);
     expect(await status({ ...right, 'Upload-Offset': '-1' })).toBe(400);
