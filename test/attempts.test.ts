@@ -29,7 +29,7 @@ const log = createLogger('silent', 'test');
 const ATTEMPTS = 2;
 
 /** A second, and what a busy machine needs to process the next file. A step that hangs would not end for an hour. */
-const SOON_MS = 3_000;
+const SOON_MS = 20_000;
 
 let ledger: TestLedger;
 let listener: Listener;

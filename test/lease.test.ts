@@ -281,12 +281,18 @@ describe('looking', () => {
 
   test('asks the holder to let go, so that the offset it shows is the last one', async () => {
     const id = await createFree();
-    const older = await acquire(first, id, async () => {
+    let lettingGo: Promise<void> | undefined;
+    const letGo = async () => {
       older.upload = await appendToUpload(ledger, older.upload, older.epoch, parts('abc'));
       await older.release();
+    };
+    const older = await acquire(first, id, () => {
+      // The holder may be asked again after it has begun to let go.
+      lettingGo ??= letGo();
     });
     const lease = await look(second, id);
     expect(lease.upload.offset).toBe(3);
+    await lettingGo;
     await lease.release();
   });
 

@@ -131,7 +131,7 @@ const ROUTES: Record<string, Row> = {
 
 /** The handlers that answer besides the declared routes; see MOUNTED. */
 const OTHERS: Record<string, Row> = {
-  'OPTIONS /uploads': { access: 'public', ok: 204 },
+  'OPTIONS /uploads': { access: 'public', ok: 200 },
   'POST /uploads': {
     access: 'upload',
     ok: 201,

@@ -40,6 +40,7 @@ beforeAll(async () => {
     storage: ledger.storage,
     uploadExpiryHours: 24,
     quota: QUOTA,
+    maxUploadSize: Number.MAX_SAFE_INTEGER,
     database: 'database' in one ? one.database : one,
   }));
   users = Array.from({ length: USERS }, () => uuidv7());

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { AppError } from '../core/errors.js';
 import { BytesLost, type Progress, type StoredUpload, type UploadSink } from '../core/storage/storage.js';
+import type { LedgerDeps } from '../core/uploads/commit.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { LeaseLost, UploadEnded } from '../core/uploads/errors.js';
 import type { Lease } from '../core/uploads/lease.js';
-import { type ByteSource, type ReceiveDeps, receive, type Take } from '../core/uploads/receive.js';
+import { type ByteSource, receive, type Take } from '../core/uploads/receive.js';
 import { expectBooksRight } from './support/books.js';
 import { leaseOf, openLedger, type TestLedger } from './support/ledger.js';
 
@@ -111,7 +112,7 @@ function openSink() {
 
 const MAX = 1000;
 
-function over(open: ReturnType<typeof openSink>['open']): ReceiveDeps {
+function over(open: ReturnType<typeof openSink>['open']): LedgerDeps {
   const uploads = { ...ledger.storage.uploads, open };
   return { ...ledger, storage: { ...ledger.storage, uploads }, maxUploadSize: MAX };
 }

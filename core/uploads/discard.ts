@@ -1,7 +1,9 @@
 import type { DataSource } from 'typeorm';
-import { execute, queryRows } from '../database/rows.js';
+import { countChanged, execute, queryRows } from '../database/rows.js';
+import { deleteUnreferencedBlobs, releaseBlobs } from '../files/blobs.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import type { Storage, StoredUpload } from '../storage/storage.js';
+import { SELECT_READY_FINALS } from './concatenations.js';
 import { FORGET_DESCRIPTION } from './description.js';
 
 /*
@@ -9,15 +11,16 @@ import { FORGET_DESCRIPTION } from './description.js';
  */
 
 /**
- * Ids of uploads that have all their bytes but no file yet, because a process died in between. Reads all unfinished uploads
- * by a partial index. An index on those whose offset is their length would cost each commit of an offset its HOT update.
+ * Ids of uploads that have all their bytes but no file or blob yet, because a process died in between. Reads all unfinished
+ * uploads by a partial index. An index on those whose offset is their length would cost each commit of an offset its HOT
+ * update.
  */
 export async function listUnfinishedComplete(database: DataSource): Promise<string[]> {
   const rows = await queryRows<{ id: string }>(
     database,
     `SELECT id FROM uploads
-     WHERE status = 'uploading' AND kind = 'file' AND "offset" = length AND (lease_holder IS NULL OR lease_expires_at < now())
-       AND ${IS_DUE}
+     WHERE status = 'uploading' AND (lease_holder IS NULL OR lease_expires_at < now()) AND ${IS_DUE}
+       AND (("offset" = length AND finished_at IS NULL) OR (kind = 'final' AND id IN (${SELECT_READY_FINALS})))
      ORDER BY random() LIMIT 1000`,
   );
   return rows.map((row) => row.id);
@@ -30,7 +33,9 @@ interface Remains extends StoredUpload {
   keep: string | null;
   /** Whether a client may still have an address to which it can send a part. */
   open: boolean;
-  /** Whether the upload has ended without a file. */
+  /** Of a partial upload: the blob that it gives up. */
+  blobId: string | null;
+  /** Whether the upload is of no use any more; a finished one has become a file. */
   ended: boolean;
   /** Version of its row (xmin): it differs after each change. */
   version: string;
@@ -38,7 +43,8 @@ interface Remains extends StoredUpload {
 
 /**
  * Deletes the stored bytes of expired and terminated uploads, and what finished uploads have left besides their
- * object. Also removes the description of expired and terminated uploads.
+ * object. Also removes the description of expired and terminated uploads. A partial upload that was used some time ago
+ * expires here.
  * @param ids only these uploads; undefined: all
  * @returns how many uploads were cleaned up
  * @throws {PassIncomplete} when some failed, after all others were cleaned up
@@ -55,10 +61,13 @@ export async function discardUploads(
     return remains;
   };
   return workThrough(database, 'uploads', next, async (remains) => {
-    // The object of a finished upload is a blob. It is deleted when no file refers to it any more.
+    // The object of a finished upload is a blob. It is deleted when no file or upload refers to it any more.
     await storage.uploads.discard(remains, remains.keep);
     await execute(database, 'DELETE FROM upload_parts WHERE upload_id = $1', [remains.id]);
+    if (remains.ended)
+      await execute(database, 'DELETE FROM concatenations WHERE final_id = $1', [remains.id]);
     await settle(database, remains);
+    if (remains.blobId) await deleteUnreferencedBlobs(deps, [remains.blobId]);
   });
 }
 
@@ -73,10 +82,12 @@ function listRemains(
     database,
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
-       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open,
-       status <> 'finished' AS ended, xmin::text AS version
+       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, blob_id AS "blobId",
+       status <> 'finished' OR kind = 'partial' AS ended, xmin::text AS version
      FROM uploads
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
+       AND NOT (status = 'finished' AND kind = 'partial'
+                AND EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id))
        AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))
      ORDER BY id LIMIT $2`,
     [after, limit, ids ?? null],
@@ -84,17 +95,20 @@ function listRemains(
 }
 
 /**
- * Records that an upload was cleaned up, unless its row has changed since it was read. A changed row may mean that
- * another process recorded a write that can still arrive, so the upload has to be cleaned up again. Where clients
- * can still send parts, the next cleanup follows when their addresses have expired.
+ * Records that an upload was cleaned up, and gives up its blob, unless its row has changed since it was read. A changed
+ * row may mean that another process recorded a write that can still arrive, so the upload has to be cleaned up again.
+ * Where clients can still send parts, the next cleanup follows when their addresses have expired.
  */
-async function settle(database: DataSource, { id, version, open, ended }: Remains): Promise<void> {
-  await execute(
-    database,
-    `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
-       discarded_at = CASE WHEN status <> 'finished' AND NOT $3 THEN now() END
-       ${ended ? `, ${FORGET_DESCRIPTION}` : ''}
-     WHERE id = $1 AND xmin::text = $2`,
-    [id, version, open],
-  );
+async function settle(database: DataSource, { id, version, open, ended, blobId }: Remains): Promise<void> {
+  await database.transaction(async (manager) => {
+    const changed = await countChanged(
+      manager,
+      `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
+         discarded_at = CASE WHEN $4 AND NOT $3 THEN now() END
+         ${ended ? `, blob_id = NULL, status = CASE status WHEN 'finished' THEN 'expired' ELSE status END, ${FORGET_DESCRIPTION}` : ''}
+       WHERE id = $1 AND xmin::text = $2`,
+      [id, version, open, ended],
+    );
+    if (blobId && changed > 0) await releaseBlobs(manager, [blobId]);
+  });
 }

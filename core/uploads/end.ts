@@ -13,7 +13,6 @@ import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';
 import { LeaseLost, UploadEnded } from './errors.js';
-import type { UploadRefused } from './hooks.js';
 import type { Lease } from './lease.js';
 import { getUpload } from './queries.js';
 
@@ -80,10 +79,11 @@ export async function abandonUpload(
 }
 
 /**
- * Ends an upload that a hook has refused to finish; its row tells the owner why. Its upload token may begin another one.
+ * Ends an upload that cannot become a file, mostly because a hook has refused to finish it; its row tells the owner why.
+ * Its upload token may begin another one.
  * @throws {LeaseLost}; {UploadEnded}
  */
-export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: UploadRefused): Promise<void> {
+export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: AppError): Promise<void> {
   const { uploadTokenId } = lease.upload;
   const error: Upload['error'] = { code: refusal.code, detail: refusal.message };
   const columns = `status = 'terminated', lease_holder = NULL, error = $3`;
@@ -121,16 +121,21 @@ export async function loseUpload({ database }: Pick<LedgerDeps, 'database'>, lea
 
 /**
  * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
- * becomes a file and does not expire, unless making its object failed recently and waits for the next try.
+ * becomes a file and does not expire, unless making its object failed recently and waits for the next try. A partial
+ * upload whose bytes are all here expires unless a final upload waits for other partial ones. A final upload expires when
+ * one of its partial uploads has ended.
  * @returns how many expired
  */
 export async function expireUploads(database: DataSource): Promise<number> {
   let total = 0;
-  for (;;) {
-    const expired = await database.transaction(expireBatch);
-    total += expired;
-    if (expired < EXPIRE_BATCH) return total;
+  for (const expire of [expireBatch, expireFinals]) {
+    let expired: number;
+    do {
+      expired = await database.transaction(expire);
+      total += expired;
+    } while (expired === EXPIRE_BATCH);
   }
+  return total;
 }
 
 async function expireBatch(manager: EntityManager): Promise<number> {
@@ -141,7 +146,9 @@ async function expireBatch(manager: EntityManager): Promise<number> {
        SELECT id FROM uploads
        WHERE status = 'uploading' AND expires_at < now()
          AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND (kind <> 'file' OR "offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
+         AND kind <> 'final'
+         AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now())
+              OR (kind = 'partial' AND NOT EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id)))
        ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
      ), expired AS (
        UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
@@ -152,6 +159,29 @@ async function expireBatch(manager: EntityManager): Promise<number> {
     [],
   );
   await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload }));
+  return expired.length;
+}
+
+async function expireFinals(manager: EntityManager): Promise<number> {
+  const expired = await queryEntities(
+    manager,
+    Upload,
+    `WITH hopeless AS (
+       SELECT id FROM uploads
+       WHERE id IN (SELECT final_id FROM concatenations JOIN uploads AS part ON part.id = partial_id
+                    WHERE part.status IN ('expired', 'terminated'))
+         AND status = 'uploading' AND (lease_holder IS NULL OR lease_expires_at < now())
+       LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
+     ), expired AS (
+       UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
+       FROM hopeless WHERE uploads.id = hopeless.id
+       RETURNING uploads.*
+     )
+     SELECT * FROM expired`,
+    [],
+  );
+  const data = { reason: 'one of its partial uploads has ended' };
+  await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload, data }));
   return expired.length;
 }
 
@@ -202,7 +232,7 @@ async function lock(manager: EntityManager, condition: string, id: string): Prom
 
 /**
  * Ends an upload that is under way or finished.
- * @returns for a finished upload, ids of the blobs that lost a reference
+ * @returns for an upload that has become a file, ids of the blobs that lost a reference
  * @throws {UploadEnded}
  */
 async function end(
@@ -210,7 +240,7 @@ async function end(
   upload: Upload,
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
-  const { id, status } = upload;
+  const { id, kind, status } = upload;
   if (status === 'expired' || status === 'terminated') throw new UploadEnded();
   await manager.query(
     `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
@@ -219,8 +249,10 @@ async function end(
      WHERE id = $1`,
     [id],
   );
-  if (status === 'finished') return purgeFile(manager, id, actor);
-  await giveBack(manager, [upload], (ended) => ({ type: 'upload.terminated', ...ended, actor }));
+  if (status === 'finished' && kind !== 'partial') return purgeFile(manager, id, actor);
+  // The room of a partial upload that was used belongs to a file.
+  const held = status === 'finished' ? { ...upload, reservedBytes: 0 } : upload;
+  await giveBack(manager, [held], (ended) => ({ type: 'upload.terminated', ...ended, actor }));
   return undefined;
 }
 
@@ -250,9 +282,9 @@ async function giveBack(
   toEvent: (upload: { subjectId: string; ownerId: string }) => NewEvent,
 ): Promise<void> {
   const owners = new Map<string, { bytes: number; files: number }>();
-  for (const { ownerId, reservedBytes } of ended) {
+  for (const { kind, ownerId, reservedBytes } of ended) {
     const { bytes, files } = owners.get(ownerId) ?? { bytes: 0, files: 0 };
-    owners.set(ownerId, { bytes: bytes + reservedBytes, files: files + 1 });
+    owners.set(ownerId, { bytes: bytes + reservedBytes, files: files + (kind === 'partial' ? 0 : 1) });
   }
   const ids = [...owners.keys()];
   if (ids.length > 1) {

@@ -32,7 +32,7 @@ const EXPOSED_HEADERS = [
 
 /**
  * Lets pages of other origins read the answers. Such pages send a token in a header, never cookies. The
- * preflight of /uploads is answered by @tus/server.
+ * preflight of /uploads is answered by tus/options.ts.
  */
 export function cors(origins: Config['corsOrigins']): RequestHandler {
   return (req, res, next) => {

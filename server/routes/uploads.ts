@@ -2,7 +2,6 @@ import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
-import { AppError } from '../../core/errors.js';
 import { findFile, getFile } from '../../core/files/queries.js';
 import { checkMetadata, toMetadata } from '../../core/uploads/description.js';
 import {
@@ -24,8 +23,6 @@ import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js'
 
 interface UploadDeps extends DirectDeps {
   keys: Keys;
-  /** Bytes. */
-  maxUploadSize: number;
 }
 
 const page = z.object({
@@ -118,9 +115,6 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         if (id !== undefined) {
           await requireOwn(call, id);
           return signedJson(await signMoreParts(deps, id, parts));
-        }
-        if (size > deps.maxUploadSize) {
-          throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
         }
         const description = checkMetadata(toMetadata(described));
         const { userId: ownerId, uploadToken: token } = principal;
