@@ -12,14 +12,14 @@ import { openStorage } from './storage/open.js';
 import type { Storage } from './storage/storage.js';
 import { type Leases, openLeases } from './uploads/lease.js';
 
-/** What server and worker need alike. */
+/** The services that server and worker need alike. */
 export interface Services {
   database: DataSource;
   storage: Storage;
   listener: Listener;
   leases: Leases;
   queue: ProcessingQueue;
-  /** Everybody who uses the services must have ended. */
+  /** Call it after everything that uses the services has ended. */
   close(): Promise<void>;
 }
 
