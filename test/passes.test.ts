@@ -1,6 +1,6 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
-import { expireUploads } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
 import { createTrim } from '../worker/passes/trash.js';
 import { parts } from './support/bytes.js';

@@ -66,8 +66,6 @@ export type Concat =
       partialIds: string[];
       /** Upload-Concat as it came. */
       header: string;
-      /** Bytes that the file may have. */
-      maxSize: number;
     };
 
 interface Waiting {
@@ -288,7 +286,7 @@ function toRow(upload: NewUpload) {
     storage_key: randomUUID(),
     lease_holder: upload.leaseHolder,
     upload_token_id: token?.id ?? null,
-    max_size: concat?.kind === 'final' ? concat.maxSize : (token?.maxSize ?? null),
+    max_size: token?.maxSize ?? null,
     allowed_types: token?.types ?? null,
     actor: upload.actor,
   };
