@@ -101,7 +101,6 @@ export async function createFinal(
   const lease = deps.leases.adopt(row, () => {});
   try {
     await settleFinal(deps, lease, upload.actor);
-    return lease.upload;
   } catch (error) {
     // No client knows its id yet.
     await abandonUpload(deps, lease, upload.actor, undefined).catch(() => {});
@@ -109,6 +108,11 @@ export async function createFinal(
   } finally {
     await lease.release();
   }
+  if (lease.upload.status === 'uploading') {
+    // The request that completed the last partial upload may have met this lease, and left the final upload alone.
+    await finishWaiting(deps, await listReadyFinals(deps.database, partials[0]?.id ?? ''), upload.actor);
+  }
+  return lease.upload;
 }
 
 /** @throws {AppError} too_large as soon as the known lengths are too much for one upload */

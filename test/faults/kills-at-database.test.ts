@@ -68,10 +68,14 @@ function takeName() {
   return { filename, user, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
 }
 
-/** The kind of upload of one test: its pieces, or those of each of its partial uploads. In bytes. */
-type Way = number[] | number[][];
+/** The kind of upload of one test. */
+interface Way {
+  /** Bytes of its pieces, or of those of each of its partial uploads. */
+  sizes: number[] | number[][];
+  finalFirst?: boolean;
+}
 
-const isOfPartials = (way: Way): way is number[][] => Array.isArray(way[0]);
+const isOfPartials = (sizes: Way['sizes']): sizes is number[][] => Array.isArray(sizes[0]);
 
 function begin(
   user: TestUser,
@@ -79,15 +83,16 @@ function begin(
   way: Way,
   headers: Record<string, string>,
 ): Promise<PiecewiseUpload> {
-  return isOfPartials(way)
-    ? beginConcatenation(user, content, way, headers)
-    : beginUpload(user, content, way, headers);
+  const { sizes, ...options } = way;
+  return isOfPartials(sizes)
+    ? beginConcatenation(user, content, sizes, { headers, ...options })
+    : beginUpload(user, content, sizes, headers);
 }
 
 /** Makes an upload without faults. @returns its statements */
 async function listStatements(way: Way): Promise<Statement[]> {
   const { filename, user, headers } = takeName();
-  const content = takeContent(way.flat());
+  const content = takeContent(way.sizes.flat());
   const first = postgres.statements.length;
   const upload = await begin(user, content, way, headers);
   await upload.finish();
@@ -98,7 +103,7 @@ async function listStatements(way: Way): Promise<Statement[]> {
 /** Prepares an upload that will stand still at this statement. */
 async function aimAt({ number, place }: KillPoint, way: Way): Promise<Target> {
   const { filename, user, headers } = takeName();
-  const content = takeContent(way.flat());
+  const content = takeContent(way.sizes.flat());
   const matches = isAbout(filename);
   let statements = 0;
   const pause = postgres.pauseAt((statement) => {
@@ -122,9 +127,10 @@ async function aimAt({ number, place }: KillPoint, way: Way): Promise<Target> {
 const PIECES = [1, 7.5, 0.3, 5, 2.4].map((size) => Math.round(size * MIB));
 
 test.each<[string, Way]>([
-  ['16 MiB in uneven pieces', PIECES],
-  ['a small file', [100_000]],
-  ['two partial uploads and the final one', [[100_000], [50_000]]],
+  ['16 MiB in uneven pieces', { sizes: PIECES }],
+  ['a small file', { sizes: [100_000] }],
+  ['two partial uploads and the final one', { sizes: [[100_000], [50_000]] }],
+  ['a final upload and its two partial uploads', { sizes: [[100_000], [50_000]], finalFirst: true }],
 ])('killed before and after each statement: %s', async (_, way) => {
   const statements = await listStatements(way);
   expect(statements.length).toBeGreaterThan(3);

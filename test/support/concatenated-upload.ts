@@ -14,14 +14,15 @@ export interface ConcatenatedUpload extends PiecewiseUpload {
 /**
  * Creates the partial uploads.
  * @param parts sizes of the pieces of each partial upload, in bytes
- * @param headers of the partial uploads and of the final one
+ * @param options.headers of the partial uploads and of the final one
+ * @param options.finalFirst creates the final upload before the partial ones have bytes
  * @returns the upload; it has its id and path after finish()
  */
 export async function beginConcatenation(
   user: TestUser,
   content: Buffer,
   parts: number[][],
-  headers: Record<string, string> = {},
+  { headers = {}, finalFirst = false }: { headers?: Record<string, string>; finalFirst?: boolean } = {},
 ): Promise<ConcatenatedUpload> {
   const partials: PiecewiseUpload[] = [];
   let start = 0;
@@ -33,7 +34,7 @@ export async function beginConcatenation(
   }
 
   /** Sends POST until one is answered. A final upload of an unanswered POST may become a second file. */
-  async function join(): Promise<string> {
+  async function join(): Promise<void> {
     const concat = `final;${partials.map(({ path }) => path).join(' ')}`;
     const answer = await until('the final upload to be created', async () => {
       const answered = await user
@@ -44,7 +45,8 @@ export async function beginConcatenation(
       }
       return answered?.status === 201 ? answered : undefined;
     });
-    return idOf(answer.headers.get('Location') ?? '');
+    upload.id = idOf(answer.headers.get('Location') ?? '');
+    upload.path = `/uploads/${upload.id}`;
   }
 
   const upload: ConcatenatedUpload = {
@@ -54,10 +56,10 @@ export async function beginConcatenation(
     partials,
     acknowledged: [],
     async finish(gate = async () => {}) {
+      if (finalFirst) await join();
       for (const partial of partials) await partial.finish(gate);
       await gate();
-      upload.id = await join();
-      upload.path = `/uploads/${upload.id}`;
+      if (!finalFirst) await join();
     },
   };
   return upload;
