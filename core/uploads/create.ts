@@ -97,7 +97,8 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
     const detail = 'An upload token allows one upload: it can neither be partial nor made of partial uploads';
     throw new AppError('forbidden', { detail });
   }
-  await deps.storage.room?.require();
+  // A final upload stores nothing.
+  if (concat?.kind !== 'final') await deps.storage.room?.require();
   await deps.hooks?.beforeCreate?.(upload);
   if (concat?.kind === 'final') return insertFinal(deps, upload, concat.partialIds);
   if (!token) return insertUpload(deps, upload);
