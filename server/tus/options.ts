@@ -15,6 +15,8 @@ const EXTENSIONS = [
   'checksum-trailer',
   'expiration',
   'termination',
+  'concatenation',
+  'concatenation-unfinished',
 ].join(',');
 
 export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
@@ -22,14 +24,16 @@ export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 /** Headers of requests that pages of other origins may send. */
 const ALLOWED_HEADERS = [
   ...['Authorization', 'Content-Type', 'Tus-Resumable', 'X-HTTP-Method-Override'],
-  ...['Upload-Checksum', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
+  ...['Upload-Checksum', 'Upload-Concat', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata'],
+  'Upload-Offset',
   ...ALLOWED_ALWAYS,
 ];
 
 /** Headers of answers that pages of other origins may read. */
 export const EXPOSED_HEADERS = [
   ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Tus-Checksum-Algorithm'],
-  ...['Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
+  ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata'],
+  'Upload-Offset',
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
