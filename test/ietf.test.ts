@@ -316,6 +316,9 @@ describe('on files', () => {
     const file = await expectCompletedOnce(processes, user, idOf(byTus), Buffer.from('abcdef'));
     expect(file.filename).toBe('both.txt');
 
+    const part = await user.create(3, { 'Upload-Concat': 'partial' });
+    expect((await ask('HEAD', part)).status).toBe(409);
+
     const other = await careful(8, { 'Upload-Length': '6' });
     expect((await user.tus('PATCH', other, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
     expect(await patch(other, { offset: 3, last: true, body: Buffer.from('def') })).toMatchObject({
