@@ -11,8 +11,9 @@ import {
 import { createDigest, type DigestName } from './digests.js';
 import { loseUpload } from './end.js';
 import { LeaseLost } from './errors.js';
+import { createGate, type Failure, type Gate } from './gate.js';
 import type { Lease } from './lease.js';
-import { openReservation, type Reservation, reserve } from './quota.js';
+import { openReservation, reserve } from './quota.js';
 
 /*
  * The only loop that moves bytes: from a source (a socket, a decoder, a file of a form) to the sink of the store.
@@ -205,79 +206,4 @@ async function complete({ stop, time, atEnd }: Flow): Promise<Failure | undefine
     () => undefined,
     (error: unknown) => ({ error }),
   );
-}
-
-interface Failure {
-  error: unknown;
-}
-
-/** Lets the bytes of one request pass as far as the size cap and the owner's quota allow. */
-interface Gate {
-  take(chunk: Uint8Array, sink: Pick<UploadSink, 'write'> | undefined): Promise<void> | undefined;
-  /** Waits for the chunk that waits for room. */
-  settled(): Promise<void>;
-  /** AppError too_large or quota_exceeded, or LeaseLost. */
-  refusal(): Failure | undefined;
-}
-
-/**
- * @param options.most bytes; a chunk that goes beyond them is refused as a whole
- * @param options.reservation undefined: room for all bytes is reserved already
- * @param options.end called at the first refusal
- */
-function createGate(options: {
-  most: number;
-  hash: (chunk: Uint8Array) => void;
-  reservation: Reservation | undefined;
-  end: () => void;
-}): Gate {
-  const { most, hash, reservation, end } = options;
-  let passed = 0;
-  let refusal: Failure | undefined;
-  let reserving: Promise<void> | undefined;
-
-  function refuse(error: unknown): undefined {
-    refusal ??= { error };
-    end();
-  }
-
-  function pass(chunk: Uint8Array, sink: Pick<UploadSink, 'write'> | undefined): Promise<void> | undefined {
-    passed += chunk.byteLength;
-    hash(chunk);
-    return sink?.write(chunk);
-  }
-
-  /** Never rejects. */
-  async function passWithinQuota(
-    room: Reservation,
-    chunk: Uint8Array,
-    sink: Pick<UploadSink, 'write'> | undefined,
-  ): Promise<void> {
-    try {
-      const fits = (await room.extend(passed + chunk.byteLength)) - passed;
-      if (fits > 0) await pass(fits < chunk.byteLength ? chunk.subarray(0, fits) : chunk, sink);
-      if (fits < chunk.byteLength) refuse(await room.exceeded());
-    } catch (error) {
-      refuse(error);
-    }
-  }
-
-  return {
-    take(chunk, sink) {
-      if (refusal) return undefined;
-      const reached = passed + chunk.byteLength;
-      if (reached > most) {
-        return refuse(
-          new AppError('too_large', { detail: `The body exceeds the ${most} bytes that are left` }),
-        );
-      }
-      if (!reservation || reached <= reservation.bytes()) return pass(chunk, sink);
-      reserving = passWithinQuota(reservation, chunk, sink);
-      return reserving;
-    },
-    async settled() {
-      await reserving;
-    },
-    refusal: () => refusal,
-  };
 }
