@@ -4,7 +4,7 @@ import { AppError } from '../core/errors.js';
 import { putOff } from '../core/retries.js';
 import { type Storage, StoreAway } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { expireUploads } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { expectBooksRight } from './support/books.js';
 import { parts } from './support/bytes.js';
 import { letRetry } from './support/deletions.js';

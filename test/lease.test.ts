@@ -1,7 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { expireUploads } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { parts } from './support/bytes.js';

@@ -23,7 +23,8 @@ import {
 } from '../core/files/steps.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { terminateUpload } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { parts } from './support/bytes.js';
 import { letRetry } from './support/deletions.js';
 import { freeLease, letLeaseRunOut } from './support/leases.js';

@@ -7,7 +7,8 @@ import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
 import { BytesLost } from '../core/storage/storage.js';
 import { commitProgress, type LedgerDeps } from '../core/uploads/commit.js';
 import { createUpload } from '../core/uploads/create.js';
-import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { terminateUpload } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { expectBooksRight } from './support/books.js';
 import { parts } from './support/bytes.js';
 import {

@@ -15,13 +15,15 @@ import {
   listPartials,
   listReadyFinals,
   lockPartials,
+  PARTIALS_OF_FINAL,
   partialEnded,
 } from './concatenations.js';
 import { createUpload, type NewUpload } from './create.js';
 import { abandonUpload, refuseUpload } from './end.js';
 import { UploadEnded } from './errors.js';
+import { UploadRefused } from './hooks.js';
 import type { Lease, Leases } from './lease.js';
-import { hasRoom, quotaExceeded } from './quota.js';
+import { hasRoom, quotaExceeded, requireAllowedLength } from './quota.js';
 import { addJob, askHook, assemble, incomplete, type SettleDeps, settle } from './settle.js';
 
 /*
@@ -88,19 +90,17 @@ export async function conclude(deps: ConcatenateDeps, lease: Lease, finish: Fini
  * @throws {AppError} not_found, invalid_request, gone: see findPartials(); too_large; and as createUpload() and conclude()
  */
 export async function createFinal(
-  deps: ConcatenateDeps & { maxUploadSize: number },
+  deps: ConcatenateDeps,
   upload: Omit<NewUpload, 'leaseHolder' | 'length' | 'direct' | 'concat'>,
   { partialIds, header }: { partialIds: string[]; header: string },
 ): Promise<Upload> {
-  const maxSize = deps.maxUploadSize;
   const partials = await findPartials(deps.database, upload.ownerId, partialIds);
-  requireSize(partials, maxSize);
-  const concat = { kind: 'final', partialIds, header, maxSize } as const;
+  requireSize(deps, partials);
+  const concat = { kind: 'final', partialIds, header } as const;
   const row = await createUpload(deps, { ...upload, length: null, concat, leaseHolder: deps.leases.holder });
   const lease = deps.leases.adopt(row, () => {});
   try {
     await settleFinal(deps, lease, upload.actor);
-    return lease.upload;
   } catch (error) {
     // No client knows its id yet.
     await abandonUpload(deps, lease, upload.actor, undefined).catch(() => {});
@@ -108,15 +108,19 @@ export async function createFinal(
   } finally {
     await lease.release();
   }
+  if (lease.upload.status === 'uploading') {
+    // The request that completed the last partial upload may have met this lease, and left the final upload alone.
+    await finishWaiting(deps, await listReadyFinals(deps.database, partials[0]?.id ?? ''), upload.actor);
+  }
+  return lease.upload;
 }
 
-/** @throws {AppError} too_large as soon as the known lengths exceed `maxSize` bytes */
-function requireSize(partials: Upload[], maxSize: number | null): void {
-  const known = partials.reduce((sum, { length }) => sum + (length ?? 0), 0);
-  if (maxSize === null || known <= maxSize) return;
-  throw new AppError('too_large', {
-    detail: `The partial uploads have ${known} bytes; at most ${maxSize} are taken`,
-  });
+/** @throws {AppError} too_large as soon as the known lengths are too much for one upload */
+function requireSize(deps: ConcatenateDeps, partials: Upload[]): void {
+  requireAllowedLength(
+    deps,
+    partials.reduce((sum, { length }) => sum + (length ?? 0), 0),
+  );
 }
 
 /**
@@ -158,6 +162,7 @@ async function finishWaiting(deps: ConcatenateDeps, ids: string[], actor: Actor 
     try {
       await settleFinal(deps, lease, actor);
     } catch (error) {
+      if (error instanceof UploadEnded || error instanceof UploadRefused) continue;
       deps.log.warn({ err: error, uploadId: id }, 'final upload not finished');
     } finally {
       await lease.release();
@@ -200,13 +205,12 @@ function areReady(partials: Upload[]): boolean {
  * @throws {Hopeless}; {AppError} gone
  */
 async function makeFile(
-  { quota }: ConcatenateDeps,
+  deps: ConcatenateDeps,
   manager: EntityManager,
   lease: Lease,
   actor: Actor | undefined,
 ): Promise<File | undefined> {
   const { id } = lease;
-  const { ownerId, maxSize } = lease.upload;
   const partials = await lockPartials(manager, id);
   if (partials.length === 0) return undefined;
   const blobIds = partials.map((partial) => {
@@ -214,7 +218,7 @@ async function makeFile(
     throw partialEnded(partial.id);
   });
   try {
-    requireSize(partials, maxSize);
+    requireSize(deps, partials);
   } catch (error) {
     throw new Hopeless(error as AppError);
   }
@@ -223,7 +227,7 @@ async function makeFile(
   const file = await insertFileOfBlob(manager, id, { id: blobId, size }, actor);
   if (!file) throw new UploadEnded();
   const freed = await usePartials(manager, id);
-  await takeRoom(manager, ownerId, quota, size, freed);
+  await takeRoom(manager, file.ownerId, deps.quota, size, freed);
   return file;
 }
 
@@ -232,11 +236,11 @@ async function usePartials(manager: EntityManager, finalId: string): Promise<num
   const [used] = await queryRows<{ freed: number }>(
     manager,
     `WITH partial AS (
-       SELECT id, status, reserved_bytes FROM uploads
-       WHERE id IN (SELECT partial_id FROM concatenations WHERE final_id = $1)
+       SELECT id, status, reserved_bytes FROM uploads WHERE id = ANY (${PARTIALS_OF_FINAL})
      ), used AS (
        UPDATE uploads
-       SET status = 'finished', untidy = true, failures = 0, retry_at = now() + $2 * interval '1 minute'
+       SET status = 'finished', untidy = true, failures = 0, expires_at = now() + $2 * interval '1 minute',
+         retry_at = CASE WHEN uploads.status = 'finished' OR NOT untidy THEN now() + $2 * interval '1 minute' END
        FROM partial WHERE uploads.id = partial.id
      ), done AS (
        DELETE FROM concatenations WHERE final_id = $1

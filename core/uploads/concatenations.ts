@@ -5,10 +5,21 @@ import { AppError } from '../errors.js';
 
 /* Questions about the partial uploads that final uploads are made of. */
 
+/** A partial upload for a new final upload does not exist, or is somebody else's. */
+export class PartialMissing extends AppError {
+  override name = 'PartialMissing';
+  constructor(readonly partialId: string) {
+    super('not_found', { detail: `There is no partial upload ${partialId}` });
+  }
+}
+
 /** SELECT of the ids of final uploads under way that have to wait for no partial upload any more. */
 export const SELECT_READY_FINALS = `
   SELECT final_id FROM concatenations JOIN uploads AS part ON part.id = partial_id
   GROUP BY final_id HAVING bool_and(part.blob_id IS NOT NULL)`;
+
+/** Array of the ids of the partial uploads of the final upload $1. */
+export const PARTIALS_OF_FINAL = 'ARRAY(SELECT partial_id FROM concatenations WHERE final_id = $1)';
 
 /** Final uploads under way that are made of this partial upload and wait for no other one. */
 export async function listReadyFinals(database: DataSource, partialId: string): Promise<string[]> {
@@ -40,8 +51,7 @@ export function listPartials(database: Database, finalId: string): Promise<Uploa
 export async function lockPartials(manager: EntityManager, finalId: string): Promise<Upload[]> {
   await queryRows(
     manager,
-    `SELECT FROM uploads WHERE id = $1 OR id IN (SELECT partial_id FROM concatenations WHERE final_id = $1)
-     ORDER BY id FOR NO KEY UPDATE`,
+    `SELECT FROM uploads WHERE id = ANY ($1::uuid || ${PARTIALS_OF_FINAL}) ORDER BY id FOR NO KEY UPDATE`,
     [finalId],
   );
   return listPartials(manager, finalId);
@@ -50,7 +60,7 @@ export async function lockPartials(manager: EntityManager, finalId: string): Pro
 /**
  * Finds the partial uploads for a new final upload.
  * @param ids in their order; an id may come several times
- * @throws {AppError} not_found when one is missing or somebody else's; invalid_request when one is not partial; gone
+ * @throws {PartialMissing}; {AppError} invalid_request when one is not partial; gone when one has ended
  */
 export async function findPartials(database: DataSource, ownerId: string, ids: string[]): Promise<Upload[]> {
   const found = await queryEntities(
@@ -62,7 +72,7 @@ export async function findPartials(database: DataSource, ownerId: string, ids: s
   const byId = new Map(found.map((upload) => [upload.id, upload]));
   return ids.map((id) => {
     const upload = byId.get(id);
-    if (!upload) throw new AppError('not_found', { detail: `There is no partial upload ${id}` });
+    if (!upload) throw new PartialMissing(id);
     if (upload.kind !== 'partial') {
       throw new AppError('invalid_request', { detail: `The upload ${id} is not a partial one` });
     }

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Quota } from '../config.js';
@@ -6,17 +5,16 @@ import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { isConflict, isDatabaseAway } from '../database/outage.js';
-import { countChanged, execute, queryEntities } from '../database/rows.js';
+import { countChanged, execute } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF, noteAppended } from '../events/append.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
 import type { UploadHooks } from './hooks.js';
-import { LEASE_MS } from './lease.js';
-import { hasRoom, quotaExceeded, requireAllowedLength } from './quota.js';
+import { insertRows } from './insert.js';
+import { quotaExceeded, requireAllowedLength } from './quota.js';
 
 /*
  * The rows of new uploads, and the room that they reserve.
@@ -66,8 +64,6 @@ export type Concat =
       partialIds: string[];
       /** Upload-Concat as it came. */
       header: string;
-      /** Bytes that the file may have. */
-      maxSize: number;
     };
 
 interface Waiting {
@@ -99,7 +95,8 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
     const detail = 'An upload token allows one upload: it can neither be partial nor made of partial uploads';
     throw new AppError('forbidden', { detail });
   }
-  await deps.storage.room?.require();
+  // A final upload stores nothing.
+  if (concat?.kind !== 'final') await deps.storage.room?.require();
   await deps.hooks?.beforeCreate?.(upload);
   if (concat?.kind === 'final') return insertFinal(deps, upload, concat.partialIds);
   if (!token) return insertUpload(deps, upload);
@@ -211,85 +208,4 @@ async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: N
   if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
   if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
   throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
-}
-
-/** Inserts all uploads or none. @param uploads of one owner */
-async function insertRows(
-  deps: CreationDeps,
-  manager: EntityManager,
-  uploads: NewUpload[],
-): Promise<Upload[]> {
-  const files = uploads.filter(({ concat }) => concat?.kind !== 'partial').length;
-  const created = await queryEntities(
-    manager,
-    Upload,
-    `WITH wanted AS (
-       SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
-         id uuid, kind text, length bigint, metadata jsonb, metadata_header text, filename text, declared_type text,
-         expected_sha256 text, concat_header text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
-         upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
-     ), owner AS (
-       UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $9::bigint
-       WHERE id = $2 AND disabled_at IS NULL
-         AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
-       RETURNING id AS owner_id
-     ), created AS (
-       INSERT INTO uploads (id, owner_id, kind, status, length, metadata, metadata_header, filename, declared_type,
-                            expected_sha256, concat_header, warnings, direct, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
-       SELECT id, owner_id, kind, 'uploading', length, metadata, metadata_header, filename, declared_type,
-              expected_sha256, concat_header, warnings, direct, storage_key, lease_holder, 1,
-              CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
-              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
-       FROM wanted, owner
-       RETURNING *
-     ), told AS (
-       ${APPEND_EVENT_OF}
-       SELECT 'upload.created', id, owner_id,
-              jsonb_build_object('length', length)
-                || CASE WHEN kind = 'file' THEN '{}' ELSE jsonb_build_object('kind', kind) END,
-              actor
-       FROM wanted, owner
-     )
-     SELECT * FROM created`,
-    [
-      JSON.stringify(uploads.map(toRow)),
-      uploads[0]?.ownerId,
-      uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
-      // A partial upload is no file, but it is of no use without room for one.
-      Math.max(1, files),
-      deps.quota.bytes,
-      deps.quota.files,
-      LEASE_MS,
-      deps.uploadExpiryHours,
-      files,
-    ],
-  );
-  noteAppended(manager.connection);
-  return created;
-}
-
-/** A new upload as the statement reads it. */
-function toRow(upload: NewUpload) {
-  const { filename, declaredType, expectedSha256 } = interpretMetadata(upload.metadata);
-  const { token, concat } = upload;
-  return {
-    id: upload.id,
-    kind: concat?.kind ?? 'file',
-    length: upload.length,
-    metadata: upload.metadata,
-    metadata_header: upload.metadataHeader ?? null,
-    filename: filename ?? upload.id,
-    declared_type: declaredType,
-    expected_sha256: expectedSha256,
-    concat_header: concat?.kind === 'final' ? concat.header : null,
-    warnings: upload.warnings,
-    direct: upload.direct ?? false,
-    storage_key: randomUUID(),
-    lease_holder: upload.leaseHolder,
-    upload_token_id: token?.id ?? null,
-    max_size: concat?.kind === 'final' ? concat.maxSize : (token?.maxSize ?? null),
-    allowed_types: token?.types ?? null,
-    actor: upload.actor,
-  };
 }

@@ -26,6 +26,9 @@ export async function listUnfinishedComplete(database: DataSource): Promise<stri
   return rows.map((row) => row.id);
 }
 
+/** Assignments of an UPDATE of an upload that is of no use any more. */
+const END = `blob_id = NULL, status = CASE status WHEN 'finished' THEN 'expired' ELSE status END, ${FORGET_DESCRIPTION}`;
+
 /** An upload that has left something to delete in the store. */
 interface Remains extends StoredUpload {
   id: string;
@@ -67,7 +70,8 @@ export async function discardUploads(
     if (remains.ended)
       await execute(database, 'DELETE FROM concatenations WHERE final_id = $1', [remains.id]);
     await settle(database, remains);
-    if (remains.blobId) await deleteUnreferencedBlobs(deps, [remains.blobId]);
+    // The reconciler deletes the blob later if this fails.
+    if (remains.blobId) await deleteUnreferencedBlobs(deps, [remains.blobId]).catch(() => {});
   });
 }
 
@@ -82,30 +86,38 @@ function listRemains(
     database,
     `SELECT id, storage_key AS key, "offset"::float8 AS "offset", length::float8 AS length, storage_state AS state,
        CASE WHEN finished_at IS NOT NULL THEN object_key END AS keep,
-       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, blob_id AS "blobId",
-       status <> 'finished' OR kind = 'partial' AS ended, xmin::text AS version
-     FROM uploads
+       status <> 'finished' AND coalesce(addresses_until > now(), false) AS open, ended,
+       CASE WHEN ended THEN blob_id END AS "blobId", uploads.xmin::text AS version
+     FROM uploads, LATERAL (
+       SELECT status <> 'finished'
+              OR (kind = 'partial' AND expires_at <= now()
+                  AND NOT EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id)) AS ended
+     ) AS it
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
-       AND NOT (status = 'finished' AND kind = 'partial'
-                AND EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id))
        AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))
      ORDER BY id LIMIT $2`,
     [after, limit, ids ?? null],
   );
 }
 
+/** SQL condition on a row of `uploads`: a partial upload that was used and stays usable for a while. */
+const IS_USABLE = "(kind = 'partial' AND status = 'finished' AND NOT $4)";
+
 /**
  * Records that an upload was cleaned up, and gives up its blob, unless its row has changed since it was read. A changed
  * row may mean that another process recorded a write that can still arrive, so the upload has to be cleaned up again.
- * Where clients can still send parts, the next cleanup follows when their addresses have expired.
+ * Where clients can still send parts, the next cleanup follows when their addresses have expired. The next cleanup of a
+ * usable partial upload ends it.
  */
 async function settle(database: DataSource, { id, version, open, ended, blobId }: Remains): Promise<void> {
   await database.transaction(async (manager) => {
     const changed = await countChanged(
       manager,
-      `UPDATE uploads SET untidy = false, failures = 0, retry_at = CASE WHEN $3 THEN addresses_until END,
+      `UPDATE uploads SET untidy = ${IS_USABLE}, failures = 0,
+         retry_at = CASE WHEN $3 THEN addresses_until
+                         WHEN ${IS_USABLE} THEN greatest(expires_at, now() + interval '1 minute') END,
          discarded_at = CASE WHEN $4 AND NOT $3 THEN now() END
-         ${ended ? `, blob_id = NULL, status = CASE status WHEN 'finished' THEN 'expired' ELSE status END, ${FORGET_DESCRIPTION}` : ''}
+         ${ended ? `, ${END}` : ''}
        WHERE id = $1 AND xmin::text = $2`,
       [id, version, open, ended],
     );

@@ -1,4 +1,4 @@
-import type { DataSource, EntityManager } from 'typeorm';
+import type { EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
@@ -17,18 +17,15 @@ import type { Lease } from './lease.js';
 import { getUpload } from './queries.js';
 
 /*
- * How uploads end without a file: they are terminated, they expire, or the store loses their bytes. One transaction ends
- * the upload and gives the reserved room back, with its event. From then on its row says what is to be deleted from the
- * store.
+ * How uploads end without a file: they are terminated, they expire (expire.ts), or the store loses their bytes. One
+ * transaction ends the upload and gives the reserved room back, with its event. From then on its row says what is to be
+ * deleted from the store.
  */
 
 type EndDeps = Pick<LedgerDeps, 'database' | 'storage' | 'hooks'>;
 
 /** How long a deletion waits for the store, in milliseconds. The reconciler does what takes longer. */
 const STORE_PATIENCE_MS = 3_000;
-
-/** Uploads that expire in one transaction. Until it ends, their owners cannot begin other uploads. */
-const EXPIRE_BATCH = 1000;
 
 /**
  * Ends an upload and deletes its bytes; if it is finished, deletes its file for good too. The end is committed before
@@ -117,72 +114,6 @@ export async function loseUpload({ database }: Pick<LedgerDeps, 'database'>, lea
       }));
     })
     .catch(() => {});
-}
-
-/**
- * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
- * becomes a file and does not expire, unless making its object failed recently and waits for the next try. A partial
- * upload whose bytes are all here expires unless a final upload waits for other partial ones. A final upload expires when
- * one of its partial uploads has ended.
- * @returns how many expired
- */
-export async function expireUploads(database: DataSource): Promise<number> {
-  let total = 0;
-  for (const expire of [expireBatch, expireFinals]) {
-    let expired: number;
-    do {
-      expired = await database.transaction(expire);
-      total += expired;
-    } while (expired === EXPIRE_BATCH);
-  }
-  return total;
-}
-
-async function expireBatch(manager: EntityManager): Promise<number> {
-  const expired = await queryEntities(
-    manager,
-    Upload,
-    `WITH overdue AS (
-       SELECT id FROM uploads
-       WHERE status = 'uploading' AND expires_at < now()
-         AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND kind <> 'final'
-         AND ("offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now())
-              OR (kind = 'partial' AND NOT EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id)))
-       ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
-     ), expired AS (
-       UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
-       FROM overdue WHERE uploads.id = overdue.id
-       RETURNING uploads.*
-     )
-     SELECT * FROM expired`,
-    [],
-  );
-  await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload }));
-  return expired.length;
-}
-
-async function expireFinals(manager: EntityManager): Promise<number> {
-  const expired = await queryEntities(
-    manager,
-    Upload,
-    `WITH hopeless AS (
-       SELECT id FROM uploads
-       WHERE id IN (SELECT final_id FROM concatenations JOIN uploads AS part ON part.id = partial_id
-                    WHERE part.status IN ('expired', 'terminated'))
-         AND status = 'uploading' AND (lease_holder IS NULL OR lease_expires_at < now())
-       LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
-     ), expired AS (
-       UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
-       FROM hopeless WHERE uploads.id = hopeless.id
-       RETURNING uploads.*
-     )
-     SELECT * FROM expired`,
-    [],
-  );
-  const data = { reason: 'one of its partial uploads has ended' };
-  await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload, data }));
-  return expired.length;
 }
 
 /**
@@ -276,7 +207,7 @@ function endUnder(
  * Gives back the room of uploads that were under way, and appends an event for each.
  * @param ended their rows, which the caller's transaction has locked
  */
-async function giveBack(
+export async function giveBack(
   manager: EntityManager,
   ended: Upload[],
   toEvent: (upload: { subjectId: string; ownerId: string }) => NewEvent,

@@ -15,13 +15,14 @@ import type { Lease } from './lease.js';
  *
  *   used_bytes = sum(reserved_bytes) of uploads 'uploading' + sum(size) of files outside the trash
  *
- * and used_files is the number of these uploads and files. A file whose processing failed, or that is infected, still
+ * and used_files is the number of these files, and of these uploads apart from partial ones. A final upload reserves
+ * nothing: its partial uploads have reserved its bytes, and concatenate.ts moves that room to its file. A file whose processing failed, or that is infected, still
  * has its bytes and counts until it is deleted. A transaction that changes one side changes the other side too.
  *
  * A transaction that locks rows of several tables locks them in this order, to avoid deadlocks: upload_tokens, uploads,
  * files, derivatives, blobs, users, sessions. New rows (events, keys, upload tokens) can be written at any time, because
  * no other transaction waits for them. Several rows of users are locked in the order of their ids. Several rows of
- * uploads are locked with SKIP LOCKED, or where nothing else is locked after them.
+ * uploads are locked in the order of their ids, with SKIP LOCKED, or where nothing else is locked after them.
  */
 
 /** Bytes that an upload without a length reserves at a time when there is plenty of room. */

@@ -167,6 +167,7 @@ type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 function toJson(upload: Upload, file: Outcome = null): z.output<typeof uploadAnswer> {
   return {
     id: upload.id,
+    kind: upload.kind,
     status: upload.status,
     offset: upload.offset,
     length: upload.length,
@@ -175,6 +176,6 @@ function toJson(upload: Upload, file: Outcome = null): z.output<typeof uploadAns
     error: upload.error,
     file,
     createdAt: upload.createdAt,
-    expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
+    expiresAt: upload.status === 'uploading' && upload.kind !== 'final' ? upload.expiresAt : null,
   };
 }

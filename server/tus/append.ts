@@ -12,6 +12,7 @@ import {
   settleIfWhole,
   type UploadDeps,
 } from '../uploads/steps.js';
+import { refuseFinal } from './concat.js';
 import { expiryOf, readBytes, requireOctets, type TusAnswer } from './headers.js';
 
 /** PATCH /uploads/{id}: the next bytes. */
@@ -26,6 +27,7 @@ export async function append(deps: UploadDeps, call: UploadCall): Promise<TusAns
   const length = readBytes(req, 'Upload-Length');
 
   const lease = await call.acquire(id);
+  refuseFinal(lease.upload);
   await requireAlive(deps, lease.upload);
   // "The Upload-Offset header's value MUST be equal to the current offset of the resource. … If the offsets do not
   // match, the Server MUST respond with the 409 Conflict status without modifying the upload resource."

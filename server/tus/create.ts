@@ -10,6 +10,7 @@ import {
   settleIfWhole,
   type UploadDeps,
 } from '../uploads/steps.js';
+import { concatenate, readConcat } from './concat.js';
 import { expiryOf, hasBody, isOctets, readBytes, requireOctets, type TusAnswer } from './headers.js';
 import { describeUpload } from './metadata.js';
 
@@ -21,8 +22,13 @@ export interface CreateDeps extends UploadDeps {
 /** POST /uploads: creation, and creation with upload. */
 export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAnswer> {
   const { req } = call;
-  const length = readLength(req);
+  const concat = readConcat(req);
   const description = describeUpload(req.get('Upload-Metadata'));
+  if (concat?.kind === 'final') {
+    const { id } = await concatenate(deps, call, concat, description);
+    return { status: 201, headers: { Location: addressOf(deps, call, id) } };
+  }
+  const length = readLength(req);
   // "The Client MAY include either the entirety or a chunk of the upload data in the body of the POST request. … The
   // Client MUST include the Content-Type: application/offset+octet-stream header." Without a body the type means nothing:
   // some clients always send one.
@@ -33,7 +39,7 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   // is immediately complete after its creation".
   const goesOn = withUpload || length === 0;
   if (withUpload) requireFit(req, length);
-  const { upload, lease } = await beginUpload(deps, call, { length, description, goesOn });
+  const { upload, lease } = await beginUpload(deps, call, { length, description, goesOn, concat });
   if (lease && withUpload) {
     requireRoomForBody(deps, call, lease);
     await receiveBody(deps, call, lease);
@@ -47,11 +53,15 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   return {
     status: 201,
     headers: {
-      Location: `${originOf(req, deps.publicUrl)}/uploads/${row.id}`,
+      Location: addressOf(deps, call, row.id),
       ...(withUpload ? { 'Upload-Offset': row.offset } : {}),
       ...expiryOf(row),
     },
   };
+}
+
+function addressOf({ publicUrl }: CreateDeps, { req }: UploadCall, id: string): string {
+  return `${originOf(req, publicUrl)}/uploads/${id}`;
 }
 
 /**

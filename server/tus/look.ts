@@ -1,5 +1,6 @@
 import { type UploadCall, uploadIdOf } from '../uploads/call.js';
 import { requireAlive, settleIfWhole, type UploadDeps } from '../uploads/steps.js';
+import { concatOf, progressOf } from './concat.js';
 import { expiryOf, type TusAnswer } from './headers.js';
 import { writeMetadata } from './metadata.js';
 
@@ -20,17 +21,13 @@ export async function look(deps: UploadDeps, call: UploadCall): Promise<TusAnswe
   return {
     status: 200,
     headers: {
-      // "The Server MUST always include the Upload-Offset header in the response for a HEAD request, even if the offset is
-      // 0, or the upload is already considered completed."
-      'Upload-Offset': upload.offset,
-      // "If the size of the upload is known, the Server MUST include the Upload-Length header in the response." "As long
-      // as the length of the upload is not known, the Server MUST set Upload-Defer-Length: 1 in all responses to HEAD
-      // requests."
-      ...(upload.length === null ? { 'Upload-Defer-Length': 1 } : { 'Upload-Length': upload.length }),
+      ...(await progressOf(deps, upload)),
+      ...concatOf(upload),
       // "If an upload contains additional metadata, responses to HEAD requests MUST include the Upload-Metadata header and
       // its value as specified by the Client during the creation."
       ...(metadata ? { 'Upload-Metadata': metadata } : {}),
-      ...expiryOf(upload),
+      // A final upload waits as long as its partial uploads do.
+      ...(upload.kind === 'final' ? {} : expiryOf(upload)),
       // "The Server MUST prevent the client and/or proxies from caching the response".
       'Cache-Control': 'no-store',
     },

@@ -12,6 +12,8 @@ const EXTENSIONS = [
   'creation-defer-length',
   'expiration',
   'termination',
+  'concatenation',
+  'concatenation-unfinished',
 ].join(',');
 
 export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
@@ -19,14 +21,21 @@ export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 /** Headers of requests that pages of other origins may send. */
 const ALLOWED_HEADERS = [
   ...['Authorization', 'Content-Type', 'Tus-Resumable', 'X-HTTP-Method-Override'],
-  ...['Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
+  ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
   ...ALLOWED_ALWAYS,
 ];
 
 /** Headers of answers that pages of other origins may read. */
 export const EXPOSED_HEADERS = [
   ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version'],
-  ...['Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
+  ...[
+    'Upload-Concat',
+    'Upload-Defer-Length',
+    'Upload-Expires',
+    'Upload-Length',
+    'Upload-Metadata',
+    'Upload-Offset',
+  ],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
@@ -45,7 +54,8 @@ export function answerOptions({
       'Tus-Version': VERSION,
       'Tus-Extension': EXTENSIONS,
       'Tus-Max-Size': maxUploadSize,
-      'Access-Control-Allow-Methods': METHODS.join(', '),
+      // PUT is that of server/ietf.
+      'Access-Control-Allow-Methods': [...METHODS, 'PUT'].join(', '),
       'Access-Control-Allow-Headers': [...ALLOWED_HEADERS, ...corsHeaders].join(', '),
       'Access-Control-Max-Age': 86_400,
     },

@@ -29,8 +29,5 @@ export const tusPreflight: RequestHandler = (req, res, next) => {
     res.setHeader('Tus-Version', VERSION);
     throw new AppError('unsupported_version', { detail: `Send Tus-Resumable: ${VERSION}` });
   }
-  if (isTus && req.get('Upload-Concat') !== undefined) {
-    throw new AppError('invalid_request', { detail: 'Uploads cannot be concatenated here: send one upload' });
-  }
   next();
 };

@@ -11,8 +11,9 @@ import type { TusAnswer } from './headers.js';
  */
 export async function terminate(deps: UploadDeps, call: UploadCall): Promise<TusAnswer> {
   const lease = await call.acquire(uploadIdOf(call));
-  // A finished upload is a file.
-  if (lease.upload.status === 'finished' && !can(call.principal(), 'manage', lease.upload)) {
+  // A finished upload is a file, unless it is a partial one.
+  const { status, kind } = lease.upload;
+  if (status === 'finished' && kind !== 'partial' && !can(call.principal(), 'manage', lease.upload)) {
     throw new RefusedError(
       'forbidden',
       { action: 'manage', subjectId: lease.id },

@@ -1,12 +1,12 @@
 import { v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
-import { createUpload } from '../../core/uploads/create.js';
+import { type ConcatenateDeps, conclude } from '../../core/uploads/concatenate.js';
+import { type Concat, createUpload } from '../../core/uploads/create.js';
 import type { Description } from '../../core/uploads/description.js';
-import type { Lease, Leases } from '../../core/uploads/lease.js';
+import type { Lease } from '../../core/uploads/lease.js';
 import { getUpload, isOverdue, isTrashed } from '../../core/uploads/queries.js';
 import { bytesLeft, type ReceiveOptions, receive } from '../../core/uploads/receive.js';
-import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import { can } from '../auth/can.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readBody } from '../http/request-body.js';
@@ -17,8 +17,7 @@ import type { UploadCall } from './call.js';
  * writes its answer; see server/tus/append.ts for the usual order.
  */
 
-export interface UploadDeps extends SettleDeps {
-  leases: Leases;
+export interface UploadDeps extends ConcatenateDeps {
   refusals: Refusals;
 }
 
@@ -39,6 +38,8 @@ export interface Beginning {
   /** Bytes; null if not known yet. */
   length: number | null;
   description: Description;
+  /** Its role in a concatenation; undefined: it becomes a file by itself. */
+  concat?: Concat | undefined;
   /** Whether this request goes on with the upload, and so needs its lease. */
   goesOn: boolean;
 }
@@ -51,7 +52,7 @@ export interface Beginning {
 export async function beginUpload(
   deps: UploadDeps,
   call: UploadCall,
-  { length, description, goesOn }: Beginning,
+  { length, description, concat, goesOn }: Beginning,
 ): Promise<{ upload: Upload; lease: Lease | undefined }> {
   const { userId, uploadToken } = call.principal();
   const upload = await createUpload(deps, {
@@ -59,6 +60,7 @@ export async function beginUpload(
     ownerId: userId,
     length,
     ...description,
+    concat,
     leaseHolder: goesOn ? deps.leases.holder : null,
     actor: call.actor,
     token: uploadToken,
@@ -107,14 +109,14 @@ export async function receiveBody<Algorithm extends string = never>(
   return digests;
 }
 
-/** Makes the file of the upload if all its bytes are here. @throws as settle() */
+/** Does what is due when all bytes of the upload are here: makes its file, or the file that it is a part of. @throws as conclude() */
 export async function settleIfWhole(
-  deps: SettleDeps,
+  deps: UploadDeps,
   { actor, stop }: UploadCall,
   lease: Lease,
   signal: AbortSignal = stop,
 ): Promise<void> {
-  if (lease.upload.offset === lease.upload.length) await settle(deps, lease, { actor, signal });
+  if (lease.upload.offset === lease.upload.length) await conclude(deps, lease, { actor, signal });
 }
 
 /**

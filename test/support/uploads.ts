@@ -11,3 +11,10 @@ export async function makeDue(database: Queryable, uploadId: string | null = nul
     [uploadId],
   );
 }
+
+/** Lets the time pass for which partial uploads stay usable after a final upload has used them. */
+export async function makeUsedUp(database: Queryable): Promise<void> {
+  await database.query(
+    `UPDATE uploads SET retry_at = now(), expires_at = now() WHERE kind = 'partial' AND status = 'finished'`,
+  );
+}

@@ -95,7 +95,7 @@ export class Upload {
   @Column('uuid', { name: 'upload_token_id', nullable: true })
   uploadTokenId: string | null;
 
-  /** Bytes; a limit of its upload token, or of a final upload whose length is not known yet. */
+  /** Bytes; a limit of its upload token. */
   @Column('bigint', { name: 'max_size', transformer: bigintColumn, nullable: true })
   maxSize: number | null;
 
@@ -120,7 +120,7 @@ export class Upload {
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 
-  /** Moves on with each append. */
+  /** Moves on with each append, and with each use of a partial upload. */
   @Column('timestamptz', { name: 'expires_at' })
   expiresAt: Date;
 
