@@ -5,21 +5,21 @@ import { openDatabase } from './database/data-source.js';
 import { type Listener, openListener } from './database/listen.js';
 import { migrate } from './database/migrate.js';
 import { startSequencer } from './events/sequence.js';
+import { claimStorage } from './files/claim.js';
 import type { Logger } from './log.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
-import { claimStorage } from './storage/claim.js';
 import { openStorage } from './storage/open.js';
 import type { Storage } from './storage/storage.js';
 import { type Leases, openLeases } from './uploads/lease.js';
 
-/** What server and worker need alike. */
+/** The services that server and worker need alike. */
 export interface Services {
   database: DataSource;
   storage: Storage;
   listener: Listener;
   leases: Leases;
   queue: ProcessingQueue;
-  /** Everybody who uses the services must have ended. */
+  /** Call it after everything that uses the services has ended. */
   close(): Promise<void>;
 }
 

@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
-import { insertFile } from '../core/files/status.js';
+import { insertFile } from '../core/files/insert.js';
 import { migrateQueue } from '../core/queue/queue.js';
 import { createUpload } from '../core/uploads/create.js';
 import type { Metadata } from '../core/uploads/description.js';

@@ -1,7 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
 import { expireUploads } from '../core/uploads/expire.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
 import { createTrim } from '../worker/passes/trash.js';
 import { parts } from './support/bytes.js';
 import { freeLease } from './support/leases.js';

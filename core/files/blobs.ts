@@ -99,7 +99,7 @@ export async function joinBlobs(manager: EntityManager, id: string, parts: strin
   const objects = parts.flatMap((part) => {
     const blob = byId.get(part);
     if (blob) return objectsOf(blob);
-    throw new AppError('unavailable', { detail: 'What was stored has been given up', retryable: true });
+    throw doomed();
   });
   const size = objects.reduce((sum, object) => sum + object.size, 0);
   const filled = size > 0 ? objects.filter((object) => object.size > 0) : objects.slice(0, 1);
@@ -165,7 +165,12 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
     [ids],
   );
   if (changed === ids.length) return;
-  throw new AppError('unavailable', { detail: 'What was stored has been given up', retryable: true });
+  throw doomed();
+}
+
+/** The error for a blob that is marked for deletion. */
+function doomed(): AppError {
+  return new AppError('unavailable', { detail: 'The stored bytes have been given up', retryable: true });
 }
 
 /**

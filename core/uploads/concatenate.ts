@@ -7,7 +7,7 @@ import { User } from '../database/entities/user.js';
 import { countChanged, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { insertBlobOfUpload, joinBlobs } from '../files/blobs.js';
-import { insertFileOfBlob } from '../files/status.js';
+import { insertFileOfBlob } from '../files/insert.js';
 import {
   findPartials,
   hasEnded,

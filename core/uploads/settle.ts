@@ -2,7 +2,7 @@ import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
-import { insertFile } from '../files/status.js';
+import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
 import type { ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';

@@ -39,7 +39,7 @@ export function statusOf(answers: Answers): number | undefined {
   return (json ?? only)?.status;
 }
 
-/** What a route's declaration says of the problems that stand before its handler. */
+/** The part of a route's declaration from which its problems follow. */
 interface Declared {
   path: string;
   access: Access;

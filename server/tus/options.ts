@@ -54,7 +54,8 @@ export function answerOptions({
       'Tus-Version': VERSION,
       'Tus-Extension': EXTENSIONS,
       'Tus-Max-Size': maxUploadSize,
-      'Access-Control-Allow-Methods': METHODS.join(', '),
+      // PUT is that of server/ietf.
+      'Access-Control-Allow-Methods': [...METHODS, 'PUT'].join(', '),
       'Access-Control-Allow-Headers': [...ALLOWED_HEADERS, ...corsHeaders].join(', '),
       'Access-Control-Max-Age': 86_400,
     },

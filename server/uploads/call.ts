@@ -12,7 +12,7 @@ import { actorOf, type Principal } from '../auth/principal.js';
  * its client has gone or another request waits.
  */
 
-/** How long a request that was asked to release its lease may still write, in milliseconds. */
+/** In milliseconds. */
 const DRAIN_MS = 500;
 
 export interface UploadCall {
@@ -39,8 +39,11 @@ export interface UploadCall {
   end(): Promise<void>;
 }
 
-/** Opens the call of a request. It may take one lease. */
-export function openCall(leases: Leases, req: Request, res: Response): UploadCall {
+/**
+ * Opens the call of a request. It may take one lease.
+ * @param drainMs how long a request that was asked to release its lease may still write
+ */
+export function openCall(leases: Leases, req: Request, res: Response, drainMs = DRAIN_MS): UploadCall {
   const gone = new AbortController();
   const stop = new AbortController();
   let lease: Lease | undefined;
@@ -48,7 +51,7 @@ export function openCall(leases: Leases, req: Request, res: Response): UploadCal
   res.once('close', () => {
     if (!res.writableFinished) gone.abort();
   });
-  const letGo = () => setTimeout(() => stop.abort(), DRAIN_MS).unref();
+  const letGo = () => setTimeout(() => stop.abort(), drainMs).unref();
 
   function principal(): Principal {
     if (!req.principal) throw new AppError('unauthenticated');

@@ -1,9 +1,9 @@
 import { forEachOf } from '../../core/concurrency.js';
 import { queryRows } from '../../core/database/rows.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../../core/files/trash.js';
 import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../../core/uploads/quota.js';
 
 /** How many files are purged at once. */
 const PURGES = 4;

@@ -2,8 +2,8 @@ import type { DataSource } from 'typeorm';
 import { ConfigError } from '../config.js';
 import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
-import { findNewestBlob, selectKeysOfBlobs } from '../files/blobs.js';
-import type { Storage, StoredObject } from './storage.js';
+import type { Storage, StoredObject } from '../storage/storage.js';
+import { findNewestBlob, selectKeysOfBlobs } from './blobs.js';
 
 /*
  * Which installation a storage belongs to. Keys are random, so two installations could share one bucket (or folder) and
