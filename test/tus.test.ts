@@ -97,6 +97,8 @@ describe('core protocol', () => {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('Tus-Version')).toBe('1.0.0');
     expect(answer.headers.get('Tus-Extension')?.split(',').sort()).toEqual([
+      'concatenation',
+      'concatenation-unfinished',
       'creation',
       'creation-defer-length',
       'creation-with-upload',
