@@ -211,7 +211,7 @@ test('when a server stops, its uploads go on at the other one over the same conn
   await processes.start(stopping, proxy.servers[stopping === 'server' ? 0 : 1]);
 });
 
-test('a browser sends three files at once over one connection, and a killed server only delays them', async () => {
+test('a browser sends three files at once over one connection, and they outlive a killed server', async () => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
