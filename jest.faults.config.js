@@ -8,5 +8,5 @@ export default {
   ...base,
   testMatch: ['<rootDir>/test/faults/*.test.ts'],
   testTimeout: 300_000,
-  maxWorkers: 3,
+  maxWorkers: 2,
 };
