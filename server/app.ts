@@ -12,6 +12,8 @@ import { lingeringClose } from './http/lingering-close.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { pagePolicy, securityHeaders } from './http/security-headers.js';
+import { offerUploads } from './ietf/limits.js';
+import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
 import { auditRoutes } from './routes/audit.js';
@@ -69,6 +71,9 @@ export function buildApp(deps: AppDeps): Express {
 
   app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  app.use(['/uploads', '/api/files'], offerUploads(deps));
+  const gates = { authenticate, asUploader, limits: tusLimits };
+  app.all('/uploads{/*path}', resumableUploads(deps, gates));
   app.all(
     '/uploads{/*path}',
     tusPreflight,
@@ -79,6 +84,7 @@ export function buildApp(deps: AppDeps): Express {
     drain.track(createTusHandler(deps, tusLimits)),
   );
   app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
+  app.use('/api/files', resumablePosts(deps, gates));
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
   app.use(serve(tracked, { authenticate, limits, refusals }));
   app.use(BOARD_PATH, limits.global);

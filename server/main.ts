@@ -7,20 +7,13 @@ import { fileURLToPath } from 'node:url';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
-import { openDatabase } from '../core/database/data-source.js';
-import { openListener } from '../core/database/listen.js';
-import { migrate } from '../core/database/migrate.js';
 import { hasCode } from '../core/errors.js';
-import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
-import type { ByteSource } from '../core/media/parser-task.js';
+import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
-import { migrateQueue, openQueue } from '../core/queue/queue.js';
-import { claimStorage } from '../core/storage/claim.js';
-import { openStorage } from '../core/storage/open.js';
-import { openLeases } from '../core/uploads/lease.js';
+import { openServices } from '../core/services.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
@@ -46,28 +39,12 @@ const TYPE_MS = 20_000;
 const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
-  const { databaseUrl, jwtSecret } = requireConnected(config);
+  const { jwtSecret } = requireConnected(config);
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
-  await migrate(databaseUrl, [migrateQueue]);
-  const database = await openDatabase(databaseUrl, 'landfall server', {
-    poolSize: config.databasePoolSize,
-    limits: REQUEST_LIMITS,
-    onError: (error) => log.warn({ err: error }, 'database connection'),
-  });
-  const sequencer = startSequencer(database, log);
-  const storage = await openStorage(config, log);
-  await claimStorage({ database, storage });
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const listener = await openListener(databaseUrl, log);
-  const leases = await openLeases({ database, listener, log }, holder);
-  const queue = openQueue({
-    databaseUrl,
-    redisUrl: config.redisUrl,
-    attempts: config.jobAttempts,
-    backoffMs: config.jobBackoffMs,
-    log,
-  });
+  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const { database, leases } = services;
 
   const drain = createDrain();
   const refusals = createRefusals({ database, log });
@@ -83,10 +60,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const { identityProvider } = config;
   const app = buildApp({
     ...config,
-    database,
-    storage,
-    leases,
-    queue,
+    ...services,
     log,
     keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
@@ -107,11 +81,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     types.close();
     await refusals.flush();
     await limits.close();
-    leases.close();
-    await listener.close();
-    await queue.close();
-    await sequencer.stop();
-    await database.destroy();
+    await services.close();
   });
 
   const url = await listen(http, config);
@@ -124,7 +94,7 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
   let parsers: Parsers | undefined;
   const closed = new AbortController();
   return {
-    detect(bytes: ByteSource): Promise<Detected | null> {
+    detect(bytes: TaskSource): Promise<Detected | null> {
       parsers ??= startParsers({
         count: 1,
         timeoutSeconds: config.parserTimeoutSeconds,

@@ -13,6 +13,7 @@ import {
   registerAdmin,
   send,
 } from './support/sign-in.js';
+import { setRole } from './support/users.js';
 
 /*
  * How sessions, keys and tokens change with a password, a role or an account.
@@ -322,10 +323,10 @@ describe('roles', () => {
     expect((await other.fetch('/api/admin/users')).status).toBe(200);
 
     // The test changes the row itself, because the API would end the sessions too.
-    await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
+    await setRole(processes.database, other.id, 'user');
     expect(await problemOf(await other.fetch('/api/admin/users'))).toEqual([403, 'forbidden']);
     expect(await problemOf(await openBoard())).toEqual([403, 'forbidden']);
-    await processes.database.query(`UPDATE users SET role = 'admin' WHERE id = $1`, [other.id]);
+    await setRole(processes.database, other.id, 'admin');
     expect((await openBoard()).status).toBe(200);
 
     expect((await changeUser(other.id, { role: 'user' })).status).toBe(200);
@@ -384,7 +385,7 @@ describe('roles', () => {
       );
       expect(rows).toHaveLength(1);
       // Restore the state in which this round began.
-      await processes.database.query(`UPDATE users SET role = 'user' WHERE id = $1`, [other.id]);
+      await setRole(processes.database, other.id, 'user');
       await processes.database.query(`UPDATE users SET role = 'admin', disabled_at = NULL WHERE id = $1`, [
         admin.id,
       ]);

@@ -72,7 +72,6 @@ function newContext(): Promise<BrowserContext> {
 
 async function openTab(of: BrowserContext): Promise<Page> {
   const tab = await of.newPage();
-  tab.setDefaultTimeout(30_000);
   faults.push(recordFaults(tab));
   return tab;
 }
@@ -267,20 +266,26 @@ describe('the session', () => {
 
   test('every file of many is uploaded when new uploads are limited, without a storm of requests', async () => {
     await register(page, proxy.url);
-    // The proxy admits four creations in each 1.5 s, and answers the others as the server's limit does.
+    // The proxy refuses creations as the server's limit does: after each four that it admits, for 1.5 s from the
+    // first that it refuses. So it refuses some however slow the machine is.
     let windows = 0;
-    let opens = 0;
+    let opens: number | undefined;
     let passed = 0;
     let refused = 0;
     proxy.meddle = (request, response) => {
       if (request.method !== 'POST' || request.url !== '/uploads') return false;
-      if (Date.now() >= opens) {
-        windows++;
-        opens = Date.now() + 1500;
+      if (opens !== undefined && Date.now() >= opens) {
+        opens = undefined;
         passed = 0;
       }
-      passed++;
-      if (passed <= 4) return false;
+      if (passed < 4) {
+        passed++;
+        return false;
+      }
+      if (opens === undefined) {
+        windows++;
+        opens = Date.now() + 1500;
+      }
       refused++;
       const seconds = Math.ceil((opens - Date.now()) / 1000);
       response.writeHead(429, { 'Content-Type': 'application/problem+json', 'Retry-After': String(seconds) });

@@ -13,7 +13,7 @@ import { type Dependencies, watchDependencies } from '../worker/dependencies.js'
 import { stopEndedRuns } from '../worker/ended-runs.js';
 import { processFile } from '../worker/pipeline.js';
 import { createScanStep } from '../worker/steps/scan.js';
-import type { Step } from '../worker/steps/step.js';
+import type { Step, StepContext } from '../worker/steps/step.js';
 import { createVerifyStep } from '../worker/steps/verify.js';
 import { parts } from './support/bytes.js';
 import { appendToUpload, finishUpload, openLedger, type TestLedger } from './support/ledger.js';
@@ -29,7 +29,7 @@ const log = createLogger('silent', 'test');
 const ATTEMPTS = 2;
 
 /** A second, and what a busy machine needs to process the next file. A step that hangs would not end for an hour. */
-const SOON_MS = 3_000;
+const SOON_MS = 20_000;
 
 let ledger: TestLedger;
 let listener: Listener;
@@ -89,6 +89,10 @@ async function untilFile(id: string, wanted: (file: File) => boolean): Promise<F
 const settled = (id: string) => untilFile(id, ({ status }) => !['pending', 'processing'].includes(status));
 const isWaiting = ({ steps }: File) => steps.ask?.state === 'waiting';
 const DONE = { outcome: 'done', facts: {} } as const;
+const later = async (expectAnswer: StepContext['expectAnswer'], deadline: Date) => {
+  await expectAnswer(deadline);
+  return { outcome: 'later' } as const;
+};
 const inAnHour = () => new Date(Date.now() + 3_600_000);
 
 describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
@@ -113,9 +117,9 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
   describe('a step that an outside service answers', () => {
     test('takes no slot and no attempt while it waits, and goes on when the answer is there', async () => {
       const asked: string[] = [];
-      await work(async ({ file }) => {
+      await work(async ({ file, expectAnswer }) => {
         asked.push(file.id);
-        return file.id === first ? { outcome: 'later', deadline: inAnHour() } : DONE;
+        return file.id === first ? later(expectAnswer, inAnHour()) : DONE;
       });
       const first = await createFile();
       expect(await untilFile(first, isWaiting)).toMatchObject({
@@ -146,11 +150,34 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
       expect(asked).toEqual([first, second]);
     });
 
+    test('may be answered before it has returned', async () => {
+      await work(async ({ file, expectAnswer }) => {
+        await expectAnswer(inAnHour());
+        const result = { step: 'ask', record: { state: 'done', ms: 7 } as const, facts: {} };
+        const run = await answerStep(ledger.database, file.id, result);
+        if (run) setImmediate(() => void queue.wake(run));
+        return { outcome: 'later' };
+      });
+      expect(await settled(await createFile())).toMatchObject({
+        status: 'completed',
+        countedAttempts: 1,
+        steps: { ask: { state: 'done', ms: 7 } },
+      });
+    });
+
+    test('fails if it has named no deadline', async () => {
+      await work(async () => ({ outcome: 'later' }));
+      expect(await settled(await createFile())).toMatchObject({
+        status: 'failed',
+        error: { code: 'internal' },
+      });
+    });
+
     test('waits on when its job comes before the deadline, and is not asked again', async () => {
       let asked = 0;
-      await work(async () => {
+      await work(async ({ expectAnswer }) => {
         asked++;
-        return { outcome: 'later', deadline: inAnHour() };
+        return later(expectAnswer, inAnHour());
       });
       const id = await createFile();
       const { attempts } = await untilFile(id, isWaiting);
@@ -166,9 +193,9 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
 
     test('is asked again when there was no answer at the deadline', async () => {
       let asked = 0;
-      await work(async () => {
+      await work(async ({ expectAnswer }) => {
         asked++;
-        return asked === 1 ? { outcome: 'later', deadline: new Date(Date.now() + 50) } : DONE;
+        return asked === 1 ? later(expectAnswer, new Date(Date.now() + 50)) : DONE;
       });
       const id = await createFile();
       expect(await settled(id)).toMatchObject({
@@ -183,7 +210,7 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
       [false, 'failed'],
       [true, 'completed'],
     ])('that never comes (optional: %s) leaves a file that is %s', async (optional, status) => {
-      await work(async () => ({ outcome: 'later', deadline: new Date(Date.now() + 50) }), optional);
+      await work(({ expectAnswer }) => later(expectAnswer, new Date(Date.now() + 50)), optional);
       const id = await createFile();
       const file = await settled(id);
       const problem = { step: 'ask', code: 'took_too_long' };

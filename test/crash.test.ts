@@ -7,6 +7,7 @@ import { expectBlobsInOrder, expectCompletedOnce, findFile, findUpload } from '.
 import { type Barrier, closeBarrier } from './support/barrier.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { makeJpeg, makeSlowPng } from './support/fixtures.js';
+import { letLeaseRunOut } from './support/leases.js';
 import { ageUnreferenced, countUnreferenced, uploadPathOf } from './support/objects.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
@@ -34,13 +35,6 @@ async function countJobs(): Promise<number> {
   return rows[0].count;
 }
 
-/** Makes the leases of the killed server expire, which would take 10 s. */
-async function letLeasesRunOut(): Promise<void> {
-  await processes.database.query(
-    'UPDATE uploads SET lease_expires_at = now() WHERE lease_holder IS NOT NULL',
-  );
-}
-
 /** Sends the whole content in one PATCH, and kills the server while it stands at the barrier. */
 async function killServerAt(barrier: Barrier, path: string, content: Buffer): Promise<void> {
   const answer = user.tus('PATCH', path, { 'Upload-Offset': '0' }, content as BodyInit).catch(() => 'none');
@@ -60,7 +54,7 @@ describe('the server is killed', () => {
     expect(await findUpload(processes, id)).toMatchObject({ status: 'uploading', offset: content.length });
     expect(await findFile(processes, id)).toBeUndefined();
 
-    await letLeasesRunOut();
+    await letLeaseRunOut(processes.database);
     await processes.start('worker');
     await until(
       'the file to be completed',

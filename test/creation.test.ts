@@ -6,6 +6,7 @@ import { registerUser } from './support/client.js';
 import { openLedger, type TestLedger } from './support/ledger.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
+import { insertUser, setRoom } from './support/users.js';
 
 /*
  * Creations of one user that come together are written in one statement. None fails or waits because of
@@ -43,22 +44,13 @@ function createTogether(ownerId: string, wanted: { length: number; title?: strin
   return Promise.allSettled(wanted.map(begin));
 }
 
-async function newOwner(): Promise<string> {
-  const id = uuidv7();
-  await ledger.query(`INSERT INTO users (id, email, password_hash, role) VALUES ($1, $2, '', 'user')`, [
-    id,
-    `${id}@example.org`,
-  ]);
-  return id;
-}
-
 const heldBy = (ownerId: string) =>
   ledger.query('SELECT used_bytes::integer AS bytes, used_files::integer AS files FROM users WHERE id = $1', [
     ownerId,
   ]);
 
 test('a hundred at once take few statements, and each has its event', async () => {
-  const ownerId = await newOwner();
+  const ownerId = await insertUser(ledger);
   const before = postgres.statements.filter(isCreation).length;
   const results = await createTogether(
     ownerId,
@@ -93,7 +85,7 @@ test('a creation that the database does not answer does not hold up others', asy
 });
 
 test('a creation that the database refuses fails alone', async () => {
-  const ownerId = await newOwner();
+  const ownerId = await insertUser(ledger);
   const results = await createTogether(
     ownerId,
     ['a', 'b', '\0', 'c', 'd'].map((title) => ({ length: 1, title })),
@@ -109,7 +101,7 @@ test('a creation that the database refuses fails alone', async () => {
 });
 
 test('one refused creation of a hundred costs a few more statements, one at a time', async () => {
-  const ownerId = await newOwner();
+  const ownerId = await insertUser(ledger);
   const from = postgres.statements.length;
   const wanted = Array.from({ length: 100 }, (_, n) => ({ length: 1, title: n === 70 ? '\0' : '' }));
   const results = await createTogether(ownerId, wanted);
@@ -122,8 +114,8 @@ test('one refused creation of a hundred costs a few more statements, one at a ti
 });
 
 test('creations beyond the quota are refused, and all creations before them succeed', async () => {
-  const ownerId = await newOwner();
-  await ledger.query('UPDATE users SET max_files = 30 WHERE id = $1', [ownerId]);
+  const ownerId = await insertUser(ledger);
+  await setRoom(ledger, ownerId, { files: 30 });
   const results = await createTogether(ownerId, Array(80).fill({ length: 1 }));
   expect(results.map(({ status }) => status)).toEqual([
     ...Array(30).fill('fulfilled'),
@@ -132,7 +124,7 @@ test('creations beyond the quota are refused, and all creations before them succ
 });
 
 test('when the database is lost, all creations of one statement fail at once', async () => {
-  const ownerId = await newOwner();
+  const ownerId = await insertUser(ledger);
   const first = postgres.pauseAt(isCreation, 'before');
   const results = createTogether(ownerId, Array(100).fill({ length: 1 }));
   await first.reached;

@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { migrate } from '../core/database/migrate.js';
-import { insertFile } from '../core/files/status.js';
+import { insertFile } from '../core/files/insert.js';
 import { migrateQueue } from '../core/queue/queue.js';
 import { createUpload } from '../core/uploads/create.js';
 import type { Metadata } from '../core/uploads/description.js';
@@ -116,6 +116,7 @@ test.each(CASES.map(([metadata], index) => [metadata, index] as const))(
     const deps = {
       ...{ database, storage: {}, uploadExpiryHours: 24 },
       quota: { bytes: UNLIMITED, files: UNLIMITED },
+      maxUploadSize: Number.MAX_SAFE_INTEGER,
     };
     const { id } = await createUpload(deps, {
       ...{ id: uuidv7(), ownerId, length: 3, actor: {}, leaseHolder: null },

@@ -4,9 +4,10 @@ import { AppError } from '../core/errors.js';
 import { putOff } from '../core/retries.js';
 import { type Storage, StoreAway } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { expireUploads } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { expectBooksRight } from './support/books.js';
 import { parts } from './support/bytes.js';
+import { letRetry } from './support/deletions.js';
 import {
   appendToUpload,
   assembleUpload,
@@ -14,6 +15,7 @@ import {
   openLedger,
   type TestLedger,
 } from './support/ledger.js';
+import { makeDue } from './support/uploads.js';
 
 /* The reconciler and uploads whose store is away or refuses requests. */
 
@@ -137,7 +139,6 @@ describe('an upload of which the store refuses to make an object', () => {
   }
 
   const list = () => listUnfinishedComplete(ledger.database);
-  const letExpire = () => ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second'`);
 
   test('has an error that names the refusal, until the store makes the object', async () => {
     const upload = await createComplete();
@@ -164,7 +165,7 @@ describe('an upload of which the store refuses to make an object', () => {
     expect(await list()).toEqual([id]);
     expect(await putOff(ledger.database, 'uploads', id)).toBe(1);
     expect(await list()).toEqual([]);
-    await ledger.query('UPDATE uploads SET retry_at = now()');
+    await letRetry(ledger);
     expect(await list()).toEqual([id]);
     expect(await putOff(ledger.database, 'uploads', id)).toBe(2);
   });
@@ -173,8 +174,8 @@ describe('an upload of which the store refuses to make an object', () => {
     const { id } = await createComplete();
     await putOff(ledger.database, 'uploads', id);
     expect(await expireUploads(ledger.database)).toBe(0);
-    await letExpire();
-    await ledger.query('UPDATE uploads SET retry_at = now()');
+    await makeDue(ledger);
+    await letRetry(ledger);
     expect(await expireUploads(ledger.database)).toBe(0);
     await putOff(ledger.database, 'uploads', id);
     expect(await expireUploads(ledger.database)).toBe(1);
@@ -188,7 +189,7 @@ describe('an upload of which the store refuses to make an object', () => {
     const upload = await createComplete();
     await assembleUpload(ledger, upload, EPOCH);
     await putOff(ledger.database, 'uploads', upload.id);
-    await letExpire();
+    await makeDue(ledger);
     expect(await expireUploads(ledger.database)).toBe(0);
     expect((await finishUpload(ledger, upload.id)).status).toBe('pending');
   });

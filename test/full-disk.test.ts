@@ -1,6 +1,9 @@
+import { statfs } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
 import { openQueue } from '../core/queue/queue.js';
+import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { makeJpeg } from './support/fixtures.js';
 import { expectProblem, FORM_TYPE, filePart, form, post } from './support/plain-client.js';
@@ -8,6 +11,8 @@ import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
 /* A disk with less room than its reserve. One that fills up is in faults/full-disk.test.ts. */
+
+const GIB = 1024 ** 3;
 
 let processes: Processes;
 /** The user at a server with a reserve of 0. */
@@ -69,6 +74,14 @@ test('the server stays ready, and warns in /health/ready and once in its log', a
 test('the reserve is a number of bytes', () => {
   expect(loadConfig({ DISK_RESERVE: '10GiB' }).diskReserve).toBe(10 * 1024 ** 3);
   expect(loadConfig({}).diskReserve).toBeUndefined();
+});
+
+test('bytes that wait to be written count as used', async () => {
+  const { bavail, bsize } = await statfs(tmpdir());
+  const reserve = bavail * bsize - 4 * GIB;
+  const isShortWith = (bytes: number) =>
+    watchDiskRoom(tmpdir(), reserve, createLogger('silent', 'test'), { unwritten: () => bytes }).isShort();
+  expect([await isShortWith(0), await isShortWith(8 * GIB)]).toEqual([false, true]);
 });
 
 test('an image whose thumbnails have no room waits without an attempt, and nothing is reserved for it', async () => {

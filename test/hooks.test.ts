@@ -64,6 +64,23 @@ test('each hook is asked once, by the request that it may refuse', async () => {
   ]);
 });
 
+test('a final upload is asked about when its partial uploads are complete, and they are not', async () => {
+  refuse('no end', new UploadRefused('Not for us'));
+  const partial = await user.create(3, { 'Upload-Concat': 'partial', ...named('no end') });
+  expect((await user.tus('PATCH', partial, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
+  expect(asked).toEqual([['create', idOf(partial), true]]);
+  const join = (headers: Record<string, string>) =>
+    user.tus('POST', '/uploads', { 'Upload-Concat': `final;${partial}`, ...headers });
+  const refused = await join(named('no end'));
+  expect([refused.status, await refused.text()]).toEqual([403, 'Not for us\n']);
+  const made = await join(named('a.txt'));
+  expect(made.status).toBe(201);
+  expect(asked.slice(3)).toEqual([
+    ['create', idOf(made.headers.get('Location') ?? ''), true],
+    ['finish', idOf(made.headers.get('Location') ?? ''), true],
+  ]);
+});
+
 test('an upload whose creation is refused does not exist', async () => {
   const created = await user.tus('POST', '/uploads', { 'Upload-Length': '3', ...named('no creation') });
   expect([created.status, await created.text()]).toEqual([403, 'Not this one\n']);

@@ -6,6 +6,7 @@ import {
   BAD_NAMES,
   GOOD_NAMES,
   ODD_METADATA,
+  ODD_STRUCTURED_FIELDS,
   PATHS,
   QUERIES,
   TURNED_NAMES,
@@ -645,6 +646,41 @@ test('requests that are hardly HTTP', async () => {
     // An obsolete folded line is refused, or read as part of the value before it.
     { what: 'a folded header', request: `${me}X-Odd: a\r\n  b\r\nConnection: close\r\n\r\n` },
   ]);
+});
+
+test('headers of resumable uploads', async () => {
+  const right = { 'Upload-Draft-Interop-Version': '8', 'Upload-Offset': '0', 'Upload-Complete': '?0' };
+  const partial = { 'Content-Type': 'application/partial-upload' };
+  const names = [
+    ...[
+      'Upload-Draft-Interop-Version',
+      'Upload-Complete',
+      'Upload-Incomplete',
+      'Upload-Offset',
+      'Upload-Length',
+    ],
+    ...['Content-Digest', 'Repr-Digest', 'Want-Repr-Digest', 'Content-Disposition', 'Content-Type'],
+  ];
+  const values = [...VALUES, ...ODD_STRUCTURED_FIELDS].map((value) => Buffer.from(value).toString('latin1'));
+  const requests = (name: string, value: string): [method: string, target: string, headers: object][] => [
+    ['POST', '/uploads', { ...right, [name]: value }],
+    ['PUT', '/api/files', { ...right, 'Upload-Complete': '?1', [name]: value }],
+    // Without content, so that the offset stays.
+    ['PATCH', path, { ...right, ...partial, [name]: value }],
+    ['HEAD', path, { 'Upload-Draft-Interop-Version': '3', [name]: value }],
+  ];
+  await attempt(
+    names.flatMap((name, place) =>
+      values.map((value, index) => {
+        const all = requests(name, value);
+        const [method, target, headers] = all[(place + index) % all.length] ?? ['GET', '/', {}];
+        return {
+          what: `${method} ${target} ${name}: ${value}`,
+          request: formRequest(method, target, { ...bearer(user), ...headers }),
+        };
+      }),
+    ),
+  );
 });
 
 test('an ordinary upload still works after more than 3000 hostile requests', async () => {

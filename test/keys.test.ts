@@ -3,7 +3,7 @@ import { verifyApiKey } from '../server/auth/api-keys.js';
 import { closeBarrier, waitingForLocks } from './support/barrier.js';
 import { registerUser, type TestUser, useAccount } from './support/client.js';
 import { type Processes, startProcesses } from './support/processes.js';
-import { eventsOf, logIn, problemOf, send, sha256 } from './support/sign-in.js';
+import { eventsOf, problemOf, registerAdmin, send, sha256 } from './support/sign-in.js';
 import { until } from './support/until.js';
 
 /*
@@ -115,12 +115,9 @@ test('a key cannot delete for good a file that it has uploaded, unless it may ma
 });
 
 test('a key cannot make keys, change the account or administer, whatever its scopes', async () => {
-  const admin = await registerUser(() => processes.url);
-  await processes.database.query(`UPDATE users SET role = 'admin' WHERE id = $1`, [admin.id]);
-  const { accessToken } = await logIn(processes.url, admin.email);
-  const asAdmin = useAccount(admin, accessToken, () => processes.url);
+  const asAdmin = await registerAdmin(() => processes.url, processes.database);
   const made = await createKey({ scopes: ['upload', 'read', 'manage'] }, asAdmin);
-  const key = useAccount(admin, made.key, () => processes.url);
+  const key = useAccount(asAdmin, made.key, () => processes.url);
   const attempts = [
     send(key, 'POST', '/api/keys', { name: 'more', scopes: ['read'] }),
     key.fetch('/api/keys'),

@@ -1,6 +1,7 @@
 import { openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
 import { openLeases } from '../core/uploads/lease.js';
+import { freeLease } from './support/leases.js';
 import { openLedger, type TestLedger } from './support/ledger.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 import { until } from './support/until.js';
@@ -26,7 +27,7 @@ async function acquire(holder: string) {
   const listener = await openListener(ledger.url, log);
   const leases = await openLeases({ database: ledger.database, listener, log }, holder);
   const { id } = await ledger.create(100);
-  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
+  await freeLease(ledger, id);
   const take = () => leases.acquire(id, { ownerId: ledger.ownerId }, never, () => {});
   const close = async () => {
     leases.close();

@@ -1,10 +1,11 @@
 import { v7 as uuidv7 } from 'uuid';
 import { type Listener, openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { expireUploads } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { LEASE_MS, type Leases, openLeases, RETRY_MS } from '../core/uploads/lease.js';
 import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { parts } from './support/bytes.js';
+import { freeLease, letLeaseRunOut } from './support/leases.js';
 import {
   appendToUpload,
   declareUploadLength,
@@ -47,18 +48,14 @@ afterAll(async () => {
 /** A new upload without a holder. */
 async function createFree(length: number | null = 100): Promise<string> {
   const { id } = await ledger.create(length);
-  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [id]);
+  await freeLease(ledger, id);
   return id;
 }
 
 const acquire = (leases: Leases, id: string, onRequested = ignore, signal = never) =>
   leases.acquire(id, { ownerId: ledger.ownerId }, signal, onRequested);
 
-/**
- * Makes the lease expire, as when its holder stands still too long. A holder that is alive renews it again.
- */
-const letRunOut = (id: string) =>
-  ledger.query(`UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE id = $1`, [id]);
+const letRunOut = (id: string) => letLeaseRunOut(ledger, id);
 
 /** Opens a process that renews no lease. */
 async function openStalled(holder: string): Promise<Leases> {
@@ -284,12 +281,18 @@ describe('looking', () => {
 
   test('asks the holder to let go, so that the offset it shows is the last one', async () => {
     const id = await createFree();
-    const older = await acquire(first, id, async () => {
+    let lettingGo: Promise<void> | undefined;
+    const letGo = async () => {
       older.upload = await appendToUpload(ledger, older.upload, older.epoch, parts('abc'));
       await older.release();
+    };
+    const older = await acquire(first, id, () => {
+      // The holder may be asked again after it has begun to let go.
+      lettingGo ??= letGo();
     });
     const lease = await look(second, id);
     expect(lease.upload.offset).toBe(3);
+    await lettingGo;
     await lease.release();
   });
 
@@ -590,7 +593,7 @@ test('a lease that is being given back is neither renewed nor reported as lost',
     await acquire(first, held, () => lost.push(held)),
   ];
   // This is the row between the statement of release() and its answer.
-  await ledger.query('UPDATE uploads SET lease_holder = NULL WHERE id = $1', [givenBack]);
+  await freeLease(ledger, givenBack);
   const before = await ledger.row(givenBack);
   const expiry = async () => (await ledger.row(held)).lease_expires_at.getTime();
   for (const _renewal of ['one', 'another, when what came of the first is known']) {

@@ -23,8 +23,11 @@ import {
 } from '../core/files/steps.js';
 import { isStoreAway, type Storage } from '../core/storage/storage.js';
 import { discardUploads, listUnfinishedComplete } from '../core/uploads/discard.js';
-import { expireUploads, terminateUpload } from '../core/uploads/end.js';
+import { terminateUpload } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { parts } from './support/bytes.js';
+import { letRetry } from './support/deletions.js';
+import { freeLease, letLeaseRunOut } from './support/leases.js';
 import {
   appendToUpload,
   assembleUpload,
@@ -34,6 +37,7 @@ import {
   type TestLedger,
 } from './support/ledger.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 let ledger: TestLedger;
 
@@ -226,7 +230,7 @@ describe('finishing', () => {
   test('is left to the reconciler once the lease has run out, and not before', async () => {
     const id = await createComplete();
     expect(await listUnfinishedComplete(ledger.database)).toEqual([]);
-    await ledger.query('UPDATE uploads SET lease_expires_at = now()');
+    await letLeaseRunOut(ledger);
     expect(await listUnfinishedComplete(ledger.database)).toEqual([id]);
     await finishUpload(ledger, id);
     expect(await listUnfinishedComplete(ledger.database)).toEqual([]);
@@ -350,7 +354,7 @@ describe('terminating', () => {
     await terminateUpload(broken, upload.id);
     expect(await ledger.row(upload.id)).toMatchObject({ status: 'terminated', discarded_at: null });
     expect(await ledger.stored()).toContain('doomed');
-    await ledger.query('UPDATE uploads SET retry_at = now()');
+    await letRetry(ledger);
     expect(await discardUploads(ledger)).toBe(1);
     expect(await discardUploads(ledger)).toBe(0);
     expect(await ledger.stored()).not.toContain('doomed');
@@ -373,9 +377,9 @@ describe('terminating', () => {
     expect(await left()).toBe(stuck.length);
     // The others are put off, and tried again when their retry is due.
     expect(await discardUploads(deps)).toBe(0);
-    await ledger.query('UPDATE uploads SET retry_at = now()');
+    await letRetry(ledger);
     await expect(discardUploads(deps)).rejects.toThrow('locked');
-    await ledger.query('UPDATE uploads SET retry_at = now()');
+    await letRetry(ledger);
     expect(await discardUploads(ledger)).toBe(stuck.length);
     expect(await left()).toBe(0);
   });
@@ -388,8 +392,8 @@ test('only incomplete uploads whose lease is free expire', async () => {
   const written = (await ledger.create(6)).id;
   const old = (await ledger.create(6)).id;
   const oldUnknown = (await ledger.create(null)).id;
-  await ledger.query(`UPDATE uploads SET lease_holder = NULL WHERE id <> $1`, [written]);
-  await ledger.query(`UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id <> $1`, [fresh]);
+  for (const id of [complete, finished, fresh, old, oldUnknown]) await freeLease(ledger, id);
+  for (const id of [complete, finished, written, old, oldUnknown]) await makeDue(ledger, id);
 
   expect(await expireUploads(ledger.database)).toBe(2);
   expect(await expireUploads(ledger.database)).toBe(0);

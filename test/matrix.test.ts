@@ -62,6 +62,7 @@ type ObjectName =
   | 'invitation';
 
 const tus = { 'Tus-Resumable': '1.0.0' };
+const ietf = { 'Upload-Draft-Interop-Version': '8' };
 
 const ROUTES: Record<string, Row> = {
   'GET /api/auth': { access: 'public', ok: 200 },
@@ -131,7 +132,7 @@ const ROUTES: Record<string, Row> = {
 
 /** The handlers that answer besides the declared routes; see MOUNTED. */
 const OTHERS: Record<string, Row> = {
-  'OPTIONS /uploads': { access: 'public', ok: 204 },
+  'OPTIONS /uploads': { access: 'public', ok: 200 },
   'POST /uploads': {
     access: 'upload',
     ok: 201,
@@ -159,6 +160,47 @@ const OTHERS: Record<string, Row> = {
       'Upload-Offset': '0',
       'Content-Type': 'application/offset+octet-stream',
     },
+  },
+  // The IETF draft of resumable uploads, on the same paths.
+  'POST /uploads?': {
+    access: 'upload',
+    ok: 201,
+    begins: true,
+    headers: { ...ietf, 'Upload-Complete': '?0' },
+  },
+  'PUT /uploads': { access: 'upload', ok: 201, begins: true, headers: { ...ietf, 'Upload-Complete': '?0' } },
+  'POST /api/files?': {
+    access: 'upload',
+    ok: 201,
+    begins: true,
+    headers: { ...ietf, 'Upload-Complete': '?0' },
+  },
+  'PUT /api/files': {
+    access: 'upload',
+    ok: 201,
+    begins: true,
+    headers: { ...ietf, 'Upload-Complete': '?1' },
+  },
+  'HEAD /uploads/:id?': { access: 'upload', ok: 204, on: 'upload', resumes: true, headers: ietf },
+  'GET /uploads/:id?': { access: 'upload', ok: 204, on: 'upload', headers: ietf },
+  'PATCH /uploads/:id?': {
+    access: 'upload',
+    ok: 204,
+    on: 'upload',
+    headers: {
+      ...ietf,
+      'Upload-Offset': '0',
+      'Upload-Complete': '?0',
+      'Content-Type': 'application/partial-upload',
+    },
+  },
+  'DELETE /uploads/:id?': {
+    access: 'upload',
+    ok: 204,
+    on: 'upload',
+    changes: true,
+    asks: true,
+    headers: ietf,
   },
   // The same route with an id gives further addresses of that upload.
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
@@ -320,6 +362,11 @@ const MOUNTED = [
   '<anonymous>',
   'refuseOddities',
   '<anonymous> at /api and /uploads',
+  // The IETF draft of resumable uploads: its limits, its uploads, and its creations at /api/files.
+  '<anonymous> at /uploads and /api/files',
+  'route /uploads{/*path}',
+  'router at /api/files',
+  // tus.
   'route /uploads{/*path}',
   '<anonymous> at /api',
   'refuse at /api',
@@ -337,6 +384,8 @@ const MOUNTED = [
 
 /** All that those routers hold besides the declared routes. */
 const NESTED = [
+  // Of the router at /api/files.
+  'route /',
   'boardPolicy at /admin/queues',
   'adminOnly at /admin/queues',
   'serveBoard at /admin/queues',
@@ -358,6 +407,7 @@ function describeLayer(layer: Layer): string {
   if (layer.route) return `route ${layer.route.path}`;
   if (layer.slash) return layer.name;
   const at = ['/api', '/uploads', '/admin/queues', '/health', '/metrics'].filter((path) => layer.match(path));
+  if (!at.includes('/api') && layer.match('/api/files')) at.push('/api/files');
   return `${layer.name} at ${at.join(' and ')}`;
 }
 

@@ -24,6 +24,7 @@ const email = 'early@example.org';
 let admin: pg.Client;
 let url: string;
 let processes: Processes;
+let readBesideMigration: object[];
 
 beforeAll(async () => {
   admin = new pg.Client({ connectionString: process.env.TEST_DATABASE_URL });
@@ -55,7 +56,7 @@ beforeAll(async () => {
     [userId],
   );
   await database.destroy();
-  await migrate(url, [migrateQueue]);
+  await migrateBesideReader();
   processes = await startProcesses({}, ['server'], async () => url);
 });
 
@@ -63,6 +64,35 @@ afterAll(async () => {
   await processes?.close();
   await admin?.query(`DROP DATABASE IF EXISTS ${older} WITH (FORCE)`);
   await admin?.end();
+});
+
+/** Migrates while a long transaction, as of a backup, reads a table that a migration changes. */
+async function migrateBesideReader(): Promise<void> {
+  const reader = new pg.Client({ connectionString: url });
+  const other = new pg.Client({ connectionString: url });
+  await Promise.all([reader.connect(), other.connect()]);
+  try {
+    await reader.query('BEGIN');
+    await reader.query('SELECT FROM users');
+    const migrated = migrate(url, [migrateQueue]);
+    await until('a migration to wait for the table', async () => {
+      const { rows } = await admin.query(
+        `SELECT FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock' AND query LIKE '%ALTER TABLE users%'`,
+        [older],
+      );
+      return rows.length > 0;
+    });
+    // The reader still holds the table: this query waits behind the migration, which must step back.
+    ({ rows: readBesideMigration } = await other.query('SELECT id FROM users'));
+    await reader.query('COMMIT');
+    await migrated;
+  } finally {
+    await Promise.all([reader.end(), other.end()]);
+  }
+}
+
+test('a migration that waits for a table does not keep the servers of the version before from it', () => {
+  expect(readBesideMigration).toEqual([{ id: userId }]);
 });
 
 test('sessions that were open go on, and rotate from then on', async () => {

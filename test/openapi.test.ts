@@ -1,5 +1,6 @@
 import { type AppDeps, declareRoutes } from '../server/app.js';
 import { isJson, problemsOf } from '../server/routes/answers.js';
+import { describeApi } from '../server/routes/openapi.js';
 
 /*
  * The OpenAPI document describes each declared route. matrix.test.ts asks a server for it.
@@ -24,9 +25,8 @@ interface Document {
 const routes = declareRoutes({} as AppDeps);
 let document: Document;
 
-beforeAll(async () => {
-  const own = routes.find(({ path }) => path === '/openapi.json');
-  document = JSON.parse(JSON.stringify(await own?.handle({} as never)));
+beforeAll(() => {
+  document = JSON.parse(JSON.stringify(describeApi(routes)));
 });
 
 function operationOf(method: string, path: string): Operation {
@@ -67,7 +67,7 @@ test.each(routes.map((route) => [`${route.method} ${route.path}`, route] as cons
   expect(requestBody !== undefined).toBe(route.body !== undefined || route.accepts !== undefined);
   for (const [status, answer] of Object.entries(route.answers)) {
     const json = responses[status]?.content?.['application/json'];
-    expect(json !== undefined).toBe(isJson(answer as never));
+    expect(json?.schema !== undefined).toBe(isJson(answer as never));
   }
   const problems = Object.values(responses).filter(({ content }) => content?.['application/problem+json']);
   const codes = problems.flatMap(({ description }) => [...description.matchAll(/`(\w+)`/g)]);

@@ -61,7 +61,6 @@ afterAll(async () => {
 beforeEach(async () => {
   context = await browser.newContext({ viewport: { width: 1100, height: 900 }, locale: 'en-GB' });
   page = await context.newPage();
-  page.setDefaultTimeout(60_000);
   cable.mend();
   cable.carryAtMost(Number.POSITIVE_INFINITY);
   uploads = recordUploads(page);

@@ -1,12 +1,15 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
-import { expireUploads } from '../core/uploads/end.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { createTrim } from '../worker/passes/trash.js';
 import { parts } from './support/bytes.js';
+import { freeLease } from './support/leases.js';
 import { appendToUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { countRead } from './support/plans.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
+import { makeDue } from './support/uploads.js';
+import { setRoom } from './support/users.js';
 
 /*
  * How many rows the reconciler's passes read. The number must not grow with rows that are not due: here there
@@ -93,10 +96,8 @@ async function countTrash(): Promise<number> {
 test('the expiry pass reads only uploads that are due', async () => {
   for (let n = 0; n < 5; n++) {
     const { id } = await ledger.create(10);
-    await ledger.query(
-      `UPDATE uploads SET lease_holder = NULL, expires_at = now() - interval '1 second' WHERE id = $1`,
-      [id],
-    );
+    await freeLease(ledger, id);
+    await makeDue(ledger, id);
   }
   let expired = 0;
   const read = await readBy(async () => {
@@ -126,7 +127,7 @@ test('an append moves the expiry only when that is worth writing the index', asy
 });
 
 describe('the trash', () => {
-  beforeAll(() => ledger.query('UPDATE users SET max_files = 2 WHERE id = $1', [ledger.ownerId]));
+  beforeAll(() => setRoom(ledger, ledger.ownerId, { files: 2 }));
 
   test('is read as a whole once, and then only that of users who delete', async () => {
     const trim = createTrim(ledger);
@@ -150,7 +151,7 @@ describe('the trash', () => {
     await ledger.query(`UPDATE files SET deleted_at = deleted_at - interval '1 day' WHERE owner_id = $1`, [
       ledger.ownerId,
     ]);
-    await ledger.query('UPDATE users SET max_files = 1 WHERE id = $1', [ledger.ownerId]);
+    await setRoom(ledger, ledger.ownerId, { files: 1 });
     expect(await trim()).toBe(0);
     await ledger.query('UPDATE users SET quota_changed_at = now() WHERE id = $1', [ledger.ownerId]);
     expect(await trim()).toBe(1);

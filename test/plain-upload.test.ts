@@ -19,6 +19,7 @@ import {
 } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
+import { setRoom } from './support/users.js';
 
 const MAX = 24 * MIB;
 
@@ -175,7 +176,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
 
   test('a quota that is used up on the way refuses with 413 and takes nothing', async () => {
     const small = await registerUser(() => processes.url);
-    await processes.database.query('UPDATE users SET max_bytes = 3000000 WHERE id = $1', [small.id]);
+    await setRoom(processes.database, small.id, { bytes: 3_000_000 });
     const content = randomBytes(3_000_001);
     for (const answer of [
       await post(small, content),

@@ -533,7 +533,7 @@ describe('processing', () => {
       }
       return states.every(({ status }) => status === 'completed');
     };
-    await until('the end', end, 90);
+    await until('the end', end, 180);
     expect(least).toBeLessThan(100);
     expect([...seen]).toContain('verify');
     const whole = { status: 'completed', attempts: 1, size: content.length, sha256: sha256(content) };
@@ -549,7 +549,7 @@ describe('processing', () => {
       const files: FileJson[] = await Promise.all(ids.map((id) => user.get(`/api/files/${id}`)));
       return files.every(({ steps }) => steps.scan);
     };
-    await until('all to be scanned', scanned, 60);
+    await until('all to be scanned', scanned);
     expect(await processes.stop('worker')).toBe(0);
     for (const id of ids.slice(6)) await user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' });
     await processes.start('worker');

@@ -3,11 +3,12 @@ import { openDatabase } from '../core/database/data-source.js';
 import type { Upload } from '../core/database/entities/upload.js';
 import { AppError } from '../core/errors.js';
 import { trashFile } from '../core/files/purge.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
 import { BytesLost } from '../core/storage/storage.js';
 import { commitProgress, type LedgerDeps } from '../core/uploads/commit.js';
 import { createUpload } from '../core/uploads/create.js';
-import { expireUploads, terminateUpload } from '../core/uploads/end.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../core/uploads/quota.js';
+import { terminateUpload } from '../core/uploads/end.js';
+import { expireUploads } from '../core/uploads/expire.js';
 import { expectBooksRight } from './support/books.js';
 import { parts } from './support/bytes.js';
 import {
@@ -40,6 +41,7 @@ beforeAll(async () => {
     storage: ledger.storage,
     uploadExpiryHours: 24,
     quota: QUOTA,
+    maxUploadSize: Number.MAX_SAFE_INTEGER,
     database: 'database' in one ? one.database : one,
   }));
   users = Array.from({ length: USERS }, () => uuidv7());

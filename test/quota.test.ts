@@ -11,6 +11,7 @@ import { purge, terminate, trash } from './support/deletions.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { send } from './support/sign-in.js';
 import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 const DEFAULT = { bytes: 100_000, files: 1000 };
 
@@ -122,10 +123,7 @@ describe('room is given back', () => {
       users.flatMap((user) => Array.from({ length: 12 }, (_, n) => user.create(n % 4 ? 1000 : null))),
     );
     const kept = await users[0]?.create(500);
-    await processes.database.query(
-      `UPDATE uploads SET expires_at = now() - interval '1 second' WHERE id = ANY ($1)`,
-      [paths.map(idOf)],
-    );
+    for (const path of paths) await makeDue(processes.database, idOf(path));
     await Promise.all([
       reconcile('worker'),
       reconcile('worker-2'),

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
 import { AppError } from '../core/errors.js';
 import { BytesLost, type Progress, type StoredUpload, type UploadSink } from '../core/storage/storage.js';
+import type { LedgerDeps } from '../core/uploads/commit.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { LeaseLost, UploadEnded } from '../core/uploads/errors.js';
 import type { Lease } from '../core/uploads/lease.js';
-import { type ByteSource, type ReceiveDeps, receive, type Take } from '../core/uploads/receive.js';
+import { type ByteSource, receive, type Take } from '../core/uploads/receive.js';
 import { expectBooksRight } from './support/books.js';
 import { leaseOf, openLedger, type TestLedger } from './support/ledger.js';
 
@@ -111,7 +112,7 @@ function openSink() {
 
 const MAX = 1000;
 
-function over(open: ReturnType<typeof openSink>['open']): ReceiveDeps {
+function over(open: ReturnType<typeof openSink>['open']): LedgerDeps {
   const uploads = { ...ledger.storage.uploads, open };
   return { ...ledger, storage: { ...ledger.storage, uploads }, maxUploadSize: MAX };
 }
@@ -120,14 +121,23 @@ async function begin(length: number | null, epoch = 1): Promise<Lease> {
   return leaseOf(await ledger.create(length), epoch);
 }
 
+/** Begins to receive a body into a new upload. `receiving` is what receive() returns. */
+async function startReceiving(length: number | null, options?: Parameters<typeof receive>[3]) {
+  const lease = await begin(length);
+  return { lease, ...(await receiveInto(lease, options)) };
+}
+
+async function receiveInto(lease: Lease, options?: Parameters<typeof receive>[3], sink = openSink()) {
+  const body = openSource();
+  const receiving = receive(over(sink.open), lease, body.source, options);
+  await body.opened;
+  return { body, sink, receiving };
+}
+
 const offsetOf = async ({ id }: Lease) => Number((await ledger.row(id)).offset);
 
 test('chunks go to the sink at once and in order, and none while it is full', async () => {
-  const lease = await begin(9);
-  const body = openSource();
-  const sink = openSink();
-  const receiving = receive(over(sink.open), lease, body.source);
-  await body.opened;
+  const { lease, body, sink, receiving } = await startReceiving(9);
   expect(body.give('abc')).toBeUndefined();
   expect(sink.taken).toEqual(['abc']);
   sink.fill();
@@ -149,11 +159,7 @@ test('chunks go to the sink at once and in order, and none while it is full', as
 });
 
 test('a chunk beyond the length is refused as a whole, after the bytes before it are stored', async () => {
-  const lease = await begin(5);
-  const body = openSource();
-  const sink = openSink();
-  const receiving = receive(over(sink.open), lease, body.source);
-  await body.opened;
+  const { lease, body, sink, receiving } = await startReceiving(5);
   body.give('abc');
   body.give('def');
   expect(body.isEnded()).toBe(true);
@@ -164,10 +170,7 @@ test('a chunk beyond the length is refused as a whole, after the bytes before it
 });
 
 test('an upload of unknown length takes as many bytes as the server allows', async () => {
-  const lease = await begin(null);
-  const body = openSource();
-  const receiving = receive(over(openSink().open), lease, body.source);
-  await body.opened;
+  const { lease, body, receiving } = await startReceiving(null);
   await body.give('a'.repeat(MAX));
   await body.give('b');
   await expect(receiving).rejects.toMatchObject({ code: 'too_large' });
@@ -178,9 +181,7 @@ test('a complete upload stores nothing, and takes no further byte', async () => 
   const lease = await begin(0);
   const sink = openSink();
   for (const text of ['', 'a']) {
-    const body = openSource();
-    const receiving = receive(over(sink.open), lease, body.source);
-    await body.opened;
+    const { body, receiving } = await receiveInto(lease, undefined, sink);
     if (text) body.give(text);
     body.close();
     if (text) await expect(receiving).rejects.toMatchObject({ code: 'too_large' });
@@ -190,11 +191,7 @@ test('a complete upload stores nothing, and takes no further byte', async () => 
 });
 
 test('a sink that fails ends a body that has stalled', async () => {
-  const lease = await begin(9);
-  const body = openSource();
-  const sink = openSink();
-  const receiving = receive(over(sink.open), lease, body.source);
-  await body.opened;
+  const { body, sink, receiving } = await startReceiving(9);
   body.give('abc');
   sink.fail(new AppError('storage_full'));
   await expect(receiving).rejects.toMatchObject({ code: 'storage_full' });
@@ -204,11 +201,7 @@ test('a sink that fails ends a body that has stalled', async () => {
 });
 
 test('the bytes of a body that breaks off are stored, in a hurry', async () => {
-  const lease = await begin(9);
-  const body = openSource();
-  const sink = openSink();
-  const receiving = receive(over(sink.open), lease, body.source);
-  await body.opened;
+  const { lease, body, sink, receiving } = await startReceiving(9);
   body.give('abc');
   body.breakOff();
   await expect(receiving).rejects.toThrow('broken off');
@@ -219,13 +212,9 @@ test('the bytes of a body that breaks off are stored, in a hurry', async () => {
 test.each([false, true])(
   'a request that must let go stores what it has, and declares no length (before it began: %s)',
   async (before) => {
-    const lease = await begin(null);
-    const body = openSource();
-    const sink = openSink();
     const stop = new AbortController();
     if (before) stop.abort();
-    const receiving = receive(over(sink.open), lease, body.source, { stop: stop.signal, last: true });
-    await body.opened;
+    const { lease, body, sink, receiving } = await startReceiving(null, { stop: stop.signal, last: true });
     if (!before) await body.give('abc');
     stop.abort();
     await receiving;
@@ -235,13 +224,9 @@ test.each([false, true])(
 );
 
 test('a request may be asked to let go while its last bytes are being stored', async () => {
-  const lease = await begin(3);
-  const body = openSource();
-  const sink = openSink();
   const stop = new AbortController();
+  const { body, sink, receiving } = await startReceiving(3, { stop: stop.signal });
   const openEnd = sink.holdEnd();
-  const receiving = receive(over(sink.open), lease, body.source, { stop: stop.signal });
-  await body.opened;
   body.give('abc');
   body.close();
   await new Promise(setImmediate);
@@ -252,10 +237,7 @@ test('a request may be asked to let go while its last bytes are being stored', a
 });
 
 test('the last body of an upload declares its length', async () => {
-  const lease = await begin(null);
-  const body = openSource();
-  const receiving = receive(over(openSink().open), lease, body.source, { last: true });
-  await body.opened;
+  const { lease, body, receiving } = await startReceiving(null, { last: true });
   await body.give('abc');
   body.close();
   await receiving;
@@ -263,15 +245,11 @@ test('the last body of an upload declares its length', async () => {
 });
 
 test('digests are of all bytes; each commit is reported', async () => {
-  const lease = await begin(6);
-  const body = openSource();
-  const sink = openSink();
   const committed: number[] = [];
-  const receiving = receive(over(sink.open), lease, body.source, {
+  const { body, sink, receiving } = await startReceiving(6, {
     digests: ['sha256', 'sha1'],
     onCommitted: (offset) => committed.push(offset),
   });
-  await body.opened;
   body.give('abc');
   await sink.commit();
   body.give('def');
@@ -293,10 +271,7 @@ test('a quota cuts a body after the last byte that has room', async () => {
   await ledger.query('UPDATE users SET used_files = used_files - 1 WHERE id = $1', [ledger.ownerId]);
   await ledger.query('UPDATE users SET used_files = used_files + 1 WHERE id = $1', [limited.id]);
   lease.upload.ownerId = limited.id;
-  const body = openSource();
-  const sink = openSink();
-  const receiving = receive(over(sink.open), lease, body.source);
-  await body.opened;
+  const { body, sink, receiving } = await receiveInto(lease);
   await body.give('abc');
   await body.give('def');
   await expect(receiving).rejects.toMatchObject({ code: 'quota_exceeded' });
@@ -311,9 +286,7 @@ test('a request that has lost its lease learns whether the upload goes on', asyn
   ] as const) {
     const lease = await begin(6, 2);
     if (ends) await terminateUpload(ledger, lease.id);
-    const body = openSource();
-    const receiving = receive(over(openSink().open), lease, body.source);
-    await body.opened;
+    const { body, receiving } = await receiveInto(lease);
     body.give('abc');
     body.close();
     await expect(receiving).rejects.toThrow(outcome);

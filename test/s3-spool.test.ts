@@ -85,7 +85,7 @@ test('a file has no name while it is used, so that a crash leaves nothing', asyn
   held.drop();
 });
 
-test('what a process left that died within the opening of a file is removed', async () => {
+test('a spool file whose process died while it opened the file is removed', async () => {
   await writeFile(join(folder, 'left'), 'x');
   const held = new Held(open());
   held.add(randomBytes(KIB));

@@ -8,7 +8,7 @@ import { until } from './support/until.js';
 /* What a worker with one slot and one parser does with S3: it reads an image twice, and it stops when a user deletes one. */
 
 /** A second, and what a busy machine needs to process the next file. Nothing else would end these attempts for minutes. */
-const SOON_MS = 5_000;
+const SOON_MS = 30_000;
 
 let bucket: TestBucket;
 let proxy: S3Proxy;

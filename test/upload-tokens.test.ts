@@ -20,6 +20,7 @@ import { begin, expectProblem, filesOf, post, streamOf } from './support/plain-c
 import { type Processes, startProcesses } from './support/processes.js';
 import { problemOf, send } from './support/sign-in.js';
 import { until } from './support/until.js';
+import { setRoom } from './support/users.js';
 
 const SECRET = 'a secret of this test, long enough for a key';
 const MAX = 8 * 1024 ** 2;
@@ -261,7 +262,7 @@ describe('limits', () => {
 
   test('the quota of the maker and MAX_UPLOAD_SIZE hold', async () => {
     const small = await registerUser(() => processes.url);
-    await processes.database.query('UPDATE users SET max_bytes = 1000 WHERE id = $1', [small.id]);
+    await setRoom(processes.database, small.id, { bytes: 1000 });
     const guest = await invite({}, small);
     expect((await create(guest, 1001)).status).toBe(413);
     expect((await post(guest, 'x'.repeat(1001))).status).toBe(413);
@@ -506,7 +507,7 @@ describe('time', () => {
 
   test('revoking a token ends its unfinished upload: room, bytes and name are gone', async () => {
     const maker = await registerUser(() => processes.url);
-    await processes.database.query('UPDATE users SET max_bytes = 5000000 WHERE id = $1', [maker.id]);
+    await setRoom(processes.database, maker.id, { bytes: 5_000_000 });
     const guest = await invite({}, maker);
     const metadata = { 'Upload-Metadata': encodeMetadata({ filename: 'all-of-it.bin' }) };
     const path = await guest.create(5_000_000, metadata);

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream';
 import type { DataSource } from 'typeorm';
 import { openBlob, type StoredBlob, storeBlobs } from '../core/files/blobs.js';
-import type { ByteSource } from '../core/media/parser-task.js';
+import type { TaskSource } from '../core/media/parser-task.js';
 import type { Storage } from '../core/storage/storage.js';
 
 /* The only place where the worker's steps reach stored objects. */
@@ -12,7 +12,7 @@ export function openContent({ blobs }: Storage, blob: StoredBlob): Promise<Reada
 }
 
 /** The object as the source of a parser's tasks. */
-export function sourceOf({ blobs }: Storage, blob: StoredBlob): ByteSource {
+export function sourceOf({ blobs }: Storage, blob: StoredBlob): TaskSource {
   return {
     size: blob.size,
     read: (count) => openBlob(blobs, blob, count < blob.size ? { start: 0, end: count - 1 } : undefined),

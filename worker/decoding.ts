@@ -5,7 +5,7 @@ import type { TaskName } from '../core/media/tasks.js';
 import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
-import type { KnownFile, Later, Outcome, Step } from './steps/step.js';
+import type { KnownFile, Later, Outcome, Step, StepContext } from './steps/step.js';
 
 /**
  * Runs the steps of a clean file that have not ended, one after the other, and records each.
@@ -25,10 +25,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
       const result = await runStep(deps, attempt, step, decode, deadline);
-      if (result instanceof Date) {
-        await recordWaiting(deps.database, file, step.name, result);
-        return result;
-      }
+      if (result instanceof Date) return result;
       const share = (100 - READ_PERCENT) / steps.length;
       await recordSteps(deps.database, file, [result], {
         step: steps[index + 1]?.name ?? step.name,
@@ -56,9 +53,16 @@ async function runStep(
 ): Promise<StepResult | Date> {
   const began = performance.now();
   const elapsed = () => Math.round(performance.now() - began);
+  let expected: Date | undefined;
+  const expectAnswer = async (deadline: Date) => {
+    await recordWaiting(deps.database, attempt.file, step.name, deadline);
+    expected = deadline;
+  };
   try {
-    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, decode);
-    return outcome.outcome === 'later' ? outcome.deadline : toResult(step.name, outcome, elapsed());
+    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, { decode, expectAnswer });
+    if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
+    if (!expected) throw new Error(`the step ${step.name} did not call expectAnswer()`);
+    return expected;
   } catch (error) {
     const isFinal = !isRetryable(error) || attempt.lastAttempt;
     if (!step.optional || !isFinal || (await isBlameless(deps, attempt, error))) throw error;
@@ -75,10 +79,10 @@ async function runStep(
 async function outcomeOf(
   { file, signal, log }: Attempt,
   step: Step,
-  decode: ParserSession['run'],
+  tools: Pick<StepContext, 'decode' | 'expectAnswer'>,
 ): Promise<Outcome | Later> {
   if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
-  return step.run({ file, decode, signal, log });
+  return step.run({ file, signal, log, ...tools });
 }
 
 function isFor({ only }: Step, { detectedType }: KnownFile): boolean {

@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
+import { execute } from '../core/database/rows.js';
 import type { Logger } from '../core/log.js';
 import { checkStorage } from '../core/storage/check.js';
 import type { Storage } from '../core/storage/storage.js';
@@ -36,7 +37,7 @@ export function watchDependencies(options: {
 }): Dependencies {
   const { database, storage, log } = options;
   const parts = {
-    database: () => database.query('SELECT 1'),
+    database: () => execute(database, 'SELECT 1'),
     storage: () => checkStorage(storage),
   };
   const stopping = new AbortController();

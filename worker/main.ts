@@ -3,18 +3,11 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
-import { openDatabase } from '../core/database/data-source.js';
-import { openListener } from '../core/database/listen.js';
-import { migrate } from '../core/database/migrate.js';
-import { startSequencer } from '../core/events/sequence.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { migrateQueue, openQueue } from '../core/queue/queue.js';
 import { startWorker } from '../core/queue/worker.js';
-import { claimStorage } from '../core/storage/claim.js';
-import { openStorage } from '../core/storage/open.js';
-import { openLeases } from '../core/uploads/lease.js';
+import { openServices } from '../core/services.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
@@ -40,25 +33,10 @@ const SHUTDOWN_MS = 7_000;
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl } = requireConnected(config);
   const log = createLogger(config.logLevel, 'worker');
-  await migrate(databaseUrl, [migrateQueue]);
-  const database = await openDatabase(databaseUrl, 'landfall worker', {
-    poolSize: config.databasePoolSize,
-    limits: PASS_LIMITS,
-    onError: (error) => log.warn({ err: error }, 'database connection'),
-  });
-  const sequencer = startSequencer(database, log);
-  const storage = await openStorage(config, log);
-  await claimStorage({ database, storage });
-  const listener = await openListener(databaseUrl, log);
   // Not the INSTANCE_ID, because a server may have the same one.
-  const leases = await openLeases({ database, listener, log }, `worker:${randomUUID()}`);
-  const queue = openQueue({
-    databaseUrl,
-    redisUrl: config.redisUrl,
-    attempts: config.jobAttempts,
-    backoffMs: config.jobBackoffMs,
-    log,
-  });
+  const holder = `worker:${randomUUID()}`;
+  const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder });
+  const { database, storage, listener } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -91,11 +69,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const workerName = config.instanceId ?? randomUUID();
   const stopReconciler = startReconciler({
     ...config,
-    database,
-    storage,
-    leases,
-    listener,
-    queue,
+    ...services,
     workerName,
     log,
   });
@@ -110,11 +84,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     dependencies.stop();
     health?.close();
     parsers.close();
-    leases.close();
-    await listener.close();
-    await queue.close();
-    await sequencer.stop();
-    await database.destroy();
+    await services.close();
   });
 
   log.info('working');

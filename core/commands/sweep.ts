@@ -1,9 +1,9 @@
 import { parseArgs } from 'node:util';
 import { ConfigError, loadConfig, readEnvironment } from '../config.js';
 import { withDatabase } from '../database/embedded/installation.js';
+import { takeOverStorage } from '../files/claim.js';
 import { failStart } from '../lifecycle.js';
 import { createLogger } from '../log.js';
-import { takeOverStorage } from '../storage/claim.js';
 import { openStorage } from '../storage/open.js';
 import type { StoredObject } from '../storage/storage.js';
 import { type SweepCount, sweep } from '../uploads/sweep.js';

@@ -28,13 +28,13 @@ const GOODBYE_MS = 1_000;
  */
 const STALLED_TRANSACTION_MS = 15_000;
 
-/** In milliseconds. */
+/** In milliseconds; undefined: any time. */
 export interface TimeLimits {
   /** How long one statement may run, and how long it may wait for a lock. Then PostgreSQL cancels it. */
-  statement: number;
-  lock: number;
+  statement?: number;
+  lock?: number;
   /** How long an answer may take. Then the connection is destroyed. Must be longer than `statement`. */
-  answer: number;
+  answer?: number;
 }
 
 /** For statements that HTTP requests wait for, often while they hold an upload. */
@@ -44,7 +44,7 @@ export const REQUEST_LIMITS: TimeLimits = { statement: 10_000, lock: 5_000, answ
 export const PASS_LIMITS: TimeLimits = { statement: 30_000, lock: 5_000, answer: 35_000 };
 
 export interface ClientConfig extends pg.ClientConfig {
-  /** Undefined: a query may take as long as it needs, as a migration does. */
+  /** Undefined: a query may take as long as it needs, as a command does. */
   limits?: TimeLimits | undefined;
 }
 
@@ -62,7 +62,8 @@ export class DatabaseClient extends pg.Client {
       connectionTimeoutMillis: CONNECT_MS,
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEP_ALIVE_MS,
-      ...(limits ? { statement_timeout: limits.statement, lock_timeout: limits.lock } : {}),
+      ...(limits?.statement ? { statement_timeout: limits.statement } : {}),
+      ...(limits?.lock ? { lock_timeout: limits.lock } : {}),
       ...config,
       stream: () => socket,
     });

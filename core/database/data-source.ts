@@ -13,6 +13,7 @@ import { EventInbox1763900000000 } from '../../migrations/1763900000000-event-in
 import { Descriptions1763910000000 } from '../../migrations/1763910000000-descriptions.js';
 import { Objects1763910000001 } from '../../migrations/1763910000001-objects.js';
 import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-objects-index.js';
+import { Concatenation1763920000000 } from '../../migrations/1763920000000-concatenation.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -28,7 +29,7 @@ import { User } from './entities/user.js';
 interface DatabaseOptions {
   /** Maximum number of connections. */
   poolSize?: number;
-  /** Undefined: a statement may take as long as it needs, as in migrations and commands. */
+  /** Undefined: a statement may take as long as it needs, as in commands. */
   limits?: TimeLimits;
   /** Called for an idle connection that broke; the pool replaces it by itself. */
   onError?(error: Error): void;
@@ -67,6 +68,7 @@ export async function openDatabase(
       Descriptions1763910000000,
       Objects1763910000001,
       ObjectsIndex1763910000002,
+      Concatenation1763920000000,
     ],
   });
   return database.initialize();

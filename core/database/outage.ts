@@ -24,6 +24,8 @@ class DatabaseConflict extends Error {
  * SQLSTATEs, or their classes, for these cases: the server lost a connection; lacks memory, disk or connections; cannot
  * read or write its files; shuts down, crashed or is starting; ended an idle transaction; cancelled a statement that ran
  * too long; or is a read-only standby.
+ *
+ * A statement that ran too long (57014) is not at fault: ours are short, so the server is overloaded or its disk stalls.
  */
 const AWAY = ['08', '53', '58', '57P01', '57P02', '57P03', '25P03', '57014', '25006'];
 

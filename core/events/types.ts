@@ -1,5 +1,6 @@
 import type { Actor, Event } from '../database/entities/event.js';
 import type { Problem, StepRecord } from '../database/entities/file.js';
+import type { UploadKind } from '../database/entities/upload.js';
 
 /* The data of each type of event, and the part of an event that clients may see. */
 
@@ -23,8 +24,8 @@ export type StatusEventType =
 
 /** The data of each type, besides subject, owner and actor. It holds neither secrets nor content. */
 interface EventData extends Record<StatusEventType, RunData> {
-  /** Bytes; null: not known yet. */
-  'upload.created': { length: number | null };
+  /** `length` in bytes; null: not known yet. `kind` is absent for an upload that becomes a file by itself. */
+  'upload.created': { length: number | null; kind?: Exclude<UploadKind, 'file'> };
   'upload.expired': { reason?: string };
   'upload.terminated': { reason?: string };
   /** Bytes. */

@@ -1,6 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import type { File } from '../database/entities/file.js';
 import type { Listener } from '../database/listen.js';
+import { execute, queryRows } from '../database/rows.js';
 
 /*
  * An attempt to process a file, and how it learns that it is over. Every write of a worker names run and attempt, so an
@@ -26,7 +27,7 @@ const CHANNEL = 'attempt_over';
 
 /** Tells the worker that processes a file to stop, as soon as the caller's transaction is committed. */
 export async function stopAttempt(manager: EntityManager, { id, run }: FileRun): Promise<void> {
-  await manager.query('SELECT pg_notify($1, $2)', [CHANNEL, JSON.stringify({ fileId: id, run })]);
+  await execute(manager, 'SELECT pg_notify($1, $2)', [CHANNEL, JSON.stringify({ fileId: id, run })]);
 }
 
 /** Calls `stop` with each run that is ended from now on while it is processed, by any process. */
@@ -36,7 +37,8 @@ export async function watchEndedRuns(listener: Listener, stop: (run: Run) => voi
 
 /** Those of the given runs that are over. Finds them also when a notification was lost. */
 export async function findEndedRuns(database: DataSource, runs: Run[]): Promise<Run[]> {
-  const going: Run[] = await database.query(
+  const going = await queryRows<Run>(
+    database,
     `SELECT id AS "fileId", run FROM files WHERE id = ANY ($1) AND status IN ('pending', 'processing')`,
     [runs.map(({ fileId }) => fileId)],
   );

@@ -80,6 +80,34 @@ export function insertBlobOfUpload(id: string): string {
 }
 
 /**
+ * Makes a blob of the bytes of other blobs, in their order, and gives it one reference. It has their objects in common
+ * with them, so no byte is copied, and each of them may be deleted at any time. Part of the caller's transaction.
+ * @param id of the new blob
+ * @param parts ids; the same blob may come several times
+ * @returns bytes of the new blob
+ * @throws {AppError} unavailable when one of the blobs is marked for deletion
+ */
+export async function joinBlobs(manager: EntityManager, id: string, parts: string[]): Promise<number> {
+  // The locks keep a deletion from looking for other blobs with its objects before this blob is there.
+  const blobs = await queryEntities(
+    manager,
+    Blob,
+    'SELECT * FROM blobs WHERE id = ANY ($1) AND doomed_at IS NULL ORDER BY id FOR SHARE',
+    [parts],
+  );
+  const byId = new Map(blobs.map((blob) => [blob.id, blob]));
+  const objects = parts.flatMap((part) => {
+    const blob = byId.get(part);
+    if (blob) return objectsOf(blob);
+    throw doomed();
+  });
+  const size = objects.reduce((sum, object) => sum + object.size, 0);
+  const filled = size > 0 ? objects.filter((object) => object.size > 0) : objects.slice(0, 1);
+  await manager.getRepository(Blob).insert({ id, key: null, objects: filled, size, refs: 1 });
+  return size;
+}
+
+/**
  * Opens a blob, or a range of it. Broken reads are resumed, nothing is read ahead of the consumer, and destroying the
  * stream ends the read.
  * @returns a stream of exactly these bytes; it fails with an {AppError}: unavailable, or size_mismatch when the store has
@@ -137,7 +165,12 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
     [ids],
   );
   if (changed === ids.length) return;
-  throw new AppError('unavailable', { detail: 'What was stored has been given up', retryable: true });
+  throw doomed();
+}
+
+/** The error for a blob that is marked for deletion. */
+function doomed(): AppError {
+  return new AppError('unavailable', { detail: 'The stored bytes have been given up', retryable: true });
 }
 
 /**

@@ -2,7 +2,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { Derivative } from '../database/entities/derivative.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
-import { queryEntities } from '../database/rows.js';
+import { execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import { releaseQuota } from '../uploads/quota.js';
@@ -41,7 +41,7 @@ export async function purgeFile(
   actor: Actor | undefined,
 ): Promise<string[]> {
   // Lock the file first, as recordSteps does: a step that is being recorded adds derivatives that must be removed too.
-  await manager.query('SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
+  await execute(manager, 'SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
   const derivatives = await queryEntities(
     manager,
     Derivative,

@@ -1,20 +1,18 @@
 import type { DataSource, EntityManager } from 'typeorm';
-import { v7 as uuidv7 } from 'uuid';
 import { Blob } from '../database/entities/blob.js';
 import type { Actor } from '../database/entities/event.js';
 import { File, type FileStatus, type Problem, type StepRecord } from '../database/entities/file.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { countChanged, execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF, actorJson, appendEvents, noteAppended } from '../events/append.js';
+import { appendEvents } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
 import { AttemptOver, type FileRun, stopAttempt } from './attempt.js';
-import { insertBlobOfUpload } from './blobs.js';
 
 /*
- * The file row and its state machine: the only place that changes a status. Each change is guarded by the states that it
- * may come from, and it appends an event in the same transaction. A worker's change also names the run and the attempt: a
- * worker that has lost its job changes nothing, and each file is completed exactly once. A user's change does not name
- * them: the user means the file, whichever attempt is running.
+ * The state machine of files: the only place that changes a status; insert.ts makes the rows. Each change is guarded by
+ * the states that it may come from, and it appends an event in the same transaction. A worker's change also names the run
+ * and the attempt: a worker that has lost its job changes nothing, and each file is completed exactly once. A user's
+ * change does not name them: the user means the file, whichever attempt is running.
  */
 
 const TRANSITIONS: Record<FileStatus, readonly FileStatus[]> = {
@@ -84,45 +82,6 @@ async function changeByAttempt(
 }
 
 /**
- * Finishes an upload whose object is made: inserts its file as `pending`, with its blob and its event. One statement,
- * because it runs for every upload and each further statement would slow uploads down.
- * @param actor who sent the last byte; undefined: the system finishes the upload
- * @returns undefined if the upload is not ready, is not to become a file, or is finished already
- */
-export async function insertFile(
-  manager: EntityManager,
-  uploadId: string,
-  actor: Actor | undefined,
-): Promise<File | undefined> {
-  const [file] = await queryEntities(
-    manager,
-    File,
-    `WITH upload AS (
-       UPDATE uploads SET status = 'finished', finished_at = now(), lease_holder = NULL
-       WHERE id = $1 AND kind = 'file' AND status = 'uploading' AND object_key IS NOT NULL
-       RETURNING *
-     ), parts AS (
-       DELETE FROM upload_parts USING upload WHERE upload_id = upload.id
-     ), blob AS (
-       ${insertBlobOfUpload('$2')}
-     ), file AS (
-       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
-                          status, created_at)
-       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types,
-              coalesce(warnings, '[]'), 'pending', now()
-       FROM upload
-       RETURNING *
-     ), told AS (
-       ${APPEND_EVENT_OF} SELECT 'file.created', id, owner_id, jsonb_build_object('size', size), $3::jsonb FROM file
-     )
-     SELECT * FROM file`,
-    [uploadId, uuidv7(), actorJson(actor)],
-  );
-  noteAppended(manager.connection);
-  return file;
-}
-
-/**
  * Begins an attempt of a run, or takes it over from a worker that died.
  * @param job `attempt`: 1 for the first; an attempt that replaces a crashed or interrupted one keeps its number
  * @param step the first step of a run
@@ -182,7 +141,8 @@ export async function failFile(database: DataSource, file: FileRun, error: Probl
 
 /** Makes the upload token usable again, so that an honest guest can send a file of an allowed type. See endRefusedUploadOf(). */
 async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE upload_tokens SET used_at = NULL FROM uploads
      WHERE uploads.id = $1 AND upload_tokens.id = uploads.upload_token_id`,
     [fileId],

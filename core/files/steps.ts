@@ -1,7 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { Derivative } from '../database/entities/derivative.js';
 import { File, type Problem, type StepRecord, type WaitingStep } from '../database/entities/file.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { countChanged, execute, queryEntities } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
 import { AttemptOver, type FileRun, type Run } from './attempt.js';
 import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
@@ -60,7 +60,8 @@ export async function showProgress(
 
 /** Records why an attempt failed that will be followed by another, which runs the failed step again. */
 export async function recordAttemptError(database: DataSource, file: FileRun, error: Problem): Promise<void> {
-  await database.query(
+  await execute(
+    database,
     `UPDATE files SET error = $3, eta_seconds = NULL, updated_at = now(),
        steps = CASE WHEN steps -> $5::text ->> 'state' = 'waiting' THEN steps - $5::text ELSE steps END
      WHERE id = $1 AND run = $2 AND attempts = $4 AND status = 'processing'`,

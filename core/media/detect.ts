@@ -1,5 +1,5 @@
 import { fileTypeFromBuffer } from 'file-type';
-import type { TaskInput } from './tasks.js';
+import { type TaskInput } from './task-input.js';
 import { type Detected, HEAD, judge } from './types.js';
 
 /** Detects the type of a file. The bytes are a sample: see sample.ts. */

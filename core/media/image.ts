@@ -1,6 +1,6 @@
 import sharp, { type Metadata } from 'sharp';
 import { AppError } from '../errors.js';
-import type { TaskInput } from './tasks.js';
+import { type TaskInput } from './task-input.js';
 
 // Use one thread per image: there are as many parser processes as cores.
 sharp.concurrency(1);

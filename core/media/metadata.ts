@@ -1,9 +1,8 @@
 import exifr from 'exifr';
 import { readExif } from './exif.js';
 import { decoding, fillWebp, readHeader } from './image.js';
-import { tooLarge } from './parser-protocol.js';
 import { toPlainJson } from './plain-json.js';
-import type { TaskInput } from './tasks.js';
+import { type TaskInput, tooLarge } from './task-input.js';
 import { decodeText } from './text.js';
 
 /**

@@ -1,8 +1,9 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Logger } from '../log.js';
-import { BYTES_FD, type ParserLimits } from './parser-protocol.js';
+import { BYTES_FD } from './parser-protocol.js';
 import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
+import { type ParserLimits } from './task-input.js';
 
 /** Parser processes, up to a fixed number. A process that ends is replaced. */
 export interface ParserPool {

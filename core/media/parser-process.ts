@@ -6,10 +6,10 @@ import {
   FORGET,
   type ParserAnswer,
   type ParserContent,
-  type ParserLimits,
   type ParserTask,
   TOO_MUCH_MEMORY,
 } from './parser-protocol.js';
+import { type ParserLimits } from './task-input.js';
 import { TASKS } from './tasks.js';
 
 /*

@@ -1,4 +1,4 @@
-import { AppError, type ErrorCode } from '../errors.js';
+import type { ErrorCode } from '../errors.js';
 import type { TaskName } from './tasks.js';
 
 /*
@@ -25,13 +25,6 @@ export const FORGET = 'forget';
 
 export type ParserAnswer = { ok: true; result: unknown } | { ok: false; code: ErrorCode; detail: string };
 
-/** Limits that the parser process enforces itself; its parent enforces the time limit. */
-export interface ParserLimits {
-  maxImagePixels: number;
-  /** Bytes of resident memory. */
-  memory: number;
-}
-
 /** The descriptor from which a parser process reads the bytes; 3 is the IPC channel. */
 export const BYTES_FD = 4;
 
@@ -40,13 +33,3 @@ export const TOO_MUCH_MEMORY = 'SIGUSR2';
 
 /** Tasks that can do nothing with only a part of the object. */
 export const NEEDS_ALL: ReadonlySet<TaskName> = new Set<TaskName>(['thumbnails']);
-
-/** How many bytes of an object a parser may hold: decoding takes more than the bytes themselves. */
-export function heldBytes({ memory }: Pick<ParserLimits, 'memory'>): number {
-  return Math.floor(memory / 2);
-}
-
-/** The error of a task that needs more than the first `held` bytes of the object. */
-export function tooLarge(size: number, held: number): AppError {
-  return new AppError('too_much_memory', { detail: `${size} bytes; at most ${held} are read into memory` });
-}

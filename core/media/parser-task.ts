@@ -2,17 +2,12 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { AppError } from '../errors.js';
-import {
-  BYTES_FD,
-  heldBytes,
-  type ParserAnswer,
-  type ParserTask,
-  TOO_MUCH_MEMORY,
-} from './parser-protocol.js';
+import { BYTES_FD, type ParserAnswer, type ParserTask, TOO_MUCH_MEMORY } from './parser-protocol.js';
+import { heldBytes } from './task-input.js';
 import type { TaskName } from './tasks.js';
 
 /** Where the bytes of a task come from. */
-export interface ByteSource {
+export interface TaskSource {
   /** Bytes of the whole object. */
   size: number;
   /** Bytes that the task needs; undefined: all. */
@@ -46,7 +41,7 @@ const STALL_MS = 60_000;
 export async function ask(
   child: ChildProcess,
   name: TaskName,
-  source: ByteSource | undefined,
+  source: TaskSource | undefined,
   signal: AbortSignal,
   { memory, timeoutSeconds }: TaskLimits,
 ): Promise<ParserAnswer> {

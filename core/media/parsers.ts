@@ -2,19 +2,20 @@ import type { ChildProcess } from 'node:child_process';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { isAlive, startPool } from './parser-pool.js';
-import { FORGET, heldBytes, NEEDS_ALL, type ParserLimits, tooLarge } from './parser-protocol.js';
-import { ask, type ByteSource, type TaskLimits } from './parser-task.js';
+import { FORGET, NEEDS_ALL } from './parser-protocol.js';
+import { ask, type TaskLimits, type TaskSource } from './parser-task.js';
+import { heldBytes, type ParserLimits, tooLarge } from './task-input.js';
 import type { TaskName, TaskResult } from './tasks.js';
 
 /** Decodes files in separate processes; see parser-process.ts. */
 export interface Parsers {
   /** Runs one task of tasks.ts on this content; errors as in ParserSession. */
-  run<Name extends TaskName>(name: Name, source: ByteSource, signal: AbortSignal): Promise<TaskResult<Name>>;
+  run<Name extends TaskName>(name: Name, source: TaskSource, signal: AbortSignal): Promise<TaskResult<Name>>;
   /**
    * Prepares several tasks on the same content. Reads nothing and takes no process before the first task.
    * @param signal ends waiting, reading and decoding when it aborts
    */
-  open(source: ByteSource, signal: AbortSignal): ParserSession;
+  open(source: TaskSource, signal: AbortSignal): ParserSession;
   close(): void;
 }
 
@@ -46,7 +47,7 @@ export function startParsers(options: ParserOptions): Parsers {
   const pool = startPool(options.count, options, options.log);
   const held = heldBytes(options);
 
-  function open(source: ByteSource, signal: AbortSignal): ParserSession {
+  function open(source: TaskSource, signal: AbortSignal): ParserSession {
     /** The process that holds the content. */
     let holder: ChildProcess | undefined;
 

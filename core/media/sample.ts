@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import type { ByteSource } from './parser-task.js';
+import type { TaskSource } from './parser-task.js';
 import { HEAD, TAIL } from './types.js';
 
 /** Keeps the bytes of a stream that are needed to detect its type. */
@@ -10,7 +10,7 @@ export interface Sample {
   /** The first bytes, followed by the last bytes if it is a ZIP archive. */
   bytes(): Buffer;
   /** These bytes as the source of a parser's task. @param isWhole whether the stream has ended */
-  source(isWhole: boolean): ByteSource;
+  source(isWhole: boolean): TaskSource;
 }
 
 export function createSample(): Sample {

@@ -1,16 +1,7 @@
 import { detectType } from './detect.js';
 import { readMetadata } from './metadata.js';
-import type { ParserLimits } from './parser-protocol.js';
+import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
-
-/** The input of a task, and the limits that it must keep. */
-export interface TaskInput {
-  /** The object, or its first bytes if it is larger than a parser may hold. */
-  bytes: Buffer;
-  /** Bytes of the whole object. */
-  size: number;
-  limits: ParserLimits;
-}
 
 /**
  * All tasks of a parser process. Only parser processes import this, because it loads the decoders; other code imports its

@@ -1,8 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
 import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
-import { type ParserLimits, tooLarge } from './parser-protocol.js';
-import type { TaskInput } from './tasks.js';
+import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
 const SIZES = [

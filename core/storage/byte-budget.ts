@@ -1,5 +1,7 @@
 /** A budget of bytes that all uploads of a process share. */
 export interface ByteBudget {
+  /** Bytes that are taken now. */
+  readonly taken: number;
   /** Takes bytes; returns a promise when it has to wait until they are free. Waiters are served in their order. */
   take(bytes: number): Promise<void> | undefined;
   give(bytes: number): void;
@@ -12,6 +14,9 @@ export function createByteBudget(limit: number): ByteBudget {
   const fits = (bytes: number) => taken + bytes <= limit || taken === 0;
 
   return {
+    get taken() {
+      return taken;
+    },
     take(bytes) {
       if (waiting.length > 0 || !fits(bytes)) {
         return new Promise((resolve) => waiting.push({ bytes, resolve }));

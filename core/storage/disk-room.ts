@@ -35,17 +35,24 @@ export interface DiskRoom {
   isShort(): Promise<boolean>;
 }
 
-/**
- * @param reserve bytes of the folder's file system to keep free; undefined: 1 GiB, or 2 % if that is more
- * @param effect what the log says of a shortage and of its end
- */
+export interface DiskRoomOptions {
+  /** Bytes that use() has recorded and that are not written yet, so that a measurement cannot see them. */
+  unwritten?: () => number;
+  /** The log's words for a shortage and for its end. */
+  effect?: { short: string; over: string };
+}
+
+/** @param reserve bytes of the folder's file system to keep free; undefined: 1 GiB, or 2 % if that is more */
 export function watchDiskRoom(
   folder: string,
   reserve: number | undefined,
   log: Logger,
-  effect = { short: 'uploads are refused until there is room', over: 'uploads are taken' },
+  {
+    unwritten = () => 0,
+    effect = { short: 'uploads are refused until there is room', over: 'uploads are taken' },
+  }: DiskRoomOptions = {},
 ): DiskRoom {
-  /** The measured free bytes minus the bytes used since. */
+  /** The measured free bytes minus the bytes that were not written then, or are used since. */
   let free = Number.POSITIVE_INFINITY;
   let used = 0;
   let reserved = 0;
@@ -54,12 +61,14 @@ export function watchDiskRoom(
   let short = false;
 
   async function measure(): Promise<void> {
+    const waiting = unwritten();
+    used = 0;
     // If the folder is gone, the writes into it report that.
     const found = await statfs(folder).catch(() => undefined);
     measuredAt = performance.now();
     if (!found) return;
-    used = 0;
-    free = found.bavail * found.bsize;
+    // Bytes that were written during the measurement may count twice. That errs on the safe side, until the next one.
+    free = found.bavail * found.bsize - waiting - used;
     reserved = reserve ?? Math.max(RESERVE_BYTES, Math.ceil(found.blocks * found.bsize * RESERVE_SHARE));
     note();
   }

@@ -29,9 +29,10 @@ export async function openFileStorage(
   // Other users of the machine must not read the files.
   await mkdir(root, { recursive: true, mode: 0o700 });
   const path = (key: string) => join(root, key.slice(0, 2), key);
-  const room = watchDiskRoom(root, config.diskReserve, log);
+  const budget = createByteBudget(config.uploadMemoryBudget);
+  const room = watchDiskRoom(root, config.diskReserve, log, { unwritten: () => budget.taken });
   const disk = createLimiter(Math.max(1, Math.floor(config.threadPoolSize / 2)));
-  const shared: Shared = { budget: createByteBudget(config.uploadMemoryBudget), room, disk };
+  const shared: Shared = { budget, room, disk };
 
   const rethrow = async (error: unknown): Promise<never> => {
     throw storageError(await nameOutage(root, error));

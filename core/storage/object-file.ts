@@ -35,10 +35,14 @@ export async function openGrown(path: string, offset: number): Promise<FileHandl
     const known = await nameOutage(dirname(dirname(path)), error);
     throw hasCode(known, 'ENOENT') ? lost(offset, 0) : storageError(known);
   });
-  const { size } = await handle.stat();
-  if (size >= offset) return handle;
-  await handle.close();
-  throw lost(offset, size);
+  try {
+    const { size } = await handle.stat();
+    if (size < offset) throw lost(offset, size);
+    return handle;
+  } catch (error) {
+    await handle.close();
+    throw storageError(error);
+  }
 }
 
 function lost(offset: number, left: number): BytesLost {

@@ -29,7 +29,7 @@ function spoolOf(config: StorageConfig, log: Logger) {
   const effect = { short: 'the bytes of slow uploads stay in memory', over: 'slow uploads use the spool' };
   return createSpool(folder, {
     budget: config.uploadSpoolBudget,
-    room: watchDiskRoom(folder, config.diskReserve, log, effect),
+    room: watchDiskRoom(folder, config.diskReserve, log, { effect }),
     // As for objects in files: half of the threads.
     disk: createLimiter(Math.max(1, Math.floor(config.threadPoolSize / 2))),
     log,

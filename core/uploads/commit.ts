@@ -6,7 +6,7 @@ import type { CreationDeps } from './create.js';
 import { LeaseLost, UploadEnded } from './errors.js';
 import { LEASE_MS, type Lease } from './lease.js';
 import { movedExpiry } from './queries.js';
-import { quotaExceededBy, reserve } from './quota.js';
+import { quotaExceededBy, requireAllowedLength, reserve } from './quota.js';
 
 /*
  * The ledger of uploads. Every protocol (tus, a plain POST, direct upload) takes a lease and calls create.ts,
@@ -75,10 +75,11 @@ export async function commitProgress(
  * @throws {AppError} quota_exceeded, too_large; {LeaseLost}
  */
 export async function declareLength(
-  deps: Pick<LedgerDeps, 'database' | 'quota'>,
+  deps: Pick<LedgerDeps, 'database' | 'quota' | 'maxUploadSize'>,
   lease: Lease,
   length: number,
 ): Promise<void> {
+  requireAllowedLength(deps, length);
   const { id, epoch } = lease;
   const { ownerId, maxSize } = lease.upload;
   if (maxSize !== null && length > maxSize) {

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Quota } from '../config.js';
@@ -6,17 +5,16 @@ import type { Actor } from '../database/entities/event.js';
 import { Upload } from '../database/entities/upload.js';
 import { User } from '../database/entities/user.js';
 import { isConflict, isDatabaseAway } from '../database/outage.js';
-import { countChanged, queryEntities } from '../database/rows.js';
+import { countChanged, execute } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import { APPEND_EVENT_OF, noteAppended } from '../events/append.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
 import type { UploadHooks } from './hooks.js';
-import { LEASE_MS } from './lease.js';
-import { hasRoom, quotaExceeded } from './quota.js';
+import { insertRows } from './insert.js';
+import { quotaExceeded, requireAllowedLength } from './quota.js';
 
 /*
  * The rows of new uploads, and the room that they reserve.
@@ -35,6 +33,8 @@ export interface CreationDeps {
   uploadExpiryHours: number;
   /** Of users who have none of their own. */
   quota: Quota;
+  /** Bytes. */
+  maxUploadSize: number;
   hooks?: UploadHooks | undefined;
 }
 
@@ -46,12 +46,25 @@ export interface NewUpload extends Description {
   length: number | null;
   /** Whether the client will send the bytes to the store itself; see direct.ts. */
   direct?: boolean;
+  /** Its role in a concatenation; undefined: none, it becomes a file by itself. */
+  concat?: Concat | undefined;
   /** The process that will write at once and therefore gets the first lease; null: no process. */
   leaseHolder: string | null;
   actor: Actor;
   /** The upload token that allows this upload, with its limits; undefined: the owner creates it. */
   token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
+
+/** The role of an upload in a concatenation; see concatenate.ts. */
+export type Concat =
+  | { kind: 'partial' }
+  | {
+      kind: 'final';
+      /** In the order of their bytes; an id may come several times. */
+      partialIds: string[];
+      /** Upload-Concat as it came. */
+      header: string;
+    };
 
 interface Waiting {
   upload: NewUpload;
@@ -72,12 +85,20 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * Writes the row and the event of a new upload and reserves room for it. The row holds a lease of epoch 1 for
  * `leaseHolder`.
  * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * quota_exceeded; storage_full; too_large, type_not_allowed by the limits of the token; {UploadRefused} by a hook
+ * too_large; quota_exceeded; storage_full; forbidden, too_large, type_not_allowed by the limits of the token;
+ * {UploadRefused} by a hook
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
-  const { token } = upload;
-  await deps.storage.room?.require();
+  const { token, length, concat } = upload;
+  if (length !== null) requireAllowedLength(deps, length);
+  if (token && concat) {
+    const detail = 'An upload token allows one upload: it can neither be partial nor made of partial uploads';
+    throw new AppError('forbidden', { detail });
+  }
+  // A final upload stores nothing.
+  if (concat?.kind !== 'final') await deps.storage.room?.require();
   await deps.hooks?.beforeCreate?.(upload);
+  if (concat?.kind === 'final') return insertFinal(deps, upload, concat.partialIds);
   if (!token) return insertUpload(deps, upload);
   checkLimits(token, upload);
   return deps.database.transaction(async (manager) => {
@@ -94,6 +115,20 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
     }
     await endRefusedUploadOf(manager, token.id, upload.actor);
     return insertAlone(deps, manager, upload);
+  });
+}
+
+/** Writes the row of a final upload, and which partial uploads it is made of. @throws as insertAlone() */
+function insertFinal(deps: CreationDeps, upload: NewUpload, partialIds: string[]): Promise<Upload> {
+  return deps.database.transaction(async (manager) => {
+    const row = await insertAlone(deps, manager, upload);
+    await execute(
+      manager,
+      `INSERT INTO concatenations (final_id, place, partial_id)
+       SELECT $1, place, partial_id FROM unnest($2::uuid[]) WITH ORDINALITY AS part (partial_id, place)`,
+      [row.id, partialIds],
+    );
+    return row;
   });
 }
 
@@ -173,75 +208,4 @@ async function insertAlone(deps: CreationDeps, manager: EntityManager, upload: N
   if (!owner) throw new AppError('unauthenticated', { detail: 'This account does not exist any more' });
   if (owner.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
   throw quotaExceeded(owner, deps.quota, upload.length ?? 0);
-}
-
-/** Inserts all uploads or none. @param uploads of one owner */
-async function insertRows(
-  deps: CreationDeps,
-  manager: EntityManager,
-  uploads: NewUpload[],
-): Promise<Upload[]> {
-  const created = await queryEntities(
-    manager,
-    Upload,
-    `WITH wanted AS (
-       SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
-         id uuid, length bigint, metadata jsonb, metadata_header text, filename text, declared_type text,
-         expected_sha256 text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
-         upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
-     ), owner AS (
-       UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $4::bigint
-       WHERE id = $2 AND disabled_at IS NULL
-         AND ${hasRoom({ bytes: '$3::bigint', files: '$4::bigint', quotaBytes: '$5', quotaFiles: '$6' })}
-       RETURNING id AS owner_id
-     ), created AS (
-       INSERT INTO uploads (id, owner_id, status, length, metadata, metadata_header, filename, declared_type,
-                            expected_sha256, warnings, direct, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
-       SELECT id, owner_id, 'uploading', length, metadata, metadata_header, filename, declared_type,
-              expected_sha256, warnings, direct, storage_key, lease_holder, 1,
-              CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
-              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
-       FROM wanted, owner
-       RETURNING *
-     ), told AS (
-       ${APPEND_EVENT_OF}
-       SELECT 'upload.created', id, owner_id, jsonb_build_object('length', length), actor FROM wanted, owner
-     )
-     SELECT * FROM created`,
-    [
-      JSON.stringify(uploads.map(toRow)),
-      uploads[0]?.ownerId,
-      uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
-      uploads.length,
-      deps.quota.bytes,
-      deps.quota.files,
-      LEASE_MS,
-      deps.uploadExpiryHours,
-    ],
-  );
-  noteAppended(manager.connection);
-  return created;
-}
-
-/** A new upload as the statement reads it. */
-function toRow(upload: NewUpload) {
-  const { filename, declaredType, expectedSha256 } = interpretMetadata(upload.metadata);
-  return {
-    id: upload.id,
-    length: upload.length,
-    metadata: upload.metadata,
-    metadata_header: upload.metadataHeader ?? null,
-    filename: filename ?? upload.id,
-    declared_type: declaredType,
-    expected_sha256: expectedSha256,
-    warnings: upload.warnings,
-    direct: upload.direct ?? false,
-    storage_key: randomUUID(),
-    lease_holder: upload.leaseHolder,
-    upload_token_id: upload.token?.id ?? null,
-    max_size: upload.token?.maxSize ?? null,
-    allowed_types: upload.token?.types ?? null,
-    actor: upload.actor,
-  };
 }

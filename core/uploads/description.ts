@@ -28,7 +28,7 @@ export type Described = Pick<Upload, 'filename' | 'declaredType' | 'expectedSha2
 
 /** Assignments of an UPDATE of `uploads` that remove the description of an upload that has ended. */
 export const FORGET_DESCRIPTION =
-  "metadata = '{}', metadata_header = NULL, filename = NULL, declared_type = NULL, expected_sha256 = NULL, settings = NULL";
+  "metadata = '{}', metadata_header = NULL, filename = NULL, declared_type = NULL, expected_sha256 = NULL, settings = NULL, concat_header = NULL";
 
 /** UTF-8 bytes of all keys and values together. */
 const MAX_BYTES = 8 * 1024;

@@ -5,6 +5,7 @@ import { AppError } from '../errors.js';
 import type { DirectUploads, Part } from '../storage/storage.js';
 import { commitProgress } from './commit.js';
 import { createUpload, type NewUpload } from './create.js';
+import { namePartRanges, type PlannedPart, planParts } from './direct-parts.js';
 import { abandonUpload } from './end.js';
 import type { Lease, Leases } from './lease.js';
 import { getUpload, isOverdue, type UploadAccess } from './queries.js';
@@ -32,9 +33,6 @@ export const MAX_ADDRESSES = 100;
 /** How far the store's clock may be behind ours when it decides that an address has expired. */
 const CLOCK_SLACK_SECONDS = 300;
 
-/** How many gaps a message names. */
-const MAX_NAMED = 10;
-
 export interface DirectDeps extends SettleDeps {
   leases: Leases;
 }
@@ -47,13 +45,6 @@ export interface SignedParts {
   partCount: number;
   /** Addresses for PUT, good for an hour. The body must have exactly `size` bytes. */
   parts: (PlannedPart & { url: string })[];
-}
-
-interface PlannedPart {
-  /** From 1. */
-  number: number;
-  /** Bytes. */
-  size: number;
 }
 
 /**
@@ -164,7 +155,7 @@ async function takeStock(deps: DirectDeps, direct: DirectUploads, lease: Lease):
   const arrived = await listArrived(direct, upload);
   const missing = planned.filter(({ number }) => !arrived.has(number)).map(({ number }) => number);
   if (missing.length > 0)
-    throw incomplete(`${nameRanges(missing)} of ${partCount} missing: send what is missing`);
+    throw incomplete(`${namePartRanges(missing)} of ${partCount} missing: send what is missing`);
   const parts = planned.map(({ number, size }) => {
     const found = arrived.get(number) as Part;
     if (found.size === size) return found;
@@ -173,6 +164,11 @@ async function takeStock(deps: DirectDeps, direct: DirectUploads, lease: Lease):
     );
   });
   await commitProgress(deps, lease, { offset: upload.length ?? 0, parts });
+}
+
+function plan(direct: DirectUploads, { length }: Upload) {
+  const size = length ?? 0;
+  return planParts(size, direct.partSize(size));
 }
 
 async function sign(direct: DirectUploads, upload: Upload, parts: PlannedPart[]): Promise<SignedParts> {
@@ -186,18 +182,6 @@ async function sign(direct: DirectUploads, upload: Upload, parts: PlannedPart[])
   };
 }
 
-/** Which bytes of the upload are which part. */
-function plan(direct: DirectUploads, { length }: Upload) {
-  const size = length ?? 0;
-  const partSize = direct.partSize(size);
-  const partCount = Math.ceil(size / partSize);
-  const parts: PlannedPart[] = Array.from({ length: partCount }, (_, index) => ({
-    number: index + 1,
-    size: Math.min(partSize, size - index * partSize),
-  }));
-  return { partSize, partCount, parts };
-}
-
 /** The parts that the client is to send next. */
 async function missingParts(direct: DirectUploads, upload: Upload): Promise<PlannedPart[]> {
   const arrived = await listArrived(direct, upload);
@@ -208,21 +192,6 @@ async function missingParts(direct: DirectUploads, upload: Upload): Promise<Plan
 async function listArrived(direct: DirectUploads, upload: Upload): Promise<Map<number, Part>> {
   const parts = await direct.listParts(upload.storageKey, stateOf(upload));
   return new Map(parts.map((part) => [part.number, part]));
-}
-
-/** `Parts 3, 5–7`; names only the first MAX_NAMED gaps. */
-function nameRanges(numbers: number[]): string {
-  const ranges: { first: number; last: number }[] = [];
-  for (const number of numbers) {
-    const range = ranges.at(-1);
-    if (range?.last === number - 1) range.last = number;
-    else ranges.push({ first: number, last: number });
-  }
-  const named = ranges
-    .slice(0, MAX_NAMED)
-    .map(({ first, last }) => (first === last ? `${first}` : `${first}–${last}`))
-    .join(', ');
-  return `${numbers.length === 1 ? 'Part' : 'Parts'} ${named}${ranges.length > MAX_NAMED ? ', …' : ''}`;
 }
 
 function stateOf({ storageState }: Upload) {

@@ -1,4 +1,4 @@
-import type { DataSource, EntityManager } from 'typeorm';
+import type { EntityManager } from 'typeorm';
 import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
@@ -13,23 +13,19 @@ import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
 import { discardUploads } from './discard.js';
 import { LeaseLost, UploadEnded } from './errors.js';
-import type { UploadRefused } from './hooks.js';
 import type { Lease } from './lease.js';
 import { getUpload } from './queries.js';
 
 /*
- * How uploads end without a file: they are terminated, they expire, or the store loses their bytes. One transaction ends
- * the upload and gives the reserved room back, with its event. From then on its row says what is to be deleted from the
- * store.
+ * How uploads end without a file: they are terminated, they expire (expire.ts), or the store loses their bytes. One
+ * transaction ends the upload and gives the reserved room back, with its event. From then on its row says what is to be
+ * deleted from the store.
  */
 
 type EndDeps = Pick<LedgerDeps, 'database' | 'storage' | 'hooks'>;
 
 /** How long a deletion waits for the store, in milliseconds. The reconciler does what takes longer. */
 const STORE_PATIENCE_MS = 3_000;
-
-/** Uploads that expire in one transaction. Until it ends, their owners cannot begin other uploads. */
-const EXPIRE_BATCH = 1000;
 
 /**
  * Ends an upload and deletes its bytes; if it is finished, deletes its file for good too. The end is committed before
@@ -80,10 +76,11 @@ export async function abandonUpload(
 }
 
 /**
- * Ends an upload that a hook has refused to finish; its row tells the owner why. Its upload token may begin another one.
+ * Ends an upload that cannot become a file, mostly because a hook has refused to finish it; its row tells the owner why.
+ * Its upload token may begin another one.
  * @throws {LeaseLost}; {UploadEnded}
  */
-export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: UploadRefused): Promise<void> {
+export async function refuseUpload(deps: EndDeps, lease: Lease, refusal: AppError): Promise<void> {
   const { uploadTokenId } = lease.upload;
   const error: Upload['error'] = { code: refusal.code, detail: refusal.message };
   const columns = `status = 'terminated', lease_holder = NULL, error = $3`;
@@ -117,42 +114,6 @@ export async function loseUpload({ database }: Pick<LedgerDeps, 'database'>, lea
       }));
     })
     .catch(() => {});
-}
-
-/**
- * Marks uploads as expired that are past their expiry and have no lease. An upload whose bytes are all here still
- * becomes a file and does not expire, unless making its object failed recently and waits for the next try.
- * @returns how many expired
- */
-export async function expireUploads(database: DataSource): Promise<number> {
-  let total = 0;
-  for (;;) {
-    const expired = await database.transaction(expireBatch);
-    total += expired;
-    if (expired < EXPIRE_BATCH) return total;
-  }
-}
-
-async function expireBatch(manager: EntityManager): Promise<number> {
-  const expired = await queryEntities(
-    manager,
-    Upload,
-    `WITH overdue AS (
-       SELECT id FROM uploads
-       WHERE status = 'uploading' AND expires_at < now()
-         AND (lease_holder IS NULL OR lease_expires_at < now())
-         AND (kind <> 'file' OR "offset" IS DISTINCT FROM length OR (object_key IS NULL AND retry_at > now()))
-       ORDER BY expires_at LIMIT ${EXPIRE_BATCH} FOR NO KEY UPDATE SKIP LOCKED
-     ), expired AS (
-       UPDATE uploads SET status = 'expired', lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL
-       FROM overdue WHERE uploads.id = overdue.id
-       RETURNING uploads.*
-     )
-     SELECT * FROM expired`,
-    [],
-  );
-  await giveBack(manager, expired, (upload) => ({ type: 'upload.expired', ...upload }));
-  return expired.length;
 }
 
 /**
@@ -202,7 +163,7 @@ async function lock(manager: EntityManager, condition: string, id: string): Prom
 
 /**
  * Ends an upload that is under way or finished.
- * @returns for a finished upload, ids of the blobs that lost a reference
+ * @returns for an upload that has become a file, ids of the blobs that lost a reference
  * @throws {UploadEnded}
  */
 async function end(
@@ -210,7 +171,7 @@ async function end(
   upload: Upload,
   actor: Actor | undefined,
 ): Promise<string[] | undefined> {
-  const { id, status } = upload;
+  const { id, kind, status } = upload;
   if (status === 'expired' || status === 'terminated') throw new UploadEnded();
   await manager.query(
     `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
@@ -219,8 +180,10 @@ async function end(
      WHERE id = $1`,
     [id],
   );
-  if (status === 'finished') return purgeFile(manager, id, actor);
-  await giveBack(manager, [upload], (ended) => ({ type: 'upload.terminated', ...ended, actor }));
+  if (status === 'finished' && kind !== 'partial') return purgeFile(manager, id, actor);
+  // The room of a partial upload that was used belongs to a file.
+  const held = status === 'finished' ? { ...upload, reservedBytes: 0 } : upload;
+  await giveBack(manager, [held], (ended) => ({ type: 'upload.terminated', ...ended, actor }));
   return undefined;
 }
 
@@ -244,15 +207,15 @@ function endUnder(
  * Gives back the room of uploads that were under way, and appends an event for each.
  * @param ended their rows, which the caller's transaction has locked
  */
-async function giveBack(
+export async function giveBack(
   manager: EntityManager,
   ended: Upload[],
   toEvent: (upload: { subjectId: string; ownerId: string }) => NewEvent,
 ): Promise<void> {
   const owners = new Map<string, { bytes: number; files: number }>();
-  for (const { ownerId, reservedBytes } of ended) {
+  for (const { kind, ownerId, reservedBytes } of ended) {
     const { bytes, files } = owners.get(ownerId) ?? { bytes: 0, files: 0 };
-    owners.set(ownerId, { bytes: bytes + reservedBytes, files: files + 1 });
+    owners.set(ownerId, { bytes: bytes + reservedBytes, files: files + (kind === 'partial' ? 0 : 1) });
   }
   const ids = [...owners.keys()];
   if (ids.length > 1) {

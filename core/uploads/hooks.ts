@@ -16,6 +16,8 @@ export interface UploadHooks {
    * Asked when the object of an upload is assembled, before there is a file. After a refusal the upload is terminated,
    * its bytes are deleted, and its `error` names the reason.
    *
+   * Not asked about a partial upload, which never becomes a file: its final upload is asked about when its length is known.
+   *
    * An upload can be asked about twice: when the process dies after the answer, another one asks again.
    */
   beforeFinish?(finish: UploadQuestion): Promise<void>;

@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
-import { queryEntities } from '../database/rows.js';
+import { execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { UploadAccess } from './queries.js';
 
@@ -32,7 +32,8 @@ export interface LeaseRows {
 export function createLeaseRows(database: DataSource, holder: string, leaseMs: number): LeaseRows {
   return {
     async endFormer() {
-      await database.query(
+      await execute(
+        database,
         `UPDATE uploads SET lease_holder = NULL, lease_epoch = lease_epoch + 1, untidy = true
          WHERE status = 'uploading' AND lease_holder = $1`,
         [holder],
@@ -65,14 +66,16 @@ export function createLeaseRows(database: DataSource, holder: string, leaseMs: n
       return upload;
     },
     async release({ uploadId, epoch }) {
-      await database.query(
+      await execute(
+        database,
         'UPDATE uploads SET lease_holder = NULL WHERE id = $1 AND lease_epoch = $2 AND lease_holder = $3',
         [uploadId, epoch, holder],
       );
     },
     async renew(entries, renewed) {
       // A lease that is being released has no holder but still its epoch. A lost lease has another epoch.
-      const mine: { id: string }[] = await database.query(
+      const mine = await queryRows<{ id: string }>(
+        database,
         `WITH mine AS (
            SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
          ), renewed AS (
@@ -92,7 +95,7 @@ export function createLeaseRows(database: DataSource, holder: string, leaseMs: n
       return new Set(mine.map(({ id }) => id));
     },
     async notify(channel, uploadId) {
-      await database.query('SELECT pg_notify($1, $2)', [channel, uploadId]);
+      await execute(database, 'SELECT pg_notify($1, $2)', [channel, uploadId]);
     },
   };
 }

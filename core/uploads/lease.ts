@@ -238,7 +238,8 @@ export async function openLeases(
     acquire,
     async look(uploadId, access, signal, onRequested) {
       const upload = await rows.read(uploadId, access);
-      const isToFinish = upload.status === 'uploading' && upload.offset === upload.length;
+      const { status, offset, length, finishedAt } = upload;
+      const isToFinish = status === 'uploading' && offset === length && finishedAt === null;
       if (upload.leaseHolder !== null || isToFinish) return acquire(uploadId, access, signal, onRequested);
       return { id: uploadId, epoch: upload.leaseEpoch, upload, release: async () => {}, leave() {} };
     },

@@ -39,9 +39,17 @@ export function movedExpiry(hours: string): string {
                THEN expires_at ELSE ${latest} END`;
 }
 
-/** Whether an upload is past its expiry although the reconciler has not expired it yet. */
+/**
+ * Whether an upload is past its expiry although the reconciler has not expired it yet. A final upload has no expiry of
+ * its own: it waits as long as its partial uploads do.
+ */
 export function isOverdue(upload: Upload): boolean {
-  return upload.status === 'uploading' && upload.offset !== upload.length && upload.expiresAt < new Date();
+  return (
+    upload.status === 'uploading' &&
+    upload.kind !== 'final' &&
+    upload.offset !== upload.length &&
+    upload.expiresAt < new Date()
+  );
 }
 
 /** Whether the file of an upload is in the trash. */

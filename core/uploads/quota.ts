@@ -1,6 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { type Quota, UNLIMITED } from '../config.js';
 import { User } from '../database/entities/user.js';
+import { execute, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { LeaseLost } from './errors.js';
 import type { Lease } from './lease.js';
@@ -14,13 +15,14 @@ import type { Lease } from './lease.js';
  *
  *   used_bytes = sum(reserved_bytes) of uploads 'uploading' + sum(size) of files outside the trash
  *
- * and used_files is the number of these uploads and files. A file whose processing failed, or that is infected, still
+ * and used_files is the number of these files, and of these uploads apart from partial ones. A final upload reserves
+ * nothing: its partial uploads have reserved its bytes, and concatenate.ts moves that room to its file. A file whose processing failed, or that is infected, still
  * has its bytes and counts until it is deleted. A transaction that changes one side changes the other side too.
  *
  * A transaction that locks rows of several tables locks them in this order, to avoid deadlocks: upload_tokens, uploads,
  * files, derivatives, blobs, users, sessions. New rows (events, keys, upload tokens) can be written at any time, because
  * no other transaction waits for them. Several rows of users are locked in the order of their ids. Several rows of
- * uploads are locked with SKIP LOCKED, or where nothing else is locked after them.
+ * uploads are locked in the order of their ids, with SKIP LOCKED, or where nothing else is locked after them.
  */
 
 /** Bytes that an upload without a length reserves at a time when there is plenty of room. */
@@ -28,6 +30,17 @@ const STEP = 16 * 1024 ** 2;
 
 /** It reserves at most this fraction (1/8) of the free room ahead: other uploads of the owner need room too. */
 const SHARE = 8;
+
+/**
+ * tus: "If the length of the upload exceeds the maximum, which MAY be specified using the Tus-Max-Size header, the Server
+ * MUST respond with the 413 Request Entity Too Large status."
+ * @param length bytes
+ * @throws {AppError} too_large
+ */
+export function requireAllowedLength({ maxUploadSize }: { maxUploadSize: number }, length: number): void {
+  if (length <= maxUploadSize) return;
+  throw new AppError('too_large', { detail: `At most ${maxUploadSize} bytes are taken` });
+}
 
 /**
  * SQL condition on a row of `users`: the user has room for this many more files and bytes. A user whose limit is 0
@@ -71,7 +84,8 @@ export function quotaExceeded(user: User, defaults: Quota, bytes: number | null)
 
 /** Gives back the room of one file or upload. Part of the caller's transaction. @param bytes that it counted */
 export async function releaseQuota(manager: EntityManager, ownerId: string, bytes: number): Promise<void> {
-  await manager.query(
+  await execute(
+    manager,
     'UPDATE users SET used_bytes = used_bytes - $2, used_files = used_files - 1 WHERE id = $1',
     [ownerId, bytes],
   );
@@ -101,11 +115,13 @@ export async function reserve(
   return manager.transaction(async (inner) => {
     // Lock the rows in a separate statement. If another transaction changed a row after the statement began, a
     // statement that locks and changes the row locks it twice, and can deadlock between the two.
-    await inner.query(
+    await execute(
+      inner,
       `SELECT FROM uploads JOIN users ON users.id = owner_id WHERE uploads.id = $1 FOR NO KEY UPDATE`,
       [id],
     );
-    const [changed]: { reserved_bytes: string }[] = await inner.query(
+    const [changed] = await queryRows<{ reserved_bytes: string }>(
+      inner,
       `WITH mine AS (
          SELECT uploads.id, owner_id,
            coalesce($3::bigint, "offset") - reserved_bytes AS wanted,
@@ -169,68 +185,4 @@ export async function quotaExceededBy(
   bytes: number | null,
 ): Promise<AppError> {
   return quotaExceeded(await database.getRepository(User).findOneByOrFail({ id: userId }), quota, bytes);
-}
-
-/** Files that are found in the trash at a time. */
-const TRASH_BATCH = 1000;
-
-/** Longer than any transaction lasts: deletions of transactions that began before are visible. */
-const SLACK = `interval '10 minutes'`;
-
-/** Owners whose trash is looked at together. */
-const OWNERS_BATCH = 100;
-
-/**
- * Owners whose trash may have grown, or whose quota was changed, since a time. In batches.
- * @param since a time of the database; undefined: all owners who have files in the trash
- */
-export async function* listTrashOwners(
-  database: DataSource,
-  since: string | undefined,
-): AsyncGenerator<string[]> {
-  const owners =
-    since === undefined
-      ? 'SELECT owner_id AS id FROM files WHERE deleted_at IS NOT NULL AND $1::text IS NULL'
-      : `SELECT owner_id AS id FROM files WHERE deleted_at >= $1::timestamptz - ${SLACK}
-         UNION ALL SELECT id FROM users WHERE quota_changed_at >= $1::timestamptz - ${SLACK}`;
-  let after: string | null = null;
-  do {
-    const found: { id: string }[] = await database.query(
-      `SELECT DISTINCT id FROM (${owners}) AS owner WHERE $2::uuid IS NULL OR id > $2 ORDER BY id
-       LIMIT ${OWNERS_BATCH}`,
-      [since ?? null, after],
-    );
-    if (found.length > 0) yield found.map(({ id }) => id);
-    after = found.length === OWNERS_BATCH ? (found.at(-1)?.id ?? null) : null;
-  } while (after !== null);
-}
-
-/**
- * Uploads whose files exceed the trash's limit. The trash may hold as much as the quota, and keeps the newest files.
- * @param owners whose trash is looked at
- * @returns ids, in batches; the caller must purge each batch before it asks for the next one
- */
-export async function* listTrashBeyondQuota(
-  database: DataSource,
-  quota: Quota,
-  owners: string[],
-): AsyncGenerator<string[]> {
-  let found: { id: string }[];
-  do {
-    found = await database.query(
-      `SELECT trash.id
-       FROM users, LATERAL (
-         SELECT coalesce(max_bytes, $1::bigint) AS bytes, coalesce(max_files, $2::bigint) AS files
-       ) AS most, LATERAL (
-         SELECT id, sum(size) OVER newest AS bytes, row_number() OVER newest AS files
-         FROM files WHERE owner_id = users.id AND deleted_at IS NOT NULL
-         WINDOW newest AS (ORDER BY deleted_at DESC, id DESC)
-       ) AS trash
-       WHERE users.id = ANY ($3)
-         AND ((most.bytes >= 0 AND trash.bytes > most.bytes) OR (most.files >= 0 AND trash.files > most.files))
-       LIMIT ${TRASH_BATCH}`,
-      [quota.bytes, quota.files, owners],
-    );
-    if (found.length > 0) yield found.map(({ id }) => id);
-  } while (found.length === TRASH_BATCH);
 }

@@ -38,11 +38,6 @@ export interface ByteSource {
 /** Takes a chunk. @returns undefined: give more; a promise, which never rejects: give nothing until it resolves */
 export type Take = (chunk: Uint8Array) => Promise<void> | undefined;
 
-export interface ReceiveDeps extends LedgerDeps {
-  /** Bytes. */
-  maxUploadSize: number;
-}
-
 export interface ReceiveOptions<Algorithm extends string> {
   /** Aborts when the request must let go: the bytes that have arrived by then are stored. */
   stop?: AbortSignal;
@@ -55,7 +50,7 @@ export interface ReceiveOptions<Algorithm extends string> {
 }
 
 /** The most bytes that this upload may still get. */
-export function bytesLeft({ maxUploadSize }: Pick<ReceiveDeps, 'maxUploadSize'>, { upload }: Lease): number {
+export function bytesLeft({ maxUploadSize }: Pick<LedgerDeps, 'maxUploadSize'>, { upload }: Lease): number {
   const { length, maxSize, offset } = upload;
   return (length ?? Math.min(maxUploadSize, maxSize ?? Number.POSITIVE_INFINITY)) - offset;
 }
@@ -67,7 +62,7 @@ export function bytesLeft({ maxUploadSize }: Pick<ReceiveDeps, 'maxUploadSize'>,
  * {BytesLost}; {LeaseLost} when another request has taken the lease; {UploadEnded}; and the errors of the source
  */
 export async function receive<Algorithm extends string = never>(
-  deps: ReceiveDeps,
+  deps: LedgerDeps,
   lease: Lease,
   source: ByteSource,
   options: ReceiveOptions<Algorithm> = {},
@@ -104,7 +99,7 @@ export async function receive<Algorithm extends string = never>(
 
 /** @throws as receive() */
 async function store(
-  deps: ReceiveDeps,
+  deps: LedgerDeps,
   lease: Lease,
   source: ByteSource,
   gate: Gate,

@@ -2,7 +2,7 @@ import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
-import { insertFile } from '../files/status.js';
+import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
 import type { ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';
@@ -91,10 +91,18 @@ function whyNoFile(error: unknown): Upload['error'] {
   };
 }
 
-/** @throws {UploadRefused} after the upload was ended; and errors of a hook that gives no answer */
-async function askHook(deps: SettleDeps, lease: Lease, actor: Actor | undefined): Promise<void> {
+/**
+ * @param upload as it will be finished
+ * @throws {UploadRefused} after the upload was ended; and errors of a hook that gives no answer
+ */
+export async function askHook(
+  deps: SettleDeps,
+  lease: Lease,
+  actor: Actor | undefined,
+  upload = lease.upload,
+): Promise<void> {
   try {
-    await deps.hooks?.beforeFinish?.({ upload: lease.upload, actor: actor ?? null });
+    await deps.hooks?.beforeFinish?.({ upload, actor: actor ?? null });
   } catch (error) {
     if (error instanceof UploadRefused) await refuseUpload(deps, lease, error);
     throw error;
@@ -120,11 +128,12 @@ export async function createFile(
   return { file: await manager.getRepository(File).findOneByOrFail({ id }), isNew: false };
 }
 
-function incomplete({ offset, length }: Upload): AppError {
+export function incomplete({ offset, length }: Upload): AppError {
   return new AppError('wrong_state', { detail: `${offset} of ${length} bytes are stored` });
 }
 
-async function addJob({ queue, log }: SettleDeps, { id, run }: File, actor: Actor | undefined) {
+/** Queues the job of a new file. A failure is logged: the relay adds the job later. */
+export async function addJob({ queue, log }: SettleDeps, { id, run }: File, actor: Actor | undefined) {
   try {
     await queue.add({ fileId: id, run, requestId: actor?.requestId });
   } catch (error) {

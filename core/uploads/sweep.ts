@@ -3,7 +3,7 @@ import { forEachOf } from '../concurrency.js';
 import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { findNewestBlob, selectKeysOfBlobs } from '../files/blobs.js';
-import { isOurKey, requireClaimed } from '../storage/claim.js';
+import { isOurKey, requireClaimed } from '../files/claim.js';
 import type { Storage, StoredObject } from '../storage/storage.js';
 
 /*

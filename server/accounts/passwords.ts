@@ -1,4 +1,5 @@
 import { hash, verify } from '@node-rs/argon2';
+import { createLimiter } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
 
 /** OWASP's parameters for argon2id (the library's default algorithm): 19 MiB, 2 passes, 1 lane. */
@@ -15,8 +16,10 @@ const AT_ONCE = 2;
 const MAX_WAITING = 100;
 
 /** Shared by the whole process, because libuv's threads are. */
-const waiting: (() => void)[] = [];
-let running = 0;
+const takeTurn = createLimiter(AT_ONCE);
+
+/** How many hashes run or wait. */
+let open = 0;
 
 /** @throws {AppError} unavailable when too many hashes wait */
 export function hashPassword(password: string): Promise<string> {
@@ -36,20 +39,13 @@ export async function isPassword(
 }
 
 async function inTurn<T>(work: () => Promise<T>): Promise<T> {
-  if (running >= AT_ONCE) {
-    if (waiting.length >= MAX_WAITING) {
-      throw new AppError('unavailable', { detail: 'Too many sign-ins at once: try again', retryable: true });
-    }
-    // A finished hash passes its turn to the next one.
-    await new Promise<void>((resolve) => waiting.push(resolve));
-  } else {
-    running++;
+  if (open >= AT_ONCE + MAX_WAITING) {
+    throw new AppError('unavailable', { detail: 'Too many sign-ins at once: try again', retryable: true });
   }
+  open++;
   try {
-    return await work();
+    return await takeTurn(work);
   } finally {
-    const next = waiting.shift();
-    if (next) next();
-    else running--;
+    open--;
   }
 }

@@ -5,6 +5,9 @@ import { bytes, fault, id, pageOf, timestamp } from './shapes.js';
 export const upload = z
   .object({
     id,
+    kind: z
+      .enum(['file', 'partial', 'final'])
+      .describe('`partial`: a part of a file that a final upload will name (tus, Concatenation)'),
     status: z.enum(['uploading', 'finished', 'expired', 'terminated']),
     offset: bytes,
     length: bytes.nullable().describe('Bytes; null while the client has not told it'),

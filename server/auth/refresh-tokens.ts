@@ -1,6 +1,5 @@
 import { createHmac, type KeyObject, randomBytes } from 'node:crypto';
 import type { DataSource, EntityManager } from 'typeorm';
-import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
 import { User } from '../../core/database/entities/user.js';
@@ -8,11 +7,11 @@ import { execute, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import { RefusedError } from './refusals.js';
-import { hashSecret, newSecret } from './secrets.js';
+import { hashSecret } from './secrets.js';
 import { isSealed, namedSession, sealToken } from './token-seal.js';
 
 /*
- * A session opens with a refresh token and continues by exchanging it (RFC 9700, 4.14.2: "refresh token
+ * A session opens with a refresh token (sessions.ts) and continues by exchanging it (RFC 9700, 4.14.2: "refresh token
  * rotation").
  *
  * A refresh token is opaque, stored as a hash, and valid once: its use returns the next token. A second use
@@ -40,66 +39,10 @@ const KEPT_SECONDS = 60;
 /** The largest number of exchanges between a late token and the newest one. */
 const MAX_LATE = 20;
 
-/** How many expired sessions each sign-in deletes. */
-const CLEARED_AT_ONCE = 20;
-
 /** An open session and its current refresh token, which is stored nowhere else. */
 export interface OpenSession {
   id: string;
   refreshToken: string;
-}
-
-/**
- * Opens a session for a user who has signed in or registered.
- * @param user as read at that moment
- * @throws {AppError} wrong_credentials when the account has been disabled or has got another password since
- */
-export async function openSession(
-  database: DataSource,
-  user: User,
-  actor: Actor,
-  event: 'auth.login' | 'auth.register',
-): Promise<OpenSession> {
-  const id = uuidv7();
-  const tokenKey = newTokenKey();
-  const refreshToken = sealToken(newSecret(), id, tokenKey);
-  const { id: userId, passwordHash } = user;
-  await database.transaction(async (manager) => {
-    // The lock lasts until the session is visible, so ending all sessions of the account ends this one too.
-    const unchanged = await queryRows(
-      manager,
-      `SELECT FROM users WHERE id = $1 AND disabled_at IS NULL AND password_hash IS NOT DISTINCT FROM $2 FOR SHARE`,
-      [userId, passwordHash],
-    );
-    if (unchanged.length === 0) {
-      throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: userId });
-    }
-    await clearExpired(manager);
-    await manager.insert(Session, {
-      id,
-      userId,
-      expiresAt: new Date(Date.now() + SESSION_DAYS * 86_400_000),
-      address: actor.address ?? null,
-      userAgent: actor.userAgent ?? null,
-      tokenKey,
-    });
-    await insertToken(manager, id, refreshToken);
-    // The registration has appended its own event.
-    if (event === 'auth.register') return;
-    const who = { ...actor, userId, sessionId: id };
-    await appendEvents(manager, [{ type: event, subjectId: userId, ownerId: userId, actor: who }]);
-  });
-  return { id, refreshToken };
-}
-
-/** Skips rows that another transaction is deleting. */
-async function clearExpired(manager: EntityManager): Promise<void> {
-  await execute(
-    manager,
-    `DELETE FROM sessions WHERE id IN
-       (SELECT id FROM sessions WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)`,
-    [CLEARED_AT_ONCE],
-  );
 }
 
 /**
@@ -153,26 +96,38 @@ interface LockedSession {
 }
 
 /**
- * Locks the session that a token belongs to, however old the token is. The lock serialises parallel refreshes
- * of one session.
+ * Locks the session that a token belongs to, however old the token is. The lock serialises parallel refreshes of one
+ * session. A token that was not issued in the session locks nothing.
  * @returns undefined if there is no such session
  */
 export async function lockSessionOf(
   manager: EntityManager,
   token: string,
 ): Promise<LockedSession | undefined> {
-  const [row] = await queryRows<{ id: string; user_id: string; is_open: boolean; token_key: Buffer | null }>(
+  const sessionId = await findSessionOf(manager, token);
+  if (sessionId === undefined) return undefined;
+  const [row] = await queryRows<{ user_id: string; is_open: boolean; token_key: Buffer | null }>(
     manager,
-    `SELECT id, user_id, expires_at > now() AS is_open, token_key FROM sessions
-       WHERE id = coalesce((SELECT session_id FROM refresh_tokens WHERE token_hash = $1), $2) FOR UPDATE`,
+    'SELECT user_id, expires_at > now() AS is_open, token_key FROM sessions WHERE id = $1 FOR UPDATE',
+    [sessionId],
+  );
+  if (!row) return undefined;
+  // The hash of an older token is deleted.
+  const state = (await stateOf(manager, token)) ?? 'used';
+  return { id: sessionId, userId: row.user_id, isOpen: row.is_open, tokenKey: row.token_key, state };
+}
+
+/** The id of the session in which a token was issued: its hash is stored, or its seal proves it. */
+async function findSessionOf(manager: EntityManager, token: string): Promise<string | undefined> {
+  const [row] = await queryRows<{ id: string; token_key: Buffer | null; is_stored: boolean }>(
+    manager,
+    `SELECT id, token_key, stored.session_id IS NOT NULL AS is_stored
+     FROM sessions LEFT JOIN (SELECT session_id FROM refresh_tokens WHERE token_hash = $1) AS stored ON true
+     WHERE id = coalesce(stored.session_id, $2)`,
     [hashSecret(token), namedSession(token) ?? null],
   );
   if (!row) return undefined;
-  const { id, user_id: userId, is_open: isOpen, token_key: tokenKey } = row;
-  let state = await stateOf(manager, token);
-  // The hash of an older token is deleted; its seal proves that the token was issued.
-  if (!state && tokenKey && isSealed(token, tokenKey)) state = 'used';
-  return state && { id, userId, isOpen, tokenKey, state };
+  return row.is_stored || (row.token_key && isSealed(token, row.token_key)) ? row.id : undefined;
 }
 
 type TokenState = 'good' | 'just replaced' | 'used';
@@ -204,7 +159,8 @@ async function createSuccessor(
   return (token) => sealToken(createHmac('sha256', key).update(token).digest('base64url'), id, sealKey);
 }
 
-function newTokenKey(): Buffer {
+/** The key with which the tokens of a new session are sealed. */
+export function newTokenKey(): Buffer {
   return randomBytes(32);
 }
 
@@ -257,7 +213,8 @@ async function replaceToken(
   return successor;
 }
 
-async function insertToken(manager: EntityManager, sessionId: string, token: string): Promise<void> {
+/** Stores the hash of a session's current token. */
+export async function insertToken(manager: EntityManager, sessionId: string, token: string): Promise<void> {
   await execute(
     manager,
     'INSERT INTO refresh_tokens (token_hash, session_id, sealed) VALUES ($1, $2, true)',

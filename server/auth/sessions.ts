@@ -1,16 +1,74 @@
 import type { DataSource, EntityManager } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import { Session } from '../../core/database/entities/session.js';
-import type { Role } from '../../core/database/entities/user.js';
+import type { Role, User } from '../../core/database/entities/user.js';
 import { execute, queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from './principal.js';
-import { lockSessionOf } from './refresh-tokens.js';
+import { insertToken, lockSessionOf, newTokenKey, type OpenSession, SESSION_DAYS } from './refresh-tokens.js';
+import { RefusedError } from './refusals.js';
+import { newSecret } from './secrets.js';
+import { sealToken } from './token-seal.js';
 
-/*
- * Lists and ends sessions. refresh-tokens.ts opens and continues them.
+/* Opens, lists and ends sessions. refresh-tokens.ts continues them. */
+
+/** How many expired sessions each sign-in deletes. */
+const CLEARED_AT_ONCE = 20;
+
+/**
+ * Opens a session for a user who has signed in or registered.
+ * @param user as read at that moment
+ * @throws {AppError} wrong_credentials when the account has been disabled or has got another password since
  */
+export async function openSession(
+  database: DataSource,
+  user: User,
+  actor: Actor,
+  event: 'auth.login' | 'auth.register',
+): Promise<OpenSession> {
+  const id = uuidv7();
+  const tokenKey = newTokenKey();
+  const refreshToken = sealToken(newSecret(), id, tokenKey);
+  const { id: userId, passwordHash } = user;
+  await database.transaction(async (manager) => {
+    // The lock lasts until the session is visible, so ending all sessions of the account ends this one too.
+    const unchanged = await queryRows(
+      manager,
+      `SELECT FROM users WHERE id = $1 AND disabled_at IS NULL AND password_hash IS NOT DISTINCT FROM $2 FOR SHARE`,
+      [userId, passwordHash],
+    );
+    if (unchanged.length === 0) {
+      throw new RefusedError('wrong_credentials', { type: 'auth.login', action: 'login', subjectId: userId });
+    }
+    await clearExpired(manager);
+    await manager.insert(Session, {
+      id,
+      userId,
+      expiresAt: new Date(Date.now() + SESSION_DAYS * 86_400_000),
+      address: actor.address ?? null,
+      userAgent: actor.userAgent ?? null,
+      tokenKey,
+    });
+    await insertToken(manager, id, refreshToken);
+    // The registration has appended its own event.
+    if (event === 'auth.register') return;
+    const who = { ...actor, userId, sessionId: id };
+    await appendEvents(manager, [{ type: event, subjectId: userId, ownerId: userId, actor: who }]);
+  });
+  return { id, refreshToken };
+}
+
+/** Skips rows that another transaction is deleting. */
+async function clearExpired(manager: EntityManager): Promise<void> {
+  await execute(
+    manager,
+    `DELETE FROM sessions WHERE id IN
+       (SELECT id FROM sessions WHERE expires_at < now() LIMIT $1 FOR UPDATE SKIP LOCKED)`,
+    [CLEARED_AT_ONCE],
+  );
+}
 
 /** The sessions of one user, last used first. */
 export async function listSessions(database: DataSource, userId: string): Promise<Session[]> {

@@ -10,6 +10,14 @@ export const EXPOSED_ALWAYS = [
   'RateLimit',
   'RateLimit-Policy',
   'WWW-Authenticate',
+  ...[
+    'Upload-Draft-Interop-Version',
+    'Upload-Complete',
+    'Upload-Incomplete',
+    'Upload-Length',
+    'Upload-Limit',
+  ],
+  'Repr-Digest',
 ];
 
 /**
@@ -22,17 +30,25 @@ export const ALLOWED_ALWAYS = [
   'X-Requested-With',
   ...['traceparent', 'tracestate', 'baggage', 'sentry-trace'],
   ...['If-Match', 'If-None-Match', 'If-Modified-Since', 'If-Unmodified-Since', 'If-Range'],
+  ...[
+    'Upload-Draft-Interop-Version',
+    'Upload-Complete',
+    'Upload-Incomplete',
+    'Upload-Length',
+    'Upload-Offset',
+  ],
+  ...['Content-Digest', 'Repr-Digest', 'Want-Repr-Digest', 'Content-Disposition'],
 ];
 
 /** Headers of answers outside tus that pages of other origins may read, besides the always readable ones. */
 const EXPOSED_HEADERS = [
-  ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location'],
+  ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location', 'Upload-Offset'],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
 /**
  * Lets pages of other origins read the answers. Such pages send a token in a header, never cookies. The
- * preflight of /uploads is answered by @tus/server.
+ * preflight of /uploads is answered by tus/options.ts.
  */
 export function cors(origins: Config['corsOrigins']): RequestHandler {
   return (req, res, next) => {
@@ -50,7 +66,7 @@ export function preflight(more: string[]): RequestHandler {
   const headers = [...ALLOWED_ALWAYS, 'Authorization', 'Content-Type', 'Range', ...more].join(', ');
   return (req, res, next) => {
     if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
-    res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, PATCH, DELETE');
+    res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, PUT, PATCH, DELETE');
     res.setHeader('Access-Control-Allow-Headers', headers);
     res.setHeader('Access-Control-Max-Age', '86400');
     res.status(204).end();

@@ -1,7 +1,7 @@
 import type { Logger } from '../../core/log.js';
 import { isAllowed } from '../../core/media/allowed.js';
 import { typeNotAllowed } from '../../core/media/media-types.js';
-import type { ByteSource as Sampled } from '../../core/media/parser-task.js';
+import type { TaskSource } from '../../core/media/parser-task.js';
 import { createSample, type Sample } from '../../core/media/sample.js';
 import { type Detected, HEAD } from '../../core/media/types.js';
 import type { ByteSource, Take } from '../../core/uploads/receive.js';
@@ -20,7 +20,7 @@ const MAY_BE_MORE = /^application\/zip$|^video\/(mp4|webm|matroska)$/;
 
 export interface TypeCheckDeps {
   /** Detects the type of a file in a parser process. */
-  detectType(bytes: Sampled): Promise<Detected | null>;
+  detectType(bytes: TaskSource): Promise<Detected | null>;
   log: Logger;
 }
 

@@ -7,7 +7,7 @@ import { checkMetadata } from '../../core/uploads/description.js';
 import { abandonUpload } from '../../core/uploads/end.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
-import { type ByteSource, bytesLeft, type ReceiveDeps, receive } from '../../core/uploads/receive.js';
+import { type ByteSource, bytesLeft, receive } from '../../core/uploads/receive.js';
 import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import type { Principal } from '../auth/principal.js';
 import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
@@ -18,7 +18,7 @@ import { ofAllowedType, type TypeCheckDeps } from './type-check.js';
  * given back, so that the client can try again.
  */
 
-export interface PlainUploadDeps extends ReceiveDeps, SettleDeps, TypeCheckDeps {
+export interface PlainUploadDeps extends SettleDeps, TypeCheckDeps {
   leases: Leases;
 }
 
@@ -59,9 +59,6 @@ export async function receiveFile(
 ): Promise<ReceivedFile> {
   const { principal, actor } = sender;
   const { length } = incoming;
-  if (length !== null && length > deps.maxUploadSize) {
-    throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
-  }
   const row = await createUpload(deps, {
     id: uuidv7(),
     ownerId: principal.userId,

@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { AppError, type ErrorCode } from '../../core/errors.js';
-import type { AnyRoute } from './route.js';
+import type { Access } from '../auth/authenticate.js';
 
 /** An answer that is not JSON: its media type, or null if it has no content. */
 export interface Content {
@@ -39,8 +39,18 @@ export function statusOf(answers: Answers): number | undefined {
   return (json ?? only)?.status;
 }
 
+/** The part of a route's declaration from which its problems follow. */
+interface Declared {
+  path: string;
+  access: Access;
+  params?: z.ZodType;
+  body?: z.ZodType;
+  limit?: unknown;
+  problems?: readonly ErrorCode[];
+}
+
 /** Every problem that a route may answer: those that its handler declares, and those of what stands before it. */
-export function problemsOf(route: Omit<AnyRoute, 'handle'>): ErrorCode[] {
+export function problemsOf(route: Declared): ErrorCode[] {
   const { path, access, params, body, limit, problems = [] } = route;
   const codes = new Set<ErrorCode>([
     'invalid_request',

@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
+import { execute } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { checkStorage } from '../../core/storage/check.js';
 import type { Storage } from '../../core/storage/storage.js';
@@ -25,7 +26,7 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
     return checking;
   }
   async function checkParts(): Promise<void> {
-    await check('database', () => database.query('SELECT 1'));
+    await check('database', () => execute(database, 'SELECT 1'));
     await check('storage', () => checkStorage(storage));
   }
 

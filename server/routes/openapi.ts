@@ -25,23 +25,24 @@ const DESCRIPTION = [
 
 /** Serves the description of all routes, its own included. */
 export function openApiRoute(others: readonly AnyRoute[]): AnyRoute {
-  let document: Json | undefined;
+  let text: string | undefined;
   const own: AnyRoute = route({
     method: 'get',
     path: '/openapi.json',
     access: 'public',
     summary: 'The description of this interface (OpenAPI 3.1)',
-    answers: { 200: z.record(z.string(), z.unknown()) },
-    async handle() {
-      document ??= describeApi([...others, own]);
-      return document;
+    answers: { 200: { mediaType: 'application/json' } },
+    async handle({ res }) {
+      // Made once: anybody may ask for it, as often as they like.
+      text ??= JSON.stringify(describeApi([...others, own]));
+      res.type('json').send(text);
     },
   });
   return own;
 }
 
-/** Describes routes as an OpenAPI 3.1 document. */
-function describeApi(routes: readonly AnyRoute[]): Json {
+/** Describes routes as an OpenAPI 3.1 document, which can be written as JSON. */
+export function describeApi(routes: readonly AnyRoute[]): Json {
   const schemas = createSchemas();
   const problemSchema = schemas.toJson(problem);
   const paths: Record<string, Json> = {};

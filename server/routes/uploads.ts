@@ -2,7 +2,6 @@ import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
-import { AppError } from '../../core/errors.js';
 import { findFile, getFile } from '../../core/files/queries.js';
 import { checkMetadata, toMetadata } from '../../core/uploads/description.js';
 import {
@@ -24,8 +23,6 @@ import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js'
 
 interface UploadDeps extends DirectDeps {
   keys: Keys;
-  /** Bytes. */
-  maxUploadSize: number;
 }
 
 const page = z.object({
@@ -119,9 +116,6 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
           await requireOwn(call, id);
           return signedJson(await signMoreParts(deps, id, parts));
         }
-        if (size > deps.maxUploadSize) {
-          throw new AppError('too_large', { detail: `At most ${deps.maxUploadSize} bytes are taken` });
-        }
         const description = checkMetadata(toMetadata(described));
         const { userId: ownerId, uploadToken: token } = principal;
         const begun = { id: uuidv7(), ownerId, length: size, token, actor: signedInActor(call) };
@@ -173,6 +167,7 @@ type Outcome = Awaited<ReturnType<typeof outcomeOf>>;
 function toJson(upload: Upload, file: Outcome = null): z.output<typeof uploadAnswer> {
   return {
     id: upload.id,
+    kind: upload.kind,
     status: upload.status,
     offset: upload.offset,
     length: upload.length,
@@ -181,6 +176,6 @@ function toJson(upload: Upload, file: Outcome = null): z.output<typeof uploadAns
     error: upload.error,
     file,
     createdAt: upload.createdAt,
-    expiresAt: upload.status === 'uploading' ? upload.expiresAt : null,
+    expiresAt: upload.status === 'uploading' && upload.kind !== 'final' ? upload.expiresAt : null,
   };
 }

@@ -7,7 +7,7 @@ import type { Bucket, Limits } from '../limits/limits.js';
  * exists, so a request for a missing upload is counted at the end.
  */
 
-const LIMITED: Record<string, Bucket> = { POST: 'uploads', DELETE: 'processing' };
+const LIMITED: Record<string, Bucket> = { POST: 'uploads', PUT: 'uploads', DELETE: 'processing' };
 
 /** Methods that continue an admitted upload or only ask for the server's options. */
 const UNLIMITED = ['PATCH', 'HEAD', 'OPTIONS'];

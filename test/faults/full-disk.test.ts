@@ -14,8 +14,12 @@ import { until } from '../support/until.js';
 
 /* The disk of the files fills up. It is a small disk of its own, which only root can mount. */
 
-const DISK = 64 * MIB;
-const RESERVE = 16 * MIB;
+/*
+ * A shortage ends when a sixteenth of the reserve is free besides it. This sixteenth must be more than the bytes of one
+ * upload that wait to be written (4 MiB), or the shortage could end and begin again by itself.
+ */
+const DISK = 160 * MIB;
+const RESERVE = 96 * MIB;
 
 const folder = mkdtempSync(join(tmpdir(), 'landfall-disk-'));
 const mounted = mount();

@@ -1,7 +1,8 @@
 import { encodeMetadata, registerUser, type TestUser } from '../support/client.js';
+import { beginConcatenation } from '../support/concatenated-upload.js';
 import { type Installation, install } from '../support/installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
-import { beginUpload, MIB } from '../support/piecewise-upload.js';
+import { beginUpload, MIB, type PiecewiseUpload } from '../support/piecewise-upload.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from '../support/postgres-proxy.js';
 
 /*
@@ -67,21 +68,42 @@ function takeName() {
   return { filename, user, headers: { 'Upload-Metadata': encodeMetadata({ filename }) } };
 }
 
+/** The kind of upload of one test. */
+interface Way {
+  /** Bytes of its pieces, or of those of each of its partial uploads. */
+  sizes: number[] | number[][];
+  finalFirst?: boolean;
+}
+
+const isOfPartials = (sizes: Way['sizes']): sizes is number[][] => Array.isArray(sizes[0]);
+
+function begin(
+  user: TestUser,
+  content: Buffer,
+  way: Way,
+  headers: Record<string, string>,
+): Promise<PiecewiseUpload> {
+  const { sizes, ...options } = way;
+  return isOfPartials(sizes)
+    ? beginConcatenation(user, content, sizes, { headers, ...options })
+    : beginUpload(user, content, sizes, headers);
+}
+
 /** Makes an upload without faults. @returns its statements */
-async function listStatements(sizes: number[]): Promise<Statement[]> {
+async function listStatements(way: Way): Promise<Statement[]> {
   const { filename, user, headers } = takeName();
-  const content = takeContent(sizes);
+  const content = takeContent(way.sizes.flat());
   const first = postgres.statements.length;
-  const upload = await beginUpload(user, content, sizes, headers);
+  const upload = await begin(user, content, way, headers);
   await upload.finish();
   const statements = postgres.statements.slice(first).filter(isAbout(filename));
   return statements;
 }
 
 /** Prepares an upload that will stand still at this statement. */
-async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Target> {
+async function aimAt({ number, place }: KillPoint, way: Way): Promise<Target> {
   const { filename, user, headers } = takeName();
-  const content = takeContent(sizes);
+  const content = takeContent(way.sizes.flat());
   const matches = isAbout(filename);
   let statements = 0;
   const pause = postgres.pauseAt((statement) => {
@@ -94,7 +116,7 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
     reached: pause.reached,
     release: pause.cut,
     async upload(gate) {
-      const upload = await beginUpload(user, content, sizes, headers);
+      const upload = await begin(user, content, way, headers);
       await upload.finish(gate);
       return upload;
     },
@@ -104,11 +126,13 @@ async function aimAt({ number, place }: KillPoint, sizes: number[]): Promise<Tar
 /** Like UNEVEN, with fewer bytes, because an upload has many more statements than calls to S3. */
 const PIECES = [1, 7.5, 0.3, 5, 2.4].map((size) => Math.round(size * MIB));
 
-test.each([
-  ['16 MiB in uneven pieces', PIECES],
-  ['a small file', [100_000]],
-])('killed before and after each statement: %s', async (_, sizes) => {
-  const statements = await listStatements(sizes);
+test.each<[string, Way]>([
+  ['16 MiB in uneven pieces', { sizes: PIECES }],
+  ['a small file', { sizes: [100_000] }],
+  ['two partial uploads and the final one', { sizes: [[100_000], [50_000]] }],
+  ['a final upload and its two partial uploads', { sizes: [[100_000], [50_000]], finalFirst: true }],
+])('killed before and after each statement: %s', async (_, way) => {
+  const statements = await listStatements(way);
   expect(statements.length).toBeGreaterThan(3);
-  await killAtAll(installation, groupPoints(statements.length, ABREAST), (point) => aimAt(point, sizes));
+  await killAtAll(installation, groupPoints(statements.length, ABREAST), (point) => aimAt(point, way));
 });

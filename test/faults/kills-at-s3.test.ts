@@ -1,5 +1,6 @@
 import { UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload } from '../support/aftermath.js';
+import { beginConcatenation } from '../support/concatenated-upload.js';
 import { type Installation, install } from '../support/installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
 import { objectKeyOf, storageKeyOf } from '../support/objects.js';
@@ -21,11 +22,30 @@ afterAll(() => installation?.close());
 /** The kind of upload of one test. */
 interface Way {
   sizes: number[];
+  /** Sizes of the pieces of further partial uploads; `sizes` are then those of the first one. */
+  further?: number[][];
   /** Whether the upload gets parts that no row names, as if a server had died just after it sent them. */
   strays?: boolean;
 }
 
-async function begin({ sizes, strays }: Way) {
+async function begin(way: Way) {
+  return way.further ? beginPartials([way.sizes, ...way.further]) : beginOne(way);
+}
+
+async function beginPartials(parts: number[][]) {
+  const { processes, user } = installation;
+  const content = takeContent(parts.flat());
+  const upload = await beginConcatenation(user, content, parts);
+  const ids = upload.partials.map(({ id }) => id);
+  const keys = await Promise.all(ids.map((id) => storageKeyOf(processes, id)));
+  async function finish(gate?: () => Promise<void>): Promise<PiecewiseUpload> {
+    await upload.finish(gate);
+    return upload;
+  }
+  return { content, ids, keys, finish };
+}
+
+async function beginOne({ sizes, strays }: Way) {
   const { processes, user } = installation;
   const content = takeContent(sizes);
   const upload = await beginUpload(user, content, sizes);
@@ -41,7 +61,7 @@ async function begin({ sizes, strays }: Way) {
     });
     return upload;
   }
-  return { content, key, finish };
+  return { content, ids: [upload.id], keys: [key], finish };
 }
 
 /**
@@ -63,24 +83,32 @@ async function addStrays(id: string, Key: string): Promise<void> {
 /** Makes an upload without faults. @returns its calls */
 async function listCalls(way: Way): Promise<string[]> {
   const { s3, bucket, processes } = installation;
-  const { key, finish } = await begin(way);
-  const { id } = await finish();
-  const objectKey = await objectKeyOf(processes, id);
-  const { untidy } = await findUpload(processes, id);
-  // The upload does not wait for the deletion of consumed segments, so the test does.
-  await until('only the object to be there', async () => {
-    const keys = (await bucket.listKeys()).filter((each) => each.startsWith(key));
-    return keys.includes(objectKey) && (untidy || keys.length === 1);
-  });
-  return s3.requests.filter((request) => request.key.startsWith(key)).map(({ operation }) => operation);
+  const { ids, keys, finish } = await begin(way);
+  await finish();
+  for (const [index, id] of ids.entries()) {
+    const objectKey = await objectKeyOf(processes, id);
+    const { untidy } = await findUpload(processes, id);
+    // The upload does not wait for the deletion of consumed segments, so the test does.
+    await until('only the object to be there', async () => {
+      const stored = (await bucket.listKeys()).filter((each) => each.startsWith(keys[index] ?? '-'));
+      return stored.includes(objectKey) && (untidy || stored.length === 1);
+    });
+  }
+  return s3.requests.filter(isOf(keys)).map(({ operation }) => operation);
+}
+
+/** A predicate that picks the calls to S3 for these uploads. */
+function isOf(keys: string[]): (request: { key: string }) => boolean {
+  return (request) => keys.some((key) => request.key.startsWith(key));
 }
 
 /** Begins an upload that will stand still at this call. */
 async function aimAt({ number, place }: KillPoint, way: Way): Promise<Target> {
-  const { content, key, finish } = await begin(way);
+  const { content, keys, finish } = await begin(way);
+  const isMine = isOf(keys);
   let calls = 0;
   const pause = installation.s3.pauseAt((request) => {
-    if (!request.key.startsWith(key)) return false;
+    if (!isMine(request)) return false;
     calls++;
     return calls === number;
   }, place);
@@ -91,6 +119,7 @@ const WAYS: (Way & { name: string })[] = [
   { name: '24 MiB in uneven pieces', sizes: UNEVEN },
   { name: 'a small file', sizes: [100_000] },
   { name: 'a small file in two pieces', sizes: [100_000, 50_000] },
+  { name: 'two partial uploads', sizes: [6 * MIB], further: [[100_000, 50_000]] },
   { name: '12 MiB with strays', sizes: [9 * MIB, 3 * MIB], strays: true },
 ];
 

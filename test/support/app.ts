@@ -3,14 +3,10 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { loadConfig } from '../../core/config.js';
-import { openDatabase } from '../../core/database/data-source.js';
-import { openListener } from '../../core/database/listen.js';
+import { loadConfig, requireConnected } from '../../core/config.js';
 import { createLogger } from '../../core/log.js';
-import { openQueue } from '../../core/queue/queue.js';
-import { openFileStorage } from '../../core/storage/file.js';
+import { openServices } from '../../core/services.js';
 import type { UploadHooks } from '../../core/uploads/hooks.js';
-import { openLeases } from '../../core/uploads/lease.js';
 import { type AppDeps, buildApp } from '../../server/app.js';
 import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
@@ -31,21 +27,17 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
   const folder = await mkdtemp(join(tmpdir(), 'landfall-app-'));
   const log = createLogger('silent', 'test');
   const off = ['UPLOADS', 'STATUS', 'GLOBAL', 'AUTH'].map((bucket) => [`RATE_LIMIT_${bucket}`, '0']);
-  const config = loadConfig(Object.fromEntries(off));
-  const database = await openDatabase(test.url, 'app test');
-  const storage = await openFileStorage(folder, config, log);
-  await storage.marker.write('of the test');
-  const listener = await openListener(test.url, log);
-  const leases = await openLeases({ database, listener, log }, 'app');
-  const queue = openQueue({
-    databaseUrl: test.url,
-    redisUrl: undefined,
-    attempts: config.jobAttempts,
-    backoffMs: config.jobBackoffMs,
-    log,
+  const config = loadConfig({
+    DATABASE_URL: test.url,
+    DATA_DIR: folder,
+    DATA_DIR_SHARED: 'true',
+    JWT_SECRET: 'a secret of the test, which is long enough',
+    ...Object.fromEntries(off),
   });
+  const services = await openServices(config, log, { part: 'server', limits: {}, holder: 'app' });
+  const { database } = services;
   const refusals = createRefusals({ database, log });
-  const keys = deriveKeys('a secret of the test, which is long enough');
+  const keys = deriveKeys(requireConnected(config).jwtSecret);
   const { rateLimits } = config;
   const limits = createLimits({
     rateLimits,
@@ -56,10 +48,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
   });
   const deps: AppDeps = {
     ...config,
-    database,
-    storage,
-    leases,
-    queue,
+    ...services,
     log,
     keys,
     verifyExternal: undefined,
@@ -81,10 +70,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await new Promise((resolve) => http.close(resolve));
       await refusals.flush();
       await limits.close();
-      leases.close();
-      await listener.close();
-      await queue.close();
-      await database.destroy();
+      await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });
     },

@@ -5,10 +5,11 @@ import { send } from './sign-in.js';
 /** The users whose counts differ from the uploads and files that they really hold. */
 const WRONG_USERS = `
   SELECT id, used_bytes, used_files, held.* FROM users, LATERAL (
-    SELECT coalesce(sum(bytes), 0) AS bytes, count(*) AS files FROM (
-      SELECT reserved_bytes AS bytes FROM uploads WHERE owner_id = users.id AND status = 'uploading'
+    SELECT coalesce(sum(bytes), 0) AS bytes, coalesce(sum(files), 0) AS files FROM (
+      SELECT reserved_bytes AS bytes, (kind <> 'partial')::integer AS files
+      FROM uploads WHERE owner_id = users.id AND status = 'uploading'
       UNION ALL
-      SELECT size FROM files WHERE owner_id = users.id AND deleted_at IS NULL
+      SELECT size, 1 FROM files WHERE owner_id = users.id AND deleted_at IS NULL
     ) AS one
   ) AS held
   WHERE (used_bytes, used_files) IS DISTINCT FROM (held.bytes, held.files)`;

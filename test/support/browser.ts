@@ -2,7 +2,7 @@ import { type Browser, chromium } from 'playwright-core';
 
 /** A headless Chromium, the one that the launcher has found. @param more arguments of its command line */
 export async function launchBrowser(more: string[] = []): Promise<Browser> {
-  return chromium.launch({
+  const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM_PATH ?? '',
     // Its default is short where other suites start theirs at the same time.
     timeout: 90_000,
@@ -18,4 +18,7 @@ export async function launchBrowser(more: string[] = []): Promise<Browser> {
       ...more,
     ],
   });
+  // A busy machine may need longer than Playwright's default.
+  browser.on('context', (context) => context.setDefaultTimeout(90_000));
+  return browser;
 }

@@ -1,6 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 
+/** A TestDatabase or a TestLedger, for helpers that only change rows. */
+export interface Queryable {
+  query(sql: string, parameters?: unknown[]): Promise<unknown>;
+}
+
 export interface TestDatabase {
   url: string;
   /** Runs SQL on a connection of its own, one statement at a time. */

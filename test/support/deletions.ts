@@ -1,5 +1,5 @@
 import type { TestUser } from './client.js';
-import type { TestDatabase } from './database.js';
+import type { Queryable, TestDatabase } from './database.js';
 
 /* The ways in which files and uploads go. Each returns the status of the answer. */
 
@@ -22,7 +22,7 @@ export const restore = ({ query }: Pick<TestDatabase, 'query'>, id: string) =>
   );
 
 /** Makes the requests that the store has refused due again, so that the reconciler need not wait. */
-export async function letRetry({ query }: Pick<TestDatabase, 'query'>): Promise<void> {
-  await query('UPDATE uploads SET retry_at = now() WHERE retry_at > now()');
-  await query('UPDATE blobs SET retry_at = now() WHERE retry_at > now()');
+export async function letRetry(database: Queryable): Promise<void> {
+  await database.query('UPDATE uploads SET retry_at = now() WHERE retry_at > now()');
+  await database.query('UPDATE blobs SET retry_at = now() WHERE retry_at > now()');
 }

@@ -190,6 +190,21 @@ export const ODD_METADATA = [
   ),
 ];
 
+/** Values of the structured fields (RFC 9651) of resumable uploads, besides VALUES. */
+export const ODD_STRUCTURED_FIELDS = [
+  ...['?1', '?0', '?2', '?', '?1;a', '?1;', '?1, ?0', '?1;a="', '5;a=b', '(1 2)', ':AAAA:', ':', '::'],
+  ...['sha-256', 'sha-256=', 'sha-256=1', 'sha-256=:AAAA', 'sha-256=:AAAA:', 'sha-256=:!:', 'sha-256=::'],
+  ...[`sha-256=:${'A'.repeat(43)}=:`, `sha-512=:${'A'.repeat(9000)}:`, 'sha-256=:AAAA:,', ',sha-256=:AAAA:'],
+  ...['a,'.repeat(4000), ';a'.repeat(4000), '__proto__=:AAAA:', 'constructor', '999999999999999', '1e3', '٣'],
+  ...[
+    'attachment; filename="',
+    "inline; filename*=UTF-8''%zz",
+    "inline; filename*=UTF-8''%00",
+    'inline; filename=".."',
+  ],
+  ...["inline; filename*=iso-8859-1''%e9", 'inline; filename="\\"', `inline; filename="${'x'.repeat(8000)}"`],
+];
+
 /** Bodies of JSON requests that no route takes, as bytes. */
 export const BAD_JSON: (string | Buffer)[] = [
   ...[

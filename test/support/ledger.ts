@@ -60,7 +60,8 @@ export async function openLedger(
     [ownerId],
   );
   const quota = { bytes: UNLIMITED, files: UNLIMITED };
-  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24, quota };
+  const limits = { quota, maxUploadSize: Number.MAX_SAFE_INTEGER };
+  const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24, ...limits };
   return {
     ...deps,
     url: test.url,
@@ -96,7 +97,7 @@ export async function appendToUpload(
   chunks: AsyncIterable<Uint8Array>,
 ): Promise<Upload> {
   const lease = leaseOf(upload, epoch);
-  await receive({ ...deps, maxUploadSize: Number.MAX_SAFE_INTEGER }, lease, sourceOf(chunks));
+  await receive(deps, lease, sourceOf(chunks));
   if (lease.upload.offset === lease.upload.length) await assemble(deps, lease);
   return lease.upload;
 }

@@ -62,9 +62,10 @@ export interface BlobRow {
 /** All blobs. */
 export async function listBlobs({ database }: HasDatabase): Promise<BlobRow[]> {
   const { rows } = await database.query(
-    `SELECT jsonb_build_array(jsonb_build_object('key', key, 'size', size)) AS objects, refs,
+    `SELECT coalesce(objects, jsonb_build_array(jsonb_build_object('key', key, 'size', size))) AS objects, refs,
        (SELECT count(*)::integer FROM files WHERE blob_id = blobs.id) +
-       (SELECT count(*)::integer FROM derivatives WHERE blob_id = blobs.id) AS used
+       (SELECT count(*)::integer FROM derivatives WHERE blob_id = blobs.id) +
+       (SELECT count(*)::integer FROM uploads WHERE blob_id = blobs.id) AS used
      FROM blobs`,
   );
   return rows;

@@ -116,8 +116,7 @@ export async function startProcesses(
   }
 
   try {
-    // Start one process after the other, so that the port is known and errors are those of one process.
-    for (const part of parts) await processes.start(part);
+    await Promise.all(parts.map((part) => processes.start(part)));
   } catch (error) {
     await processes.close();
     throw error;

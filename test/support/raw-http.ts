@@ -61,7 +61,7 @@ function parse(text: string): Answer | undefined {
   const [, status] = /^HTTP\/1\.1 (\d{3})/.exec(statusLine) ?? [];
   if (!status) return undefined;
   const body = rest.join('\r\n\r\n');
-  if (status === '100') return parse(body);
+  if (status.startsWith('1')) return parse(body);
   const headers = new Headers();
   for (const line of lines) {
     const colon = line.indexOf(':');

@@ -1,7 +1,5 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { tmpdir } from 'node:os';
 import { Redis } from 'ioredis';
+import { startGuarded } from './guarded.js';
 import { freePort } from './services/port.js';
 
 export interface TestRedis {
@@ -44,16 +42,9 @@ export async function startRedis(): Promise<RedisProcess> {
   };
 }
 
-// A shell in between kills Redis when its own input ends, so Redis ends with the tests, however they end.
-const GUARD = 'trap "" INT TERM HUP; "$@" & exec >&-; read -r _; kill -9 $!; wait';
-
 async function launch(port: number) {
   const options = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
-  const shell = spawn('sh', ['-c', GUARD, 'sh', 'redis-server', ...options], {
-    cwd: tmpdir(),
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const ended = once(shell, 'exit');
+  const { shell, kill } = startGuarded('redis-server', options);
   let output = '';
   await new Promise<void>((resolve, reject) => {
     shell.stdout.on('data', (chunk) => {
@@ -67,12 +58,7 @@ async function launch(port: number) {
     });
     shell.on('error', reject);
   });
-  return {
-    async kill() {
-      shell.stdin.end();
-      await ended;
-    },
-  };
+  return { kill };
 }
 
 async function flush(url: string) {

@@ -1,6 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { PASSWORD, registerUser, type TestUser, useAccount } from './client.js';
 import type { TestDatabase } from './database.js';
+import { setRole } from './users.js';
 
 /** The answer of register, login and refresh. */
 export interface SignedIn {
@@ -49,7 +50,7 @@ export async function newSession(url: () => string, email: string): Promise<Sign
 /** A new account that is an admin's, though it is not the first; it is signed in after it became one. */
 export async function registerAdmin(url: () => string, database: TestDatabase): Promise<TestUser> {
   const { id, email } = await registerUser(url);
-  await database.query(`UPDATE users SET role = 'admin' WHERE id = $1`, [id]);
+  await setRole(database, id, 'admin');
   return (await newSession(url, email)).as;
 }
 

@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { TimedOut, within } from '../../core/concurrency.js';
-import { countChanged } from '../../core/database/rows.js';
+import { countChanged, execute } from '../../core/database/rows.js';
 import type { Logger } from '../../core/log.js';
 
 /*
@@ -87,9 +87,9 @@ export function joinLeadership(
       await trying;
       if (!leads()) return;
       until = 0;
-      await database
-        .query(`UPDATE pass_leader SET expires_at = '-infinity' WHERE holder = $1`, [holder])
-        .catch((error: unknown) => log.debug({ err: error }, 'leader'));
+      await execute(database, `UPDATE pass_leader SET expires_at = '-infinity' WHERE holder = $1`, [
+        holder,
+      ]).catch((error: unknown) => log.debug({ err: error }, 'leader'));
     },
   };
 }

@@ -1,15 +1,15 @@
 import type { Listener } from '../../core/database/listen.js';
+import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
 import { isStoreAway } from '../../core/storage/storage.js';
+import { type ConcatenateDeps, conclude } from '../../core/uploads/concatenate.js';
 import { discardUploads, listUnfinishedComplete } from '../../core/uploads/discard.js';
-import { expireUploads } from '../../core/uploads/end.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
+import { expireUploads } from '../../core/uploads/expire.js';
 import { UploadRefused } from '../../core/uploads/hooks.js';
-import type { Leases } from '../../core/uploads/lease.js';
-import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import { joinLeadership, type Leader } from './leader.js';
 import { createRelay } from './relay.js';
 import { createTrim } from './trash.js';
@@ -24,8 +24,7 @@ const ONCE_MORE_MS = 3_000;
 /** Channel of PostgreSQL on which a worker asks the leader for a pass. */
 const PASS_WANTED = 'pass_wanted';
 
-export interface ReconcileDeps extends SettleDeps {
-  leases: Leases;
+export interface ReconcileDeps extends ConcatenateDeps {
   listener: Listener;
   /** A name that no other living worker has. */
   workerName: string;
@@ -82,7 +81,7 @@ function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, 
   listener.subscribe(PASS_WANTED, pass).catch(ignore);
   leader.tried
     .then(async () => {
-      if (!leader.leads()) await database.query(`NOTIFY ${PASS_WANTED}`);
+      if (!leader.leads()) await execute(database, `NOTIFY ${PASS_WANTED}`);
     })
     .catch(ignore);
 }
@@ -144,7 +143,7 @@ function createNumbering({ database, log }: ReconcileDeps): () => Promise<number
 }
 
 /**
- * Finishes uploads whose bytes have all arrived but whose object or file was never made. An upload whose
+ * Finishes uploads whose bytes have all arrived but whose object, blob or file was never made. An upload whose
  * object the store refuses to make is postponed.
  */
 async function finishUploads(deps: ReconcileDeps): Promise<number> {
@@ -155,7 +154,7 @@ async function finishUploads(deps: ReconcileDeps): Promise<number> {
     const lease = await deps.leases.tryAcquire(id);
     if (!lease) continue;
     try {
-      await settle(deps, lease);
+      await conclude(deps, lease);
       finished++;
       unanswered = 0;
     } catch (error) {

@@ -1,8 +1,9 @@
 import { forEachOf } from '../../core/concurrency.js';
+import { queryRows } from '../../core/database/rows.js';
+import { listTrashBeyondQuota, listTrashOwners } from '../../core/files/trash.js';
 import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
-import { listTrashBeyondQuota, listTrashOwners } from '../../core/uploads/quota.js';
 
 /** How many files are purged at once. */
 const PURGES = 4;
@@ -16,7 +17,7 @@ const PURGES = 4;
 export function createTrim(deps: LedgerDeps): () => Promise<number> {
   let since: string | undefined;
   return async () => {
-    const [{ began }]: [{ began: string }] = await deps.database.query('SELECT now()::text AS began');
+    const [now] = await queryRows<{ began: string }>(deps.database, 'SELECT now()::text AS began');
     let purged = 0;
     for await (const owners of listTrashOwners(deps.database, since)) {
       for await (const ids of listTrashBeyondQuota(deps.database, deps.quota, owners)) {
@@ -24,7 +25,7 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
         purged += ids.length;
       }
     }
-    since = began;
+    since = now?.began;
     return purged;
   };
 }

@@ -23,19 +23,25 @@ export type Outcome =
   | { outcome: 'failed'; error: AppError };
 
 /**
- * An outside service answers: the file waits and takes no slot of the worker. The answer is recorded by answerStep(). When
- * there is none at the deadline, the attempt fails with `took_too_long`, and the next attempt runs the step again.
+ * An outside service answers: the file waits and takes no slot of the worker. The step must have called expectAnswer()
+ * before it asked the service. The answer is recorded by answerStep(). When there is none at the deadline, the attempt
+ * fails with `took_too_long`, and the next attempt runs the step again.
  */
 export interface Later {
   outcome: 'later';
-  deadline: Date;
 }
 
 /** The tools of a step. */
-interface StepContext {
+export interface StepContext {
   file: KnownFile;
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
+  /**
+   * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
+   * step that does not wait is dropped.
+   * @throws {AttemptOver}
+   */
+  expectAnswer(deadline: Date): Promise<void>;
   signal: AbortSignal;
   log: Logger;
 }

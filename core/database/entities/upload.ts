@@ -4,8 +4,8 @@ import { bigintColumn } from './columns.js';
 import type { Problem } from './file.js';
 
 /**
- * Uploads that are to become a file; uploads whose bytes become part of another upload; and uploads that are made of
- * such parts.
+ * Uploads that are to become a file; partial uploads, whose bytes become part of final uploads; and final uploads, which
+ * are made of partial ones and become a file too. See core/uploads/concatenate.ts.
  */
 export type UploadKind = 'file' | 'partial' | 'final';
 
@@ -55,6 +55,10 @@ export class Upload {
   @Column('text', { name: 'expected_sha256', nullable: true })
   expectedSha256: string | null;
 
+  /** Upload-Concat of a final upload, as the client sent it; null for other uploads. */
+  @Column('text', { name: 'concat_header', nullable: true })
+  concatHeader: string | null;
+
   /** How the file is to be processed; null: as any other. */
   @Column('jsonb', { nullable: true })
   settings: Record<string, unknown> | null;
@@ -79,7 +83,11 @@ export class Upload {
   @Column('text', { name: 'object_key', nullable: true })
   objectKey: string | null;
 
-  /** Whether the store may hold something under `storageKey` that the ledger does not name. */
+  /** Of a partial upload: the blob that holds its bytes, with a reference; null until they are all here. */
+  @Column('uuid', { name: 'blob_id', nullable: true })
+  blobId: string | null;
+
+  /** Whether the store may hold something under `storageKey` that the ledger does not name, or no longer needs. */
   @Column('boolean')
   untidy: boolean;
 
@@ -112,10 +120,11 @@ export class Upload {
   @Column('timestamptz', { name: 'created_at', default: () => 'now()' })
   createdAt: Date;
 
-  /** Moves on with each append. */
+  /** Moves on with each append, and with each use of a partial upload. */
   @Column('timestamptz', { name: 'expires_at' })
   expiresAt: Date;
 
+  /** When its object became a blob. */
   @Column('timestamptz', { name: 'finished_at', nullable: true })
   finishedAt: Date | null;
 
@@ -135,7 +144,7 @@ export class Upload {
   @Column('integer', { default: 0 })
   failures: number;
 
-  /** The reconciler does not try again before; null: at any time. */
+  /** The reconciler does not try again, or does not clean up, before this time; null: at any time. */
   @Column('timestamptz', { name: 'retry_at', nullable: true })
   retryAt: Date | null;
 }

@@ -48,9 +48,9 @@ export class Journal {
   /** Part numbers below this one are reserved. */
   private reserved: number;
   /** Part numbers from this one on cannot have reached the store. */
-  private untouched: number;
+  private firstUnused: number;
   /** Whether the store may hold, now or later, bytes that no commit names. */
-  private strays = false;
+  private untidy = false;
   /** Whether the outcome of a commit is not known. */
   private uncertain = false;
   /** Whether a commit has failed. */
@@ -60,7 +60,7 @@ export class Journal {
     this.planned = planOf(upload);
     this.committed = { offset: upload.offset, tail: [...this.planned.state.tail] };
     this.reserved = this.planned.state.nextPart;
-    this.untouched = this.reserved;
+    this.firstUnused = this.reserved;
   }
 
   /** Whether a commit has failed, so that there will be no other. */
@@ -81,7 +81,7 @@ export class Journal {
 
   /** The store may hold something that is named nowhere. */
   strayed(): void {
-    this.strays = true;
+    this.untidy = true;
   }
 
   /**
@@ -114,7 +114,7 @@ export class Journal {
     if (!entry) throw new Error('the step is not under way');
     if (kind === 'part') {
       entry.made = { number, size: total, etag };
-      this.untouched = Math.max(this.untouched, number + 1);
+      this.firstUnused = Math.max(this.firstUnused, number + 1);
     } else {
       entry.made = kind === 'segment' ? { key, size: total } : { objectKey: key };
     }
@@ -123,8 +123,8 @@ export class Journal {
   /** The store has not taken the step. @param mayArrive whether it may have, or may yet */
   failed({ kind, number }: Step, mayArrive: boolean): void {
     if (!mayArrive) return;
-    this.strays = true;
-    if (kind === 'part') this.untouched = Math.max(this.untouched, number + 1);
+    this.untidy = true;
+    if (kind === 'part') this.firstUnused = Math.max(this.firstUnused, number + 1);
   }
 
   /** Bytes that are stored, without a gap, and not yet committed. */
@@ -148,10 +148,10 @@ export class Journal {
    */
   lastCommit(): Progress | undefined {
     const made = this.entries.some((entry) => entry.made);
-    if (!made && !this.strays && this.reserved === this.untouched) return undefined;
+    if (!made && !this.untidy && this.reserved === this.firstUnused) return undefined;
     // Stored steps behind a gap: the caller deletes their objects, but that may fail.
-    if (this.entries.slice(this.done().length).some((entry) => entry.made)) this.strays = true;
-    return this.write(Math.max(this.untouched, 1));
+    if (this.entries.slice(this.done().length).some((entry) => entry.made)) this.untidy = true;
+    return this.write(Math.max(this.firstUnused, 1));
   }
 
   private write(nextPart: number): Progress {
@@ -176,7 +176,7 @@ export class Journal {
       state: { multipartId: this.planned.state.multipartId, nextPart, tail },
       parts,
       // Segments have to be deleted later, even if this process dies.
-      untidy: this.strays || tail.length > 0 || done.some(({ kind }) => kind === 'segment') || isInVain,
+      untidy: this.untidy || tail.length > 0 || done.some(({ kind }) => kind === 'segment') || isInVain,
       ...(objectKey ? { objectKey } : {}),
     };
     this.pending = { progress, done };

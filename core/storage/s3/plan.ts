@@ -75,7 +75,7 @@ export function nextStep(planned: Planned, bytes: number, reason: Reason): NextS
       : (isWhole && reason === 'end') || mayBeShortPart(planned, bytes);
   const isUsedUp = nextPart > MAX_PARTS;
   if (!isPart || (isUsedUp && (reason === 'old' || reason === 'memory'))) {
-    return { kind: 'segment', replaces: crumbs(tail, bytes) };
+    return { kind: 'segment', replaces: smallSegments(tail, bytes) };
   }
   if (isUsedUp) {
     throw new AppError('wrong_state', { detail: 'The upload has used up its 10,000 parts: begin it anew' });
@@ -93,7 +93,7 @@ function mayBeShortPart(planned: Planned, bytes: number): boolean {
 }
 
 /** The small segments at the end of the tail that the next segment replaces, so that the tail stays short. */
-function crumbs(tail: Segment[], bytes: number): Segment[] {
+function smallSegments(tail: Segment[], bytes: number): Segment[] {
   let size = bytes;
   const large = tail.findLastIndex((segment) => {
     size += segment.size;

@@ -37,6 +37,14 @@ const SERVICES = [
     start: async () => nothing(),
   },
   {
+    // A suite starts its own, which needs a certificate.
+    helper: 'test/support/haproxy.ts',
+    variables: ['HAPROXY_PATH'],
+    programs: [['haproxy'], ['openssl']],
+    packages: ['haproxy', 'openssl'],
+    start: async () => nothing({ HAPROXY_PATH: process.env.HAPROXY_PATH ?? 'haproxy' }),
+  },
+  {
     helper: 'test/support/browser.ts',
     variables: ['CHROMIUM_PATH'],
     programs: [CHROMIUM],

@@ -2,8 +2,8 @@ import type { DataSource } from 'typeorm';
 import { ConfigError } from '../config.js';
 import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
-import { findNewestBlob, selectKeysOfBlobs } from '../files/blobs.js';
-import type { Storage, StoredObject } from './storage.js';
+import type { Storage, StoredObject } from '../storage/storage.js';
+import { findNewestBlob, selectKeysOfBlobs } from './blobs.js';
 
 /*
  * Which installation a storage belongs to. Keys are random, so two installations could share one bucket (or folder) and
@@ -12,7 +12,7 @@ import type { Storage, StoredObject } from './storage.js';
  * installation, and a sweep deletes only in its own.
  */
 
-/** The form of our keys. See growth.ts for the second part. */
+/** The form of our keys: a random id, and for segments of an upload a second part behind a dot. */
 const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
 
 /** Whether an object may be Landfall's by its key. In a shared bucket, all other objects belong to other programs. */
@@ -116,7 +116,8 @@ function belongsToAnother({ storage }: ClaimDeps, found: string | undefined, own
 
 /**
  * Lets a place without a marker pass if the database names something that is stored there, or if both are new: the
- * database names no blob, and nothing that could be Landfall's is stored.
+ * database names no blob, and nothing that could be Landfall's is stored. Unfinished uploads alone do not make a place
+ * wrong: the parts of a multipart upload are in no list, and at the worst clients begin those uploads anew.
  * @throws {ConfigError}
  */
 async function requireOursOrNew({ database, storage }: ClaimDeps): Promise<void> {

@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { AppError } from '../core/errors.js';
+import { AppError } from '../../core/errors.js';
 import {
   CONTROL,
   checkMetadata,
@@ -8,7 +8,7 @@ import {
   MAX_KEYS,
   type Metadata,
   requireUsable,
-} from '../core/uploads/description.js';
+} from '../../core/uploads/description.js';
 
 /* The header Upload-Metadata of tus. core/uploads/description.ts says what its keys mean, and checks their values. */
 
@@ -24,7 +24,7 @@ const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
  * @returns the decoded values, null for a key without a value; and the header as it came, without blanks
  * @throws {AppError} invalid_request
  */
-export function parseMetadata(header: string): { metadata: Metadata; header: string } {
+function parseMetadata(header: string): { metadata: Metadata; header: string } {
   const metadata: Metadata = {};
   const pairs = header
     .split(',')

@@ -1,0 +1,70 @@
+import type { DataSource } from 'typeorm';
+import { type Config, requireConnected } from './config.js';
+import type { TimeLimits } from './database/client.js';
+import { openDatabase } from './database/data-source.js';
+import { type Listener, openListener } from './database/listen.js';
+import { migrate } from './database/migrate.js';
+import { startSequencer } from './events/sequence.js';
+import { claimStorage } from './files/claim.js';
+import type { Logger } from './log.js';
+import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
+import { openStorage } from './storage/open.js';
+import type { Storage } from './storage/storage.js';
+import { type Leases, openLeases } from './uploads/lease.js';
+
+/** The services that server and worker need alike. */
+export interface Services {
+  database: DataSource;
+  storage: Storage;
+  listener: Listener;
+  leases: Leases;
+  queue: ProcessingQueue;
+  /** Call it after everything that uses the services has ended. */
+  close(): Promise<void>;
+}
+
+/**
+ * Migrates the database and opens the services.
+ * @param options.part names the process in pg_stat_activity
+ * @param options.holder the name under which it takes leases; no other living process has it
+ * @throws {ConfigError} when the configuration does not lead to a database, or to a storage of this installation
+ */
+export async function openServices(
+  config: Readonly<Config>,
+  log: Logger,
+  options: { part: 'server' | 'worker'; limits: TimeLimits; holder: string },
+): Promise<Services> {
+  const { databaseUrl } = requireConnected(config);
+  await migrate(databaseUrl, [migrateQueue]);
+  const database = await openDatabase(databaseUrl, `landfall ${options.part}`, {
+    poolSize: config.databasePoolSize,
+    limits: options.limits,
+    onError: (error) => log.warn({ err: error }, 'database connection'),
+  });
+  const sequencer = startSequencer(database, log);
+  const storage = await openStorage(config, log);
+  await claimStorage({ database, storage });
+  const listener = await openListener(databaseUrl, log);
+  const leases = await openLeases({ database, listener, log }, options.holder);
+  const queue = openQueue({
+    databaseUrl,
+    redisUrl: config.redisUrl,
+    attempts: config.jobAttempts,
+    backoffMs: config.jobBackoffMs,
+    log,
+  });
+  return {
+    database,
+    storage,
+    listener,
+    leases,
+    queue,
+    async close() {
+      leases.close();
+      await listener.close();
+      await queue.close();
+      await sequencer.stop();
+      await database.destroy();
+    },
+  };
+}

@@ -1,0 +1,56 @@
+import type { Request } from 'express';
+import type { Upload } from '../../core/database/entities/upload.js';
+import { AppError } from '../../core/errors.js';
+
+/* Headers of tus that several verbs read or write. */
+
+/** An answer of tus; each has no content, except for refusals. */
+export interface TusAnswer {
+  status: number;
+  headers: Record<string, string | number>;
+  /** Plain text. */
+  body?: string;
+}
+
+/** The type of a body that is a piece of a file. */
+const OCTETS = 'application/offset+octet-stream';
+
+/** RFC 9110, 8.3.1: "The type and subtype tokens are case-insensitive." Parameters have no meaning here. */
+export function isOctets(req: Request): boolean {
+  return req.get('Content-Type')?.split(';')[0]?.trim().toLowerCase() === OCTETS;
+}
+
+/** @throws {AppError} unsupported_media_type */
+export function requireOctets(req: Request): void {
+  if (!isOctets(req))
+    throw new AppError('unsupported_media_type', { detail: `Send Content-Type: ${OCTETS}` });
+}
+
+/** RFC 9112, 6.3: only these headers announce a body in a request. */
+export function hasBody({ headers }: Request): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+}
+
+/**
+ * Reads Upload-Length or Upload-Offset: "The value MUST be a non-negative integer."
+ * @returns bytes; undefined if there is no such header
+ * @throws {AppError} invalid_request
+ */
+export function readBytes(req: Request, name: 'Upload-Length' | 'Upload-Offset'): number | undefined {
+  const text = req.get(name);
+  if (text === undefined) return undefined;
+  const bytes = Number(text);
+  // Number() also reads 1e3 and 0x10, and rounds what it cannot hold.
+  if (!/^(0|[1-9]\d*)$/.test(text) || !Number.isSafeInteger(bytes)) {
+    throw new AppError('invalid_request', { detail: `${name} must be a whole number` });
+  }
+  return bytes;
+}
+
+/**
+ * "The Upload-Expires response header indicates the time after which the unfinished upload expires." An upload whose
+ * bytes are all here does not expire.
+ */
+export function expiryOf({ offset, length, expiresAt }: Upload): { 'Upload-Expires'?: string } {
+  return offset === length ? {} : { 'Upload-Expires': expiresAt.toUTCString() };
+}

@@ -1,0 +1,81 @@
+import { execFile } from 'node:child_process';
+import { randomInt } from 'node:crypto';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { promisify } from 'node:util';
+import { startDnsServer } from './dns-server.js';
+import { startGuarded } from './guarded.js';
+import { freePort } from './services/port.js';
+
+export interface Haproxy {
+  /** Plain HTTP. */
+  plainUrl: string;
+  /** TLS, with HTTP/2. */
+  url: string;
+  /** In PEM; nobody has signed it. */
+  certificate: string;
+  /** The environment by which a server listens where the proxy looks for it. */
+  servers: { HOST: string; PORT: string; TRUST_PROXY: string }[];
+  /** Its output so far. */
+  log(): string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts HAProxy with the haproxy.cfg that is shipped. As in containers, it finds its servers by DNS, and all of them
+ * listen on one port. Their addresses differ: Linux answers on all of 127.0.0.0/8.
+ */
+export async function startHaproxy(serverCount: number): Promise<Haproxy> {
+  const network = `127.${randomInt(1, 255)}.${randomInt(255)}`;
+  const host = `${network}.1`;
+  const [httpPort, httpsPort, serverPort] = await Promise.all([freePort(), freePort(), freePort()]);
+  const hosts = Array.from({ length: serverCount }, (_, index) => `${network}.${index + 2}`);
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-haproxy-'));
+  const { file, certificate } = await makeCertificate(folder, host);
+  const dns = await startDnsServer(hosts);
+  const { shell, kill } = startGuarded(
+    process.env.HAPROXY_PATH ?? 'haproxy',
+    ['-db', '-f', resolve('haproxy.cfg')],
+    {
+      PATH: process.env.PATH,
+      DNS: dns.address,
+      HTTP_ADDRESS: `${host}:${httpPort}`,
+      HTTPS_ADDRESS: `${host}:${httpsPort}`,
+      TLS_PORT: String(httpsPort),
+      SERVER_ADDRESS: `server:${serverPort}`,
+      TLS_CERTIFICATE: file,
+    },
+  );
+  let log = '';
+  shell.stdout.on('data', (chunk) => {
+    log += chunk;
+  });
+  return {
+    plainUrl: `http://${host}:${httpPort}`,
+    url: `https://${host}:${httpsPort}`,
+    certificate,
+    servers: hosts.map((HOST) => ({ HOST, PORT: String(serverPort), TRUST_PROXY: '1' })),
+    log: () => log,
+    async stop() {
+      await kill();
+      dns.close();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A certificate for an address, with its key in the same file, as HAProxy takes it. */
+async function makeCertificate(folder: string, address: string) {
+  const [key, certificate, file] = ['key.pem', 'certificate.pem', 'both.pem'].map((name) =>
+    join(folder, name),
+  ) as [string, string, string];
+  await promisify(execFile)('openssl', [
+    ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'],
+    ...['-subj', '/CN=landfall test', '-addext', `subjectAltName=IP:${address}`],
+    ...['-keyout', key, '-out', certificate],
+  ]);
+  const pem = await readFile(certificate, 'utf8');
+  await writeFile(file, pem + (await readFile(key, 'utf8')), { mode: 0o600 });
+  return { file, certificate: pem };
+}
