@@ -27,8 +27,8 @@ const ATTEMPTS = 4;
 const MAX_SOCKETS = 128;
 
 /**
- * Sockets for bodies that are read while they are sent. When hundreds of slow uploads end together, it costs less, and all
- * of them have their answers earlier, if few are sent at a time.
+ * Sockets for bodies that are read from the spool or the store while they are sent. Hundreds of slow uploads may end
+ * together: few at a time need less memory, and the first have their answers early.
  */
 const MAX_SOCKETS_READ = 16;
 
