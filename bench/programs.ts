@@ -23,14 +23,21 @@ const WITHOUT_LIMITS = Object.fromEntries(
  * Starts a script of dist/ and waits until its output names its address.
  * @param path relative to the compiled bench
  * @param ready instead of an address, the text to wait for in the output of a script that has none
+ * @param options of Node
  */
 export function startScript(
   path: string,
   env: Record<string, string>,
   ready = /http:\/\/localhost:\d+/,
+  options: string[] = [],
 ): Promise<Measured> {
   const script = fileURLToPath(new URL(path, import.meta.url));
-  return startProgram(process.execPath, [script], { ...WITHOUT_LIMITS, PORT: '0', ...env }, ready);
+  return startProgram(
+    process.execPath,
+    [...options, script],
+    { ...WITHOUT_LIMITS, PORT: '0', ...env },
+    ready,
+  );
 }
 
 /**

@@ -66,6 +66,7 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
   if (redis) running.push(redis);
   const env = {
     // `npm run start:server` and the image set the same values.
+    MALLOC_ARENA_MAX: '2',
     MALLOC_TRIM_THRESHOLD_: '33554432',
     UV_THREADPOOL_SIZE: '16',
     HOST: '127.0.0.1',
@@ -83,7 +84,7 @@ async function startOnPostgres(store: Store, withWorker: boolean): Promise<Conte
     S3_SECRET_ACCESS_KEY: store.secretAccessKey,
   };
   try {
-    const server = await startScript('../server/main.js', env);
+    const server = await startScript('../server/main.js', env, undefined, ['--max-semi-space-size=4']);
     running.push(server);
     if (withWorker) running.push(await startScript('../worker/main.js', env, /working/));
     const headers = { Authorization: `Bearer ${await register(server.url)}` };

@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { buffer } from 'node:stream/consumers';
 import { createLimiter } from '../core/concurrency.js';
 import { createLogger } from '../core/log.js';
 import { StorageFull } from '../core/storage/disk-room.js';
@@ -37,7 +36,11 @@ function open(budget = 1024 * KIB, at = folder) {
 /** The bytes of a body, read as a request does. */
 async function read(held: Held): Promise<Buffer> {
   const body = held.body();
-  return typeof body === 'function' ? buffer(body()) : Buffer.concat(body);
+  if (typeof body !== 'function') return Buffer.concat(body);
+  const chunks: Buffer[] = [];
+  // The next read may use the same memory.
+  for await (const chunk of body()) chunks.push(Buffer.from(chunk));
+  return Buffer.concat(chunks);
 }
 
 /** Puts the bytes in memory away. @returns how many began to be written */

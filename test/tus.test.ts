@@ -99,6 +99,8 @@ describe('core protocol', () => {
     expect(answer.headers.get('Tus-Extension')?.split(',').sort()).toEqual([
       'checksum',
       'checksum-trailer',
+      'concatenation',
+      'concatenation-unfinished',
       'creation',
       'creation-defer-length',
       'creation-with-upload',

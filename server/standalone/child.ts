@@ -20,6 +20,8 @@ export interface Child {
 export interface ChildOptions {
   name: string;
   script: URL;
+  /** Options of Node. */
+  options?: string[];
   /** Read at each start. */
   env: NodeJS.ProcessEnv;
   log: Logger;
@@ -30,7 +32,7 @@ export interface ChildOptions {
  * message each second from then on. A child that falls silent is killed. Once it was ready, it is restarted
  * whenever it ends, after a delay that doubles each time.
  */
-export function keepRunning({ name, script, env, log }: ChildOptions): Child {
+export function keepRunning({ name, script, options = [], env, log }: ChildOptions): Child {
   const stopping = new AbortController();
   let child: ChildProcess | undefined;
   let wasReady = false;
@@ -40,7 +42,7 @@ export function keepRunning({ name, script, env, log }: ChildOptions): Child {
     while (!stopping.signal.aborted) {
       const started = Date.now();
       // In its own session: Ctrl-C in a terminal reaches the supervisor only, which stops all in order.
-      child = fork(script, { env, detached: true });
+      child = fork(script, { env, detached: true, execArgv: [...process.execArgv, ...options] });
       child.on('message', (message) => {
         if (!isReady(message)) return;
         wasReady = true;

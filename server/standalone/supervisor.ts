@@ -55,6 +55,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const childEnv = {
     ...env,
     // See Dockerfile.server.
+    MALLOC_ARENA_MAX: env.MALLOC_ARENA_MAX ?? '2',
     MALLOC_TRIM_THRESHOLD_: env.MALLOC_TRIM_THRESHOLD_ ?? '33554432',
     UV_THREADPOOL_SIZE: env.UV_THREADPOOL_SIZE || '16',
     HOST: host,
@@ -71,6 +72,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const server = keepRunning({
     name: 'server',
     script: new URL('../main.js', import.meta.url),
+    options: ['--max-semi-space-size=4'],
     env: serverEnv,
     log,
   });

@@ -26,6 +26,12 @@ const ATTEMPTS = 4;
 /** Sockets for sending. A store that is overloaded answers 503. */
 const MAX_SOCKETS = 128;
 
+/**
+ * Sockets for bodies that are read from the spool or the store while they are sent. Hundreds of slow uploads may end
+ * together: few at a time need less memory, and the first have their answers early.
+ */
+const MAX_SOCKETS_READ = 16;
+
 export interface S3Connection {
   client: S3Client;
   /** For addresses that are handed out. */
@@ -46,6 +52,7 @@ export function openConnection(config: S3Config): S3Connection {
   const agent = new Agent({ keepAlive: true });
   // A separate agent: downloads hold sockets as long as their clients read, and must not keep uploads waiting.
   const sendAgent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
+  const sendReadAgent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS_READ });
   const handler = new NodeHttpHandler({
     connectionTimeout: CONNECT_MS,
     requestTimeout: ANSWER_MS,
@@ -73,7 +80,7 @@ export function openConnection(config: S3Config): S3Connection {
     // Never with checksums: the server that signs an address does not know the bytes that will be sent there.
     publicClient: clientFor(config.publicEndpoint ?? config.endpoint, 'WHEN_REQUIRED'),
     config,
-    put: putTo(createRequester(config, client, sendAgent), {
+    put: putTo(createRequester(config, client, sendAgent, sendReadAgent), {
       withMd5: config.checksums === 'when_supported',
       connectMs: CONNECT_MS,
     }),

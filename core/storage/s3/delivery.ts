@@ -25,6 +25,8 @@ export class Delivery {
   private readonly underWay = new Map<Step, Promise<void>>();
   private commits = Promise.resolve();
   private isFinishing = false;
+  /** Whether `failed` has aborted: a plain field, because it is read for every chunk. */
+  hasFailed = false;
   private lastCommit = Date.now();
   private reserving: Promise<void> | undefined;
   private readonly failure = new AbortController();
@@ -58,7 +60,8 @@ export class Delivery {
 
   /** @param error is what finish() throws */
   fail(error: unknown): void {
-    if (this.failed.aborted) return;
+    if (this.hasFailed) return;
+    this.hasFailed = true;
     this.hurry();
     this.failure.abort(toAppError(error));
     this.onChange();
@@ -72,7 +75,7 @@ export class Delivery {
 
   /** Makes sure that there is a multipart upload, and that a part number is reserved for it. */
   reserve(): void {
-    if (this.journal.hasNumber() || this.failed.aborted) return;
+    if (this.journal.hasNumber() || this.hasFailed) return;
     this.reserving ??= this.makeNumbers()
       .catch((error: unknown) => {
         this.journal.strayed();
@@ -113,7 +116,7 @@ export class Delivery {
     const { kind, key, number, replaces, total } = step;
     // The segments may come from earlier steps of this request: they must be stored before they can be read.
     if (replaces.length > 0) await Promise.all(earlier);
-    if (this.failed.aborted) return;
+    if (this.hasFailed) return;
     const own = held.body();
     const { signal } = this.giveUp;
     const body: Body = {
@@ -179,8 +182,8 @@ export class Delivery {
     await Promise.all(this.underWay.values());
     // No commit may follow the last one, which gives part numbers back.
     this.isFinishing = true;
-    await this.enqueue(() => this.journal.lastCommit(this.failed.aborted));
-    if (!this.failed.aborted) return;
+    await this.enqueue(() => this.journal.lastCommit(this.hasFailed));
+    if (!this.hasFailed) return;
     this.objects.deleteLater(this.journal.leftovers());
     throw this.failed.reason;
   }

@@ -18,11 +18,27 @@ interface Free {
   most: number;
 }
 
-function recycle(blocks: Buffer[]): void {
-  for (const block of blocks) {
-    const free = block.length === BLOCK ? large : small;
-    if (free.blocks.length < free.most) free.blocks.push(block);
+/** Consecutive bytes in blocks. All blocks but the last are full. */
+interface Run {
+  blocks: Buffer[];
+  /** Bytes in the last block. */
+  end: number;
+}
+
+function recycle(runs: Run[]): void {
+  for (const { blocks } of runs) {
+    for (const block of blocks) {
+      const free = block.length === BLOCK ? large : small;
+      if (free.blocks.length < free.most) free.blocks.push(block);
+    }
   }
+}
+
+/** Views of the bytes. They are made only when they are needed: the collector would move what lives for a second. */
+function viewsOf(runs: Run[]): Uint8Array[] {
+  return runs.flatMap(({ blocks, end }) =>
+    blocks.map((block, i) => (i < blocks.length - 1 ? block : block.subarray(0, end))),
+  );
 }
 
 /** The bytes of one part, segment or object: the first of them in a spool file, or none, and the rest in memory. */
@@ -33,11 +49,8 @@ export class Held {
   memory = 0;
   /** When the first byte came, in milliseconds of performance.now(). */
   since = 0;
-  private chunks: Uint8Array[] = [];
-  /** The last bytes lie in this block, which has room behind them. */
-  private block: { bytes: Buffer; end: number } | undefined;
-  /** Blocks in which chunks lie. */
-  private blocks: Buffer[] = [];
+  /** The bytes in memory, without those that are being written. */
+  private runs: Run[] = [];
   private isDropped = false;
   private file: SpoolFile | undefined;
   private writing: Promise<void> | undefined;
@@ -57,16 +70,18 @@ export class Held {
     if (this.size === 0) this.since = performance.now();
     this.size += chunk.byteLength;
     this.memory += chunk.byteLength;
+    if (this.runs.length === 0) this.runs.push({ blocks: [], end: 0 });
+    const run = this.runs[this.runs.length - 1] as Run;
     for (let done = 0; done < chunk.byteLength; ) {
-      if (!this.block || this.block.end === this.block.bytes.length) {
-        this.seal();
-        this.block = { bytes: this.nextBlock(), end: 0 };
-        this.blocks.push(this.block.bytes);
+      let block = run.blocks[run.blocks.length - 1];
+      if (!block || run.end === block.length) {
+        block = this.nextBlock();
+        run.blocks.push(block);
+        run.end = 0;
       }
-      const { bytes, end } = this.block;
-      const count = Math.min(bytes.length - end, chunk.byteLength - done);
-      bytes.set(chunk.subarray(done, done + count), end);
-      this.block.end += count;
+      const count = Math.min(block.length - run.end, chunk.byteLength - done);
+      block.set(count === chunk.byteLength ? chunk : chunk.subarray(done, done + count), run.end);
+      run.end += count;
       done += count;
     }
   }
@@ -74,12 +89,6 @@ export class Held {
   private nextBlock(): Buffer {
     const isLarge = this.memory > BLOCK;
     return (isLarge ? large : small).blocks.pop() ?? Buffer.allocUnsafeSlow(isLarge ? BLOCK : SMALL_BLOCK);
-  }
-
-  /** Makes a chunk of the bytes in the block. */
-  private seal(): void {
-    if (this.block) this.chunks.push(this.block.bytes.subarray(0, this.block.end));
-    this.block = undefined;
   }
 
   /**
@@ -92,17 +101,16 @@ export class Held {
     if (bytes === 0 || this.writing) return 0;
     this.file ??= this.spool.create();
     if (!this.file.reserve(bytes)) return 0;
-    this.seal();
-    const { length } = this.chunks;
-    const blocks = this.blocks.length;
+    const { runs } = this;
+    this.runs = [];
     this.memory = 0;
-    this.writing = this.file.write([...this.chunks], bytes).then((isWritten) => {
+    this.writing = this.file.write(viewsOf(runs), bytes).then((isWritten) => {
       this.writing = undefined;
-      if (isWritten && !this.isDropped) {
-        this.chunks.splice(0, length);
-        recycle(this.blocks.splice(0, blocks));
+      if (isWritten) {
+        recycle(runs);
       } else {
         this.memory += bytes;
+        this.runs.unshift(...runs);
       }
       if (this.isDropped) this.drop();
       done();
@@ -112,15 +120,14 @@ export class Held {
 
   /** All bytes, when no more are added: an array if they are in memory. May be read more than once. */
   body(): Uint8Array[] | (() => AsyncIterable<Uint8Array>) {
-    this.seal();
-    if (!this.isOnDisk) return this.chunks;
+    if (!this.isOnDisk) return viewsOf(this.runs);
     return () => this.read();
   }
 
   private async *read(): AsyncGenerator<Uint8Array> {
     await this.writing;
     if (this.file) yield* this.file.read();
-    yield* this.chunks;
+    yield* viewsOf(this.runs);
   }
 
   /** Drops all bytes. Nothing may read the body any more. */
@@ -128,9 +135,7 @@ export class Held {
     this.isDropped = true;
     this.file?.close();
     if (this.writing) return;
-    recycle(this.blocks);
-    this.blocks = [];
-    this.chunks = [];
-    this.block = undefined;
+    recycle(this.runs);
+    this.runs = [];
   }
 }

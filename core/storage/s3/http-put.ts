@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import { AppError } from '../../errors.js';
@@ -33,7 +34,7 @@ export interface PutRequest {
 /** Bytes that can be sent more than once. */
 export interface Body {
   size: number;
-  /** In memory, or read anew for each attempt. */
+  /** In memory, or read anew for each attempt; then a chunk may be valid only until the next one is asked for. */
   chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
   /** Whether bytes are read back from the store itself. */
   isReadBack?: boolean;
@@ -76,7 +77,12 @@ export function putTo(
     for (let attempt = 1; ; attempt++) {
       let began = false;
       try {
-        const outgoing = await request({ ...put, method: 'PUT', headers });
+        const outgoing = await request({
+          ...put,
+          method: 'PUT',
+          headers,
+          isRead: typeof body.chunks === 'function',
+        });
         return await send(outgoing, body, options.connectMs, () => {
           began = true;
         });
@@ -126,6 +132,8 @@ async function send(
   let sent = true;
   try {
     if (typeof body.chunks === 'function') {
+      // Not before: hundreds of bodies may wait for a connection, and none of them should be in memory meanwhile.
+      if (!outgoing.socket) await Promise.race([once(outgoing, 'socket'), answered]);
       sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
       // Do not end an incomplete request: the agent would reuse its socket while the store waits for the rest.
       if (sent) outgoing.end();
@@ -175,7 +183,7 @@ async function sendStream(
     while (!over) {
       const next = await unlessOver(chunks.next());
       if (next?.done) return true;
-      if (next && !outgoing.write(next.value)) await unlessOver(drained(outgoing));
+      if (next) await unlessOver(write(outgoing, next.value));
     }
     return false;
   } finally {
@@ -184,12 +192,13 @@ async function sendStream(
   }
 }
 
-function drained(outgoing: ClientRequest): Promise<void> {
+/** Resolves when the system has taken the chunk, so that its memory can be used again, or when the request has ended. */
+function write(outgoing: ClientRequest, chunk: Uint8Array): Promise<void> {
   return new Promise((resolve) => {
-    const done = () => {
-      outgoing.off('drain', done).off('close', done);
+    outgoing.once('close', resolve);
+    outgoing.write(chunk, () => {
+      outgoing.off('close', resolve);
       resolve();
-    };
-    outgoing.on('drain', done).on('close', done);
+    });
   });
 }

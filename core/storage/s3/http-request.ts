@@ -13,6 +13,8 @@ export type Requester = (request: {
   query?: Record<string, string>;
   headers?: Record<string, string>;
   signal?: AbortSignal | undefined;
+  /** Whether the body is read from the spool or from the store while it is sent. */
+  isRead?: boolean;
 }) => Promise<ClientRequest>;
 
 /** The store answered with a refusal. */
@@ -38,6 +40,7 @@ export function createRequester(
   { endpoint, bucket, region, forcePathStyle }: S3Config,
   client: S3Client,
   agent: http.Agent,
+  agentForRead = agent,
 ): Requester {
   const signer = new SignatureV4({
     credentials: client.config.credentials,
@@ -58,7 +61,7 @@ export function createRequester(
   const folder = base.pathname.replace(/\/$/, '');
   const send = base.protocol === 'https:' ? https.request : http.request;
 
-  return async ({ method, key, query = {}, headers = {}, signal }) => {
+  return async ({ method, key, query = {}, headers = {}, signal, isRead }) => {
     const path = `${folder}/${key}`;
     const signed = await signer.sign(
       new HttpRequest({
@@ -85,7 +88,7 @@ export function createRequester(
       port: base.port || undefined,
       path: search ? `${path}?${search}` : path,
       headers: signed.headers,
-      agent,
+      agent: isRead ? agentForRead : agent,
       signal,
     });
   };

@@ -80,7 +80,7 @@ export class S3Sink implements UploadSink, Holder {
   }
 
   write(chunk: Uint8Array): Promise<void> | undefined {
-    if (this.hasEnded || this.failed.aborted) return undefined;
+    if (this.hasEnded || this.delivery.hasFailed) return undefined;
     this.pace.note(chunk.byteLength, performance.now());
     this.pending = this.pending ? Buffer.concat([this.pending, chunk]) : chunk;
     this.advance();
@@ -91,7 +91,7 @@ export class S3Sink implements UploadSink, Holder {
     try {
       this.due = 'end';
       this.advance();
-      while (this.due === 'end' && !this.failed.aborted) await this.full?.promise;
+      while (this.due === 'end' && !this.delivery.hasFailed) await this.full?.promise;
       await this.delivery.finish();
     } finally {
       this.hasEnded = true;
@@ -132,12 +132,12 @@ export class S3Sink implements UploadSink, Holder {
   /** Does what is possible now. */
   private advance(): void {
     try {
-      while (!this.failed.aborted && this.moveOn());
-      if (!this.failed.aborted) this.provide();
+      while (!this.delivery.hasFailed && this.moveOn());
+      if (!this.delivery.hasFailed) this.provide();
     } catch (error) {
       this.delivery.fail(error);
     }
-    if (this.failed.aborted) this.drop();
+    if (this.delivery.hasFailed) this.drop();
     this.blockOrWake();
   }
 
@@ -226,7 +226,7 @@ export class S3Sink implements UploadSink, Holder {
   /** While the sink can take no more, write() returns a promise. */
   private blockOrWake(): void {
     const isBlocked =
-      !this.failed.aborted &&
+      !this.delivery.hasFailed &&
       (this.pending !== undefined || this.due === 'end' || this.isFull() || this.next.memory > this.credit);
     if (isBlocked && !this.full) {
       let resolve = () => {};

@@ -12,8 +12,8 @@ import { writeAll } from '../write-all.js';
  * it is open. All files together are bounded, and leave the disk's reserve free.
  */
 
-/** Bytes of one read. Small, because hundreds of parts may be sent, or wait for a connection, at a time. */
-const READ = 64 * 1024;
+/** Bytes of one read. */
+const READ = 256 * 1024;
 
 /** How long the spool is not used after a failure, in milliseconds. */
 const REST_MS = 30_000;
@@ -31,7 +31,7 @@ export interface SpoolFile {
   reserve(bytes: number): boolean;
   /** Writes bytes for which room is taken. One write at a time. @returns whether all of them are in the file */
   write(chunks: Uint8Array[], bytes: number): Promise<boolean>;
-  /** Reads all that is written. */
+  /** Reads all that is written. A chunk is valid until the next one is asked for. */
   read(): AsyncGenerator<Uint8Array>;
   /** Drops the bytes and gives the room back. */
   close(): void;
@@ -135,10 +135,10 @@ export function createSpool(
           }
         },
         async *read() {
+          const buffer = Buffer.allocUnsafeSlow(Math.min(READ, size));
           for (let at = 0; at < size; ) {
-            const buffer = Buffer.allocUnsafeSlow(Math.min(READ, size - at));
             const bytesRead = await use(
-              async () => (await handle?.read(buffer, 0, buffer.length, at))?.bytesRead,
+              async () => (await handle?.read(buffer, 0, Math.min(buffer.length, size - at), at))?.bytesRead,
             );
             if (!bytesRead) throw new Error('the spool has lost bytes');
             at += bytesRead;
