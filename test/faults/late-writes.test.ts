@@ -12,8 +12,11 @@ import { until } from '../support/until.js';
  */
 
 let installation: Installation;
+/** Whether the server stands still. What comes to S3 from then on is not its own. */
+let isStopped: boolean;
 
 beforeEach(async () => {
+  isStopped = false;
   installation = await install({ parts: ['server', 'server-2'] });
 });
 afterEach(() => installation?.close());
@@ -67,9 +70,11 @@ async function beginStalled({ length, before, patch, operation, checksum }: Case
     offset += size;
   }
   const key = await storageKeyOf(processes, upload.id);
+  // Also further attempts: the server gives one up after ten seconds, and the other uploads may take longer to begin.
   const pause = s3.pauseAt(
-    (request) => request.key.startsWith(key) && request.operation === operation,
+    (request) => !isStopped && request.key.startsWith(key) && request.operation === operation,
     'before',
+    true,
   );
   const body = content.subarray(offset, offset + patch);
   const sum = `sha1 ${createHash('sha1').update(body).digest('base64')}`;
@@ -124,6 +129,7 @@ test.each([
   const other = user.at(() => processes.urlOf('server-2'));
   const stalled = await Promise.all(CASES.map(beginStalled));
   process.kill(processes.pid('server'), 'SIGSTOP');
+  isStopped = true;
   const contents: Buffer[] = [];
   try {
     const wake = async () => {
