@@ -34,6 +34,7 @@ const ERRORS = {
   locked: [423, 'The upload is in use'],
   rate_limited: [429, 'Too many requests'],
   headers_too_large: [431, 'The headers are too large'],
+  chunk_mismatch: [460, 'Checksum Mismatch'],
   internal: [500, 'Internal error'],
   parser_died: [500, 'The process that read the content died'],
   unavailable: [503, 'Temporarily unavailable'],

@@ -413,6 +413,8 @@ test('tus headers', async () => {
     'Upload-Defer-Length',
     'Content-Type',
     'Upload-Metadata',
+    'Upload-Checksum',
+    'Trailer',
   ];
   const odd = [
     ...VALUES,
@@ -424,6 +426,11 @@ test('tus headers', async () => {
     'partial',
     'final;/uploads/x',
     'sha1 YQ==',
+    'sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=, sha1',
+    'md5  XrY7u+Ae7tCTyyK7j1rNww==',
+    'toString YQ==',
+    'Upload-Checksum',
+    'upload-checksum, Upload-Offset',
     '9223372036854775808',
   ];
   await attempt([
@@ -433,7 +440,7 @@ test('tus headers', async () => {
         request: formRequest(
           'POST',
           '/uploads',
-          { ...bearer(user), ...TUS, 'Upload-Length': '5', [name]: value },
+          { ...bearer(user), ...TUS, ...OCTETS, 'Upload-Length': '5', [name]: value },
           'abc',
         ),
       })),

@@ -139,6 +139,29 @@ describe.each(FORMS)('on %s', (_name, openForm) => {
     await expectCompletedOnce(processes, user, idOf(location), content);
   });
 
+  test('a body that does not fit its Content-Digest counts for nothing, and may be sent again', async () => {
+    const content = randomBytes(200_000);
+    const location = await careful();
+    for (const name of ['sha-256', 'sha-512']) {
+      const wrong = { 'Content-Digest': digest(name, Buffer.from('another')) };
+      const refused = await patch(location, { offset: 0, last: true, body: content, headers: wrong });
+      expect(refused).toMatchObject({ status: 422, headers: { 'upload-complete': '?0' } });
+      expect(JSON.parse(refused.body).code).toBe('checksum_mismatch');
+      expect(await offsetOf(location)).toBe(0);
+    }
+    const half = content.subarray(0, 100_000);
+    const headers = { 'Content-Digest': `${digest('sha-256', half)}, md5=:AAAA:` };
+    const piece = await patch(location, { offset: 0, last: false, body: half, chunked: true, headers });
+    expect(piece).toMatchObject({ status: 204, headers: { 'upload-offset': '100000' } });
+    await patch(location, { offset: half.length, last: true, body: content.subarray(half.length) });
+    await expectCompletedOnce(processes, user, idOf(location), content);
+
+    const wrong = { 'Upload-Complete': '?1', 'Content-Digest': digest('sha-256', half) };
+    const created = await ask('POST', '/api/files', { headers: wrong, body: content });
+    expect(created).toMatchObject({ status: 422, headers: { 'upload-complete': '?0' } });
+    expect(await offsetOf(String(created.interim[0]?.location))).toBe(0);
+  });
+
   test('a newer request ends the older one, which gets no answer', async () => {
     const content = randomBytes(300_000);
     const sent = open(processes.url, user, 'POST', '/uploads', {
@@ -257,6 +280,8 @@ describe('on files', () => {
     const status = async (headers: Record<string, string>) =>
       (await ask('PATCH', location, { ...none, headers })).status;
     const right = { 'Content-Type': PARTIAL, 'Upload-Offset': '0', 'Upload-Complete': '?0' };
+    const unknown = await say(processes.url, { token: 'x' }, 'PATCH', location, { ...none, headers: right });
+    expect(unknown).toMatchObject({ status: 401, headers: { 'upload-complete': '?0' } });
     expect(await status({ ...right, 'Content-Type': 'text/plain' })).toBe(415);
     expect(await status({ ...right, 'Content-Encoding': 'gzip' })).toBe(415);
     expect(await status({ ...right, 'Upload-Offset': '-1' })).toBe(400);
@@ -290,6 +315,9 @@ describe('on files', () => {
     expect((await user.tus('PATCH', byTus, rest, 'def')).status).toBe(204);
     const file = await expectCompletedOnce(processes, user, idOf(byTus), Buffer.from('abcdef'));
     expect(file.filename).toBe('both.txt');
+
+    const part = await user.create(3, { 'Upload-Concat': 'partial' });
+    expect((await ask('HEAD', part)).status).toBe(409);
 
     const other = await careful(8, { 'Upload-Length': '6' });
     expect((await user.tus('PATCH', other, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);

@@ -1,4 +1,8 @@
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { resolve } from 'node:path';
 import type { Browser } from 'playwright-core';
 import * as tus from 'tus-js-client';
@@ -16,6 +20,7 @@ const RETRY_DELAYS = [0, 200, 500, 1000, 2000, 4000, 8000];
 let processes: Processes;
 let user: TestUser;
 let browser: Browser | undefined;
+let pages: Server | undefined;
 
 beforeAll(async () => {
   processes = await startProcesses();
@@ -25,6 +30,7 @@ beforeEach(async () => {
 });
 afterAll(async () => {
   await browser?.close();
+  pages?.close();
   await processes?.close();
 });
 
@@ -119,19 +125,25 @@ test('tus-js-client goes on after it was itself ended', async () => {
   await expectFour(idOf(url ?? ''), content);
 });
 
+/** Serves a page with Uppy, which is not of the server's origin. @returns its address */
+async function servePage(): Promise<string> {
+  const bundle = await readFile(resolve('node_modules/uppy/dist/uppy.min.mjs'));
+  pages = createServer((req, res) => {
+    const isPage = req.url === '/';
+    res.setHeader('Content-Type', isPage ? 'text/html' : 'text/javascript');
+    res.end(isPage ? '<!doctype html><title>Uppy</title>' : bundle);
+  });
+  pages.listen(0, 'localhost');
+  await once(pages, 'listening');
+  return `http://localhost:${(pages.address() as AddressInfo).port}/`;
+}
+
 test('Uppy in a browser, on a page of another origin, goes on after the server was killed', async () => {
   browser = await launchBrowser();
   const page = await browser.newPage();
-  const origin = 'http://localhost:1';
-  await page.route(`${origin}/`, (route) =>
-    route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>Uppy</title>' }),
-  );
-  await page.route(`${origin}/uppy.mjs`, (route) =>
-    route.fulfill({ path: resolve('node_modules/uppy/dist/uppy.min.mjs'), contentType: 'text/javascript' }),
-  );
   const kill = killAfter(6 * MIB);
   await page.exposeFunction('noteProgress', kill.progress);
-  await page.goto(`${origin}/`);
+  await page.goto(await servePage());
   const result = await page.evaluate(upload, {
     endpoint: `${processes.url}/uploads`,
     token: user.token,

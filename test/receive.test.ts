@@ -1,6 +1,12 @@
 import { createHash } from 'node:crypto';
 import { AppError } from '../core/errors.js';
-import { BytesLost, type Progress, type StoredUpload, type UploadSink } from '../core/storage/storage.js';
+import {
+  BytesLost,
+  type CommitTime,
+  type Progress,
+  type StoredUpload,
+  type UploadSink,
+} from '../core/storage/storage.js';
 import type { LedgerDeps } from '../core/uploads/commit.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { LeaseLost, UploadEnded } from '../core/uploads/errors.js';
@@ -70,6 +76,7 @@ function openSink() {
   let ending: ReturnType<typeof createLatch> | undefined;
   let offset = 0;
   let commit: (progress: Progress) => Promise<void> = async () => {};
+  let time: CommitTime | undefined;
   const reach = () => commit({ offset: offset + taken.join('').length });
   const sink: UploadSink = {
     write(chunk) {
@@ -78,6 +85,7 @@ function openSink() {
     },
     failed: failed.signal,
     hurry: () => void calls.push('hurry'),
+    fail: (error) => failed.abort(error),
     async end() {
       calls.push('end');
       await ending?.opened;
@@ -86,13 +94,15 @@ function openSink() {
     },
   };
   return {
-    async open(upload: StoredUpload, onProgress: typeof commit): Promise<UploadSink> {
+    async open(upload: StoredUpload, onProgress: typeof commit, when?: CommitTime): Promise<UploadSink> {
       offset = upload.offset;
       commit = onProgress;
+      time = when;
       return sink;
     },
     taken,
     calls,
+    time: () => time,
     commit: reach,
     /** Lets end() take until the returned function is called. */
     holdEnd() {
@@ -260,6 +270,75 @@ test('digests are of all bytes; each commit is reported', async () => {
     expect([name, digest]).toEqual([name, createHash(name).update('abcdef').digest()]);
   }
   expect(Object.keys(digests)).toEqual(['sha256', 'sha1']);
+});
+
+describe('a body that has to be verified', () => {
+  const WRONG = new Error('wrong');
+
+  test('counts at its end, after it was verified', async () => {
+    const lease = await begin(6);
+    const body = openSource();
+    const sink = openSink();
+    const verified: string[] = [];
+    const receiving = receive(over(sink.open), lease, body.source, {
+      digests: ['md5', 'crc32', 'crc32c'],
+      async verify(digests) {
+        expect(await offsetOf(lease)).toBe(0);
+        for (const [name, digest] of Object.entries(digests))
+          verified.push(`${name} ${digest.toString('hex')}`);
+      },
+    });
+    await body.opened;
+    body.give('abc');
+    body.give('def');
+    body.close();
+    await receiving;
+    expect(sink.time()).toBe('at the end');
+    // Of `abcdef`, by other programs.
+    expect(verified).toEqual(['md5 e80b5017098950fc58aad83c8c14978e', 'crc32 4b8e39ef', 'crc32c 53bceff1']);
+    expect(await offsetOf(lease)).toBe(6);
+  });
+
+  const CASES: [
+    name: string,
+    spoil: (body: ReturnType<typeof openSource>, stop: AbortController) => void,
+    error: object,
+  ][] = [
+    ['is wrong', (body) => body.close(), { message: 'wrong' }],
+    ['breaks off', (body) => body.breakOff(), { message: 'broken off' }],
+    ['has to stop', (_body, stop) => stop.abort(), { code: 'locked', retryable: true }],
+    ['is too long', (body) => body.give('defg'), { code: 'too_large' }],
+  ];
+  test.each(CASES)('and %s counts not at all', async (name, spoil, error) => {
+    const lease = await begin(6);
+    const body = openSource();
+    const stop = new AbortController();
+    let calls = 0;
+    const receiving = receive(over(openSink().open), lease, body.source, {
+      stop: stop.signal,
+      verify() {
+        calls++;
+        throw WRONG;
+      },
+    });
+    await body.opened;
+    body.give('abc');
+    spoil(body, stop);
+    await expect(receiving).rejects.toMatchObject(error);
+    expect(calls).toBe(name === 'is wrong' ? 1 : 0);
+    expect(lease.upload.offset).toBe(0);
+    expect(await offsetOf(lease)).toBe(0);
+  });
+
+  test('of a complete upload is verified, too', async () => {
+    const lease = await begin(0);
+    const body = openSource();
+    const verify = () => Promise.reject(WRONG);
+    const receiving = receive(over(openSink().open), lease, body.source, { verify });
+    await body.opened;
+    body.close();
+    await expect(receiving).rejects.toBe(WRONG);
+  });
 });
 
 test('a quota cuts a body after the last byte that has room', async () => {

@@ -84,9 +84,14 @@ class World {
 /** A request that writes to the upload under a lease of its own. */
 class Request {
   private readonly journal: Journal;
+  /** Whether its bytes count at its end only. */
+  private readonly isHeldBack: boolean;
+  /** The offset at its begin. */
+  private readonly start: number;
   private readonly began: { step: Step; range: Range; isOver: boolean; isStored: boolean }[] = [];
   private committing: Progress | undefined;
   private failed = false;
+  private isEnding = false;
   private static keys = 0;
 
   constructor(
@@ -94,7 +99,9 @@ class Request {
     private readonly lease: number,
     private readonly random: Random,
   ) {
-    this.journal = new Journal(world.upload);
+    this.isHeldBack = random.chance(0.4);
+    this.start = world.upload.offset;
+    this.journal = new Journal(world.upload, this.isHeldBack ? 'at the end' : 'on the way');
   }
 
   /** Does something that may happen in a request. */
@@ -183,6 +190,9 @@ class Request {
     this.committing = undefined;
     if (random.chance(0.9)) {
       world.apply(progress);
+      if (this.isHeldBack && !this.isEnding && world.upload.offset !== this.start) {
+        throw new Error(`bytes before ${world.upload.offset} count before the end`);
+      }
       // Deleting may fail.
       for (const key of journal.committedIt()) if (random.chance(0.9)) world.objects.delete(key);
       return;
@@ -200,7 +210,13 @@ class Request {
     while (this.began.some(({ isOver }) => !isOver)) this.settle();
     while (this.committing) this.answerCommit();
     if (!this.journal.isClosed) {
-      this.committing = this.journal.lastCommit();
+      this.isEnding = true;
+      // The body may turn out to be wrong.
+      if (this.isHeldBack && this.random.chance(0.3)) this.failed = true;
+      const isVain = this.isHeldBack && this.failed;
+      this.committing = this.journal.lastCommit(this.failed);
+      if (isVain && (this.committing?.offset ?? this.start) !== this.start)
+        throw new Error('bytes count in vain');
       while (this.committing) this.answerCommit();
     }
     if (!this.failed) {

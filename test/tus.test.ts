@@ -97,6 +97,10 @@ describe('core protocol', () => {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('Tus-Version')).toBe('1.0.0');
     expect(answer.headers.get('Tus-Extension')?.split(',').sort()).toEqual([
+      'checksum',
+      'checksum-trailer',
+      'concatenation',
+      'concatenation-unfinished',
       'creation',
       'creation-defer-length',
       'creation-with-upload',
@@ -104,6 +108,7 @@ describe('core protocol', () => {
       'termination',
     ]);
     expect(answer.headers.get('Tus-Max-Size')).toBe(String(MAX));
+    expect(answer.headers.get('Tus-Checksum-Algorithm')).toBe('sha1,sha256,sha512,md5,crc32,crc32c');
   });
 
   test('an upload in two parts becomes a file of the same id and the same bytes', async () => {

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import type { ClientRequest } from 'node:http';
 import { findUpload } from './support/aftermath.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
@@ -116,6 +116,21 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       await expectContent(idOf(path), content);
     },
   );
+
+  test('a half-open connection with a checksum makes way, too, and nothing of it counts', async () => {
+    const content = randomBytes(200_000);
+    const headers = { 'Upload-Checksum': `md5 ${createHash('md5').update(content).digest('base64')}` };
+    const path = await first.create(content.length);
+    const body = { offset: 0, length: content.length, sent: content.subarray(0, 150_000) };
+    const half = openHalf(processes.url, first, path, body, headers);
+    const status = statusOf(half);
+    await whenHeld(idOf(path));
+    expect(await offsetAt(second, path)).toBe(0);
+    expect(await status).toBe(423);
+    const answer = await second.tus('PATCH', path, { 'Upload-Offset': '0', ...headers }, content as BodyInit);
+    expect(answer.status).toBe(204);
+    await expectContent(idOf(path), content);
+  });
 
   test('a server that stands still loses its lease, and changes nothing when it wakes up', async () => {
     const length = 12 * MIB;

@@ -3,14 +3,14 @@ import type { Limiter } from '../concurrency.js';
 import type { ByteBudget } from './byte-budget.js';
 import type { DiskRoom } from './disk-room.js';
 import { storageError } from './object-file.js';
-import type { UploadSink } from './storage.js';
+import type { CommitTime, UploadSink } from './storage.js';
 import { writeAll } from './write-all.js';
 
 /*
  * How a file grows: in place, from the ledger's offset on. Chunks that arrive during a write are gathered and written
  * together, one write at a time. Every CHECKPOINT bytes or CHECKPOINT_MS, and at the end, the file is synced and the
  * offset is committed; the writes go on meanwhile. Bytes in the file beyond the ledger's offset do not count and are
- * overwritten.
+ * overwritten. So a request whose bytes count at its end only needs nothing but a single commit.
  */
 
 /** When one upload has gathered this many unwritten bytes, it is full. */
@@ -39,6 +39,7 @@ export function openFileSink(
   handle: FileHandle,
   start: number,
   commit: (offset: number) => Promise<void>,
+  time: CommitTime = 'on the way',
 ): UploadSink {
   const failed = new AbortController();
   let gathered: Uint8Array[] = [];
@@ -80,6 +81,7 @@ export function openFileSink(
   }
 
   function startSyncIfDue(): void {
+    if (time === 'at the end') return;
     const isDue = written - committed >= CHECKPOINT || Date.now() - lastSync >= CHECKPOINT_MS;
     if (isDue && !failed.signal.aborted) syncing ??= sync();
   }
@@ -131,12 +133,15 @@ export function openFileSink(
     hurry() {
       // A local disk is not asked to hurry: it answers, or it is broken.
     },
+    fail: drop,
     async end() {
       try {
         await waiting;
         await writing;
         await syncing;
-        // Also after a failed write: the bytes before it are kept, so that the client can resume after them.
+        // Also after a failed write: the bytes before it are kept, so that the client can resume after them. Unless all
+        // bytes count or none.
+        if (time === 'at the end' && failed.signal.aborted) mayCommit = false;
         if (mayCommit && written > committed) await sync();
         failed.signal.throwIfAborted();
       } finally {

@@ -68,13 +68,13 @@ export async function openFileStorage(
   };
 
   const uploads: UploadStore = {
-    async open({ key, offset, length }, commit) {
+    async open({ key, offset, length }, commit, time) {
       await room.require();
       const handle = await openStored(path(key), offset);
       const commitAt = async (reached: number) => {
         await commit({ offset: reached, ...((await isWhole(reached)) ? { objectKey: key } : {}) });
       };
-      return openFileSink(shared, handle, offset, commitAt);
+      return openFileSink(shared, handle, offset, commitAt, time);
 
       /**
        * Whether the file is the whole object. In an upload of unknown length, a broken connection may have left bytes

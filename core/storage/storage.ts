@@ -133,14 +133,25 @@ export interface Progress {
   objectKey?: string;
 }
 
+/**
+ * When the bytes of a request count. `on the way`: now and then while they arrive, so that a broken connection or a
+ * killed server costs few of them. `at the end`: all of them or none, because they are still to be verified.
+ */
+export type CommitTime = 'on the way' | 'at the end';
+
 export interface UploadStore {
   /**
    * Opens an upload for writing at its offset. Calls `commit` with offsets before which all bytes are on stable
-   * storage: now and then on the way, and at the end. Calls of `commit` never overlap. When `commit` throws, nothing more
+   * storage: now and then on the way, and at the end. With `at the end`, the offset moves with the last call only, and
+   * not at all if the sink has failed. Calls of `commit` never overlap. When `commit` throws, nothing more
    * is written; an AppError says that the ledger has refused and changed nothing.
    * @throws {AppError} storage_full, unavailable; {BytesLost} when acknowledged bytes are gone
    */
-  open(upload: StoredUpload, commit: (progress: Progress) => Promise<void>): Promise<UploadSink>;
+  open(
+    upload: StoredUpload,
+    commit: (progress: Progress) => Promise<void>,
+    time?: CommitTime,
+  ): Promise<UploadSink>;
   /**
    * Makes the object of an upload whose bytes are all committed. May be called again, for example when an earlier call
    * made the object and its answer was lost.
@@ -177,6 +188,8 @@ export interface UploadSink {
    * From now on what is being written has only a few seconds left: another request waits, or the body has broken off.
    */
   hurry(): void;
+  /** Nothing more is stored: the bytes are not what they should be. @param error is what end() throws */
+  fail(error: unknown): void;
   /**
    * Stores and commits all bytes that write() took, and gives every resource back. Call it exactly once, also after
    * `failed`.

@@ -1,5 +1,5 @@
 import { Upload } from '../database/entities/upload.js';
-import { queryEntities } from '../database/rows.js';
+import { execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import type { Progress, Storage, StoredUpload } from '../storage/storage.js';
 import type { CreationDeps } from './create.js';
@@ -110,13 +110,12 @@ export async function declareLength(
  * already, and this process's writes may arrive after that. Errors are ignored: the caller reports its own failure.
  */
 export async function cleanUpAgain({ database }: Pick<LedgerDeps, 'database'>, id: string): Promise<void> {
-  await database
-    .query(
-      `UPDATE uploads SET untidy = true, discarded_at = CASE WHEN status = 'finished' THEN discarded_at END
+  await execute(
+    database,
+    `UPDATE uploads SET untidy = true, discarded_at = CASE WHEN status = 'finished' THEN discarded_at END
        WHERE id = $1 AND status <> 'uploading'`,
-      [id],
-    )
-    .catch(() => {});
+    [id],
+  ).catch(() => {});
 }
 
 /**
@@ -129,12 +128,11 @@ export async function noteFailure(
   { id, epoch }: Lease,
   error?: Upload['error'],
 ): Promise<void> {
-  await database
-    .query(
-      'UPDATE uploads SET untidy = true, error = coalesce($3, error) WHERE id = $1 AND lease_epoch = $2',
-      [id, epoch, error ? JSON.stringify(error) : null],
-    )
-    .catch(() => {});
+  await execute(
+    database,
+    'UPDATE uploads SET untidy = true, error = coalesce($3, error) WHERE id = $1 AND lease_epoch = $2',
+    [id, epoch, error ? JSON.stringify(error) : null],
+  ).catch(() => {});
 }
 
 /** Finds out whether a lease was lost because the upload was ended, so that the client does not retry. */
@@ -143,9 +141,11 @@ export async function explainLoss(
   id: string,
   error: LeaseLost,
 ): Promise<LeaseLost | UploadEnded> {
-  const ended: unknown[] = await database
-    .query(`SELECT FROM uploads WHERE id = $1 AND status IN ('expired', 'terminated')`, [id])
-    .catch(() => []);
+  const ended = await queryRows(
+    database,
+    `SELECT FROM uploads WHERE id = $1 AND status IN ('expired', 'terminated')`,
+    [id],
+  ).catch(() => []);
   return ended.length > 0 ? new UploadEnded(error) : error;
 }
 

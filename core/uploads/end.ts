@@ -3,7 +3,7 @@ import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
-import { queryEntities } from '../database/rows.js';
+import { execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { NewEvent } from '../events/types.js';
@@ -68,7 +68,7 @@ export async function abandonUpload(
     if (tokenId) await returnToken(manager, tokenId);
     const upload = await lock(manager, 'id = $1', id);
     if (!upload) throw new UploadEnded();
-    if (tokenId) await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
+    if (tokenId) await execute(manager, 'UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [id]);
     return end(manager, upload, actor);
   });
   lease.leave();
@@ -141,13 +141,13 @@ export async function endRefusedUploadOf(
 ): Promise<void> {
   const upload = await lock(manager, 'upload_token_id = $1', uploadTokenId);
   if (!upload) return;
-  await manager.query('UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [upload.id]);
+  await execute(manager, 'UPDATE uploads SET upload_token_id = NULL WHERE id = $1', [upload.id]);
   const isRefused = await manager.getRepository(File).existsBy({ id: upload.id, status: 'failed' });
   if (isRefused) await end(manager, upload, actor);
 }
 
 async function returnToken(manager: EntityManager, id: string): Promise<void> {
-  await manager.query('UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [id]);
+  await execute(manager, 'UPDATE upload_tokens SET used_at = NULL WHERE id = $1', [id]);
 }
 
 /** Not FOR UPDATE: that would conflict with a worker whose statement checks the file's foreign key to the upload. */
@@ -173,7 +173,8 @@ async function end(
 ): Promise<string[] | undefined> {
   const { id, kind, status } = upload;
   if (status === 'expired' || status === 'terminated') throw new UploadEnded();
-  await manager.query(
+  await execute(
+    manager,
     `UPDATE uploads SET status = 'terminated', ${FORGET_DESCRIPTION}, lease_holder = NULL,
        lease_epoch = lease_epoch + 1, failures = 0, retry_at = NULL,
        discarded_at = CASE WHEN status = 'finished' AND NOT untidy THEN now() END
@@ -219,10 +220,11 @@ export async function giveBack(
   }
   const ids = [...owners.keys()];
   if (ids.length > 1) {
-    await manager.query('SELECT FROM users WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE', [ids]);
+    await execute(manager, 'SELECT FROM users WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE', [ids]);
   }
   if (ids.length > 0) {
-    await manager.query(
+    await execute(
+      manager,
       `UPDATE users SET used_bytes = used_bytes - bytes, used_files = used_files - files
        FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS held (owner_id, bytes, files)
        WHERE users.id = owner_id`,

@@ -1,6 +1,5 @@
-import { createHash } from 'node:crypto';
 import { AppError } from '../errors.js';
-import { BytesLost, type UploadSink } from '../storage/storage.js';
+import { BytesLost, type CommitTime, type Progress, type UploadSink } from '../storage/storage.js';
 import {
   cleanUpAgain,
   commitProgress,
@@ -9,10 +8,12 @@ import {
   type LedgerDeps,
   toStored,
 } from './commit.js';
+import { createDigest, type DigestName } from './digests.js';
 import { loseUpload } from './end.js';
 import { LeaseLost } from './errors.js';
+import { createGate, type Failure, type Gate } from './gate.js';
 import type { Lease } from './lease.js';
-import { openReservation, type Reservation, reserve } from './quota.js';
+import { openReservation, reserve } from './quota.js';
 
 /*
  * The only loop that moves bytes: from a source (a socket, a decoder, a file of a form) to the sink of the store.
@@ -21,7 +22,8 @@ import { openReservation, type Reservation, reserve } from './quota.js';
  * made for a chunk. Only when the sink is full, or room has to be reserved, does `take` answer with a promise, and the
  * source pauses until it resolves. Downstream one call says stop, `source.end()`; the source then gives nothing more.
  * Whatever has been taken by then is stored and committed, also when the client has broken off, so that it can resume
- * after these bytes.
+ * after these bytes. The exception is a body that has to be verified: its bytes count when all of them are here and are
+ * right, and otherwise none of them does.
  */
 
 /** Gives the bytes of one request. */
@@ -38,16 +40,23 @@ export interface ByteSource {
 /** Takes a chunk. @returns undefined: give more; a promise, which never rejects: give nothing until it resolves */
 export type Take = (chunk: Uint8Array) => Promise<void> | undefined;
 
-export interface ReceiveOptions<Algorithm extends string> {
+export interface ReceiveOptions<Name extends DigestName> {
   /** Aborts when the request must let go: the bytes that have arrived by then are stored. */
   stop?: AbortSignal;
-  /** Hash algorithms of node:crypto, to be computed over the bytes of this request. */
-  digests?: readonly Algorithm[];
+  /** Digests to be computed over the bytes of this request. */
+  digests?: readonly Name[];
+  /**
+   * Verifies the body when all of it is here. If this is given, its bytes count at the end only, and if it throws, or
+   * the body breaks off or has to stop before its end, none of them does.
+   */
+  verify?(digests: Digests<Name>): void | Promise<void>;
   /** Whether the end of the body is the end of the upload. It then declares the length, if that is unknown. */
   last?: boolean;
   /** Called after each commit. @param offset all bytes before it survive a power cut */
   onCommitted?(offset: number): void;
 }
+
+export type Digests<Name extends DigestName> = Record<Name, Buffer>;
 
 /** The most bytes that this upload may still get. */
 export function bytesLeft({ maxUploadSize }: Pick<LedgerDeps, 'maxUploadSize'>, { upload }: Lease): number {
@@ -59,19 +68,21 @@ export function bytesLeft({ maxUploadSize }: Pick<LedgerDeps, 'maxUploadSize'>, 
  * Stores the bytes of `source` at the upload's offset. Afterwards `lease.upload` has the new offset, also if this throws.
  * @returns the digests of the bytes
  * @throws {AppError} too_large and quota_exceeded after the last byte that fits was stored; storage_full; unavailable;
- * {BytesLost}; {LeaseLost} when another request has taken the lease; {UploadEnded}; and the errors of the source
+ * {BytesLost}; {LeaseLost} when another request has taken the lease; {UploadEnded}; locked when a body that has to be
+ * verified must stop before its end; and the errors of `verify` and of the source
  */
-export async function receive<Algorithm extends string = never>(
+export async function receive<Name extends DigestName = never>(
   deps: LedgerDeps,
   lease: Lease,
   source: ByteSource,
-  options: ReceiveOptions<Algorithm> = {},
-): Promise<Record<Algorithm, Buffer>> {
+  options: ReceiveOptions<Name> = {},
+): Promise<Digests<Name>> {
   const { direct, offset, length } = lease.upload;
   if (direct) {
     throw new AppError('wrong_state', { detail: 'The parts of this upload are sent to the storage itself' });
   }
-  const hashes = (options.digests ?? []).map((name) => [name, createHash(name)] as const);
+  const hashes = (options.digests ?? []).map((name) => [name, createDigest(name)] as const);
+  const digests = {} as Digests<Name>;
   const gate = createGate({
     most: bytesLeft(deps, lease),
     end: source.end,
@@ -80,11 +91,21 @@ export async function receive<Algorithm extends string = never>(
     },
     reservation: length === null ? openReservation(deps, lease) : undefined,
   });
+  const flow: Flow = {
+    source,
+    gate,
+    stop: options.stop,
+    time: options.verify ? 'at the end' : 'on the way',
+    async atEnd() {
+      for (const [name, hash] of hashes) digests[name] = hash.digest();
+      await options.verify?.(digests);
+    },
+  };
   try {
     // Nothing is left to store for a complete upload. The body is still read, so that one that is too long is noticed.
-    if (offset === length) await pour(source, gate, undefined, options.stop);
-    else await store(deps, lease, source, gate, options);
-    if (options.last && length === null && !options.stop?.aborted) {
+    if (offset === length) await pour(flow, undefined);
+    else await store(deps, lease, flow, options.onCommitted);
+    if (options.last && lease.upload.length === null && !options.stop?.aborted) {
       await declareLength(deps, lease, lease.upload.offset);
     }
   } finally {
@@ -94,23 +115,32 @@ export async function receive<Algorithm extends string = never>(
       await reserve(deps.database.manager, deps.quota, lease, { target: null }).catch(() => {});
     }
   }
-  return Object.fromEntries(hashes.map(([name, hash]) => [name, hash.digest()])) as Record<Algorithm, Buffer>;
+  return digests;
+}
+
+/** How the bytes of one request come from its source. */
+interface Flow {
+  source: ByteSource;
+  gate: Gate;
+  stop: AbortSignal | undefined;
+  time: CommitTime;
+  /** Called when the source has ended, before its last bytes count. */
+  atEnd(): Promise<void>;
 }
 
 /** @throws as receive() */
 async function store(
   deps: LedgerDeps,
   lease: Lease,
-  source: ByteSource,
-  gate: Gate,
-  { stop, onCommitted }: Pick<ReceiveOptions<string>, 'stop' | 'onCommitted'>,
+  flow: Flow,
+  onCommitted: ReceiveOptions<never>['onCommitted'],
 ): Promise<void> {
+  const commit = async (progress: Progress) => {
+    await commitProgress(deps, lease, progress);
+    tell(onCommitted, progress.offset);
+  };
   try {
-    const sink = await deps.storage.uploads.open(toStored(lease.upload), async (progress) => {
-      await commitProgress(deps, lease, progress);
-      tell(onCommitted, progress.offset);
-    });
-    await pour(source, gate, sink, stop);
+    await pour(flow, await deps.storage.uploads.open(toStored(lease.upload), commit, flow.time));
   } catch (error) {
     if (error instanceof LeaseLost) {
       await cleanUpAgain(deps, lease.id);
@@ -122,7 +152,7 @@ async function store(
 }
 
 /** The bytes are committed: an error of the listener changes nothing about that. */
-function tell(onCommitted: ReceiveOptions<string>['onCommitted'], offset: number): void {
+function tell(onCommitted: ReceiveOptions<never>['onCommitted'], offset: number): void {
   try {
     onCommitted?.(offset);
   } catch {
@@ -133,19 +163,16 @@ function tell(onCommitted: ReceiveOptions<string>['onCommitted'], offset: number
 /**
  * Lets the bytes of a source flow through the gate into a sink, and ends the sink.
  * @param sink undefined: there is nothing left to store
- * @throws the first error of the sink; if it has none, that of the gate; if that has none, that of the source
+ * @throws the first error of the sink; if it has none, that of the gate; if that has none, that of the source or of
+ * `atEnd`
  */
-async function pour(
-  source: ByteSource,
-  gate: Gate,
-  sink: UploadSink | undefined,
-  stop: AbortSignal | undefined,
-): Promise<void> {
+async function pour(flow: Flow, sink: UploadSink | undefined): Promise<void> {
+  const { source, gate, stop } = flow;
   const letGo = () => {
     sink?.hurry();
     source.end();
   };
-  let broken: { error: unknown } | undefined;
+  let broken: Failure | undefined;
   if (stop?.aborted) letGo();
   stop?.addEventListener('abort', letGo);
   sink?.failed.addEventListener('abort', source.end);
@@ -155,86 +182,28 @@ async function pour(
     broken = { error };
     sink?.hurry();
   }
+  let failure: Failure | undefined;
   try {
     await gate.settled();
+    failure = gate.refusal() ?? broken;
+    if (!failure && !sink?.failed.aborted) failure = await complete(flow);
+    if (failure && flow.time === 'at the end') sink?.fail(failure.error);
     await sink?.end();
   } finally {
     // Not before: a request may be asked to let go while its last bytes are being stored.
     stop?.removeEventListener('abort', letGo);
   }
-  gate.throwIfRefused();
-  if (broken) throw broken.error;
+  if (failure) throw failure.error;
 }
 
-/** Lets the bytes of one request pass as far as the size cap and the owner's quota allow. */
-interface Gate {
-  take(chunk: Uint8Array, sink: Pick<UploadSink, 'write'> | undefined): Promise<void> | undefined;
-  /** Waits for the chunk that waits for room. */
-  settled(): Promise<void>;
-  /** @throws {AppError} too_large, quota_exceeded; {LeaseLost} */
-  throwIfRefused(): void;
-}
-
-/**
- * @param options.most bytes; a chunk that goes beyond them is refused as a whole
- * @param options.reservation undefined: room for all bytes is reserved already
- * @param options.end called at the first refusal
- */
-function createGate(options: {
-  most: number;
-  hash: (chunk: Uint8Array) => void;
-  reservation: Reservation | undefined;
-  end: () => void;
-}): Gate {
-  const { most, hash, reservation, end } = options;
-  let passed = 0;
-  let refusal: { error: unknown } | undefined;
-  let reserving: Promise<void> | undefined;
-
-  function refuse(error: unknown): undefined {
-    refusal ??= { error };
-    end();
+/** Never rejects. */
+async function complete({ stop, time, atEnd }: Flow): Promise<Failure | undefined> {
+  if (stop?.aborted && time === 'at the end') {
+    const detail = 'Another request waits for this upload, or the server shuts down: send these bytes again';
+    return { error: new AppError('locked', { detail, retryable: true }) };
   }
-
-  function pass(chunk: Uint8Array, sink: Pick<UploadSink, 'write'> | undefined): Promise<void> | undefined {
-    passed += chunk.byteLength;
-    hash(chunk);
-    return sink?.write(chunk);
-  }
-
-  /** Never rejects. */
-  async function passWithinQuota(
-    room: Reservation,
-    chunk: Uint8Array,
-    sink: Pick<UploadSink, 'write'> | undefined,
-  ): Promise<void> {
-    try {
-      const fits = (await room.extend(passed + chunk.byteLength)) - passed;
-      if (fits > 0) await pass(fits < chunk.byteLength ? chunk.subarray(0, fits) : chunk, sink);
-      if (fits < chunk.byteLength) refuse(await room.exceeded());
-    } catch (error) {
-      refuse(error);
-    }
-  }
-
-  return {
-    take(chunk, sink) {
-      if (refusal) return undefined;
-      const reached = passed + chunk.byteLength;
-      if (reached > most) {
-        return refuse(
-          new AppError('too_large', { detail: `The body exceeds the ${most} bytes that are left` }),
-        );
-      }
-      if (!reservation || reached <= reservation.bytes()) return pass(chunk, sink);
-      reserving = passWithinQuota(reservation, chunk, sink);
-      return reserving;
-    },
-    async settled() {
-      await reserving;
-    },
-    throwIfRefused() {
-      if (refusal) throw refusal.error;
-    },
-  };
+  return atEnd().then(
+    () => undefined,
+    (error: unknown) => ({ error }),
+  );
 }

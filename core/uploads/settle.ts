@@ -1,6 +1,7 @@
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
+import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
@@ -62,7 +63,8 @@ export async function settle(
 export async function assemble(deps: LedgerDeps, lease: Lease, signal?: AbortSignal): Promise<void> {
   const { upload } = lease;
   if (upload.objectKey !== null) return;
-  const parts: Part[] = await deps.database.query(
+  const parts = await queryRows<Part>(
+    deps.database,
     'SELECT number, size::float8 AS size, etag FROM upload_parts WHERE upload_id = $1 ORDER BY number',
     [upload.id],
   );

@@ -2,10 +2,11 @@ import { AppError } from '../../core/errors.js';
 import { declareLength } from '../../core/uploads/commit.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
+import { abandon } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { takeBody } from './body.js';
 import { type Call, completeness, leaseOf } from './call.js';
-import { abandon, type UploadDeps } from './create.js';
+import type { UploadDeps } from './create.js';
 import { finish } from './finish.js';
 import { limitsOf } from './limits.js';
 import { BeyondLength, CompletedUpload, MismatchingOffset } from './problems.js';
@@ -37,7 +38,7 @@ export async function append(deps: UploadDeps, call: Call, id: string): Promise<
     await declare(deps, call, head.isLast);
     await takeBody(deps, call, { source: readBody(req), isLast: head.isLast, content });
   } catch (error) {
-    if (error instanceof BeyondLength && dialect.overflowEnds) await abandon(deps, call);
+    if (error instanceof BeyondLength && dialect.overflowEnds) await abandon(deps, call, lease);
     throw error;
   }
   if (head.isLast) return finish(deps, call);

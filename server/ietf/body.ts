@@ -10,6 +10,7 @@ import type { Digests } from './request.js';
 const HASHES = { 'sha-256': 'sha256', 'sha-512': 'sha512' } as const;
 
 type Algorithm = keyof typeof HASHES;
+type HashName = (typeof HASHES)[Algorithm];
 
 /**
  * Takes the body of a request into the upload, and tells the client of each commit.
@@ -29,10 +30,14 @@ export async function takeBody(
   const known = lease.upload.length !== null;
   let told = lease.upload.offset;
   const algorithms = [...new Set([...also, ...(Object.keys(content) as Algorithm[])])];
+  const verify = (found: Partial<Record<HashName, Buffer>>) => {
+    if (!fits(renamed(found), content)) throw new ContentMismatch();
+  };
   const found = await receive(deps, lease, source, {
     stop: call.stop,
     digests: algorithms.map((name) => HASHES[name]),
     last: isLast,
+    ...(Object.keys(content).length > 0 ? { verify } : {}),
     onCommitted(offset) {
       if (offset > told) tellProgress(call, offset);
       told = offset;
@@ -44,13 +49,19 @@ export async function takeBody(
     throw isBeyond ? new BeyondLength(lease.upload.length) : error;
   });
   if (call.stop.aborted && !call.req.readableEnded) throw new LetGo();
-  const digests: Digests = {};
-  for (const name of algorithms) digests[name] = found[HASHES[name]];
-  if (!fits(digests, content)) throw new ContentMismatch();
   const { offset, length } = lease.upload;
   if (isLast && offset !== length) {
     if (call.stop.aborted) throw new LetGo();
     throw new InconsistentLength(`The upload ends after ${offset} bytes; ${length} were announced`);
+  }
+  return renamed(found);
+}
+
+/** Digests under their names in RFC 9530. */
+function renamed(found: Partial<Record<HashName, Buffer>>): Digests {
+  const digests: Digests = {};
+  for (const [name, hash] of Object.entries(HASHES) as [Algorithm, HashName][]) {
+    if (found[hash]) digests[name] = found[hash];
   }
   return digests;
 }

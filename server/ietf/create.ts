@@ -1,11 +1,10 @@
 import { AppError } from '../../core/errors.js';
-import { abandonUpload } from '../../core/uploads/end.js';
 import type { Keys } from '../auth/keys.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
 import { isForm } from '../plain/form-files.js';
 import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
-import { beginUpload, type UploadDeps as SharedDeps } from '../uploads/steps.js';
+import { abandon, beginUpload, type UploadDeps as SharedDeps } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { fits, takeBody } from './body.js';
 import { type Call, completeness, leaseOf, locationOf, tellLocation } from './call.js';
@@ -52,7 +51,7 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
     const answer = isLast ? await finish(deps, call, digests['sha-256']) : continued(deps, call);
     return { ...answer, headers: { Location: location, ...answer.headers } };
   } catch (error) {
-    if (isFinal(error, call)) await abandon(deps, call);
+    if (isFinal(error, call)) await abandon(deps, call, leaseOf(call));
     throw error;
   }
 }
@@ -98,12 +97,4 @@ function continued(deps: UploadDeps, call: Call): Answer {
       ...limitsOf(deps, call.dialect, upload),
     },
   };
-}
-
-/** Ends the upload and gives its token back. If that fails, the upload expires like any abandoned one. */
-export async function abandon(deps: UploadDeps, call: Call): Promise<void> {
-  const lease = leaseOf(call);
-  await abandonUpload(deps, lease, call.actor, call.principal().uploadToken?.id).catch((error: unknown) =>
-    deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended'),
-  );
 }

@@ -45,7 +45,9 @@ export async function answerError(
   const dialect = dialectOf(req);
   setErrorHeaders(res, error);
   if (error.status === 413) setAll(res, limitsOf(deps, dialect, call?.lease?.upload));
-  if (dialect.tellsOnErrors) setAll(res, completeness(dialect, isFinal(error, call)));
+  if (dialect.tellsOnErrors && ['POST', 'PUT', 'PATCH'].includes(req.method)) {
+    setAll(res, completeness(dialect, isFinal(req, error, call)));
+  }
   if (error instanceof UploadRefused && error.answer) {
     const { status, headers = {}, body = '' } = error.answer;
     setAll(res, headers);
@@ -81,8 +83,8 @@ function isToComeAgain(error: AppError): boolean {
  * when the full representation data was not transmitted in the case that the server decides to generate an early response
  * when processing the targeted resource."
  */
-function isFinal(error: AppError, call: Call | undefined): boolean {
+function isFinal({ method }: Request, error: AppError, call: Call | undefined): boolean {
   if (error instanceof UploadProblem || error instanceof ContentMismatch) return false;
   if (VERDICTS.includes(error.code)) return true;
-  return !call?.located && call?.lease === undefined;
+  return method !== 'PATCH' && call?.lease === undefined;
 }

@@ -19,13 +19,13 @@ const OTHER_VALUE = new RegExp(`^(?:[^\\s,;":()]+)${PARAMETERS}`);
 
 /** @returns undefined for any other value: "Other values MUST cause the entire header field to be ignored." */
 export function parseBoolean(field: string | undefined): boolean | undefined {
-  const [, digit] = BOOLEAN.exec(trim(field)) ?? [];
+  const [, digit] = BOOLEAN.exec(field?.trim() ?? '') ?? [];
   return digit === undefined ? undefined : digit === '1';
 }
 
 /** @returns undefined for any other value, and for a negative one */
 export function parseWholeNumber(field: string | undefined): number | undefined {
-  const [, digits] = WHOLE_NUMBER.exec(trim(field)) ?? [];
+  const [, digits] = WHOLE_NUMBER.exec(field?.trim() ?? '') ?? [];
   return digits === undefined ? undefined : Number(digits);
 }
 
@@ -67,8 +67,4 @@ export function writeBoolean(value: boolean): string {
 /** A dictionary with one member, which is bytes. */
 export function writeDigest(algorithm: string, digest: Buffer): string {
   return `${algorithm}=:${digest.toString('base64')}:`;
-}
-
-function trim(field = ''): string {
-  return field.replace(/^ +| +$/g, '');
 }

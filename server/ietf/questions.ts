@@ -60,7 +60,8 @@ export async function cancel(deps: UploadDeps, call: Call, id: string): Promise<
 /** @throws {AppError} gone, wrong_state */
 export async function requireActive(deps: UploadDeps, upload: Upload): Promise<void> {
   await requireAlive(deps, upload);
-  if (upload.kind !== 'file') {
+  const { kind, status } = upload;
+  if (kind === 'partial' || (kind === 'final' && status !== 'finished')) {
     throw new AppError('wrong_state', { detail: 'This upload is part of a concatenation: go on with tus' });
   }
 }

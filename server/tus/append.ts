@@ -2,6 +2,8 @@ import type { Request } from 'express';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { declareLength } from '../../core/uploads/commit.js';
+import type { DigestName } from '../../core/uploads/digests.js';
+import type { Digests } from '../../core/uploads/receive.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { type UploadCall, uploadIdOf } from '../uploads/call.js';
 import {
@@ -12,6 +14,7 @@ import {
   settleIfWhole,
   type UploadDeps,
 } from '../uploads/steps.js';
+import { readChecksum } from './checksum.js';
 import { refuseFinal } from './concat.js';
 import { expiryOf, readBytes, requireOctets, type TusAnswer } from './headers.js';
 
@@ -25,6 +28,7 @@ export async function append(deps: UploadDeps, call: UploadCall): Promise<TusAns
   refuseCoding(req);
   const offset = readOffset(req);
   const length = readBytes(req, 'Upload-Length');
+  const check = readChecksum(req);
 
   const lease = await call.acquire(id);
   refuseFinal(lease.upload);
@@ -32,12 +36,22 @@ export async function append(deps: UploadDeps, call: UploadCall): Promise<TusAns
   // "The Upload-Offset header's value MUST be equal to the current offset of the resource. … If the offsets do not
   // match, the Server MUST respond with the 409 Conflict status without modifying the upload resource."
   if (offset !== lease.upload.offset) throw new OffsetConflict(lease.upload.offset, offset);
-  if (length !== undefined) {
-    requireNewLength(lease.upload, length);
-    await declareLength(deps, lease, length);
-  }
+  if (length !== undefined) requireLength(lease.upload, length);
+  const declare = async () => {
+    if (length !== undefined && lease.upload.length === null) await declareLength(deps, lease, length);
+  };
+  if (!check) await declare();
   requireRoomForBody(deps, call, lease);
-  await receiveBody(deps, call, lease);
+  // If the checksum is wrong, "the upload and its offset MUST NOT be updated", so the length does not count either.
+  const checked = check && {
+    digests: check.digests,
+    limit: length && length - offset,
+    async verify(found: Digests<DigestName>) {
+      check.verify(found);
+      await declare();
+    },
+  };
+  await receiveBody(deps, call, lease, checked);
   await settleIfWhole(deps, call, lease);
   // "The Server MUST acknowledge successful PATCH requests with the 204 No Content status. It MUST include the
   // Upload-Offset header containing the new offset." Upload-Expires "MUST be included in every PATCH response if the
@@ -57,7 +71,9 @@ function readOffset(req: Request): number {
  * PATCH request, once the length is known. Once set the length MUST NOT be changed."
  * @throws {AppError} invalid_request
  */
-function requireNewLength({ offset, length }: Upload, declared: number): void {
+function requireLength({ offset, length }: Upload, declared: number): void {
+  // A client that has had no answer may repeat it.
+  if (length === declared) return;
   if (length !== null) {
     throw new AppError('invalid_request', {
       detail: `The length of this upload is known, ${length} bytes: send no Upload-Length`,

@@ -4,12 +4,14 @@ import { refuseCoding } from '../http/content-coding.js';
 import { originOf } from '../http/origin.js';
 import type { UploadCall } from '../uploads/call.js';
 import {
+  abandon,
   beginUpload,
   receiveBody,
   requireRoomForBody,
   settleIfWhole,
   type UploadDeps,
 } from '../uploads/steps.js';
+import { ChunkRefused, readChecksum } from './checksum.js';
 import { concatenate, readConcat } from './concat.js';
 import { expiryOf, hasBody, isOctets, readBytes, requireOctets, type TusAnswer } from './headers.js';
 import { describeUpload } from './metadata.js';
@@ -37,12 +39,17 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   const withUpload = isOctets(req);
   // "The Upload-Length header MAY be set to 0, indicating that the Client wants to upload an empty file. Such an upload
   // is immediately complete after its creation".
+  const check = withUpload ? readChecksum(req) : undefined;
   const goesOn = withUpload || length === 0;
   if (withUpload) requireFit(req, length);
   const { upload, lease } = await beginUpload(deps, call, { length, description, goesOn, concat });
   if (lease && withUpload) {
     requireRoomForBody(deps, call, lease);
-    await receiveBody(deps, call, lease);
+    await receiveBody(deps, call, lease, check).catch(async (error: unknown) => {
+      // The client does not know the new upload's URL and has to create another one.
+      if (error instanceof ChunkRefused) await abandon(deps, call, lease);
+      throw error;
+    });
   }
   if (lease) await settleIfWhole(deps, call, lease);
   const row = lease?.upload ?? upload;

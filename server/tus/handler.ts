@@ -76,6 +76,8 @@ function answerError({ refusals, log }: TusDeps, { req, res, gone }: UploadCall,
     log.error({ err: thrown, requestId: req.id }, 'tus request failed');
   setErrorHeaders(res, error);
   if (error instanceof UploadRefused && error.answer) return { headers: {}, ...error.answer };
+  // This status is not of HTTP but of tus.
+  if (error.code === 'chunk_mismatch') res.statusMessage = error.title;
   // Clients take any failed HEAD except 423 for the loss of the upload and send all of it again.
   const status = req.method === 'HEAD' && error.status >= 500 ? 423 : error.status;
   return {

@@ -1,5 +1,6 @@
 import type { Config } from '../../core/config.js';
 import { ALLOWED_ALWAYS, EXPOSED_ALWAYS } from '../http/cors.js';
+import { ALGORITHMS } from './checksum.js';
 import type { TusAnswer } from './headers.js';
 
 /* What this server speaks, for clients and for the browsers of pages of other origins. */
@@ -10,6 +11,8 @@ const EXTENSIONS = [
   'creation',
   'creation-with-upload',
   'creation-defer-length',
+  'checksum',
+  'checksum-trailer',
   'expiration',
   'termination',
   'concatenation',
@@ -21,21 +24,16 @@ export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 /** Headers of requests that pages of other origins may send. */
 const ALLOWED_HEADERS = [
   ...['Authorization', 'Content-Type', 'Tus-Resumable', 'X-HTTP-Method-Override'],
-  ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata', 'Upload-Offset'],
+  ...['Upload-Checksum', 'Upload-Concat', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata'],
+  'Upload-Offset',
   ...ALLOWED_ALWAYS,
 ];
 
 /** Headers of answers that pages of other origins may read. */
 export const EXPOSED_HEADERS = [
-  ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version'],
-  ...[
-    'Upload-Concat',
-    'Upload-Defer-Length',
-    'Upload-Expires',
-    'Upload-Length',
-    'Upload-Metadata',
-    'Upload-Offset',
-  ],
+  ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Tus-Checksum-Algorithm'],
+  ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata'],
+  'Upload-Offset',
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
@@ -54,6 +52,8 @@ export function answerOptions({
       'Tus-Version': VERSION,
       'Tus-Extension': EXTENSIONS,
       'Tus-Max-Size': maxUploadSize,
+      // "The Tus-Checksum-Algorithm header MUST be included in the response to an OPTIONS request."
+      'Tus-Checksum-Algorithm': ALGORITHMS.join(','),
       // PUT is that of server/ietf.
       'Access-Control-Allow-Methods': [...METHODS, 'PUT'].join(', '),
       'Access-Control-Allow-Headers': [...ALLOWED_HEADERS, ...corsHeaders].join(', '),

@@ -4,9 +4,12 @@ import { AppError } from '../../core/errors.js';
 import { type ConcatenateDeps, conclude } from '../../core/uploads/concatenate.js';
 import { type Concat, createUpload } from '../../core/uploads/create.js';
 import type { Description } from '../../core/uploads/description.js';
+import type { DigestName } from '../../core/uploads/digests.js';
+import { abandonUpload } from '../../core/uploads/end.js';
+import { UploadEnded } from '../../core/uploads/errors.js';
 import type { Lease } from '../../core/uploads/lease.js';
 import { getUpload, isOverdue, isTrashed } from '../../core/uploads/queries.js';
-import { bytesLeft, type ReceiveOptions, receive } from '../../core/uploads/receive.js';
+import { bytesLeft, type Digests, type ReceiveOptions, receive } from '../../core/uploads/receive.js';
 import { can } from '../auth/can.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readBody } from '../http/request-body.js';
@@ -96,17 +99,23 @@ export function requireRoomForBody(
   throw new AppError('too_large', { detail: `The body exceeds the ${left} bytes that are left` });
 }
 
-/** Stores the body of the request at the upload's offset. @throws as receive() */
-export async function receiveBody<Algorithm extends string = never>(
+/**
+ * Stores the body of the request at the upload's offset.
+ * @param options.limit bytes of the body; undefined: as many as the upload takes
+ * @throws as receive()
+ */
+export async function receiveBody<Name extends DigestName = never>(
   deps: UploadDeps,
   { req, res, stop }: UploadCall,
   lease: Lease,
-  options: Omit<ReceiveOptions<Algorithm>, 'stop'> = {},
-): Promise<Record<Algorithm, Buffer>> {
-  const digests = await receive(deps, lease, readBody(req), { ...options, stop });
-  // Nobody reads the rest of the body, so the connection must close.
-  if (stop.aborted) res.setHeader('Connection', 'close');
-  return digests;
+  { limit, ...options }: Omit<ReceiveOptions<Name>, 'stop'> & { limit?: number | undefined } = {},
+): Promise<Digests<Name>> {
+  try {
+    return await receive<Name>(deps, lease, readBody(req, limit), { ...options, stop });
+  } finally {
+    // Nobody reads the rest of the body, so the connection must close.
+    if (stop.aborted && !res.headersSent) res.setHeader('Connection', 'close');
+  }
 }
 
 /** Does what is due when all bytes of the upload are here: makes its file, or the file that it is a part of. @throws as conclude() */
@@ -117,6 +126,18 @@ export async function settleIfWhole(
   signal: AbortSignal = stop,
 ): Promise<void> {
   if (lease.upload.offset === lease.upload.length) await conclude(deps, lease, { actor, signal });
+}
+
+/**
+ * Ends an upload whose own request has failed, so that the client can create another one. If that fails too, the upload
+ * expires. Never throws.
+ */
+export async function abandon(deps: UploadDeps, call: UploadCall, lease: Lease): Promise<void> {
+  const tokenId = call.principal().uploadToken?.id;
+  await abandonUpload(deps, lease, call.actor, tokenId).catch((error: unknown) => {
+    if (error instanceof UploadEnded) return;
+    deps.log.warn({ err: error, uploadId: lease.id }, 'upload not ended');
+  });
 }
 
 /**

@@ -26,6 +26,8 @@ interface Way {
   further?: number[][];
   /** Whether the upload gets parts that no row names, as if a server had died just after it sent them. */
   strays?: boolean;
+  /** Whether each PATCH carries a checksum, and so counts as a whole or not at all. */
+  checksum?: boolean;
 }
 
 async function begin(way: Way) {
@@ -45,10 +47,10 @@ async function beginPartials(parts: number[][]) {
   return { content, ids, keys, finish };
 }
 
-async function beginOne({ sizes, strays }: Way) {
+async function beginOne({ sizes, strays, checksum }: Way) {
   const { processes, user } = installation;
   const content = takeContent(sizes);
-  const upload = await beginUpload(user, content, sizes);
+  const upload = await beginUpload(user, content, sizes, {}, checksum);
   const key = await storageKeyOf(processes, upload.id);
   let missing = strays;
   async function finish(gate = async () => {}): Promise<PiecewiseUpload> {
@@ -121,6 +123,7 @@ const WAYS: (Way & { name: string })[] = [
   { name: 'a small file in two pieces', sizes: [100_000, 50_000] },
   { name: 'two partial uploads', sizes: [6 * MIB], further: [[100_000, 50_000]] },
   { name: '12 MiB with strays', sizes: [9 * MIB, 3 * MIB], strays: true },
+  { name: '24 MiB in uneven pieces with checksums', sizes: UNEVEN, checksum: true },
 ];
 
 test.each(WAYS)('killed before and after each call: $name', async (way) => {

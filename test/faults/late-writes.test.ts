@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { expectCompletedOnce } from '../support/aftermath.js';
 import type { TestUser } from '../support/client.js';
 import { expectInOrder, type Installation, install } from '../support/installation.js';
@@ -27,6 +27,8 @@ interface Case {
   patch: number;
   /** The call to S3 at which it stands still. */
   operation: 'PutObject' | 'UploadPart';
+  /** Whether it has a checksum. */
+  checksum?: boolean;
 }
 
 const CASES: Case[] = [
@@ -42,10 +44,18 @@ const CASES: Case[] = [
   { name: 'a further segment', length: 20 * MIB, before: [8 * MIB, MIB], patch: MIB, operation: 'PutObject' },
   { name: 'the last part', length: 12 * MIB, before: [8 * MIB], patch: 4 * MIB, operation: 'UploadPart' },
   { name: 'a whole object', length: MIB, before: [], patch: MIB, operation: 'PutObject' },
+  {
+    ...{ name: 'a part with a checksum', length: 40 * MIB, before: [MIB], patch: 30 * MIB },
+    ...{ operation: 'UploadPart', checksum: true },
+  },
+  {
+    ...{ name: 'a further segment with a checksum', length: 20 * MIB, before: [MIB], patch: MIB },
+    ...{ operation: 'PutObject', checksum: true },
+  },
 ];
 
 /** Sends the PATCHes that are acknowledged, and then the one that stands still at S3. */
-async function beginStalled({ length, before, patch, operation }: Case) {
+async function beginStalled({ length, before, patch, operation, checksum }: Case) {
   const { user, processes, s3 } = installation;
   const content = randomBytes(length);
   const upload = await beginUpload(user, content, []);
@@ -61,13 +71,11 @@ async function beginStalled({ length, before, patch, operation }: Case) {
     (request) => request.key.startsWith(key) && request.operation === operation,
     'before',
   );
+  const body = content.subarray(offset, offset + patch);
+  const sum = `sha1 ${createHash('sha1').update(body).digest('base64')}`;
+  const headers = { 'Upload-Offset': String(offset), ...(checksum ? { 'Upload-Checksum': sum } : {}) };
   const stalled = user
-    .tus(
-      'PATCH',
-      upload.path,
-      { 'Upload-Offset': String(offset) },
-      content.subarray(offset, offset + patch) as BodyInit,
-    )
+    .tus('PATCH', upload.path, headers, body as BodyInit)
     .then((answer) => answer.status)
     .catch(() => undefined);
   await pause.reached;

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import type { Readable, Writable } from 'node:stream';
 
 // A shell in between kills the program when its own input ends, so the program ends with the tests, however they end.
-const GUARD = 'trap "" INT TERM HUP; "$@" & exec >&-; read -r _; kill -9 $!; wait';
+const GUARD = 'trap "" INT TERM HUP; "$@" 2>&1 & exec >&-; read -r _; kill -9 $!; wait';
 
 export interface Guarded {
-  /** The shell; its output is that of the program, and ends with it. */
+  /** The shell; its stdout is stdout and stderr of the program, and ends with it. */
   shell: ChildProcessByStdio<Writable, Readable, null>;
   /** SIGKILL, at once. */
   kill(): Promise<void>;

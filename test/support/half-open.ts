@@ -7,6 +7,7 @@ export function sendHalf(
   user: TestUser,
   path: string,
   body: { offset: number; length: number; sent: Uint8Array },
+  headers: Record<string, string> = {},
 ): ClientRequest {
   const half = request(`${url}${path}`, {
     method: 'PATCH',
@@ -16,6 +17,7 @@ export function sendHalf(
       'Upload-Offset': String(body.offset),
       'Content-Type': 'application/offset+octet-stream',
       'Content-Length': String(body.length),
+      ...headers,
     },
   });
   half.on('error', () => {});

@@ -1,12 +1,15 @@
 import { execFile } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { startDnsServer } from './dns-server.js';
 import { startGuarded } from './guarded.js';
 import { freePort } from './services/port.js';
+import { until } from './until.js';
 
 export interface Haproxy {
   /** Plain HTTP. */
@@ -17,8 +20,6 @@ export interface Haproxy {
   certificate: string;
   /** The environment by which a server listens where the proxy looks for it. */
   servers: { HOST: string; PORT: string; TRUST_PROXY: string }[];
-  /** Its output so far. */
-  log(): string;
   stop(): Promise<void>;
 }
 
@@ -51,18 +52,37 @@ export async function startHaproxy(serverCount: number): Promise<Haproxy> {
   shell.stdout.on('data', (chunk) => {
     log += chunk;
   });
+  const stop = async () => {
+    await kill();
+    dns.close();
+    await rm(folder, { recursive: true, force: true });
+  };
+  await until('HAProxy to listen', () => {
+    if (shell.stdout.readableEnded) throw new Error(`haproxy did not start: ${log}`);
+    return accepts(host, httpsPort);
+  }).catch(async (error) => {
+    await stop();
+    throw error;
+  });
   return {
     plainUrl: `http://${host}:${httpPort}`,
     url: `https://${host}:${httpsPort}`,
     certificate,
     servers: hosts.map((HOST) => ({ HOST, PORT: String(serverPort), TRUST_PROXY: '1' })),
-    log: () => log,
-    async stop() {
-      await kill();
-      dns.close();
-      await rm(folder, { recursive: true, force: true });
-    },
+    stop,
   };
+}
+
+async function accepts(host: string, port: number): Promise<boolean> {
+  const socket = connect(port, host);
+  try {
+    await once(socket, 'connect');
+    return true;
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
 }
 
 /** A certificate for an address, with its key in the same file, as HAProxy takes it. */

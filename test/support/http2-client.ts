@@ -3,17 +3,18 @@ import {
   type ClientHttp2Session,
   type ClientHttp2Stream,
   connect,
+  constants,
   type OutgoingHttpHeaders,
 } from 'node:http2';
 import type { TestUser } from './client.js';
 
-export interface Http2Answer {
+interface Http2Answer {
   status: number;
   headers: Record<string, string>;
   body: string;
 }
 
-export interface Http2Request {
+interface Http2Request {
   stream: ClientHttp2Stream;
   /** Rejects if the stream ends without an answer. */
   answer: Promise<Http2Answer>;
@@ -37,7 +38,10 @@ export async function openHttp2(url: string, certificate: string, user: TestUser
   const request: Http2Connection['request'] = (method, path, headers = {}) => {
     const all = { 'tus-resumable': '1.0.0', authorization: `Bearer ${user.token}`, ...headers };
     const stream = session.request({ ':method': method, ':path': path, ...all }, { endStream: false });
-    return { stream, answer: readAnswer(stream), pour: (bytes) => pourZeros(stream, bytes) };
+    const answer = readAnswer(stream);
+    // Some callers look at it only later.
+    answer.catch(() => {});
+    return { stream, answer, pour: (bytes) => pourZeros(stream, bytes) };
   };
   return {
     session,
@@ -61,8 +65,10 @@ async function readAnswer(stream: ClientHttp2Stream): Promise<Http2Answer> {
   stream.on('data', (chunk) => {
     answer.body += chunk;
   });
-  await new Promise<void>((resolve) => stream.once('close', resolve));
+  await new Promise<void>((resolve) => stream.once('end', resolve).once('close', resolve));
   if (answer.status === 0) throw new Error(`stream ${stream.id} ended with ${stream.rstCode}`);
+  // The rest of a body is of no use after the answer.
+  if (!stream.writableEnded) stream.close(constants.NGHTTP2_CANCEL);
   return answer;
 }
 

@@ -60,10 +60,19 @@ export async function fillIn(page: Page, email: string, password: string): Promi
 }
 
 /** Chooses a file for upload. @param folder where it may lie meanwhile */
-export async function choose(page: Page, folder: string, name: string, content: Buffer): Promise<void> {
-  const file = join(folder, name);
-  await writeFile(file, content);
-  await page.locator('#dashboard input[type=file]').first().setInputFiles(file);
+export function choose(page: Page, folder: string, name: string, content: Buffer): Promise<void> {
+  return chooseAll(page, folder, [[name, content]]);
+}
+
+/** Chooses files for upload, all at once. @param folder where they may lie meanwhile */
+export async function chooseAll(
+  page: Page,
+  folder: string,
+  files: [name: string, content: Buffer][],
+): Promise<void> {
+  for (const [name, content] of files) await writeFile(join(folder, name), content);
+  const input = page.locator('#dashboard input[type=file]').first();
+  await input.setInputFiles(files.map(([name]) => join(folder, name)));
 }
 
 /** @param count how many files were chosen */

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { idOf, type TestUser } from './client.js';
 import { until } from './until.js';
 
@@ -26,12 +27,16 @@ export const MIB = 1024 ** 2;
  */
 export const UNEVEN = [1, 9, 0.3, 6.2, 3, 4.5].map((size) => Math.round(size * MIB));
 
-/** Sends POST until one is answered. Uploads of unanswered POSTs are left to expire. */
+/**
+ * Sends POST until one is answered. Uploads of unanswered POSTs are left to expire.
+ * @param checksum whether each PATCH carries one; then it counts as a whole or not at all
+ */
 export async function beginUpload(
   user: TestUser,
   content: Buffer,
   sizes: number[],
   headers: Record<string, string> = {},
+  checksum = false,
 ): Promise<PiecewiseUpload> {
   const path = await until('an upload to be created', () =>
     user.create(content.length, headers).catch(() => undefined),
@@ -42,6 +47,7 @@ export async function beginUpload(
 
   function note(offset: number): void {
     if (offset < last()) throw new Error(`${path}: the offset went back from ${last()} to ${offset}`);
+    if (checksum && ![0, ...ends].includes(offset)) throw new Error(`${path}: ${offset} is within a PATCH`);
     acknowledged.push(offset);
   }
 
@@ -71,9 +77,11 @@ export async function beginUpload(
       while (last() < content.length) {
         await gate();
         const end = ends.find((offset) => offset > last()) ?? content.length;
-        const body = content.subarray(last(), end) as BodyInit;
+        const body = content.subarray(last(), end);
+        const sum = createHash('sha1').update(body).digest('base64');
+        const verified = checksum ? { 'Upload-Checksum': `sha1 ${sum}` } : {};
         const answer = await user
-          .tus('PATCH', path, { 'Upload-Offset': String(last()) }, body)
+          .tus('PATCH', path, { 'Upload-Offset': String(last()), ...verified }, body as BodyInit)
           .catch(() => undefined);
         if (answer?.status === 204) note(Number(answer.headers.get('Upload-Offset')));
         else await askOffset();

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { isConflict, isDatabaseAway } from '../../database/outage.js';
 import { AppError } from '../../errors.js';
-import { BytesLost, type Progress, type StoredUpload } from '../storage.js';
+import { BytesLost, type CommitTime, type Progress, type StoredUpload } from '../storage.js';
 import type { Held } from './held.js';
 import { type Body, S3Unavailable } from './http-put.js';
 import { Journal, type Step } from './journal.js';
@@ -38,8 +38,9 @@ export class Delivery {
     private readonly upload: StoredUpload,
     private readonly commit: (progress: Progress) => Promise<void>,
     private readonly onChange: () => void,
+    time?: CommitTime,
   ) {
-    this.journal = new Journal(upload);
+    this.journal = new Journal(upload, time);
   }
 
   /** The upload as it will be when all steps that have begun have succeeded. */
@@ -181,7 +182,7 @@ export class Delivery {
     await Promise.all(this.underWay.values());
     // No commit may follow the last one, which gives part numbers back.
     this.isFinishing = true;
-    await this.enqueue(() => this.journal.lastCommit());
+    await this.enqueue(() => this.journal.lastCommit(this.hasFailed));
     if (!this.hasFailed) return;
     this.objects.deleteLater(this.journal.leftovers());
     throw this.failed.reason;

@@ -1,4 +1,4 @@
-import type { Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
+import type { CommitTime, Part, Progress, Segment, StoredUpload, UploadState } from '../storage.js';
 import { bytesOf, type NextStep, type Planned, planOf } from './plan.js';
 
 /*
@@ -11,6 +11,10 @@ import { bytesOf, type NextStep, type Planned, planOf } from './plan.js';
  * part number is never used by two leases. For that, part numbers are reserved in the ledger before they are used
  * (WINDOW beyond the last one); at the end the numbers that cannot have reached the store are given back. A segment is
  * deleted after the commit that no longer names it.
+ *
+ * The bytes of a request may count at its end only. Then the commits on the way reserve part numbers and name nothing
+ * that is new. If such a request fails, its parts stay in the multipart upload, with numbers that no other part gets,
+ * until the object is made of the parts that the ledger names; see complete.ts.
  */
 
 /** Part numbers that are reserved at a time. */
@@ -56,7 +60,10 @@ export class Journal {
   /** Whether a commit has failed. */
   private closed = false;
 
-  constructor(upload: StoredUpload) {
+  constructor(
+    upload: StoredUpload,
+    private readonly time: CommitTime = 'on the way',
+  ) {
     this.planned = planOf(upload);
     this.committed = { offset: upload.offset, tail: [...this.planned.state.tail] };
     this.reserved = this.planned.state.nextPart;
@@ -127,8 +134,9 @@ export class Journal {
     if (kind === 'part') this.firstUnused = Math.max(this.firstUnused, number + 1);
   }
 
-  /** Bytes that are stored, without a gap, and not yet committed. */
+  /** Bytes that are stored, without a gap, and that the next commit names. */
   committable(): number {
+    if (this.time === 'at the end') return 0;
     return this.done().reduce((sum, { size }) => sum + size, 0);
   }
 
@@ -139,24 +147,26 @@ export class Journal {
 
   /** Begins a commit of all bytes that are stored without a gap, which also reserves part numbers. One at a time. */
   commit(): Progress {
-    return this.write(Math.max(this.planned.state.nextPart + WINDOW, this.reserved));
+    const done = this.time === 'at the end' ? [] : this.done();
+    return this.write(Math.max(this.planned.state.nextPart + WINDOW, this.reserved), done);
   }
 
   /**
    * Begins the last commit, when no step is under way any more. It gives unused part numbers back.
+   * @param failed whether the request has failed: bytes that were to count at its end count no more
    * @returns undefined when there is nothing to commit
    */
-  lastCommit(): Progress | undefined {
+  lastCommit(failed = false): Progress | undefined {
+    const done = failed && this.time === 'at the end' ? [] : this.done();
     const made = this.entries.some((entry) => entry.made);
     if (!made && !this.untidy && this.reserved === this.firstUnused) return undefined;
     // Stored steps behind a gap: the caller deletes their objects, but that may fail.
-    if (this.entries.slice(this.done().length).some((entry) => entry.made)) this.untidy = true;
-    return this.write(Math.max(this.firstUnused, 1));
+    if (this.entries.slice(done.length).some((entry) => entry.made)) this.untidy = true;
+    return this.write(Math.max(this.firstUnused, 1), done);
   }
 
-  private write(nextPart: number): Progress {
+  private write(nextPart: number, done: Entry[]): Progress {
     if (this.pending || this.closed) throw new Error('another commit is under way, or has failed');
-    const done = this.done();
     const tail = [...this.committed.tail];
     const parts: Part[] = [];
     let { offset } = this.committed;

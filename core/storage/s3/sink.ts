@@ -1,4 +1,4 @@
-import type { Progress, StoredUpload, UploadSink } from '../storage.js';
+import type { CommitTime, Progress, StoredUpload, UploadSink } from '../storage.js';
 import { Delivery } from './delivery.js';
 import { Held } from './held.js';
 import type { Holder, Memory } from './memory.js';
@@ -58,8 +58,9 @@ export class S3Sink implements UploadSink, Holder {
     upload: StoredUpload,
     commit: Commit,
     private readonly onEnd: () => void,
+    time?: CommitTime,
   ) {
-    this.delivery = new Delivery(deps.objects, upload, commit, () => this.advance());
+    this.delivery = new Delivery(deps.objects, upload, commit, () => this.advance(), time);
     this.goal = nextGoal(this.delivery.planned);
     this.next = new Held(deps.spool);
     this.memory = deps.memory;
@@ -72,6 +73,10 @@ export class S3Sink implements UploadSink, Holder {
 
   hurry(): void {
     this.delivery.hurry();
+  }
+
+  fail(error: unknown): void {
+    this.delivery.fail(error);
   }
 
   write(chunk: Uint8Array): Promise<void> | undefined {

@@ -82,7 +82,7 @@ export async function openS3Storage(
         : {}),
     },
     uploads: {
-      open: async (upload, commit) => openSink(upload, commit),
+      open: async (upload, commit, time) => openSink(upload, commit, time),
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),

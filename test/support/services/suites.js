@@ -29,7 +29,9 @@ export async function listImports(command) {
 /** @param {string[]} command */
 async function listSuites(command) {
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, [...command, '--listTests']);
+    // With --json the list would be JSON too.
+    const args = [...command.filter((arg) => arg !== '--json'), '--listTests'];
+    const { stdout } = await promisify(execFile)(process.execPath, args);
     return stdout.trim().split('\n');
   } catch {
     // Jest itself will say what is wrong with its arguments.
