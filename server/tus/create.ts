@@ -41,7 +41,7 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   // is immediately complete after its creation".
   const check = withUpload ? readChecksum(req) : undefined;
   const goesOn = withUpload || length === 0;
-  if (withUpload) requireFit(req, length);
+  if (withUpload) requireFit(req, length ?? deps.maxUploadSize);
   const { upload, lease } = await beginUpload(deps, call, { length, description, goesOn, concat });
   if (lease && withUpload) {
     requireRoomForBody(deps, call, lease);
@@ -90,8 +90,8 @@ function readLength(req: Request): number | null {
   return length ?? null;
 }
 
-/** A body that is longer than its own upload creates none. @throws {AppError} too_large */
-function requireFit(req: Request, length: number | null): void {
-  if (length === null || Number(req.headers['content-length'] ?? 0) <= length) return;
-  throw new AppError('too_large', { detail: `The body is longer than Upload-Length, ${length}` });
+/** A body that is longer than its upload may become creates none. @throws {AppError} too_large */
+function requireFit(req: Request, most: number): void {
+  if (Number(req.headers['content-length'] ?? 0) <= most) return;
+  throw new AppError('too_large', { detail: `The body is longer than the ${most} bytes of the upload` });
 }

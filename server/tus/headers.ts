@@ -26,9 +26,13 @@ export function requireOctets(req: Request): void {
     throw new AppError('unsupported_media_type', { detail: `Send Content-Type: ${OCTETS}` });
 }
 
-/** RFC 9112, 6.3: only these headers announce a body in a request. */
+/**
+ * RFC 9112, 6.3: only these headers announce a body in a request. A proxy that takes HTTP/2 may announce a chunked body
+ * where there is none, so a chunked body without a type is taken for none.
+ */
 export function hasBody({ headers }: Request): boolean {
-  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
+  if (headers['transfer-encoding'] !== undefined) return headers['content-type'] !== undefined;
+  return Number(headers['content-length'] ?? 0) > 0;
 }
 
 /**
