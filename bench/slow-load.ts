@@ -43,8 +43,9 @@ export interface LoadResult {
   cpu: number;
   /** Bytes. */
   memory: number;
-  /** The times of HEADs for other uploads, in milliseconds. */
+  /** The times of HEADs for other uploads, in milliseconds, and how many of them failed. */
   heads: number[];
+  headsFailed: number;
   /** Bytes in temporary files, at most. */
   temporary: number;
   /** S3 requests for one upload, from its creation to the last answer. */
@@ -72,10 +73,11 @@ export async function runLoad(store: NullS3, server: Contender, load: Load): Pro
     outcome = all;
   });
   const heads: number[] = [];
+  let headsFailed = 0;
   let temporary = 0;
   while (!outcome) {
     const began = performance.now();
-    await headUpload(server, idle[heads.length % idle.length] ?? '');
+    await headUpload(server, idle[heads.length % idle.length] ?? '').catch(() => headsFailed++);
     heads.push(performance.now() - began);
     if (heads.length % HEADS_PER_LOOK === 0) {
       temporary = Math.max(temporary, temporaryBytes(server.pid, server.temporaryFolder));
@@ -88,6 +90,7 @@ export async function runLoad(store: NullS3, server: Contender, load: Load): Pro
     cpu: cpuSeconds(server.pid) - cpu,
     memory: peakMemory(server.pid),
     heads,
+    headsFailed,
     temporary,
     requests: requests / load.clients,
   };
@@ -108,6 +111,7 @@ export function toRows(
     toRow('CPU s', ({ cpu }) => cpu, 1),
     toRow('HEAD to others, median, ms', ({ heads }) => median(heads), 1),
     toRow('HEAD to others, p99, ms', ({ heads }) => percentile99(heads)),
+    toRow('HEADs to others that failed', ({ headsFailed }) => headsFailed),
     toRow('last byte to answer, median, ms', ({ answerMs }) => median(answerMs)),
     toRow('last byte to answer, p99, ms', ({ answerMs }) => percentile99(answerMs)),
     toRow('peak memory, MiB', ({ memory }) => memory / MIB),

@@ -12,8 +12,9 @@ import { writeAll } from '../write-all.js';
  * it is open. All files together are bounded, and leave the disk's reserve free.
  */
 
-/** Bytes of one read. */
+/** Bytes of one read, and how many buffers for reads are kept: one for each connection that sends from the spool. */
 const READ = 256 * 1024;
+const KEPT_BUFFERS = 16;
 
 /** How long the spool is not used after a failure, in milliseconds. */
 const REST_MS = 30_000;
@@ -61,6 +62,7 @@ export function createSpool(
   let used = 0;
   let isPrepared = false;
   let failedAt = Number.NEGATIVE_INFINITY;
+  const buffers: Buffer[] = [];
 
   function hasRoom(bytes: number): boolean {
     if (used + bytes > budget || performance.now() - failedAt < REST_MS) return false;
@@ -135,7 +137,7 @@ export function createSpool(
           }
         },
         async *read() {
-          const buffer = Buffer.allocUnsafeSlow(Math.min(READ, size));
+          const buffer = buffers.pop() ?? Buffer.allocUnsafeSlow(READ);
           for (let at = 0; at < size; ) {
             const bytesRead = await use(
               async () => (await handle?.read(buffer, 0, Math.min(buffer.length, size - at), at))?.bytesRead,
@@ -144,6 +146,8 @@ export function createSpool(
             at += bytesRead;
             yield buffer.subarray(0, bytesRead);
           }
+          // A reader that gives up does not come here: its last chunk may still be on the way to a socket.
+          if (buffers.length < KEPT_BUFFERS) buffers.push(buffer);
         },
         close() {
           closed = true;
