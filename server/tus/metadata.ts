@@ -12,8 +12,6 @@ import {
 
 /* The header Upload-Metadata of tus. core/uploads/description.ts says what its keys mean, and checks their values. */
 
-const BLANKS_AROUND = /^[ \t]+|[ \t]+$/g;
-
 /**
  * Reads an Upload-Metadata header: "one or more comma-separated key-value pairs. The key and value MUST be
  * separated by a space. The key MUST NOT contain spaces and commas and MUST NOT be empty. The key SHOULD be
@@ -28,7 +26,7 @@ function parseMetadata(header: string): { metadata: Metadata; header: string } {
   const metadata: Metadata = {};
   const pairs = header
     .split(',')
-    .map((pair) => pair.replace(BLANKS_AROUND, ''))
+    .map((pair) => pair.trim())
     .filter((pair) => pair !== '');
   if (pairs.length > MAX_KEYS)
     throw invalid(`Upload-Metadata has ${pairs.length} keys; at most ${MAX_KEYS} are taken`);
