@@ -17,6 +17,16 @@ export class Concatenation1763920000000 implements MigrationInterface {
         PRIMARY KEY (final_id, place)
       );
       CREATE INDEX concatenations_partial_id_idx ON concatenations (partial_id);
+
+      -- Processes of the older version discard a partial upload but do not give up its blob. So an upload that is not under
+      -- way stays in uploads_discard_idx for as long as it has a blob. The code itself keeps to that.
+      CREATE FUNCTION keep_blob_discardable() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN
+        IF NEW.status = 'finished' THEN NEW.untidy := true; ELSE NEW.discarded_at := NULL; END IF;
+        RETURN NEW;
+      END $$;
+      CREATE TRIGGER uploads_keep_blob_discardable BEFORE UPDATE ON uploads FOR EACH ROW
+        WHEN (NEW.blob_id IS NOT NULL AND NEW.status <> 'uploading') EXECUTE FUNCTION keep_blob_discardable();
     `);
   }
 

@@ -18,7 +18,7 @@ import {
   PARTIALS_OF_FINAL,
   partialEnded,
 } from './concatenations.js';
-import { createUpload, type NewUpload } from './create.js';
+import { createUpload, type NewUpload, refuseToken } from './create.js';
 import { abandonUpload, refuseUpload } from './end.js';
 import { UploadEnded } from './errors.js';
 import { UploadRefused } from './hooks.js';
@@ -45,7 +45,10 @@ export interface ConcatenateDeps extends SettleDeps {
   leases: Leases;
 }
 
-/** How long a partial upload stays usable after a final upload has used it. Meanwhile its bytes count only in the file. */
+/**
+ * How long a partial upload stays usable after its first use by a final upload. Meanwhile its bytes count only in the file,
+ * and not at all if the file is deleted, so neither another use nor a final upload that waits prolongs the time.
+ */
 const USED_MINUTES = 60;
 
 interface Finish {
@@ -94,6 +97,8 @@ export async function createFinal(
   upload: Omit<NewUpload, 'leaseHolder' | 'length' | 'direct' | 'concat'>,
   { partialIds, header }: { partialIds: string[]; header: string },
 ): Promise<Upload> {
+  // First: a guest must not learn which uploads the owner has.
+  refuseToken(upload.token);
   const partials = await findPartials(deps.database, upload.ownerId, partialIds);
   requireSize(deps, partials);
   const concat = { kind: 'final', partialIds, header } as const;
@@ -177,9 +182,12 @@ async function finishWaiting(deps: ConcatenateDeps, ids: string[], actor: Actor 
 async function settleFinal(deps: ConcatenateDeps, lease: Lease, actor: Actor | undefined): Promise<void> {
   if (lease.upload.status === 'uploading') {
     const partials = await listPartials(deps.database, lease.id);
-    const length = lengthOf(partials);
-    if (length === undefined || !areReady(partials)) return;
-    await askHook(deps, lease, actor, { ...lease.upload, offset: length, length });
+    // If one has ended, there will be no file: makeFile() refuses, and no hook is asked.
+    if (!partials.some(hasEnded)) {
+      const length = lengthOf(partials);
+      if (length === undefined || !areReady(partials)) return;
+      await askHook(deps, lease, actor, { ...lease.upload, offset: length, length });
+    }
   }
   try {
     const made = await deps.database.transaction((manager) => makeFile(deps, manager, lease, actor));
@@ -202,7 +210,7 @@ function areReady(partials: Upload[]): boolean {
 /**
  * The one transaction that turns partial uploads into a file.
  * @returns undefined if the final upload has ended, or is a file already
- * @throws {Hopeless}; {AppError} gone
+ * @throws {Hopeless}; {UploadEnded}
  */
 async function makeFile(
   deps: ConcatenateDeps,
@@ -214,8 +222,9 @@ async function makeFile(
   const partials = await lockPartials(manager, id);
   if (partials.length === 0) return undefined;
   const blobIds = partials.map((partial) => {
-    if (partial.blobId !== null) return partial.blobId;
-    throw partialEnded(partial.id);
+    // One that has ended keeps its blob until the store has discarded the rest of it.
+    if (partial.blobId !== null && !hasEnded(partial)) return partial.blobId;
+    throw new Hopeless(partialEnded(partial.id));
   });
   try {
     requireSize(deps, partials);
@@ -239,8 +248,10 @@ async function usePartials(manager: EntityManager, finalId: string): Promise<num
        SELECT id, status, reserved_bytes FROM uploads WHERE id = ANY (${PARTIALS_OF_FINAL})
      ), used AS (
        UPDATE uploads
-       SET status = 'finished', untidy = true, failures = 0, expires_at = now() + $2 * interval '1 minute',
-         retry_at = CASE WHEN uploads.status = 'finished' OR NOT untidy THEN now() + $2 * interval '1 minute' END
+       SET status = 'finished', untidy = true, failures = 0,
+         expires_at = CASE uploads.status WHEN 'finished' THEN expires_at ELSE now() + $2 * interval '1 minute' END,
+         retry_at = CASE WHEN uploads.status = 'finished' THEN retry_at
+                         WHEN NOT untidy THEN now() + $2 * interval '1 minute' END
        FROM partial WHERE uploads.id = partial.id
      ), done AS (
        DELETE FROM concatenations WHERE final_id = $1

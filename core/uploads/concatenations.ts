@@ -21,13 +21,16 @@ export const SELECT_READY_FINALS = `
 /** Array of the ids of the partial uploads of the final upload $1. */
 export const PARTIALS_OF_FINAL = 'ARRAY(SELECT partial_id FROM concatenations WHERE final_id = $1)';
 
-/** Final uploads under way that are made of this partial upload and wait for no other one. */
+/** Final uploads that one request finishes at most. The reconciler finishes the others. */
+const MAX_AT_ONCE = 10;
+
+/** Final uploads under way that are made of this partial upload and wait for no other one, newest first. */
 export async function listReadyFinals(database: DataSource, partialId: string): Promise<string[]> {
   const rows = await queryRows<{ final_id: string }>(
     database,
     `SELECT final_id FROM concatenations JOIN uploads AS part ON part.id = partial_id
      WHERE final_id IN (SELECT final_id FROM concatenations WHERE partial_id = $1)
-     GROUP BY final_id HAVING bool_and(part.blob_id IS NOT NULL)`,
+     GROUP BY final_id HAVING bool_and(part.blob_id IS NOT NULL) ORDER BY final_id DESC LIMIT ${MAX_AT_ONCE}`,
     [partialId],
   );
   return rows.map((row) => row.final_id);
@@ -89,8 +92,13 @@ export function partialEnded(id: string): AppError {
   return new AppError('gone', { detail: `The partial upload ${id} has ended` });
 }
 
-/** How many bytes a final upload has. @returns undefined while the length of a partial upload is not known */
+/**
+ * How many bytes a final upload under way has.
+ * @returns undefined while the length of a partial upload is not known, and when there are none: the final upload has become
+ * a file, or has ended, since its row was read
+ */
 export function lengthOf(partials: Pick<Upload, 'length'>[]): number | undefined {
+  if (partials.length === 0) return undefined;
   let sum = 0;
   for (const { length } of partials) {
     if (length === null) return undefined;

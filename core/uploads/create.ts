@@ -91,10 +91,7 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const { token, length, concat } = upload;
   if (length !== null) requireAllowedLength(deps, length);
-  if (token && concat) {
-    const detail = 'An upload token allows one upload: it can neither be partial nor made of partial uploads';
-    throw new AppError('forbidden', { detail });
-  }
+  if (concat) refuseToken(token);
   // A final upload stores nothing.
   if (concat?.kind !== 'final') await deps.storage.room?.require();
   await deps.hooks?.beforeCreate?.(upload);
@@ -116,6 +113,13 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
     await endRefusedUploadOf(manager, token.id, upload.actor);
     return insertAlone(deps, manager, upload);
   });
+}
+
+/** Refuses a concatenation by an upload token. @throws {AppError} forbidden */
+export function refuseToken(token: NewUpload['token']): void {
+  if (!token) return;
+  const detail = 'An upload token allows one upload: it can neither be partial nor made of partial uploads';
+  throw new AppError('forbidden', { detail });
 }
 
 /** Writes the row of a final upload, and which partial uploads it is made of. @throws as insertAlone() */

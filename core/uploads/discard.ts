@@ -90,8 +90,7 @@ function listRemains(
        CASE WHEN ended THEN blob_id END AS "blobId", uploads.xmin::text AS version
      FROM uploads, LATERAL (
        SELECT status <> 'finished'
-              OR (kind = 'partial' AND expires_at <= now()
-                  AND NOT EXISTS (SELECT FROM concatenations WHERE partial_id = uploads.id)) AS ended
+              OR (kind = 'partial' AND expires_at <= now()) AS ended
      ) AS it
      WHERE ((status IN ('expired', 'terminated') AND discarded_at IS NULL) OR (status = 'finished' AND untidy))
        AND ${IS_DUE} AND ($1::uuid IS NULL OR id > $1) AND ($3::uuid[] IS NULL OR id = ANY ($3))

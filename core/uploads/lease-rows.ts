@@ -73,15 +73,19 @@ export function createLeaseRows(database: DataSource, holder: string, leaseMs: n
       );
     },
     async renew(entries, renewed) {
+      // A concatenation locks several uploads too, so wait for none: the next renewal comes long before a lease runs out.
       // A lease that is being released has no holder but still its epoch. A lost lease has another epoch.
       const mine = await queryRows<{ id: string }>(
         database,
         `WITH mine AS (
            SELECT * FROM unnest($1::uuid[], $2::integer[]) AS mine (id, epoch)
+         ), free AS (
+           SELECT uploads.id FROM uploads JOIN mine ON uploads.id = mine.id AND lease_epoch = epoch
+           WHERE lease_holder = $4 AND uploads.id = ANY ($5::uuid[])
+           FOR NO KEY UPDATE OF uploads SKIP LOCKED
          ), renewed AS (
            UPDATE uploads SET lease_expires_at = now() + $3 * interval '1 millisecond'
-           FROM mine WHERE uploads.id = mine.id AND lease_epoch = epoch AND lease_holder = $4
-             AND uploads.id = ANY ($5::uuid[])
+           FROM free WHERE uploads.id = free.id
          )
          SELECT uploads.id FROM uploads JOIN mine ON uploads.id = mine.id AND lease_epoch = epoch`,
         [

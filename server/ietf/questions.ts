@@ -45,8 +45,9 @@ export async function cancel(deps: UploadDeps, call: Call, id: string): Promise<
   refuseState(call.req, call.dialect);
   call.lease = await call.acquire(id);
   const { lease } = call;
-  // A finished upload is a file.
-  if (lease.upload.status === 'finished' && !can(call.principal(), 'manage', lease.upload)) {
+  // A finished upload is a file, unless it is a partial one.
+  const { status, kind } = lease.upload;
+  if (status === 'finished' && kind !== 'partial' && !can(call.principal(), 'manage', lease.upload)) {
     throw new RefusedError(
       'forbidden',
       { action: 'manage', subjectId: id },

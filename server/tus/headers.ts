@@ -53,8 +53,8 @@ export function readBytes(req: Request, name: 'Upload-Length' | 'Upload-Offset')
 
 /**
  * "The Upload-Expires response header indicates the time after which the unfinished upload expires." An upload whose
- * bytes are all here does not expire.
+ * bytes are all here does not expire, unless it is a partial one.
  */
-export function expiryOf({ offset, length, expiresAt }: Upload): { 'Upload-Expires'?: string } {
-  return offset === length ? {} : { 'Upload-Expires': expiresAt.toUTCString() };
+export function expiryOf({ kind, offset, length, expiresAt }: Upload): { 'Upload-Expires'?: string } {
+  return kind !== 'partial' && offset === length ? {} : { 'Upload-Expires': expiresAt.toUTCString() };
 }
