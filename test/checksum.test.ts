@@ -209,6 +209,7 @@ describe.each(['files', 's3'] as const)('%s', (form) => {
 
     const broken = new AbortController();
     const cut = begin(path, first, PIECE, broken.signal);
+    await until('the lease is taken', async () => (await rowOf(path)).lease_holder !== null);
     await stored(path);
     broken.abort();
     await expect(cut.answer).rejects.toThrow();

@@ -204,10 +204,15 @@ describe('on files', () => {
     });
     const again = await patch(location, { offset: 6, last: true });
     expect([again.status, JSON.parse(again.body).files[0].id]).toEqual([201, idOf(location)]);
+    const chunked = { offset: 6, last: true, chunked: true };
+    expect((await patch(location, chunked)).status).toBe(201);
+    expect((await patch(location, { ...chunked, body: Buffer.from('g') })).status).toBe(400);
     await expectCompletedOnce(processes, user, idOf(location), Buffer.from('abcdef'));
   });
 
   test('the length that was announced arrives without the word that it is complete', async () => {
+    // It would complete the upload, which nobody holds.
+    await processes.stop('worker');
     const location = await careful(8, { 'Upload-Length': '3' });
     const piece = await patch(location, { offset: 0, last: false, body: Buffer.from('abc') });
     expect(piece).toMatchObject({ status: 204, headers: { 'upload-complete': '?0' } });
@@ -218,6 +223,7 @@ describe('on files', () => {
       status: 201,
       headers: { 'upload-complete': '?1' },
     });
+    await processes.start('worker');
     await expectCompletedOnce(processes, user, idOf(location), Buffer.from('abc'));
   });
 
@@ -274,7 +280,7 @@ describe('on files', () => {
     expect((await ask('HEAD', older, { version: 6 })).headers).toMatchObject({ 'upload-offset': '0' });
   });
 
-  test('what is missing or wrong in a request is named', async () => {
+  test('a request that lacks something, or has something wrong, is refused', async () => {
     const location = await careful();
     const { version: _, ...none } = { version: 8, body: Buffer.from('a') };
     const status = async (headers: Record<string, string>) =>
@@ -357,6 +363,12 @@ describe('on files', () => {
       expect(wrong).toMatchObject({ status: 422, headers: { 'upload-complete': '?1' } });
       expect(JSON.parse(wrong.body).code).toBe('checksum_mismatch');
     }
+    const other = createHash('sha256').update('another').digest('hex');
+    const asked = { headers: { 'Upload-Complete': '?1' }, body: content };
+    expect(await ask('POST', `/api/files?sha256=${other}`, asked)).toMatchObject({
+      status: 422,
+      headers: { 'upload-complete': '?1' },
+    });
     expect(await usageOf(user)).toEqual(before);
     // The worker checks uploads that came in pieces.
     const location = await careful(8, { 'Repr-Digest': digest('sha-256', Buffer.from('another')) });

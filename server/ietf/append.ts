@@ -2,14 +2,14 @@ import { AppError } from '../../core/errors.js';
 import { declareLength } from '../../core/uploads/commit.js';
 import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
-import { abandon } from '../uploads/steps.js';
+import { abandon, requireRoomForBody } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { takeBody } from './body.js';
 import { type Call, completeness, leaseOf } from './call.js';
 import type { UploadDeps } from './create.js';
 import { finish } from './finish.js';
 import { limitsOf } from './limits.js';
-import { BeyondLength, CompletedUpload, MismatchingOffset } from './problems.js';
+import { BeyondLength, CompletedUpload, LetGo, MismatchingOffset } from './problems.js';
 import { requireActive } from './questions.js';
 import {
   completenessIn,
@@ -36,6 +36,7 @@ export async function append(deps: UploadDeps, call: Call, id: string): Promise<
   if (head.offset !== lease.upload.offset) throw new MismatchingOffset(lease.upload.offset, head.offset);
   try {
     await declare(deps, call, head.isLast);
+    requireRoomForBody(deps, call, lease);
     await takeBody(deps, call, { source: readBody(req), isLast: head.isLast, content });
   } catch (error) {
     if (error instanceof BeyondLength && dialect.overflowEnds) await abandon(deps, call, lease);
@@ -88,7 +89,23 @@ async function declare(deps: UploadDeps, call: Call, isLast: boolean): Promise<v
 async function appendToComplete(deps: UploadDeps, call: Call, { offset, isLast }: Head): Promise<Answer> {
   const { upload } = leaseOf(call);
   if (offset !== upload.offset) throw new MismatchingOffset(upload.offset, offset);
-  const isEmpty = contentLengthOf(call.req) === 0;
-  if (!isLast || !isEmpty || !call.dialect.replays) throw new CompletedUpload();
+  if (!isLast || !call.dialect.replays || !(await isEmpty(call))) throw new CompletedUpload();
   return finish(deps, call);
+}
+
+/** Whether the request has no content. That of a chunked request is known when its end has arrived. @throws {LetGo} */
+async function isEmpty({ req, stop }: Call): Promise<boolean> {
+  const length = contentLengthOf(req);
+  if (length !== undefined) return length === 0;
+  const body = readBody(req, 0);
+  if (stop.aborted) body.end();
+  stop.addEventListener('abort', body.end);
+  const ended = await body
+    .flow(() => undefined)
+    .then(
+      () => true,
+      () => false,
+    );
+  if (stop.aborted) throw new LetGo();
+  return ended;
 }

@@ -4,7 +4,7 @@ import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
 import { isForm } from '../plain/form-files.js';
 import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
-import { abandon, beginUpload, type UploadDeps as SharedDeps } from '../uploads/steps.js';
+import { abandon, beginUpload, requireRoomForBody, type UploadDeps as SharedDeps } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { fits, takeBody } from './body.js';
 import { type Call, completeness, leaseOf, locationOf, tellLocation } from './call.js';
@@ -47,11 +47,16 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
   tellLocation(call, { Location: location, ...limitsOf(deps, dialect, begun.upload) });
 
   try {
+    requireRoomForBody(deps, call, leaseOf(call));
     const digests = await takeFirst(deps, call, { isLast, content, expected });
     const answer = isLast ? await finish(deps, call, digests['sha-256']) : continued(deps, call);
     return { ...answer, headers: { Location: location, ...answer.headers } };
   } catch (error) {
-    if (isFinal(error, call)) await abandon(deps, call, leaseOf(call));
+    if (isFinal(error, call)) {
+      await abandon(deps, call, leaseOf(call));
+      // Nothing is left to go on with, and the answer says so.
+      call.lease = undefined;
+    }
     throw error;
   }
 }
@@ -69,19 +74,22 @@ async function takeFirst(
   { isLast, content, expected }: { isLast: boolean; content: Digests; expected: Digests },
 ): Promise<Digests> {
   const lease = leaseOf(call);
-  const { declaredType, allowedTypes: types } = lease.upload;
+  const { declaredType, allowedTypes: types, expectedSha256 } = lease.upload;
   const body = readBody(call.req);
   const source =
     types && isLast ? ofAllowedType(deps, { types, declaredType, stopped: call.stop }, body) : body;
-  const wanted = Object.keys(expected) as (keyof Digests)[];
+  // Repr-Digest, `?sha256=` and Upload-Metadata may all name the SHA-256.
+  const wanted: Digests = expectedSha256
+    ? { ...expected, 'sha-256': Buffer.from(expectedSha256, 'hex') }
+    : expected;
   const digests = await takeBody(deps, call, {
     source,
     isLast,
     content,
-    also: isLast ? ['sha-256', ...wanted] : [],
+    also: isLast ? ['sha-256', ...(Object.keys(wanted) as (keyof Digests)[])] : [],
   });
-  if (isLast && !fits(digests, expected)) {
-    throw new AppError('checksum_mismatch', { detail: 'What has arrived does not fit Repr-Digest' });
+  if (isLast && !fits(digests, wanted)) {
+    throw new AppError('checksum_mismatch', { detail: 'The file does not have the announced digest' });
   }
   return digests;
 }

@@ -44,7 +44,11 @@ export async function answerError(
   }
   const dialect = dialectOf(req);
   setErrorHeaders(res, error);
-  if (error.status === 413) setAll(res, limitsOf(deps, dialect, call?.lease?.upload));
+  if (error.status === 413) {
+    const allowed = req.principal?.uploadToken?.maxSize ?? deps.maxUploadSize;
+    const maxUploadSize = Math.min(deps.maxUploadSize, allowed);
+    setAll(res, limitsOf({ maxUploadSize }, dialect, call?.lease?.upload));
+  }
   if (dialect.tellsOnErrors && ['POST', 'PUT', 'PATCH'].includes(req.method)) {
     setAll(res, completeness(dialect, isFinal(req, error, call)));
   }

@@ -72,7 +72,7 @@ export class ContentMismatch extends AppError {
   override name = 'ContentMismatch';
   constructor() {
     super('checksum_mismatch', {
-      detail: 'What has arrived does not fit Content-Digest: nothing of it counts; send it again',
+      detail: 'The body does not fit Content-Digest: none of its bytes count; send it again',
     });
   }
 }

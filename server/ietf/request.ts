@@ -8,7 +8,7 @@ import { parseBoolean, parseDictionary, parseWholeNumber } from './fields.js';
 import { BeyondLength, InconsistentLength } from './problems.js';
 import { type Dialect, dialectOf, VERSION_FIELD } from './versions.js';
 
-/* What the head of a request says in terms of resumable uploads. */
+/* Reads the head of a request in terms of resumable uploads. */
 
 /** The media type of a piece of a file. */
 export const PARTIAL_UPLOAD = 'application/partial-upload';
@@ -47,7 +47,8 @@ export function isUpgradable(req: Request): boolean {
   const isComplete = completenessIn(req, dialect);
   if (!isResumable(req) || isComplete === undefined) return false;
   if (!isComplete) return true;
-  return dialect.version !== undefined && !isForm(req) && !isCoded(req);
+  // Over HTTP/1.0, which some proxies speak to servers, no 104 can tell the address: nobody could resume the upload.
+  return dialect.version !== undefined && req.httpVersion !== '1.0' && !isForm(req) && !isCoded(req);
 }
 
 function isCoded(req: Request): boolean {

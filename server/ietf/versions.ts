@@ -15,7 +15,7 @@ export interface Dialect {
   version: number | undefined;
   /** Upload-Incomplete has the opposite meaning. */
   completeness: 'Upload-Complete' | 'Upload-Incomplete';
-  /** What a PATCH without that field means; undefined: it is refused. */
+  /** The meaning of a PATCH without that field; undefined: it is refused. */
   completeByDefault?: boolean;
   /** Whether 104 also tells the offset, while the body arrives. */
   progress: boolean;

@@ -31,7 +31,6 @@ export function readConcat(req: Request): Concat | undefined {
   if (req.get('Upload-Length') !== undefined || req.get('Upload-Defer-Length') !== undefined) {
     throw invalid('The partial uploads say how long a final upload is: send no length');
   }
-  if (hasBody(req)) throw new AppError('forbidden', { detail: 'A final upload takes no bytes of its own' });
   return { kind: 'final', partialIds: list.split(/ +/).map(readAddress), header };
 }
 
@@ -47,7 +46,7 @@ function readAddress(address: string): string {
 /**
  * POST with `Upload-Concat: final;…`. "When creating a new final upload the partial uploads' metadata SHALL NOT be
  * transferred to the new final upload."
- * @throws {AppError} as createFinal()
+ * @throws {AppError} forbidden when there is a body; and as createFinal()
  */
 export async function concatenate(
   deps: UploadDeps,
@@ -55,6 +54,9 @@ export async function concatenate(
   concat: Extract<Concat, { kind: 'final' }>,
   description: Description,
 ): Promise<Upload> {
+  if (await hasBody(call)) {
+    throw new AppError('forbidden', { detail: 'A final upload takes no bytes of its own' });
+  }
   const { userId, uploadToken: token } = call.principal();
   const upload = { id: uuidv7(), ownerId: userId, ...description, actor: call.actor, token };
   try {

@@ -35,8 +35,8 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   // Client MUST include the Content-Type: application/offset+octet-stream header." Without a body the type means nothing:
   // some clients always send one.
   refuseCoding(req);
-  if (hasBody(req)) requireOctets(req);
   const withUpload = isOctets(req);
+  if (!withUpload && (await hasBody(call))) requireOctets(req);
   // "The Upload-Length header MAY be set to 0, indicating that the Client wants to upload an empty file. Such an upload
   // is immediately complete after its creation".
   const check = withUpload ? readChecksum(req) : undefined;
@@ -44,12 +44,14 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   if (withUpload) requireFit(req, length ?? deps.maxUploadSize);
   const { upload, lease } = await beginUpload(deps, call, { length, description, goesOn, concat });
   if (lease && withUpload) {
-    requireRoomForBody(deps, call, lease);
-    await receiveBody(deps, call, lease, check).catch(async (error: unknown) => {
+    try {
+      requireRoomForBody(deps, call, lease);
+      await receiveBody(deps, call, lease, check);
+    } catch (error) {
       // The client does not know the new upload's URL and has to create another one.
-      if (error instanceof ChunkRefused) await abandon(deps, call, lease);
+      if (isRefusal(error)) await abandon(deps, call, lease);
       throw error;
-    });
+    }
   }
   if (lease) await settleIfWhole(deps, call, lease);
   const row = lease?.upload ?? upload;
@@ -88,6 +90,12 @@ function readLength(req: Request): number | null {
     throw new AppError('invalid_request', { detail: 'Send either Upload-Length or Upload-Defer-Length: 1' });
   }
   return length ?? null;
+}
+
+/** Whether a body will be refused however often it is sent. */
+function isRefusal(error: unknown): boolean {
+  const isTooMuch = error instanceof AppError && ['too_large', 'quota_exceeded'].includes(error.code);
+  return isTooMuch || error instanceof ChunkRefused;
 }
 
 /** A body that is longer than its upload may become creates none. @throws {AppError} too_large */

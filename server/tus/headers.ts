@@ -1,6 +1,8 @@
+import { once } from 'node:events';
 import type { Request } from 'express';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
+import type { UploadCall } from '../uploads/call.js';
 
 /* Headers of tus that several verbs read or write. */
 
@@ -27,12 +29,13 @@ export function requireOctets(req: Request): void {
 }
 
 /**
- * RFC 9112, 6.3: only these headers announce a body in a request. A proxy that takes HTTP/2 may announce a chunked body
- * where there is none, so a chunked body without a type is taken for none.
+ * Whether the request has a body. RFC 9112, 6.3: only Content-Length and Transfer-Encoding announce one. A proxy that takes
+ * HTTP/2 may announce a chunked body where there is none, so its first byte or its end is waited for.
  */
-export function hasBody({ headers }: Request): boolean {
-  if (headers['transfer-encoding'] !== undefined) return headers['content-type'] !== undefined;
-  return Number(headers['content-length'] ?? 0) > 0;
+export async function hasBody({ req, gone }: Pick<UploadCall, 'req' | 'gone'>): Promise<boolean> {
+  if (req.headers['transfer-encoding'] === undefined) return Number(req.headers['content-length'] ?? 0) > 0;
+  if (req.readableLength === 0 && !req.readableEnded) await once(req, 'readable', { signal: gone });
+  return req.readableLength > 0;
 }
 
 /**

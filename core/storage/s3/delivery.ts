@@ -123,6 +123,7 @@ export class Delivery {
       size: total,
       chunks: replaces.length > 0 ? () => this.objects.join(replaces, own, signal) : own,
       isReadBack: replaces.length > 0,
+      holdsMemory: Array.isArray(own),
     };
     if (kind === 'part') return this.journal.stored(step, await this.putPart(number, body));
     await this.objects.put(key, body, signal);

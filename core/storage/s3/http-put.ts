@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
+import { createLimiter } from '../../concurrency.js';
 import { AppError } from '../../errors.js';
 import { answerTo, type Requester, readRefusal, S3Error } from './http-request.js';
 
@@ -21,6 +22,9 @@ const MIN_ATTEMPTS = 3;
 const FIRST_PAUSE_MS = 50;
 const LAST_PAUSE_MS = 2_000;
 
+/** Bodies that are hashed at a time: a body that is read anew takes a buffer meanwhile. */
+const HASHES = 4;
+
 export interface PutRequest {
   /** With the configured prefix. */
   key: string;
@@ -38,6 +42,8 @@ export interface Body {
   chunks: Uint8Array[] | (() => AsyncIterable<Uint8Array>);
   /** Whether bytes are read back from the store itself. */
   isReadBack?: boolean;
+  /** Whether some of it is in memory, for which other uploads wait. */
+  holdsMemory?: boolean;
 }
 
 /** The store did not take the body in time. */
@@ -64,13 +70,14 @@ export function putTo(
   request: Requester,
   options: { withMd5: boolean; connectMs: number; sendForMs?: number },
 ) {
+  const hashing = createLimiter(HASHES);
   return async (put: PutRequest): Promise<IncomingHttpHeaders> => {
     const deadline = Date.now() + (options.sendForMs ?? SEND_FOR_MS);
     const { body, signal } = put;
     const headers = {
       'content-length': String(body.size),
       ...put.headers,
-      ...(options.withMd5 && !body.isReadBack ? await contentMd5(body) : {}),
+      ...(options.withMd5 && !body.isReadBack ? await hashing(() => contentMd5(body)) : {}),
     };
     let uncertain = false;
     let wait = FIRST_PAUSE_MS;
@@ -81,9 +88,9 @@ export function putTo(
           ...put,
           method: 'PUT',
           headers,
-          isRead: typeof body.chunks === 'function',
+          isRead: typeof body.chunks === 'function' && !body.holdsMemory,
         });
-        return await send(outgoing, body, options.connectMs, () => {
+        return await send(outgoing, put, options.connectMs, () => {
           began = true;
         });
       } catch (error) {
@@ -112,7 +119,7 @@ async function contentMd5({ chunks }: Body): Promise<Record<string, string>> {
 /** Sends the body and reads the answer. @param began called when the store may have received some of it */
 async function send(
   outgoing: ClientRequest,
-  body: Body,
+  { body, signal }: PutRequest,
   connectMs: number,
   began: () => void,
 ): Promise<IncomingHttpHeaders> {
@@ -131,9 +138,10 @@ async function send(
   outgoing.setTimeout(IDLE_MS, late('stopped answering'));
   let sent = true;
   try {
+    // Hundreds of bodies may wait for a connection, and none of them should be read before it has one. Node reports that a
+    // request was aborted only when there is a connection for it, so the signal is watched here too.
+    if (!outgoing.socket) await Promise.race([once(outgoing, 'socket', { signal }), answered]);
     if (typeof body.chunks === 'function') {
-      // Not before: hundreds of bodies may wait for a connection, and none of them should be in memory meanwhile.
-      if (!outgoing.socket) await Promise.race([once(outgoing, 'socket'), answered]);
       sent = await sendStream(outgoing, body.chunks()[Symbol.asyncIterator](), answered);
       // Do not end an incomplete request: the agent would reuse its socket while the store waits for the rest.
       if (sent) outgoing.end();

@@ -16,7 +16,7 @@ import { S3Unavailable } from './http-put.js';
 import { S3Error } from './http-request.js';
 import { createMemory } from './memory.js';
 import { createObjectStore, isMissing } from './operations.js';
-import { partSize } from './part-size.js';
+import { MIN_PART, partSize } from './part-size.js';
 import { createSinks } from './sinks.js';
 import { NO_SPOOL, type Spool } from './spool.js';
 
@@ -82,7 +82,10 @@ export async function openS3Storage(
         : {}),
     },
     uploads: {
-      open: async (upload, commit, time) => openSink(upload, commit, time),
+      async open(upload, commit, time) {
+        requireFewStrays(upload);
+        return openSink(upload, commit, time);
+      },
       complete: (upload, parts, signal) =>
         completeInS3(objects, upload, parts, signal).catch(rethrowUnavailable),
       discard: (upload, keep) => discard(upload, keep).catch(rethrowIfAway),
@@ -219,4 +222,15 @@ function explain(error: unknown, { endpoint }: S3Config): string {
   const { name = '', message = '', code } = error as { name?: string; message?: string; code?: string };
   const reason = code ?? (message && message !== 'UnknownError' ? message : name);
   return `${endpoint ?? 'AWS'} answers: ${reason}`;
+}
+
+/**
+ * The store keeps the parts of bodies that did not count, for example because of a wrong checksum, until the upload ends.
+ * No quota counts them.
+ * @throws {BytesLost} when they are several times as many as the parts that the upload can need
+ */
+function requireFewStrays({ offset, length, state }: StoredUpload): void {
+  const strays = (state?.nextPart ?? 1) - 1 - Math.ceil(offset / MIN_PART);
+  if (strays <= 100 + 4 * Math.ceil((length ?? offset) / MIN_PART)) return;
+  throw new BytesLost('Too many pieces of this upload had to be dropped: begin it anew');
 }
