@@ -70,7 +70,11 @@ async function bundlePackages() {
           entryFileNames: '[name].js',
           chunkFileNames: '.shared/[name]-[hash].js',
           // Short names load faster. Those of functions and classes stay, for errors and their traces.
-          minify: { compress: true, mangle: { keepNames: true }, codegen: true },
+          minify: {
+            compress: { keepNames: { function: true, class: true } },
+            mangle: { keepNames: true },
+            codegen: true,
+          },
         },
       },
     },
