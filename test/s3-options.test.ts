@@ -4,7 +4,7 @@ import { DeleteBucketCommand, HeadBucketCommand } from '@aws-sdk/client-s3';
 import { ConfigError, loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
 import { openS3Storage } from '../core/storage/s3/storage.js';
-import type { Part, Storage, StoredUpload } from '../core/storage/storage.js';
+import { BytesLost, type Part, type Storage, type StoredUpload } from '../core/storage/storage.js';
 import { appendTo } from './support/bytes.js';
 import { createBucket, createS3Client, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
@@ -102,4 +102,18 @@ describe('the bucket', () => {
     await expect(opening).rejects.toThrow(/does not exist and could not be created: .*AccessDenied/);
     remove();
   });
+});
+
+test('an upload whose bodies had to be dropped again and again ends', async () => {
+  const storage = await openStorage();
+  const open = (nextPart: number) => {
+    const state = { multipartId: 'any', nextPart, tail: [] };
+    return storage.uploads.open(
+      { key: randomUUID(), offset: 0, length: 20 * MIB, state },
+      async () => {},
+      'at the end',
+    );
+  };
+  await (await open(100)).end();
+  await expect(open(1000)).rejects.toBeInstanceOf(BytesLost);
 });

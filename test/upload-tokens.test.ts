@@ -242,6 +242,13 @@ describe('limits', () => {
     expect((await create(guest, 100)).status).toBe(201);
   });
 
+  test('a creation whose body is too large is refused, and the token is not used up', async () => {
+    const guest = await invite({ maxSize: 100 });
+    const headers = { 'Upload-Defer-Length': '1', 'Content-Type': 'application/offset+octet-stream' };
+    expect((await guest.tus('POST', '/uploads', headers, randomBytes(101))).status).toBe(413);
+    expect((await create(guest, 100)).status).toBe(201);
+  });
+
   test('a deferred length is cut at the limit', async () => {
     const guest = await invite({ maxSize: 100_000 });
     const path = await guest.create(null);
