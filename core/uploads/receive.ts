@@ -142,11 +142,9 @@ async function store(
   try {
     await pour(flow, await deps.storage.uploads.open(toStored(lease.upload), commit, flow.time));
   } catch (error) {
-    // The error of a body that counts at its end may hide that the lease was lost meanwhile.
-    if (error instanceof LeaseLost || flow.time === 'at the end') await cleanUpAgain(deps, lease.id);
-    if (error instanceof LeaseLost) {
-      throw await explainLoss(deps, lease.id, error);
-    }
+    // The first error may hide that the lease was lost, too. Then the store may still apply a write of this request.
+    await cleanUpAgain(deps, lease.id);
+    if (error instanceof LeaseLost) throw await explainLoss(deps, lease.id, error);
     if (error instanceof BytesLost) await loseUpload(deps, lease);
     throw error;
   }
