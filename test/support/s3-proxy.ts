@@ -60,11 +60,8 @@ export interface S3Proxy {
   count(operation?: S3Operation): number;
   /** Sets a rule. The function it returns removes the rule and lets go the requests that it holds. */
   rule(when: When, fault: Fault): () => void;
-  /**
-   * Holds the first request that matches, or `every` one; `reached` resolves when the first is held, `open` lets them
-   * go on.
-   */
-  pauseAt(when: When, place: Place, every?: boolean): { reached: Promise<S3Request>; open: () => void };
+  /** Holds the first request that matches; `reached` resolves when it is held, `open` lets it go on. */
+  pauseAt(when: When, place: Place): { reached: Promise<S3Request>; open: () => void };
   /** S3 is gone: open connections are cut, new ones refused. */
   away(): Promise<void>;
   /** S3 is there again, at the same address. */
@@ -160,13 +157,13 @@ export async function startS3Proxy(target: string): Promise<S3Proxy> {
     requests,
     count: (operation) => requests.filter((r) => !operation || r.operation === operation).length,
     rule: (when, fault) => rule(when, fault),
-    pauseAt(when, place, every = false) {
+    pauseAt(when, place) {
       let open = () => {};
       let taken = false;
       const matches = matcher(when);
       const reached = new Promise<S3Request>((resolve) => {
         const first = (request: S3Request) => {
-          if ((taken && !every) || !matches(request)) return false;
+          if (taken || !matches(request)) return false;
           taken = true;
           return true;
         };
