@@ -34,7 +34,14 @@ export function requireOctets(req: Request): void {
  */
 export async function hasBody({ req, gone }: Pick<UploadCall, 'req' | 'gone'>): Promise<boolean> {
   if (req.headers['transfer-encoding'] === undefined) return Number(req.headers['content-length'] ?? 0) > 0;
-  if (req.readableLength === 0 && !req.readableEnded) await once(req, 'readable', { signal: gone });
+  if (req.readableLength === 0 && !req.readableEnded) {
+    const over = new AbortController();
+    const signal = AbortSignal.any([gone, over.signal]);
+    // An empty body that has already arrived only ends.
+    await Promise.race([once(req, 'readable', { signal }), once(req, 'end', { signal })]).finally(() =>
+      over.abort(),
+    );
+  }
   return req.readableLength > 0;
 }
 

@@ -25,11 +25,14 @@ export async function recordAnswers(devtools: CDPSession) {
   return answered;
 }
 
-/** The protocols of all requests to the tus endpoint, as the page itself sees them. */
+/**
+ * The protocols of all answered requests to the tus endpoint, as the page itself sees them. A request that broke off, for
+ * example with a killed server, has none.
+ */
 export function protocolsSeen(page: Page): Promise<string[]> {
   return page.evaluate(() => {
     const entries = performance.getEntriesByType('resource') as PerformanceResourceTiming[];
     const uploads = entries.filter(({ name }) => new URL(name).pathname.startsWith('/uploads'));
-    return [...new Set(uploads.map(({ nextHopProtocol }) => nextHopProtocol))];
+    return [...new Set(uploads.map(({ nextHopProtocol }) => nextHopProtocol).filter(Boolean))];
   });
 }
