@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { AppError } from '../../core/errors.js';
 import type { ByteSource } from '../../core/uploads/receive.js';
+import { createRests } from './rests.js';
 
 /**
  * The body of a request, chunk by chunk as the socket delivers it. If the client ends or breaks the connection in the
@@ -18,6 +19,8 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
     flow: (take) =>
       new Promise((resolve, reject) => {
         const { socket } = req;
+        const length = Number(req.headers['content-length'] ?? Number.NaN);
+        const rests = createRests(socket);
         let received = 0;
 
         finish = (error) => {
@@ -25,6 +28,7 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
           ended = true;
           req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone);
           socket.off('end', checkEnd);
+          rests.end();
           // lingering-close.ts handles the rest of the body.
           req.pause();
           if (error) reject(error);
@@ -39,6 +43,7 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
             return;
           }
           const full = take(chunk);
+          rests.note(chunk.byteLength, Number.isNaN(length) ? undefined : length - received);
           if (full) pauseUntil(full);
           else checkEnd();
         };
