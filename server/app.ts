@@ -19,6 +19,7 @@ import type { TypeCheckDeps } from './plain/type-check.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
+import { fileControlRoutes } from './routes/file-control.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
@@ -103,6 +104,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
+    ...fileControlRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),

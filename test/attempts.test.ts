@@ -188,7 +188,7 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
       expect(await read(id)).toMatchObject({ status: 'processing', countedAttempts: 1 });
       expect(isWaiting(await read(id))).toBe(true);
       expect(asked).toBe(1);
-      await changeByUser(ledger.database, id, 'canceled', {});
+      await changeByUser(ledger.database, id, 'cancel', {});
     });
 
     test('is asked again when there was no answer at the deadline', async () => {
@@ -237,8 +237,8 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
 
     const END = {
       deleted: (id: string) => terminateUpload(ledger, id),
-      canceled: (id: string) => changeByUser(ledger.database, id, 'canceled', {}),
-      paused: (id: string) => changeByUser(ledger.database, id, 'paused', {}),
+      canceled: (id: string) => changeByUser(ledger.database, id, 'cancel', {}),
+      paused: (id: string) => changeByUser(ledger.database, id, 'pause', {}),
     };
 
     test.each([
@@ -264,7 +264,12 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
         expect(await queue.getState({ fileId: slow, run: 1 })).toBe('completed');
         const id = slow;
         slow = '';
-        const { run: second } = await changeByUser(ledger.database, id, 'pending', {});
+        const { run: second } = await changeByUser(
+          ledger.database,
+          id,
+          how === 'paused' ? 'resume' : 'retry',
+          {},
+        );
         await queue.add({ fileId: id, run: second });
         expect(await settled(id)).toMatchObject({ status: 'completed', countedAttempts: 1 });
       },

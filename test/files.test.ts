@@ -310,7 +310,7 @@ describe('deleting', () => {
 describe('requests that cannot be served', () => {
   it.each([
     ['PUT', '/api/files', 'GET, POST, HEAD'],
-    ['PATCH', `/api/files/${randomUUID()}`, 'GET, DELETE, HEAD'],
+    ['PUT', `/api/files/${randomUUID()}`, 'GET, DELETE, PATCH, HEAD'],
     ['POST', `/api/files/${randomUUID()}/content`, 'GET, HEAD'],
     ['GET', '/api/auth/login', 'POST'],
     ['POST', '/health/live', 'GET, HEAD'],

@@ -27,6 +27,8 @@ let user: TestUser;
 let victim: TestUser;
 let pid: number;
 let path: string;
+/** A file of the admin, which the tests change at will. */
+let file: string;
 let tried = 0;
 
 beforeAll(async () => {
@@ -40,6 +42,7 @@ beforeAll(async () => {
   user = await registerUser(() => processes.url);
   victim = await registerUser(() => processes.url);
   path = await user.create(10);
+  file = await admin.upload(Buffer.from('a file'), { filename: 'a.txt' });
   pid = processes.pid('server');
 });
 
@@ -271,6 +274,8 @@ test('JSON', async () => {
     ['POST', '/api/uploads/complete'],
     ['PATCH', `/api/admin/users/${victim.id}`],
     ['POST', '/api/admin/invitations'],
+    ['PATCH', `/api/files/${file}`],
+    ['POST', `/api/files/${file}/process`],
   ];
   await attempt(
     targets.flatMap(([method, target]) =>
@@ -329,6 +334,8 @@ test('fields of JSON', async () => {
     ['POST', '/api/uploads/presign', ['id', 'parts', 'size', 'filename', 'type', 'sha256'], ',"size":1'],
     ['POST', '/api/uploads/complete', ['id'], ''],
     ['POST', '/api/me/password', ['currentPassword', 'newPassword'], ''],
+    ['PATCH', `/api/files/${file}`, ['filename'], ''],
+    ['POST', `/api/files/${file}/process`, ['priority', 'settings'], ''],
   ];
   await attempt(
     fields.flatMap(([method, target, names, rest]) =>

@@ -10,6 +10,7 @@ import {
   canChange,
   changeByUser,
   completeFile,
+  type FileAction,
   failFile,
   infectFile,
   startAttempt,
@@ -467,61 +468,65 @@ describe('state machine of files', () => {
   const next = { step: 'scan', progress: 50, etaSeconds: 1 };
   const actor = { userId: uuidv7() };
 
-  test.each(['paused', 'canceled'] as const)(
-    'an attempt writes nothing after its file was %s',
-    async (to) => {
-      const { id } = await createFile();
-      const { database } = ledger;
-      const attempt = (await start(id))?.file;
-      if (!attempt) throw new Error('no attempt');
-      expect(await changeByUser(database, id, to, actor)).toMatchObject({ status: to, run: 1 });
-      const before = await ledger.query('SELECT * FROM files');
+  test.each([
+    ['paused', 'pause', 'resume'],
+    ['canceled', 'cancel', 'retry'],
+  ] as const)('an attempt writes nothing after its file was %s', async (to, end, goOn) => {
+    const { id } = await createFile();
+    const { database } = ledger;
+    const attempt = (await start(id))?.file;
+    if (!attempt) throw new Error('no attempt');
+    expect(await changeByUser(database, id, end, actor)).toMatchObject({ status: to, run: 1 });
+    const before = await ledger.query('SELECT * FROM files');
 
-      const results = [{ step: 'verify', record, facts: { sha256: 'ab', clean: true } }];
-      for (const write of [
-        showProgress(database, attempt, next),
-        recordSteps(database, attempt, results, next),
-        completeFile(database, attempt),
-        infectFile(database, attempt, problem, record),
-        failFile(database, attempt, problem),
-      ]) {
-        await expect(write).rejects.toThrow(AttemptOver);
-      }
-      await recordAttemptError(database, attempt, problem);
-      expect(await start(id)).toBeUndefined();
-      expect(await ledger.query('SELECT * FROM files')).toEqual(before);
+    const results = [{ step: 'verify', record, facts: { sha256: 'ab', clean: true } }];
+    for (const write of [
+      showProgress(database, attempt, next),
+      recordSteps(database, attempt, results, next),
+      completeFile(database, attempt),
+      infectFile(database, attempt, problem, record),
+      failFile(database, attempt, problem),
+    ]) {
+      await expect(write).rejects.toThrow(AttemptOver);
+    }
+    await recordAttemptError(database, attempt, problem);
+    expect(await start(id)).toBeUndefined();
+    expect(await ledger.query('SELECT * FROM files')).toEqual(before);
 
-      // The next run goes on where this one ended; the attempt of the old run still writes nothing.
-      expect(await changeByUser(database, id, 'pending', actor)).toMatchObject({ status: 'pending', run: 2 });
-      const second = (await start(id, 2))?.file;
-      expect(second).toMatchObject({ status: 'processing', run: 2, attempts: 1 });
-      await expect(completeFile(database, attempt)).rejects.toThrow(AttemptOver);
-      if (second) await completeFile(database, second);
-      expect(await eventsOf(id)).toEqual([
-        'upload.created',
-        'file.created',
-        'file.processing',
-        `file.${to}`,
-        'file.pending',
-        'file.processing',
-        'file.completed',
-      ]);
-    },
-  );
+    // The next run goes on where this one ended; the attempt of the old run still writes nothing.
+    expect(await changeByUser(database, id, goOn, actor)).toMatchObject({ status: 'pending', run: 2 });
+    const second = (await start(id, 2))?.file;
+    expect(second).toMatchObject({ status: 'processing', run: 2, attempts: 1 });
+    await expect(completeFile(database, attempt)).rejects.toThrow(AttemptOver);
+    if (second) await completeFile(database, second);
+    expect(await eventsOf(id)).toEqual([
+      'upload.created',
+      'file.created',
+      'file.processing',
+      `file.${to}`,
+      'file.pending',
+      'file.processing',
+      'file.completed',
+    ]);
+  });
 
-  test.each<['paused' | 'canceled' | 'pending', FileStatus[]]>([
-    ['paused', ['pending', 'processing']],
-    ['canceled', ['pending', 'processing', 'paused']],
-    ['pending', ['paused', 'canceled', 'failed']],
-  ])('a user may make a file %s only if it is %j', async (to, allowed) => {
+  test.each<[FileAction, FileStatus, FileStatus[]]>([
+    ['pause', 'paused', ['pending', 'processing']],
+    ['cancel', 'canceled', ['pending', 'processing', 'paused']],
+    ['resume', 'pending', ['paused']],
+    ['retry', 'pending', ['failed', 'canceled']],
+    ['process', 'pending', ['completed', 'failed', 'infected', 'canceled']],
+  ])('a user may %s a file, which becomes %s, only if it is %j', async (action, to, allowed) => {
     const { id } = await createFile();
     for (const from of STATUSES) {
       await ledger.query('UPDATE files SET status = $1', [from]);
-      const change = changeByUser(ledger.database, id, to, actor);
-      if (allowed.includes(from)) expect(canChange((await change) && from, to)).toBe(true);
-      else await expect(change).rejects.toMatchObject({ code: 'wrong_state' });
+      const change = changeByUser(ledger.database, id, action, actor);
+      if (allowed.includes(from)) {
+        expect(await change).toMatchObject({ status: to });
+        expect(canChange(from, to)).toBe(true);
+      } else await expect(change).rejects.toMatchObject({ code: 'wrong_state' });
     }
-    await expect(changeByUser(ledger.database, uuidv7(), to, actor)).rejects.toMatchObject({
+    await expect(changeByUser(ledger.database, uuidv7(), action, actor)).rejects.toMatchObject({
       code: 'not_found',
     });
   });
@@ -537,9 +542,9 @@ describe('state machine of files', () => {
     expect(await answerStep(database, id, answer)).toBeUndefined();
     await recordSteps(database, attempt, results, next);
     await recordWaiting(database, attempt, 'ask', until);
-    await changeByUser(database, id, 'paused', actor);
+    await changeByUser(database, id, 'pause', actor);
     expect(await answerStep(database, id, answer)).toBeUndefined();
-    const { steps } = await changeByUser(database, id, 'pending', actor);
+    const { steps } = await changeByUser(database, id, 'resume', actor);
     expect(steps).toEqual({ verify: record });
 
     const second = (await start(id, 2))?.file;

@@ -31,7 +31,10 @@ interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes. */
   'file.created': { size: number };
   'file.step': StepRecord & { step: string };
+  /** Without the names: the event stays after the file is purged. */
+  'file.renamed': Nothing;
   'file.deleted': Nothing;
+  'file.restored': Nothing;
   'file.purged': Nothing;
   'auth.register': { role: string; invitation?: string };
   'auth.login': Nothing;

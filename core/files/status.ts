@@ -52,7 +52,8 @@ async function changeByAttempt(
     `UPDATE files
      SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
          steps = CASE WHEN steps -> $7::text ->> 'state' = 'waiting' THEN steps - $7::text ELSE steps END || $8::jsonb,
-         completed_at = CASE WHEN $3 = 'completed' THEN now() END, updated_at = now()
+         completed_at = CASE WHEN $3 = 'completed' THEN now() END,
+         clean = clean AND $3 <> 'infected', updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
     [
       file.id,
@@ -167,26 +168,54 @@ export async function raiseRun(
   return raised?.run;
 }
 
-/** The changes that a user may make: the states they start from, and the event. */
-const USER_CHANGES = {
-  paused: { from: ['pending', 'processing'], event: 'file.paused' },
-  canceled: { from: ['pending', 'processing', 'paused'], event: 'file.canceled' },
-  pending: { from: ['paused', 'canceled', 'failed'], event: 'file.pending' },
-} as const satisfies Partial<Record<FileStatus, { from: readonly FileStatus[]; event: StatusEventType }>>;
+/** What a user may have done to the processing of a file: the states from which it is possible, and what follows. */
+export const USER_ACTIONS = {
+  pause: { from: ['pending', 'processing'], to: 'paused', event: 'file.paused' },
+  resume: { from: ['paused'], to: 'pending', event: 'file.pending' },
+  cancel: { from: ['pending', 'processing', 'paused'], to: 'canceled', event: 'file.canceled' },
+  retry: { from: ['failed', 'canceled'], to: 'pending', event: 'file.pending' },
+  process: { from: ['completed', 'failed', 'infected', 'canceled'], to: 'pending', event: 'file.pending' },
+} as const satisfies Record<string, { from: readonly FileStatus[]; to: FileStatus; event: StatusEventType }>;
+
+export type FileAction = keyof typeof USER_ACTIONS;
+
+/** The actions that are possible for a file of this status. */
+function possibleActions(status: FileStatus): FileAction[] {
+  const all = Object.keys(USER_ACTIONS) as FileAction[];
+  return all.filter((action) => (USER_ACTIONS[action].from as readonly FileStatus[]).includes(status));
+}
+
+/** Assignments of an UPDATE that begin a new run, which repeats no step that is done. A step that waits is asked again. */
+const NEXT_RUN = `
+  run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL,
+  steps = (SELECT coalesce(jsonb_object_agg(name, record), '{}') FROM jsonb_each(steps) AS step (name, record)
+           WHERE record ->> 'state' <> 'waiting')`;
 
 /**
- * Moves a file to another status for its user, whichever attempt processes it. An attempt that is running is told to stop.
- * A change to `pending` begins a new run, which repeats no step that is done; the caller adds its job.
+ * Assignments of an UPDATE that begin a new run with all steps. Facts stay until the steps replace them, so a clean file
+ * can be read meanwhile. Warnings of the steps go, because the steps would add them a second time.
+ */
+const FRESH_RUN = `
+  run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL, steps = '{}', step = NULL,
+  progress = 0, completed_at = NULL, priority = $3, metadata = '{}',
+  warnings = (SELECT coalesce(jsonb_agg(warning), '[]') FROM jsonb_array_elements(warnings) AS one (warning)
+              WHERE warning ->> 'step' = 'upload')`;
+
+/**
+ * Changes the status of a file for its user, whichever attempt processes it. An attempt that is running is told to stop.
+ * A change to `pending` begins a new run; the caller adds its job.
+ * @param priority of a `process` in the queue, see ProcessingJob
  * @returns the file as it is now
- * @throws {AppError} not_found; wrong_state, saying from which states the change is possible
+ * @throws {AppError} not_found; wrong_state, saying which actions are possible
  */
 export async function changeByUser(
   database: DataSource,
   id: string,
-  to: keyof typeof USER_CHANGES,
+  action: FileAction,
   actor: Actor,
+  priority = 0,
 ): Promise<File> {
-  const { from, event } = USER_CHANGES[to];
+  const { to, event } = USER_ACTIONS[action];
   return database.transaction(async (manager) => {
     const [file] = await queryEntities(
       manager,
@@ -195,23 +224,13 @@ export async function changeByUser(
       [id],
     );
     if (!file) throw new AppError('not_found');
-    if (!(from as readonly FileStatus[]).includes(file.status)) {
-      const detail = `The file is ${file.status}; it can become ${to} only if it is ${from.join(' or ')}`;
-      throw new AppError('wrong_state', { detail });
-    }
-    // A step that waits for an answer is asked again in the new run.
+    requirePossible(file.status, action);
+    const begins = action === 'process' ? FRESH_RUN : to === 'pending' ? NEXT_RUN : 'eta_seconds = NULL';
     const [changed] = await queryEntities(
       manager,
       File,
-      to === 'pending'
-        ? `UPDATE files
-           SET status = $2, run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL,
-               steps = (SELECT coalesce(jsonb_object_agg(name, record), '{}') FROM jsonb_each(steps) AS step (name, record)
-                        WHERE record ->> 'state' <> 'waiting'),
-               updated_at = now()
-           WHERE id = $1 RETURNING *`
-        : 'UPDATE files SET status = $2, eta_seconds = NULL, updated_at = now() WHERE id = $1 RETURNING *',
-      [id, to],
+      `UPDATE files SET status = $2, ${begins}, updated_at = now() WHERE id = $1 RETURNING *`,
+      action === 'process' ? [id, to, priority] : [id, to],
     );
     if (!changed) throw new AppError('not_found');
     if (file.status === 'processing') await stopAttempt(manager, file);
@@ -219,5 +238,14 @@ export async function changeByUser(
       { type: event, subjectId: id, ownerId: file.ownerId, actor, data: { run: changed.run } },
     ]);
     return changed;
+  });
+}
+
+/** @throws {AppError} wrong_state */
+function requirePossible(status: FileStatus, action: FileAction): void {
+  const possible = possibleActions(status);
+  if (possible.includes(action)) return;
+  throw new AppError('wrong_state', {
+    detail: `A file that is ${status} does not allow ${action}; possible now: ${possible.join(', ')}`,
   });
 }

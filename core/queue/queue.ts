@@ -24,6 +24,11 @@ import { connectRedis } from '../redis.js';
 export interface ProcessingJob {
   fileId: string;
   run: number;
+  /**
+   * 0 or absent: in the order of arrival, before all jobs that have a priority. These follow in the order of their
+   * numbers, the lowest first.
+   */
+  priority?: number;
   /** Id of the request that caused the job, for the logs. */
   requestId?: string | undefined;
 }
@@ -111,7 +116,7 @@ export async function migrateQueue(client: Parameters<typeof runMigrations>[0]):
 }
 
 /** A job's id in the queue. */
-export function jobId({ fileId, run }: ProcessingJob): string {
+export function jobId({ fileId, run }: Pick<ProcessingJob, 'fileId' | 'run'>): string {
   return `${fileId}-${run}`;
 }
 
@@ -199,7 +204,11 @@ function operations(
   return {
     bull,
     async add(...jobs) {
-      const entries = jobs.map((data) => ({ name: 'process', data, opts: { jobId: jobId(data) } }));
+      const entries = jobs.map(({ priority, ...data }) => ({
+        name: 'process',
+        data,
+        opts: { jobId: jobId(data), ...(priority ? { priority } : {}) },
+      }));
       await promptly(() => bull.addBulk(entries));
     },
     async getState(job) {

@@ -121,7 +121,7 @@ export function checkMetadata(metadata: Metadata): Description {
   for (const key of NAME_KEYS) {
     const name = metadata[key];
     if (!name) continue;
-    const plain = name.replaceAll(BIDI_CONTROL, '');
+    const plain = withoutTurns(name);
     turnsText ||= plain !== name;
     checked[key] = bareName(key, plain);
   }
@@ -130,10 +130,25 @@ export function checkMetadata(metadata: Metadata): Description {
   return { metadata: checked, warnings: turnsText ? [BIDI_WARNING] : [] };
 }
 
+/**
+ * Checks a new name for a file, by the same rules as at its creation: a path is reduced to the bare name.
+ * @returns the name to keep, and a warning if characters were removed from it
+ * @throws {AppError} invalid_request
+ */
+export function checkFilename(filename: string): { filename: string; warnings: Problem[] } {
+  requireText(filename, 'filename');
+  const plain = withoutTurns(filename);
+  return { filename: bareName('filename', plain), warnings: plain === filename ? [] : [BIDI_WARNING] };
+}
+
+function withoutTurns(name: string): string {
+  return name.replaceAll(BIDI_CONTROL, '');
+}
+
 function bareName(key: string, path: string): string {
   const name = path.split(/[/\\]/).at(-1)?.trim();
   if (!name || name === '.' || name === '..' || INVISIBLE.test(name)) {
-    throw invalid(`${key} in the metadata is not a name of a file`);
+    throw invalid(`${key} is not a name of a file`);
   }
   if (name.length > MAX_FILENAME) throw invalid(`${key} must have at most ${MAX_FILENAME} characters`);
   return name;
@@ -152,13 +167,13 @@ export function requireUsable(key: string): void {
 }
 
 function requireText(text: string, key: string): void {
-  if (CONTROL.test(text)) throw invalid(`${printable(key)} in the metadata must not hold control characters`);
-  if (!text.isWellFormed()) throw invalid(`${printable(key)} in the metadata holds half of a surrogate pair`);
+  if (CONTROL.test(text)) throw invalid(`${printable(key)} must not hold control characters`);
+  if (!text.isWellFormed()) throw invalid(`${printable(key)} holds half of a surrogate pair`);
 }
 
 /** A key in a form that is safe to show in a message. */
 function printable(key: string): string {
-  return KEY.test(key) ? key : 'A key';
+  return KEY.test(key) ? key : 'A key of the metadata';
 }
 
 function byteLength(value: string | null): number {

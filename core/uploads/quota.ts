@@ -1,7 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { type Quota, UNLIMITED } from '../config.js';
 import { User } from '../database/entities/user.js';
-import { execute, queryRows } from '../database/rows.js';
+import { type Database, execute, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { LeaseLost } from './errors.js';
 import type { Lease } from './lease.js';
@@ -179,7 +179,7 @@ export function openReservation(
 
 /** As quotaExceeded, but reads the user's row first. */
 export async function quotaExceededBy(
-  database: DataSource,
+  database: Database,
   quota: Quota,
   userId: string,
   bytes: number | null,

@@ -134,10 +134,14 @@ export function incomplete({ offset, length }: Upload): AppError {
   return new AppError('wrong_state', { detail: `${offset} of ${length} bytes are stored` });
 }
 
-/** Queues the job of a new file. A failure is logged: the relay adds the job later. */
-export async function addJob({ queue, log }: SettleDeps, { id, run }: File, actor: Actor | undefined) {
+/** Queues the job of a file's present run. A failure is logged: the relay adds the job later. */
+export async function addJob(
+  { queue, log }: Pick<SettleDeps, 'queue' | 'log'>,
+  { id, run, priority }: File,
+  actor: Actor | undefined,
+) {
   try {
-    await queue.add({ fileId: id, run, requestId: actor?.requestId });
+    await queue.add({ fileId: id, run, priority, requestId: actor?.requestId });
   } catch (error) {
     log.warn({ err: error, fileId: id }, 'job could not be queued; the relay will');
   }

@@ -33,3 +33,12 @@ export const pageLimit = z.coerce.number().int().min(1).max(200).default(50);
 
 /** The id of the last item of the previous page. */
 export const idCursor = z.uuid('must be the nextCursor of a page before').optional();
+
+/** Priorities in the queue. New uploads have none, and come before all jobs that have one. */
+export const PRIORITIES = { high: 1, normal: 2, low: 3 } as const;
+
+/** How files are to be processed again. */
+export const processing = {
+  priority: z.enum(['high', 'normal', 'low'], 'must be high, normal or low').default('normal'),
+  settings: z.never('cannot be given yet: leave it out').optional(),
+};

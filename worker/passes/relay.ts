@@ -85,9 +85,9 @@ export async function relayJobs(deps: RelayDeps): Promise<number> {
 /** The missing job of this file, if any. */
 async function findMissing(
   { database, queue }: RelayDeps,
-  { id, run }: UnfinishedFile,
+  { id, run, priority }: UnfinishedFile,
 ): Promise<ProcessingJob | undefined> {
-  const job = { fileId: id, run };
+  const job = { fileId: id, run, priority };
   switch (await queue.getState(job)) {
     case 'open':
       return undefined;

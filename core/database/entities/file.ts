@@ -90,6 +90,10 @@ export class File {
   @Column('integer')
   run: number;
 
+  /** Of the present run in the queue; see ProcessingJob. */
+  @Column('smallint')
+  priority: number;
+
   /** How often the present run was begun or taken over: the number of the attempt that may write. */
   @Column('integer')
   attempts: number;
