@@ -169,7 +169,7 @@ export async function raiseRun(
 }
 
 /** What a user may have done to the processing of a file: the states from which it is possible, and what follows. */
-export const USER_ACTIONS = {
+const USER_ACTIONS = {
   pause: { from: ['pending', 'processing'], to: 'paused', event: 'file.paused' },
   resume: { from: ['paused'], to: 'pending', event: 'file.pending' },
   cancel: { from: ['pending', 'processing', 'paused'], to: 'canceled', event: 'file.canceled' },

@@ -95,7 +95,7 @@ export function fileControlRoutes(deps: ControlDeps): AnyRoute[] {
  * Controls the processing of a file. The job of a new run is added after the commit; the relay adds it if that fails.
  * @throws {AppError} not_found; wrong_state
  */
-export async function controlFile(
+async function controlFile(
   deps: Pick<SettleDeps, 'database' | 'queue' | 'log'>,
   id: string,
   action: FileAction,
