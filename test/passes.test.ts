@@ -8,6 +8,7 @@ import { freeLease } from './support/leases.js';
 import { appendToUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { countRead } from './support/plans.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
+import { until } from './support/until.js';
 import { makeDue } from './support/uploads.js';
 import { setRoom } from './support/users.js';
 
@@ -155,6 +156,23 @@ describe('the trash', () => {
     expect(await trim()).toBe(0);
     await ledger.query('UPDATE users SET quota_changed_at = now() WHERE id = $1', [ledger.ownerId]);
     expect(await trim()).toBe(1);
+  });
+
+  test('keeps its hands off a file that is restored while it is being trimmed', async () => {
+    const ids = await trash(3);
+    const restoring = ledger.database.createQueryRunner();
+    await restoring.startTransaction();
+    await restoring.query('UPDATE files SET deleted_at = NULL WHERE id = ANY ($1)', [ids]);
+    const trimmed = createTrim(ledger)();
+    await until(
+      'the trim waits for the file',
+      async () => (await ledger.query('SELECT FROM pg_locks WHERE NOT granted')).length > 0,
+    );
+    await restoring.commitTransaction();
+    await restoring.release();
+    await trimmed;
+    const left = await ledger.query('SELECT id FROM files WHERE id = ANY ($1)', [ids]);
+    expect(left).toHaveLength(3);
   });
 
   test('is found also when it has more owners and more files than one batch', async () => {

@@ -189,7 +189,7 @@ describe('jobs', () => {
       open--;
       expect(await relay()).toBe(1);
       expect(asked.splice(0)).toHaveLength(3);
-      expect(added).toEqual([{ fileId: files[0]?.id, run: 1 }]);
+      expect(added).toEqual([{ fileId: files[0]?.id, run: 1, priority: 0 }]);
       open++;
       comeBack();
       expect(await relay()).toBe(0);
@@ -206,7 +206,7 @@ describe('jobs', () => {
         return 'failed';
       });
       expect(await relayJobs({ database, queue })).toBe(1);
-      expect(added).toEqual([{ fileId: other.id, run: 1 }]);
+      expect(added).toEqual([{ fileId: other.id, run: 1, priority: 0 }]);
       expect((await findFile(processes, ending.id)).error.detail).toBe('It was');
     });
   });

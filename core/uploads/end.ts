@@ -3,7 +3,7 @@ import { within } from '../concurrency.js';
 import type { Actor } from '../database/entities/event.js';
 import { File } from '../database/entities/file.js';
 import { Upload } from '../database/entities/upload.js';
-import { execute, queryEntities } from '../database/rows.js';
+import { execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { NewEvent } from '../events/types.js';
@@ -50,6 +50,23 @@ export async function terminateUpload(
   });
   lease?.leave();
   await emptyStore(deps, id, blobIds);
+}
+
+/**
+ * Deletes a file that is in the trash for good, on behalf of the system. A file that is no longer there stays as it is:
+ * its user may have restored it in the meantime.
+ */
+export async function purgeFromTrash(deps: EndDeps, id: string): Promise<void> {
+  const blobIds = await deps.database.transaction(async (manager) => {
+    const upload = await lock(manager, 'id = $1', id);
+    const inTrash = await queryRows(
+      manager,
+      'SELECT id FROM files WHERE id = $1 AND deleted_at IS NOT NULL FOR UPDATE',
+      [id],
+    );
+    return upload && inTrash.length > 0 ? end(manager, upload, undefined) : undefined;
+  });
+  if (blobIds) await emptyStore(deps, id, blobIds);
 }
 
 /**

@@ -2,8 +2,7 @@ import { forEachOf } from '../../core/concurrency.js';
 import { queryRows } from '../../core/database/rows.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../../core/files/trash.js';
 import type { LedgerDeps } from '../../core/uploads/commit.js';
-import { terminateUpload } from '../../core/uploads/end.js';
-import { UploadEnded } from '../../core/uploads/errors.js';
+import { purgeFromTrash } from '../../core/uploads/end.js';
 
 /** How many files are purged at once. */
 const PURGES = 4;
@@ -21,16 +20,11 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
     let purged = 0;
     for await (const owners of listTrashOwners(deps.database, since)) {
       for await (const ids of listTrashBeyondQuota(deps.database, deps.quota, owners)) {
-        await forEachOf(ids, PURGES, (id) => terminateUpload(deps, id).catch(ignoreEnded));
+        await forEachOf(ids, PURGES, (id) => purgeFromTrash(deps, id));
         purged += ids.length;
       }
     }
     since = now?.began;
     return purged;
   };
-}
-
-/** The owner or another worker has already purged the file. */
-function ignoreEnded(error: unknown): void {
-  if (!(error instanceof UploadEnded)) throw error;
 }
