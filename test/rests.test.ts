@@ -5,26 +5,31 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { ByteSource } from '../core/uploads/receive.js';
 import { readBody } from '../server/http/request-body.js';
 
-const PIECES = 60;
+/** Sent in about two seconds. A socket does not rest before the last 32 of them. */
+const PIECES = 120;
 const PIECE = Buffer.alloc(1024, 'a');
+const EVERY_MS = 15;
 
 let server: Server;
 let reads: number[];
-let onRead: (source: ByteSource) => void;
+let connections: number;
+let onRead: (source: ByteSource, bytes: number) => void;
 
 beforeEach(async () => {
   reads = [];
+  connections = 0;
   onRead = () => {};
   server = createServer(async (req, res) => {
     const source = readBody(req);
     await source.flow((chunk) => {
       reads.push(chunk.byteLength);
-      onRead(source);
+      onRead(source, chunk.byteLength);
       return undefined;
     });
     req.resume();
     res.end('read');
   });
+  server.on('connection', () => connections++);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
 });
@@ -52,7 +57,7 @@ async function sendSlowly(agent: Agent, pieces: number, everyMs: number): Promis
 
 test('the small packets of a slow sender gather, and few reads take all of them', async () => {
   const agent = new Agent();
-  expect(await sendSlowly(agent, PIECES, 20)).toBe(200);
+  expect(await sendSlowly(agent, PIECES, EVERY_MS)).toBe(200);
   agent.destroy();
   expect(reads.reduce((sum, bytes) => sum + bytes, 0)).toBe(PIECES * PIECE.length);
   expect(reads.length).toBeLessThan(PIECES * 0.75);
@@ -60,11 +65,16 @@ test('the small packets of a slow sender gather, and few reads take all of them'
 
 test('a reader that ends while the socket rests leaves the connection to the next request', async () => {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-  onRead = (source) => {
-    // Just after this read the socket begins to rest.
-    if (reads.length === 30) setTimeout(() => source.end(), 5);
+  let endings = 0;
+  onRead = (source, bytes) => {
+    // These gathered in a rest, so the sender is slow and the socket begins to rest again.
+    if (bytes < 4 * PIECE.length || endings > 0) return;
+    endings++;
+    setTimeout(() => source.end(), 5);
   };
-  expect(await sendSlowly(agent, PIECES, 20)).toBe(200);
+  expect(await sendSlowly(agent, PIECES, EVERY_MS)).toBe(200);
+  expect(endings).toBe(1);
   expect(await sendSlowly(agent, 1, 0)).toBe(200);
+  expect(connections).toBe(1);
   agent.destroy();
 });

@@ -1,5 +1,5 @@
+import { Pace } from '../core/pace.js';
 import { createMemory, type Holder, type Memory } from '../core/storage/s3/memory.js';
-import { Pace } from '../core/storage/s3/pace.js';
 
 /* The memory of uploads on their way to S3: the order in which sinks get it, and which sinks put bytes away for others. */
 

@@ -19,7 +19,7 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
     flow: (take) =>
       new Promise((resolve, reject) => {
         const { socket } = req;
-        const length = Number(req.headers['content-length'] ?? Number.NaN);
+        const length = Number(req.headers['content-length'] ?? Number.POSITIVE_INFINITY);
         const rests = createRests(socket);
         let received = 0;
 
@@ -43,7 +43,7 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
             return;
           }
           const full = take(chunk);
-          rests.note(chunk.byteLength, Number.isNaN(length) ? undefined : length - received);
+          rests.note(chunk.byteLength, length - received);
           if (full) pauseUntil(full);
           else checkEnd();
         };

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { Pace } from '../../core/pace.js';
 
 /*
  * Thousands of slow senders cost more by the number of reads than by their bytes: each small packet is a way through the
@@ -9,24 +10,24 @@ import type { Socket } from 'node:net';
 /** How long a socket rests, in milliseconds. */
 const REST_MS = 250;
 
-/**
- * Bytes a millisecond below which a sender is slow. In a rest it sends at most half of the 64 KiB that a receive buffer
- * holds at least, so that it never has to wait.
- */
-const SLOW = (32 * 1024) / REST_MS;
+/** The most bytes that a sender sends in a rest: half of what a receive buffer holds at least, so that it never waits. */
+const REST_BYTES = 32 * 1024;
+
+/** Bytes a millisecond below which a sender is slow. */
+const SLOW = REST_BYTES / REST_MS;
 
 export interface Rests {
-  /** Notes what one read gave. @param left bytes that are still to come; undefined if that is unknown */
-  note(bytes: number, left: number | undefined): void;
+  /** Notes what one read gave. @param left bytes that are still to come; Infinity if that is unknown */
+  note(bytes: number, left: number): void;
   /** From now on the socket does not rest. */
   end(): void;
 }
 
 /** @param socket the connection of a request under way. node:http reads it whenever it is not paused. */
 export function createRests(socket: Socket): Rests {
-  let began = performance.now();
-  let bytes = 0;
-  let isSlow = false;
+  const pace = new Pace();
+  /** From the read after which the socket rests until it is read again. */
+  let resting = false;
   let ended = false;
   let timer: NodeJS.Timeout | undefined;
 
@@ -38,23 +39,19 @@ export function createRests(socket: Socket): Rests {
 
   function wake(): void {
     timer = undefined;
+    resting = false;
     socket.resume();
   }
 
   return {
-    note(count, left) {
-      if (ended) return;
-      bytes += count;
-      const now = performance.now();
-      if (now - began >= REST_MS) {
-        isSlow = bytes < SLOW * (now - began);
-        began = now;
-        bytes = 0;
-      }
+    note(bytes, left) {
+      pace.note(bytes, performance.now());
+      const isSlow = pace.rate !== undefined && pace.rate < SLOW;
       // The answer to the last bytes should not wait for a rest.
-      if (!isSlow || timer || (left !== undefined && left < SLOW * REST_MS)) return;
+      if (!isSlow || resting || ended || left < REST_BYTES) return;
+      resting = true;
       // Not at once: the stream of the request makes its socket flow again after each chunk.
-      soon(rest);
+      setImmediate(rest);
     },
     end() {
       ended = true;
@@ -63,18 +60,4 @@ export function createRests(socket: Socket): Rests {
       wake();
     },
   };
-}
-
-let due: (() => void)[] = [];
-
-/** Calls `act` when the reads that are due now are done. */
-function soon(act: () => void): void {
-  if (due.length === 0) {
-    setImmediate(() => {
-      const acts = due;
-      due = [];
-      for (const one of acts) one();
-    });
-  }
-  due.push(act);
 }

@@ -1,9 +1,9 @@
+import { Pace } from '../../pace.js';
 import type { CommitTime, Progress, StoredUpload, UploadSink } from '../storage.js';
 import { Delivery } from './delivery.js';
 import { Held } from './held.js';
 import type { Holder, Memory } from './memory.js';
 import type { ObjectStore } from './operations.js';
-import { Pace } from './pace.js';
 import { type Goal, nextGoal, nextStep, type Reason } from './plan.js';
 import type { Spool } from './spool.js';
 

@@ -19,8 +19,8 @@ export class Pace {
   private began: number | undefined;
   private last = 0;
   private bytes = 0;
-  /** Bytes a millisecond in the last window. */
-  private rate: number | undefined;
+  /** Bytes a millisecond in the last window; undefined as long as it cannot be said. */
+  rate: number | undefined;
 
   note(bytes: number, now: number): void {
     this.last = now;
