@@ -150,6 +150,9 @@ async function returnUploadToken(manager: EntityManager, fileId: string): Promis
   );
 }
 
+/** Assignments of an UPDATE that begin a new run. */
+const NEW_RUN = 'run = run + 1, attempts = 0, counted_attempts = 0';
+
 /**
  * Gives an unfinished file a new run, because the queue has the job of the present run as ended.
  * @returns the new run; undefined if the file has changed meanwhile
@@ -161,50 +164,66 @@ export async function raiseRun(
   const [raised] = await queryEntities(
     database.manager,
     File,
-    `UPDATE files SET run = run + 1, attempts = 0, counted_attempts = 0, updated_at = now()
+    `UPDATE files SET ${NEW_RUN}, updated_at = now()
      WHERE id = $1 AND run = $2 AND status IN ('pending', 'processing') RETURNING *`,
     [file.id, file.run],
   );
   return raised?.run;
 }
 
-/** What a user may have done to the processing of a file: the states from which it is possible, and what follows. */
-const USER_ACTIONS = {
-  pause: { from: ['pending', 'processing'], to: 'paused', event: 'file.paused' },
-  resume: { from: ['paused'], to: 'pending', event: 'file.pending' },
-  cancel: { from: ['pending', 'processing', 'paused'], to: 'canceled', event: 'file.canceled' },
-  retry: { from: ['failed', 'canceled'], to: 'pending', event: 'file.pending' },
-  process: { from: ['completed', 'failed', 'infected', 'canceled'], to: 'pending', event: 'file.pending' },
-} as const satisfies Record<string, { from: readonly FileStatus[]; to: FileStatus; event: StatusEventType }>;
+/* What an UPDATE assigns besides the status, when a user changes it. */
 
-export type FileAction = keyof typeof USER_ACTIONS;
+/** No run goes on, so nothing is left to wait for. */
+const ENDED = 'eta_seconds = NULL';
 
-/** The actions that are possible for a file of this status. */
-function possibleActions(status: FileStatus): FileAction[] {
-  const all = Object.keys(USER_ACTIONS) as FileAction[];
-  return all.filter((action) => (USER_ACTIONS[action].from as readonly FileStatus[]).includes(status));
-}
-
-/** Assignments of an UPDATE that begin a new run, which repeats no step that is done. A step that waits is asked again. */
-const NEXT_RUN = `
-  run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL,
+/** A new run that repeats no step that is done. A step that waits is asked again. */
+const CONTINUED = `
+  ${NEW_RUN}, error = NULL, eta_seconds = NULL,
   steps = (SELECT coalesce(jsonb_object_agg(name, record), '{}') FROM jsonb_each(steps) AS step (name, record)
            WHERE record ->> 'state' <> 'waiting')`;
 
 /**
- * Assignments of an UPDATE that begin a new run with all steps. Facts stay until the steps replace them, so a clean file
- * can be read meanwhile. Warnings of the steps go, because the steps would add them a second time.
+ * A new run with all steps. Facts stay until the steps replace them, so a clean file can be read meanwhile. Warnings of
+ * the steps go, because the steps would add them a second time.
  */
-const FRESH_RUN = `
-  run = run + 1, attempts = 0, counted_attempts = 0, error = NULL, eta_seconds = NULL, steps = '{}', step = NULL,
-  progress = 0, completed_at = NULL, priority = $3, metadata = '{}',
-  warnings = (SELECT coalesce(jsonb_agg(warning), '[]') FROM jsonb_array_elements(warnings) AS one (warning)
-              WHERE warning ->> 'step' = 'upload')`;
+const REPEATED = `
+  ${NEW_RUN}, error = NULL, eta_seconds = NULL, steps = '{}', step = NULL, progress = 0, completed_at = NULL,
+  metadata = '{}', warnings = (SELECT coalesce(jsonb_agg(warning), '[]')
+                               FROM jsonb_array_elements(warnings) AS one (warning)
+                               WHERE warning ->> 'step' = 'upload')`;
+
+interface UserAction {
+  from: readonly FileStatus[];
+  to: FileStatus;
+  event: StatusEventType;
+  assign: string;
+}
+
+/** What a user may have done to the processing of a file: the states from which it is possible, and what follows. */
+const USER_ACTIONS = {
+  pause: { from: ['pending', 'processing'], to: 'paused', event: 'file.paused', assign: ENDED },
+  resume: { from: ['paused'], to: 'pending', event: 'file.pending', assign: CONTINUED },
+  cancel: {
+    from: ['pending', 'processing', 'paused'],
+    to: 'canceled',
+    event: 'file.canceled',
+    assign: ENDED,
+  },
+  retry: { from: ['failed', 'canceled'], to: 'pending', event: 'file.pending', assign: CONTINUED },
+  process: {
+    from: ['completed', 'failed', 'infected', 'canceled'],
+    to: 'pending',
+    event: 'file.pending',
+    assign: REPEATED,
+  },
+} satisfies Record<string, UserAction>;
+
+export type FileAction = keyof typeof USER_ACTIONS;
 
 /**
  * Changes the status of a file for its user, whichever attempt processes it. An attempt that is running is told to stop.
  * A change to `pending` begins a new run; the caller adds its job.
- * @param priority of a `process` in the queue, see ProcessingJob
+ * @param priority of the new run in the queue, see ProcessingJob; undefined: as before
  * @returns the file as it is now
  * @throws {AppError} not_found; wrong_state, saying which actions are possible
  */
@@ -213,9 +232,9 @@ export async function changeByUser(
   id: string,
   action: FileAction,
   actor: Actor,
-  priority = 0,
+  priority?: number,
 ): Promise<File> {
-  const { to, event } = USER_ACTIONS[action];
+  const { to, event, assign }: UserAction = USER_ACTIONS[action];
   return database.transaction(async (manager) => {
     const [file] = await queryEntities(
       manager,
@@ -225,12 +244,12 @@ export async function changeByUser(
     );
     if (!file) throw new AppError('not_found');
     requirePossible(file.status, action);
-    const begins = action === 'process' ? FRESH_RUN : to === 'pending' ? NEXT_RUN : 'eta_seconds = NULL';
     const [changed] = await queryEntities(
       manager,
       File,
-      `UPDATE files SET status = $2, ${begins}, updated_at = now() WHERE id = $1 RETURNING *`,
-      action === 'process' ? [id, to, priority] : [id, to],
+      `UPDATE files SET status = $2, priority = coalesce($3, priority), ${assign}, updated_at = now()
+       WHERE id = $1 RETURNING *`,
+      [id, to, priority ?? null],
     );
     if (!changed) throw new AppError('not_found');
     if (file.status === 'processing') await stopAttempt(manager, file);
@@ -241,9 +260,10 @@ export async function changeByUser(
   });
 }
 
-/** @throws {AppError} wrong_state */
+/** @throws {AppError} wrong_state, naming the actions that are possible for a file of this status */
 function requirePossible(status: FileStatus, action: FileAction): void {
-  const possible = possibleActions(status);
+  const actions: Record<string, UserAction> = USER_ACTIONS;
+  const possible = Object.keys(actions).filter((one) => actions[one]?.from.includes(status));
   if (possible.includes(action)) return;
   throw new AppError('wrong_state', {
     detail: `A file that is ${status} does not allow ${action}; possible now: ${possible.join(', ')}`,
