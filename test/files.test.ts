@@ -246,7 +246,7 @@ describe('deleting', () => {
     expect(again).not.toBe(id);
     expect(await user.settled(again)).toMatchObject({ status: 'completed', size: content.length });
 
-    await restore(processes.database, id);
+    expect(await restore(user, id)).toBe(200);
     expect([(await head()).status, (await head()).headers.get('Upload-Offset')]).toEqual([200, '5']);
     expect(await trash(user, id)).toBe(204);
     expect(await terminate(user, id)).toBe(204);

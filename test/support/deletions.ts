@@ -1,5 +1,5 @@
 import type { TestUser } from './client.js';
-import type { Queryable, TestDatabase } from './database.js';
+import type { Queryable } from './database.js';
 
 /* The ways in which files and uploads go. Each returns the status of the answer. */
 
@@ -13,13 +13,8 @@ export const terminate = async (user: TestUser, id: string): Promise<number> =>
   (await user.tus('DELETE', `/uploads/${id}`)).status;
 
 /** Takes a file out of the trash again. */
-export const restore = ({ query }: Pick<TestDatabase, 'query'>, id: string) =>
-  query(
-    `WITH restored AS (UPDATE files SET deleted_at = NULL WHERE id = $1 RETURNING owner_id, size)
-     UPDATE users SET used_bytes = used_bytes + size, used_files = used_files + 1
-     FROM restored WHERE users.id = owner_id`,
-    [id],
-  );
+export const restore = async (user: TestUser, id: string): Promise<number> =>
+  (await user.fetch(`/api/files/${id}/restore`, { method: 'POST' })).status;
 
 /** Makes the requests that the store has refused due again, so that the reconciler need not wait. */
 export async function letRetry(database: Queryable): Promise<void> {
