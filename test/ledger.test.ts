@@ -432,6 +432,27 @@ describe('state machine of files', () => {
   const start = (fileId: string, run = 1) =>
     startAttempt(ledger.database, { fileId, run, attempt: 1 }, 'verify');
 
+  test('a file that was clean is not clean any more when a later run finds a threat', async () => {
+    const { id } = await createFile();
+    const attempt = (await start(id))?.file;
+    if (!attempt) throw new Error('no attempt');
+    const found = { state: 'done', ms: 1 } as const;
+    await recordSteps(
+      ledger.database,
+      attempt,
+      [{ step: 'scan', record: found, facts: { clean: true } }],
+      next,
+    );
+    await completeFile(ledger.database, attempt);
+    expect(await changeByUser(ledger.database, id, 'process', actor)).toMatchObject({ clean: true });
+    const again = (await start(id, 2))?.file;
+    if (!again) throw new Error('no attempt');
+    await infectFile(ledger.database, again, problem, found);
+    expect(await ledger.query('SELECT status, clean FROM files WHERE id = $1', [id])).toEqual([
+      { status: 'infected', clean: false },
+    ]);
+  });
+
   test('a wrong transition changes no row and makes no event', async () => {
     const file = await createFile();
     const { database } = ledger;

@@ -215,6 +215,21 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     }
   });
 
+  test('jobs without a priority come first, and then the lowest number', async () => {
+    const jobs = [3, 1, undefined, 2, 0].map((priority) => ({
+      ...makeJob(),
+      ...(priority !== undefined && { priority }),
+    }));
+    await queue.add(...jobs);
+    expect(await queue.countOpen()).toBe(jobs.length);
+    const seen: string[] = [];
+    workers.push(
+      startWorker({ ...place, concurrency: 1, log, handle: async ({ fileId }) => void seen.push(fileId) }),
+    );
+    await until('all to be done', () => seen.length === jobs.length);
+    expect(seen).toEqual([2, 4, 1, 3, 0].map((index) => jobs[index]?.fileId));
+  });
+
   test('a job is told how often its workers have died, and the queue does not fail it for that', async () => {
     const job = makeJob();
     await queue.add(job);
