@@ -55,8 +55,9 @@ export async function terminateUpload(
 /**
  * Deletes a file that is in the trash for good, on behalf of the system. A file that is no longer there stays as it is:
  * its user may have restored it in the meantime.
+ * @returns whether the file was deleted
  */
-export async function purgeFromTrash(deps: EndDeps, id: string): Promise<void> {
+export async function purgeFromTrash(deps: EndDeps, id: string): Promise<boolean> {
   const blobIds = await deps.database.transaction(async (manager) => {
     const upload = await lock(manager, 'id = $1', id);
     const inTrash = await queryRows(
@@ -67,6 +68,7 @@ export async function purgeFromTrash(deps: EndDeps, id: string): Promise<void> {
     return upload && inTrash.length > 0 ? end(manager, upload, undefined) : undefined;
   });
   if (blobIds) await emptyStore(deps, id, blobIds);
+  return blobIds !== undefined;
 }
 
 /**

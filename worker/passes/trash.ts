@@ -20,8 +20,9 @@ export function createTrim(deps: LedgerDeps): () => Promise<number> {
     let purged = 0;
     for await (const owners of listTrashOwners(deps.database, since)) {
       for await (const ids of listTrashBeyondQuota(deps.database, deps.quota, owners)) {
-        await forEachOf(ids, PURGES, (id) => purgeFromTrash(deps, id));
-        purged += ids.length;
+        await forEachOf(ids, PURGES, async (id) => {
+          if (await purgeFromTrash(deps, id)) purged++;
+        });
       }
     }
     since = now?.began;
