@@ -59,6 +59,8 @@ export interface Config {
   /** Bytes. */
   maxUploadSize: number;
   uploadExpiryHours: number;
+  /** Days for which a deleted file stays in the trash; 0: until the trash is too full. */
+  trashDays: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
   workerConcurrency: number;
@@ -179,6 +181,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     },
     maxUploadSize: e.MAX_UPLOAD_SIZE,
     uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
+    trashDays: e.TRASH_DAYS,
     healthPort: e.HEALTH_PORT,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,

@@ -139,6 +139,7 @@ export const environment = z.object({
     .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
     .default(LARGEST_UPLOAD),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
+  TRASH_DAYS: integer(0, 36_500).default(30),
   UPLOAD_MEMORY_BUDGET: bytes
     // A smaller budget leaves no room for several parts in flight.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')

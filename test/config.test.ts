@@ -88,6 +88,8 @@ test.each([
   [{ RATE_LIMIT_AUTH: '5/0s' }, /^RATE_LIMIT_AUTH=5\/0s: must have a window of 1s to 24h/],
   [{ RATE_LIMIT_AUTH: '5/25h' }, /^RATE_LIMIT_AUTH=5\/25h: must have a window of 1s to 24h/],
   [{ PARSER_MEMORY: '1MiB' }, /^PARSER_MEMORY=1MiB: must be at least 128 MiB/],
+  [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
+  [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],

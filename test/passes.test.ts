@@ -1,8 +1,9 @@
 import { v7 as uuidv7 } from 'uuid';
 import { UNLIMITED } from '../core/config.js';
+import { listOverdue } from '../core/files/overdue.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
 import { expireUploads } from '../core/uploads/expire.js';
-import { createTrim } from '../worker/passes/trash.js';
+import { createTrim, purgeAllOverdue } from '../worker/passes/purge.js';
 import { parts } from './support/bytes.js';
 import { freeLease } from './support/leases.js';
 import { appendToUpload, openLedger, type TestLedger } from './support/ledger.js';
@@ -125,6 +126,68 @@ test('an append moves the expiry only when that is worth writing the index', asy
   ]);
   await appendToUpload(ledger, { ...upload, offset: 2 }, 1, parts('c'));
   expect(await expiry()).toBeLessThan(first + 3_600_000);
+});
+
+describe('files that are overdue in the trash', () => {
+  const rule = { since: 'deleted_at', hours: 48, reason: 'trash_period' } as const;
+
+  const age = (ids: string[], hours: number) =>
+    ledger.query(`UPDATE files SET deleted_at = now() - $2 * interval '1 hour' WHERE id = ANY ($1)`, [
+      ids,
+      hours,
+    ]);
+
+  test('are found without reading the others', async () => {
+    const ids = await trash(6);
+    await age(ids.slice(0, 5), 48);
+    await age(ids.slice(5), 47.9);
+    let purged = 0;
+    const read = await readBy(async () => {
+      purged = await purgeAllOverdue(ledger, rule);
+    });
+    expect(purged).toBe(5);
+    expect(read.filter(([, count]) => count > FEW)).toEqual([]);
+    expect(await countTrash()).toBe(1);
+    await age(ids.slice(5), 48);
+    expect(await purgeAllOverdue(ledger, rule)).toBe(1);
+  });
+
+  test('are found also when they are more than one batch', async () => {
+    const ids = await trash(1300);
+    await age(ids, 100);
+    const found: string[] = [];
+    for await (const batch of listOverdue(ledger.database, rule)) {
+      expect(batch.length).toBeLessThanOrEqual(1000);
+      found.push(...batch);
+      await ledger.query('DELETE FROM files WHERE id = ANY ($1)', [batch]);
+    }
+    expect(found.sort()).toEqual(ids.sort());
+  });
+
+  test('are purged once by two passes at a time', async () => {
+    await age(await trash(20), 100);
+    const counts = await Promise.all([purgeAllOverdue(ledger, rule), purgeAllOverdue(ledger, rule)]);
+    expect((counts[0] ?? 0) + (counts[1] ?? 0)).toBe(20);
+  });
+
+  test('stay when they are restored, and deleted again, before their turn comes', async () => {
+    const ids = await trash(3);
+    await age(ids, 100);
+    const again = ledger.database.createQueryRunner();
+    await again.startTransaction();
+    await again.query('UPDATE files SET deleted_at = now() WHERE id = ANY ($1)', [ids]);
+    const purged = purgeAllOverdue(ledger, rule);
+    await until(
+      'the pass waits for the files',
+      async () => (await ledger.query('SELECT FROM pg_locks WHERE NOT granted')).length > 0,
+    );
+    await again.commitTransaction();
+    await again.release();
+    expect(await purged).toBe(0);
+    expect(await countTrash()).toBe(3);
+    await age(ids, 100);
+    expect(await purgeAllOverdue(ledger, rule)).toBe(3);
+  });
 });
 
 describe('the trash', () => {

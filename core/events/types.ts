@@ -12,6 +12,9 @@ interface RunData {
   error?: Problem;
 }
 
+/** Why the system has deleted a file for good: its trash was too full, or the file was in it for too long. */
+export type PurgeReason = 'trash_full' | 'trash_period';
+
 /** Events that report a change of a file's status. */
 export type StatusEventType =
   | 'file.processing'
@@ -35,7 +38,7 @@ interface EventData extends Record<StatusEventType, RunData> {
   'file.renamed': Nothing;
   'file.deleted': Nothing;
   'file.restored': Nothing;
-  'file.purged': Nothing;
+  'file.purged': { reason?: PurgeReason };
   'auth.register': { role: string; invitation?: string };
   'auth.login': Nothing;
   'auth.logout': Nothing;

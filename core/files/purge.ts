@@ -5,6 +5,7 @@ import { File } from '../database/entities/file.js';
 import { execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
+import type { PurgeReason } from '../events/types.js';
 import { releaseQuota } from '../uploads/quota.js';
 import { stopAttempt } from './attempt.js';
 import { releaseBlobs } from './blobs.js';
@@ -33,12 +34,14 @@ export async function trashFile(database: DataSource, id: string, actor: Actor):
 /**
  * Removes the rows of a file and of its derivatives, in the caller's transaction.
  * @param actor undefined: the system itself
+ * @param reason why the system does it
  * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
  */
 export async function purgeFile(
   manager: EntityManager,
   id: string,
   actor: Actor | undefined,
+  reason?: PurgeReason,
 ): Promise<string[]> {
   // Lock the file first, as recordSteps does: a step that is being recorded adds derivatives that must be removed too.
   await execute(manager, 'SELECT FROM files WHERE id = $1 FOR UPDATE', [id]);
@@ -55,6 +58,7 @@ export async function purgeFile(
   if (file.status === 'processing') await stopAttempt(manager, file);
   // A file in the trash does not count against the quota.
   if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
-  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor }]);
+  const data = reason ? { reason } : {};
+  await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor, data }]);
   return blobIds;
 }

@@ -6,8 +6,9 @@ import { Upload } from '../database/entities/upload.js';
 import { execute, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
-import type { NewEvent } from '../events/types.js';
+import type { NewEvent, PurgeReason } from '../events/types.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
+import { isOverdue, type PurgeRule } from '../files/overdue.js';
 import { purgeFile } from '../files/purge.js';
 import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
@@ -53,19 +54,19 @@ export async function terminateUpload(
 }
 
 /**
- * Deletes a file that is in the trash for good, on behalf of the system. A file that is no longer there stays as it is:
- * its user may have restored it in the meantime.
+ * Deletes a file for good that is overdue by a rule, on behalf of the system. A file that is not overdue any more stays as
+ * it is: its user may have restored it since it was listed.
  * @returns whether the file was deleted
  */
-export async function purgeFromTrash(deps: EndDeps, id: string): Promise<boolean> {
+export async function purgeOverdue(deps: EndDeps, id: string, rule: PurgeRule): Promise<boolean> {
   const blobIds = await deps.database.transaction(async (manager) => {
     const upload = await lock(manager, 'id = $1', id);
-    const inTrash = await queryRows(
+    const overdue = await queryRows(
       manager,
-      'SELECT id FROM files WHERE id = $1 AND deleted_at IS NOT NULL FOR UPDATE',
-      [id],
+      `SELECT id FROM files WHERE id = $1 AND ${isOverdue(rule, '$2')} FOR UPDATE`,
+      [id, rule.hours],
     );
-    return upload && inTrash.length > 0 ? end(manager, upload, undefined) : undefined;
+    return upload && overdue.length > 0 ? end(manager, upload, undefined, rule.reason) : undefined;
   });
   if (blobIds) await emptyStore(deps, id, blobIds);
   return blobIds !== undefined;
@@ -182,6 +183,7 @@ async function lock(manager: EntityManager, condition: string, id: string): Prom
 
 /**
  * Ends an upload that is under way or finished.
+ * @param reason why the system deletes its file
  * @returns for an upload that has become a file, ids of the blobs that lost a reference
  * @throws {UploadEnded}
  */
@@ -189,6 +191,7 @@ async function end(
   manager: EntityManager,
   upload: Upload,
   actor: Actor | undefined,
+  reason?: PurgeReason,
 ): Promise<string[] | undefined> {
   const { id, kind, status } = upload;
   if (status === 'expired' || status === 'terminated') throw new UploadEnded();
@@ -200,7 +203,7 @@ async function end(
      WHERE id = $1`,
     [id],
   );
-  if (status === 'finished' && kind !== 'partial') return purgeFile(manager, id, actor);
+  if (status === 'finished' && kind !== 'partial') return purgeFile(manager, id, actor, reason);
   // The room of a partial upload that was used belongs to a file.
   const held = status === 'finished' ? { ...upload, reservedBytes: 0 } : upload;
   await giveBack(manager, [held], (ended) => ({ type: 'upload.terminated', ...ended, actor }));

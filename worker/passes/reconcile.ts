@@ -11,8 +11,8 @@ import { UploadEnded } from '../../core/uploads/errors.js';
 import { expireUploads } from '../../core/uploads/expire.js';
 import { UploadRefused } from '../../core/uploads/hooks.js';
 import { joinLeadership, type Leader } from './leader.js';
+import { createTrim, purgeAllOverdue } from './purge.js';
 import { createRelay } from './relay.js';
-import { createTrim } from './trash.js';
 
 const EVERY_MS = 30_000;
 
@@ -28,6 +28,8 @@ export interface ReconcileDeps extends ConcatenateDeps {
   listener: Listener;
   /** A name that no other living worker has. */
   workerName: string;
+  /** Days for which files stay in the trash; 0: no limit. */
+  trashDays: number;
 }
 
 /** A store that leaves this many requests in a row unanswered is asked again at the next pass. */
@@ -48,6 +50,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
       return discardUploads(deps);
     },
     'files purged from a trash that is too full': createTrim(deps),
+    ...overdueParts(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
   }).map(([name, work]) => createPart(name, work, deps.log));
@@ -72,6 +75,13 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     // A part that has stopped does not begin again, even if this worker is elected right now.
     await Promise.all([...parts.map((part) => part.stop()), leader.close()]);
   };
+}
+
+/** The parts that delete files because of their age, as far as the configuration asks for them. */
+function overdueParts(deps: ReconcileDeps): Record<string, () => Promise<number>> {
+  if (deps.trashDays === 0) return {};
+  const rule = { since: 'deleted_at', hours: deps.trashDays * 24, reason: 'trash_period' } as const;
+  return { 'files purged that were in the trash for too long': () => purgeAllOverdue(deps, rule) };
 }
 
 /** A starting worker asks the leader for a pass, because its operator expects stalled work to continue. */

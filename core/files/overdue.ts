@@ -1,0 +1,38 @@
+import type { DataSource } from 'typeorm';
+import { queryRows } from '../database/rows.js';
+import type { PurgeReason } from '../events/types.js';
+
+/* Files that the system deletes for good because of their age. */
+
+/** Files that are found at a time. */
+const BATCH = 1000;
+
+/** Which files the system may delete for good. */
+export interface PurgeRule {
+  /** Since when the age of a file is counted: since it was put into the trash. */
+  since: 'deleted_at';
+  /** The age, in hours, at which a file is overdue. */
+  hours: number;
+  reason: PurgeReason;
+}
+
+/** SQL condition on a row of `files`. @param hours the parameter that holds the hours of the rule */
+export function isOverdue({ since }: PurgeRule, hours: string): string {
+  return `${since} <= now() - ${hours} * interval '1 hour'`;
+}
+
+/**
+ * Files that are overdue by a rule, oldest first.
+ * @returns ids, in batches; the caller must purge each batch before it asks for the next one
+ */
+export async function* listOverdue(database: DataSource, rule: PurgeRule): AsyncGenerator<string[]> {
+  let found: { id: string }[];
+  do {
+    found = await queryRows(
+      database,
+      `SELECT id FROM files WHERE ${isOverdue(rule, '$1')} ORDER BY ${rule.since} LIMIT ${BATCH}`,
+      [rule.hours],
+    );
+    if (found.length > 0) yield found.map(({ id }) => id);
+  } while (found.length === BATCH);
+}

@@ -1,0 +1,60 @@
+import { expectBooksRight } from './support/books.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { restore, trash } from './support/deletions.js';
+import { listKeys } from './support/folder.js';
+import { fileKeyOf } from './support/objects.js';
+import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
+
+/* Files that the worker deletes for good because of their age, with a server and a worker. */
+
+let processes: Processes;
+let admin: TestUser;
+let user: TestUser;
+
+beforeAll(async () => {
+  processes = await startProcesses({ TRASH_DAYS: '7' });
+  admin = await registerUser(() => processes.url);
+  user = await registerUser(() => processes.url);
+});
+
+afterAll(() => processes?.close());
+
+const uploadFile = () => user.upload(Buffer.from('a file'), { filename: 'a.txt' });
+
+/** Lets days pass for one file. */
+const letPass = (id: string, column: 'deleted_at', days: number) =>
+  processes.database.query(`UPDATE files SET ${column} = ${column} - $2 * interval '1 day' WHERE id = $1`, [
+    id,
+    days,
+  ]);
+
+/** A starting worker begins its passes at once. */
+async function runPasses(): Promise<void> {
+  await processes.stop('worker');
+  await processes.start('worker');
+}
+
+const isGone = async (id: string) =>
+  (await processes.database.query('SELECT FROM files WHERE id = $1', [id])).rowCount === 0;
+
+/** The line of the audit log that tells of the deletion. */
+const purgeOf = async (id: string) =>
+  (await admin.get(`/api/admin/audit?type=file.purged&subjectId=${id}&system=1`)).items;
+
+test('a file can be restored from the trash for TRASH_DAYS, and is then deleted with its bytes', async () => {
+  const [old, young] = [await uploadFile(), await uploadFile()];
+  const key = await fileKeyOf(processes, old);
+  for (const id of [old, young]) expect(await trash(user, id)).toBe(204);
+  await letPass(old, 'deleted_at', 7);
+  await letPass(young, 'deleted_at', 6.99);
+  await runPasses();
+  await until('the file is deleted', () => isGone(old));
+  await until('its bytes are deleted', async () => !(await listKeys(processes.dataDir)).includes(key));
+  expect(await restore(user, old)).toBe(404);
+  expect((await user.tus('HEAD', `/uploads/${old}`)).status).toBe(410);
+  expect(await restore(user, young)).toBe(200);
+  await until('the log is written', async () => (await purgeOf(old)).length > 0);
+  expect(await purgeOf(old)).toMatchObject([{ actor: null, result: 'ok', data: { reason: 'trash_period' } }]);
+  await expectBooksRight(processes.database);
+});
