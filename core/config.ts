@@ -61,6 +61,8 @@ export interface Config {
   uploadExpiryHours: number;
   /** Days for which a deleted file stays in the trash; 0: until the trash is too full. */
   trashDays: number;
+  /** Hours for which a file is kept, counted from the end of its upload; 0: no limit. */
+  fileRetentionHours: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
   workerConcurrency: number;
@@ -182,6 +184,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxUploadSize: e.MAX_UPLOAD_SIZE,
     uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
     trashDays: e.TRASH_DAYS,
+    fileRetentionHours: e.FILE_RETENTION_HOURS,
     healthPort: e.HEALTH_PORT,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,

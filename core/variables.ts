@@ -140,6 +140,7 @@ export const environment = z.object({
     .default(LARGEST_UPLOAD),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
   TRASH_DAYS: integer(0, 36_500).default(30),
+  FILE_RETENTION_HOURS: integer(0, 876_000).default(0),
   UPLOAD_MEMORY_BUDGET: bytes
     // A smaller budget leaves no room for several parts in flight.
     .refine((n) => n >= 32 * 1024 ** 2, 'must be at least 32 MiB')

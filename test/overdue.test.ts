@@ -1,4 +1,4 @@
-import { expectBooksRight } from './support/books.js';
+import { expectBooksRight, usageOf } from './support/books.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { restore, trash } from './support/deletions.js';
 import { listKeys } from './support/folder.js';
@@ -13,7 +13,7 @@ let admin: TestUser;
 let user: TestUser;
 
 beforeAll(async () => {
-  processes = await startProcesses({ TRASH_DAYS: '7' });
+  processes = await startProcesses({ TRASH_DAYS: '7', FILE_RETENTION_HOURS: '480' });
   admin = await registerUser(() => processes.url);
   user = await registerUser(() => processes.url);
 });
@@ -23,7 +23,7 @@ afterAll(() => processes?.close());
 const uploadFile = () => user.upload(Buffer.from('a file'), { filename: 'a.txt' });
 
 /** Lets days pass for one file. */
-const letPass = (id: string, column: 'deleted_at', days: number) =>
+const letPass = (id: string, column: 'created_at' | 'deleted_at', days: number) =>
   processes.database.query(`UPDATE files SET ${column} = ${column} - $2 * interval '1 day' WHERE id = $1`, [
     id,
     days,
@@ -56,5 +56,32 @@ test('a file can be restored from the trash for TRASH_DAYS, and is then deleted 
   expect(await restore(user, young)).toBe(200);
   await until('the log is written', async () => (await purgeOf(old)).length > 0);
   expect(await purgeOf(old)).toMatchObject([{ actor: null, result: 'ok', data: { reason: 'trash_period' } }]);
+  await expectBooksRight(processes.database);
+});
+
+test('no file outlives FILE_RETENTION_HOURS, whether its owner has deleted it or not', async () => {
+  const owner = await registerUser(() => processes.url);
+  const upload = () => owner.upload(Buffer.from('a file'), { filename: 'a.txt' });
+  const [kept, old, trashed, restored, young] = await Promise.all(Array.from({ length: 5 }, upload));
+  const all = [kept, old, trashed, restored, young].map(String);
+  const keys = await Promise.all(all.map((id) => fileKeyOf(processes, id)));
+  const overdue = all.slice(1, 4);
+  for (const id of overdue.slice(1)) await trash(owner, id);
+  expect(await restore(owner, String(restored))).toBe(200);
+  await Promise.all(overdue.map((id) => letPass(id, 'created_at', 20)));
+  await letPass(String(young), 'created_at', 19.99);
+  await runPasses();
+  await until('all old files are deleted', async () =>
+    (await Promise.all(overdue.map(isGone))).every((gone) => gone),
+  );
+  const left = (await owner.get('/api/files')).items.map(({ id }: { id: string }) => id);
+  expect(left.sort()).toEqual([String(kept), String(young)].sort());
+  expect(await usageOf(owner)).toEqual({ bytes: 12, files: 2 });
+  await until('the bytes of the old files are deleted', async () => {
+    const stored = await listKeys(processes.dataDir);
+    return keys.slice(1, 4).every((key) => !stored.includes(key)) && stored.includes(keys[0] ?? '');
+  });
+  await until('the log is written', async () => (await purgeOf(String(old))).length > 0);
+  expect(await purgeOf(String(old))).toMatchObject([{ actor: null, data: { reason: 'retention' } }]);
   await expectBooksRight(processes.database);
 });

@@ -128,6 +128,23 @@ test('an append moves the expiry only when that is worth writing the index', asy
   expect(await expiry()).toBeLessThan(first + 3_600_000);
 });
 
+test('the retention pass reads only files that are overdue', async () => {
+  const ids = await trash(6);
+  await ledger.query(
+    `UPDATE files SET deleted_at = NULL, created_at = now() - interval '48 hours' WHERE id = ANY ($1)`,
+    [ids.slice(0, 5)],
+  );
+  await ledger.query('UPDATE users SET used_bytes = 5, used_files = 5 WHERE id = $1', [ledger.ownerId]);
+  let purged = 0;
+  const read = await readBy(async () => {
+    purged = await purgeAllOverdue(ledger, { since: 'created_at', hours: 48, reason: 'retention' });
+  });
+  expect(purged).toBe(5);
+  expect(read.filter(([, count]) => count > FEW)).toEqual([]);
+  expect(await countTrash()).toBe(1);
+  await ledger.query('DELETE FROM files WHERE id = $1', [ids[5]]);
+});
+
 describe('files that are overdue in the trash', () => {
   const rule = { since: 'deleted_at', hours: 48, reason: 'trash_period' } as const;
 

@@ -12,8 +12,11 @@ interface RunData {
   error?: Problem;
 }
 
-/** Why the system has deleted a file for good: its trash was too full, or the file was in it for too long. */
-export type PurgeReason = 'trash_full' | 'trash_period';
+/**
+ * Why the system has deleted a file for good: the trash was too full, the file was in it for too long, or files are kept
+ * no longer (FILE_RETENTION_HOURS).
+ */
+export type PurgeReason = 'trash_full' | 'trash_period' | 'retention';
 
 /** Events that report a change of a file's status. */
 export type StatusEventType =

@@ -9,8 +9,8 @@ const BATCH = 1000;
 
 /** Which files the system may delete for good. */
 export interface PurgeRule {
-  /** Since when the age of a file is counted: since it was put into the trash. */
-  since: 'deleted_at';
+  /** The age of a file is counted from its creation, when its upload was complete, or from its way into the trash. */
+  since: 'created_at' | 'deleted_at';
   /** The age, in hours, at which a file is overdue. */
   hours: number;
   reason: PurgeReason;

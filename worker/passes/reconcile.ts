@@ -2,6 +2,7 @@ import type { Listener } from '../../core/database/listen.js';
 import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
+import type { PurgeRule } from '../../core/files/overdue.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
 import { isStoreAway } from '../../core/storage/storage.js';
@@ -30,6 +31,8 @@ export interface ReconcileDeps extends ConcatenateDeps {
   workerName: string;
   /** Days for which files stay in the trash; 0: no limit. */
   trashDays: number;
+  /** Hours for which files are kept at all; 0: no limit. */
+  fileRetentionHours: number;
 }
 
 /** A store that leaves this many requests in a row unanswered is asked again at the next pass. */
@@ -79,9 +82,20 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
 
 /** The parts that delete files because of their age, as far as the configuration asks for them. */
 function overdueParts(deps: ReconcileDeps): Record<string, () => Promise<number>> {
-  if (deps.trashDays === 0) return {};
-  const rule = { since: 'deleted_at', hours: deps.trashDays * 24, reason: 'trash_period' } as const;
-  return { 'files purged that were in the trash for too long': () => purgeAllOverdue(deps, rule) };
+  const rules: Record<string, PurgeRule> = {
+    'files purged that were in the trash for too long': {
+      since: 'deleted_at',
+      hours: deps.trashDays * 24,
+      reason: 'trash_period',
+    },
+    'files purged that are kept no longer': {
+      since: 'created_at',
+      hours: deps.fileRetentionHours,
+      reason: 'retention',
+    },
+  };
+  const set = Object.entries(rules).filter(([, { hours }]) => hours > 0);
+  return Object.fromEntries(set.map(([name, rule]) => [name, () => purgeAllOverdue(deps, rule)]));
 }
 
 /** A starting worker asks the leader for a pass, because its operator expects stalled work to continue. */
