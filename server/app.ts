@@ -19,6 +19,7 @@ import type { TypeCheckDeps } from './plain/type-check.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
+import { fileBatchRoutes } from './routes/file-batch.js';
 import { fileControlRoutes } from './routes/file-control.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
@@ -105,6 +106,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
     ...fileControlRoutes(deps),
+    ...fileBatchRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),

@@ -276,6 +276,7 @@ test('JSON', async () => {
     ['POST', '/api/admin/invitations'],
     ['PATCH', `/api/files/${file}`],
     ['POST', `/api/files/${file}/process`],
+    ['POST', '/api/files/batch'],
   ];
   await attempt(
     targets.flatMap(([method, target]) =>
@@ -321,6 +322,7 @@ test('fields of JSON', async () => {
     '0000-01-01T00:00:00Z',
     '+275760-09-13',
   ];
+  // The last field: the value that counts where a name stands twice.
   const fields: [string, string, string[], string][] = [
     [
       'PATCH',
@@ -328,14 +330,20 @@ test('fields of JSON', async () => {
       ['maxBytes', 'maxFiles', 'disabled', 'role', 'email', '__proto__'],
       '',
     ],
-    ['POST', '/api/keys', ['name', 'scopes', 'expiresAt'], ',"name":"n","scopes":["read"]'],
+    ['POST', '/api/keys', ['name', 'scopes', 'expiresAt'], '"name":"n","scopes":["read"],'],
     ['POST', '/api/upload-tokens', ['label', 'maxSize', 'types', 'expiresAt'], ''],
     ['POST', '/api/admin/invitations', ['email', 'expiresInHours'], ''],
-    ['POST', '/api/uploads/presign', ['id', 'parts', 'size', 'filename', 'type', 'sha256'], ',"size":1'],
+    ['POST', '/api/uploads/presign', ['id', 'parts', 'size', 'filename', 'type', 'sha256'], '"size":1,'],
     ['POST', '/api/uploads/complete', ['id'], ''],
     ['POST', '/api/me/password', ['currentPassword', 'newPassword'], ''],
     ['PATCH', `/api/files/${file}`, ['filename'], ''],
     ['POST', `/api/files/${file}/process`, ['priority', 'settings'], ''],
+    [
+      'POST',
+      '/api/files/batch',
+      ['ids', 'action', 'priority', 'settings'],
+      `"ids":["${file}"],"action":"process",`,
+    ],
   ];
   await attempt(
     fields.flatMap(([method, target, names, rest]) =>
@@ -346,7 +354,7 @@ test('fields of JSON', async () => {
             method,
             target,
             { ...bearer(admin), ...JSON_TYPE },
-            `{"${name}":${value}${rest}}`,
+            `{${rest}"${name}":${value}}`,
           ),
         })),
       ),

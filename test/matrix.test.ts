@@ -117,6 +117,12 @@ const ROUTES: Record<string, Row> = {
     changes: true,
     body: () => ({ priority: 'low' }),
   },
+  // It is answered for each file; see batch.test.ts.
+  'POST /api/files/batch': {
+    access: 'manage',
+    ok: 200,
+    body: () => ({ ids: [shared.get('image'), uuidv7()], action: 'pause' }),
+  },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },

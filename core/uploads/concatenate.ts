@@ -24,7 +24,7 @@ import { UploadEnded } from './errors.js';
 import { UploadRefused } from './hooks.js';
 import type { Lease, Leases } from './lease.js';
 import { hasRoom, quotaExceeded, requireAllowedLength } from './quota.js';
-import { addJob, askHook, assemble, incomplete, type SettleDeps, settle } from './settle.js';
+import { addJobs, askHook, assemble, incomplete, type SettleDeps, settle } from './settle.js';
 
 /*
  * Concatenation (tus 1.0): a client sends the pieces of a file as partial uploads, several at a time, and then creates a
@@ -200,7 +200,7 @@ async function settleFinal(deps: ConcatenateDeps, lease: Lease, actor: Actor | u
   const file = await deps.database.getRepository(File).findOneBy({ id: lease.id });
   if (!file) throw new UploadEnded();
   lease.upload = await deps.database.getRepository(Upload).findOneByOrFail({ id: lease.id });
-  if (file.status === 'pending') await addJob(deps, file, actor);
+  await addJobs(deps, [file], actor);
 }
 
 function areReady(partials: Upload[]): boolean {

@@ -49,7 +49,7 @@ export async function settle(
     await askHook(deps, lease, actor);
   }
   const { file, isNew } = await createFile(deps, lease.id, actor);
-  if (file.status === 'pending') await addJob(deps, file, actor);
+  await addJobs(deps, [file], actor);
   // The statement that made the file has ended the lease.
   if (isNew) lease.leave();
   return file;
@@ -134,15 +134,21 @@ export function incomplete({ offset, length }: Upload): AppError {
   return new AppError('wrong_state', { detail: `${offset} of ${length} bytes are stored` });
 }
 
-/** Queues the job of a file's present run. A failure is logged: the relay adds the job later. */
-export async function addJob(
+/**
+ * Queues the jobs of the present runs of those files that are pending. A failure is logged: the relay adds the jobs later.
+ */
+export async function addJobs(
   { queue, log }: Pick<SettleDeps, 'queue' | 'log'>,
-  { id, run, priority }: File,
+  files: File[],
   actor: Actor | undefined,
-) {
+): Promise<void> {
+  const pending = files.filter(({ status }) => status === 'pending');
+  if (pending.length === 0) return;
+  const requestId = actor?.requestId;
   try {
-    await queue.add({ fileId: id, run, priority, requestId: actor?.requestId });
+    await queue.add(...pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId })));
   } catch (error) {
-    log.warn({ err: error, fileId: id }, 'job could not be queued; the relay will');
+    const fileIds = pending.map(({ id }) => id);
+    log.warn({ err: error, fileIds }, 'jobs could not be queued; the relay will');
   }
 }

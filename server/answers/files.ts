@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { bytes, fault, id, pageOf, timestamp } from './shapes.js';
+import { bytes, fault, id, pageOf, problem, timestamp } from './shapes.js';
 
 export const fileStatus = z
   .enum(['pending', 'processing', 'completed', 'failed', 'infected', 'paused', 'canceled'])
@@ -64,6 +64,20 @@ export const timeline = pageOf(
     createdAt: timestamp,
   }),
 );
+
+/** One answer for each id of a batch, in the order of the ids. */
+export const batchAnswers = z.object({
+  items: z.array(
+    z.object({
+      id: z.string().describe('As it was sent'),
+      status: z.int().describe('The status that the route for one file would answer'),
+      file: file
+        .optional()
+        .describe('The file as it is now; absent if it was refused or is in the trash now'),
+      problem: problem.optional().describe('Why this file was refused'),
+    }),
+  ),
+});
 
 /** A file for a sender who may not read files: without facts and links. */
 export const guestFile = file.pick({

@@ -31,7 +31,10 @@ export class RefusedError extends AppError {
 }
 
 export interface Refusals {
-  /** Appends the refusal to the event log or counts it (refusal-counts.ts). A request is noted only once. */
+  /**
+   * Appends the refusal to the event log or counts it (refusal-counts.ts). A request is noted only once, or once for each
+   * thing that it wanted to use or change.
+   */
   note(req: Request, refusal: Refusal): void;
   /** Waits at most three seconds, so that a client with the answer finds the refusal in the event log. */
   whenWritten(req: Request): Promise<void>;
@@ -69,7 +72,7 @@ export function createRefusals(
   windowMs = WINDOW_MS,
 ): Refusals {
   const writing = new Set<Promise<void>>();
-  const lines = new WeakMap<Request, Promise<void>>();
+  const lines = new WeakMap<Request, { subjects: Set<string | undefined>; written: Promise<void>[] }>();
   const counts = createRefusalCounts();
   let began: Date | undefined;
 
@@ -112,10 +115,13 @@ export function createRefusals(
 
   return {
     note(req, { type = 'access', action, code, subjectId }) {
-      if (lines.has(req)) return;
+      const noted = lines.get(req) ?? { subjects: new Set(), written: [] };
+      // A refusal without a subject is about what was noted before.
+      if (noted.subjects.has(subjectId) || (noted.subjects.size > 0 && subjectId === undefined)) return;
+      noted.subjects.add(subjectId);
+      lines.set(req, noted);
       beginWindow();
       const how = counts.take(networkOf(req.ip), `${action} ${code}`);
-      lines.set(req, Promise.resolve());
       if (how === 'counted') return;
       const event = {
         type,
@@ -126,12 +132,12 @@ export function createRefusals(
         actor: actorOf(req),
         result: 'refused',
       } as const;
-      lines.set(req, write([event], { requestId: req.id }));
+      noted.written.push(write([event], { requestId: req.id }));
     },
     async whenWritten(req) {
-      const line = lines.get(req);
-      if (!line) return;
-      await within(WRITE_WITHIN_MS, line, 'event log').catch(() => {});
+      const { written = [] } = lines.get(req) ?? {};
+      if (written.length === 0) return;
+      await within(WRITE_WITHIN_MS, Promise.all(written), 'event log').catch(() => {});
     },
     async flush() {
       endWindow();

@@ -1,7 +1,9 @@
 import type { ErrorRequestHandler, RequestHandler, Response } from 'express';
+import type { z } from 'zod';
 import { isConflict, isDatabaseAway } from '../../core/database/outage.js';
 import { AppError } from '../../core/errors.js';
 import type { Logger } from '../../core/log.js';
+import type { problem } from '../answers/shapes.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
 
@@ -32,9 +34,14 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
   };
 }
 
-/** The body of an error answer (RFC 9457). */
-export function problemJson({ title, status, code, detail }: AppError): string {
-  return JSON.stringify({ type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) });
+/** An error as clients read it (RFC 9457). */
+export function toProblem({ title, status, code, detail }: AppError): z.output<typeof problem> {
+  return { type: 'about:blank', title, status, code, ...(detail ? { detail } : {}) };
+}
+
+/** The body of an error answer. */
+export function problemJson(error: AppError): string {
+  return JSON.stringify(toProblem(error));
 }
 
 /**

@@ -63,6 +63,16 @@ interface Counting {
 /** Creates the limit called `name`. */
 type Limit = (name: string, counting: Counting) => RequestHandler;
 
+/**
+ * Counts a request in one of the limits while it is being handled, for example for one more of its actions.
+ * @throws {AppError} rate_limited
+ */
+export function countIn(limit: RequestHandler, req: Request, res: Response): Promise<void> {
+  return new Promise((resolve, reject) => {
+    limit(req, res, (error?: unknown) => (error ? reject(error) : resolve()));
+  });
+}
+
 /** For the detail of a refusal: "10 … in 60 s". */
 const COUNTED: Record<string, string> = {
   uploads: 'new uploads',

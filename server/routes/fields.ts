@@ -37,8 +37,10 @@ export const idCursor = z.uuid('must be the nextCursor of a page before').option
 /** Priorities in the queue. New uploads have none, and come before all jobs that have one. */
 export const PRIORITIES = { high: 1, normal: 2, low: 3 } as const;
 
+export const priority = z.enum(['high', 'normal', 'low'], 'must be high, normal or low');
+
 /** How files are to be processed again. */
 export const processing = {
-  priority: z.enum(['high', 'normal', 'low'], 'must be high, normal or low').default('normal'),
+  priority: priority.default('normal'),
   settings: z.never('cannot be given yet: leave it out').optional(),
 };

@@ -3,7 +3,7 @@ import type { File } from '../../core/database/entities/file.js';
 import { renameFile, restoreFile } from '../../core/files/control.js';
 import { getFile } from '../../core/files/queries.js';
 import { changeByUser, type FileAction } from '../../core/files/status.js';
-import { addJob, type SettleDeps } from '../../core/uploads/settle.js';
+import { addJobs, type SettleDeps } from '../../core/uploads/settle.js';
 import { file as fileAnswer } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
 import type { SignedInActor } from '../auth/principal.js';
@@ -103,6 +103,6 @@ async function controlFile(
   priority?: number,
 ): Promise<File> {
   const file = await changeByUser(deps.database, id, action, actor, priority);
-  if (file.status === 'pending') await addJob(deps, file, actor);
+  await addJobs(deps, [file], actor);
   return file;
 }

@@ -8,7 +8,7 @@ import type { Principal } from '../auth/principal.js';
 import { codingOf, decode, refuseCoding } from '../http/content-coding.js';
 import type { Drain } from '../http/drain.js';
 import { readBody } from '../http/request-body.js';
-import type { Limits } from '../limits/limits.js';
+import { countIn, type Limits } from '../limits/limits.js';
 import { isForm, readForm } from '../plain/form-files.js';
 import {
   type PlainUploadDeps,
@@ -135,7 +135,8 @@ async function receiveForm(
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
       }
-      if (received.length > 0) await countUpload(deps.limits, req, res);
+      // The route has counted the first one.
+      if (received.length > 0) await countIn(deps.limits.bucket('uploads'), req, res);
       const file = await receiveFile(deps, sender, {
         metadata: describe(filename, type),
         length: null,
@@ -154,16 +155,6 @@ async function receiveForm(
     });
   }
   return received;
-}
-
-/**
- * Counts one more upload of this request. The route has already counted the first one.
- * @throws {AppError} rate_limited
- */
-function countUpload(limits: Limits, req: Request, res: Response): Promise<void> {
-  return new Promise((resolve, reject) => {
-    limits.bucket('uploads')(req, res, (error?: unknown) => (error ? reject(error) : resolve()));
-  });
 }
 
 function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {

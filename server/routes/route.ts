@@ -39,7 +39,7 @@ export interface Route<P, Q, B, A extends Answers> {
   handle(call: Call<P, Q, B>): Promise<Answered<A> | typeof NOBODY>;
 }
 
-interface Call<P, Q, B> {
+export interface Call<P, Q, B> {
   params: P;
   query: Q;
   body: B;
@@ -145,6 +145,8 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
       res,
     });
     if (answer === NOBODY || status === undefined) return;
+    // A part of the request may have been refused.
+    await refusals.whenWritten(req);
     res.status(status);
     if (answer === undefined) res.end();
     else res.json(answer);

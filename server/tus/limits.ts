@@ -1,5 +1,5 @@
 import type { Request, RequestHandler, Response } from 'express';
-import type { Bucket, Limits } from '../limits/limits.js';
+import { type Bucket, countIn, type Limits } from '../limits/limits.js';
 
 /*
  * The rate limits of /uploads. They match those of /api, except that an upload once admitted may always
@@ -30,10 +30,7 @@ export function createTusLimits(limits: Limits): TusLimits {
       return bucket ? limits.bucket(bucket)(req, res, next) : next();
     },
     async countMiss(req, res) {
-      if (!UNLIMITED.includes(req.method)) return;
-      await new Promise<void>((resolve, reject) => {
-        limits.global(req, res, (limited?: unknown) => (limited ? reject(limited) : resolve()));
-      });
+      if (UNLIMITED.includes(req.method)) await countIn(limits.global, req, res);
     },
   };
 }
