@@ -12,6 +12,7 @@ import { lingeringClose } from './http/lingering-close.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { pagePolicy, securityHeaders } from './http/security-headers.js';
+import { createOnce } from './idempotency/once.js';
 import { offerUploads } from './ietf/limits.js';
 import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
@@ -88,7 +89,8 @@ export function buildApp(deps: AppDeps): Express {
   app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
   app.use('/api/files', resumablePosts(deps, gates));
   const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
-  app.use(serve(tracked, { authenticate, limits, refusals }));
+  const once = drain.track(createOnce(deps));
+  app.use(serve(tracked, { authenticate, limits, refusals, once }));
   app.use(BOARD_PATH, limits.global);
   app.use(createBoard(deps, authenticate));
   if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));

@@ -705,6 +705,20 @@ test('headers of resumable uploads', async () => {
   );
 });
 
+test('keys of requests', async () => {
+  await attempt(
+    [...VALUES, ...ODD_STRUCTURED_FIELDS].map((value) => ({
+      what: `Idempotency-Key: ${value}`,
+      request: formRequest('POST', `/api/files/${file}/retry`, {
+        ...bearer(admin),
+        'Idempotency-Key': Buffer.from(value).toString('latin1'),
+      }),
+      // None of them is a string.
+      expected: [400, 431],
+    })),
+  );
+});
+
 test('an ordinary upload still works after more than 3000 hostile requests', async () => {
   expect(tried).toBeGreaterThan(3000);
   const id = await user.tusUpload(Buffer.from('still here'), {

@@ -1,4 +1,10 @@
-import { parseBoolean, parseDictionary, parseWholeNumber, writeDigest } from '../server/ietf/fields.js';
+import {
+  parseBoolean,
+  parseDictionary,
+  parseString,
+  parseWholeNumber,
+  writeDigest,
+} from '../server/ietf/fields.js';
 import { Random } from './support/random.js';
 
 /* Structured fields (RFC 9651), as far as resumable uploads use them. */
@@ -27,6 +33,32 @@ test.each<[string, number | undefined]>([
   ),
 ])('the whole number %j is %s', (text, value) => {
   expect(parseWholeNumber(text)).toBe(value);
+});
+
+test.each<[string, string | undefined]>([
+  ['"a"', 'a'],
+  ['""', ''],
+  [' "a b" ', 'a b'],
+  ['"\\"\\\\"', '"\\'],
+  ['"a";b;c="d"', 'a'],
+  ...[
+    '',
+    'a',
+    '"',
+    '"a',
+    'a"',
+    '"a"b',
+    '"a" "b"',
+    '"a", "b"',
+    "'a'",
+    '"\\a"',
+    '"\\"',
+    '"\t"',
+    '"é"',
+    '"a" ;b',
+  ].map((text) => [text, undefined] as [string, undefined]),
+])('the String %j is %j', (text, value) => {
+  expect(parseString(text)).toBe(value);
 });
 
 test('a field that is missing has no value', () => {

@@ -14,6 +14,7 @@ import type { Refusal, Refusals } from '../server/auth/refusals.js';
 import { signToken } from '../server/auth/tokens.js';
 import { notFound, problemHandler } from '../server/http/problem.js';
 import { requestLog } from '../server/http/requests.js';
+import { createOnce } from '../server/idempotency/once.js';
 import { createLimits } from '../server/limits/limits.js';
 import { EMPTY, problemsOf } from '../server/routes/answers.js';
 import { type AnyRoute, route, serve } from '../server/routes/route.js';
@@ -53,7 +54,8 @@ const authenticate = createAuthenticate({ database, keys, verifyExternal: undefi
 function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();
   app.use(requestLog(log));
-  app.use(serve(routes, { authenticate: signIn, limits, refusals }), notFound, problemHandler(log, refusals));
+  const deps = { authenticate: signIn, limits, refusals, once: createOnce({ database, keys, log }) };
+  app.use(serve(routes, deps), notFound, problemHandler(log, refusals));
   return app;
 }
 

@@ -16,6 +16,7 @@ import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-object
 import { Concatenation1763920000000 } from '../../migrations/1763920000000-concatenation.js';
 import { Priority1763940000000 } from '../../migrations/1763940000000-priority.js';
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
+import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -73,6 +74,7 @@ export async function openDatabase(
       Concatenation1763920000000,
       Priority1763940000000,
       Retention1763970000000,
+      Idempotency1763970000001,
     ],
   });
   return database.initialize();

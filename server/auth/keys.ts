@@ -9,6 +9,8 @@ export interface Keys {
   uploadToken: KeyObject;
   /** Hashes account names in the counts of the rate limits. */
   limitedAccount: KeyObject;
+  /** Encrypts the answers that are kept for repeated requests. */
+  keptAnswer: KeyObject;
 }
 
 /** Derives a key for each purpose by HKDF (RFC 5869). */
@@ -22,5 +24,6 @@ export function deriveKeys(secret: string): Keys {
     link: key('signed link'),
     uploadToken: key('upload token'),
     limitedAccount: key('account in rate limits'),
+    keptAnswer: key('kept answer'),
   };
 }

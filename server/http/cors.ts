@@ -28,6 +28,7 @@ export const EXPOSED_ALWAYS = [
 export const ALLOWED_ALWAYS = [
   'X-Request-Id',
   'X-Requested-With',
+  'Idempotency-Key',
   ...['traceparent', 'tracestate', 'baggage', 'sentry-trace'],
   ...['If-Match', 'If-None-Match', 'If-Modified-Since', 'If-Unmodified-Since', 'If-Range'],
   ...[
@@ -43,6 +44,7 @@ export const ALLOWED_ALWAYS = [
 /** Headers of answers outside tus that pages of other origins may read, besides the always readable ones. */
 const EXPOSED_HEADERS = [
   ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location', 'Upload-Offset'],
+  'Idempotency-Replayed',
   ...EXPOSED_ALWAYS,
 ].join(', ');
 

@@ -1,5 +1,5 @@
 /*
- * The structured fields (RFC 9651) that resumable uploads use: items that are a Boolean or an Integer, and dictionaries of
+ * The structured fields (RFC 9651) that requests use: items that are a Boolean, an Integer or a String, and dictionaries of
  * Byte Sequences. Parameters of items are read over, because no field here defines one.
  */
 
@@ -10,6 +10,9 @@ const BOOLEAN = new RegExp(`^\\?([01])${PARAMETERS}$`);
 
 /** RFC 9651, 3.3.1: "Integers have a range of -999,999,999,999,999 to 999,999,999,999,999 inclusive". */
 const WHOLE_NUMBER = new RegExp(`^(\\d{1,15})${PARAMETERS}$`);
+
+/** RFC 9651, 3.3.3: printable ASCII in quotes; a backslash stands before a quote or a backslash. */
+const STRING = new RegExp(`^"((?:[ !#-\\[\\]-~]|\\\\["\\\\])*)"${PARAMETERS}$`);
 
 const KEY = /^[a-z*][a-z0-9_.*-]*/;
 
@@ -27,6 +30,12 @@ export function parseBoolean(field: string | undefined): boolean | undefined {
 export function parseWholeNumber(field: string | undefined): number | undefined {
   const [, digits] = WHOLE_NUMBER.exec(field?.trim() ?? '') ?? [];
   return digits === undefined ? undefined : Number(digits);
+}
+
+/** @returns undefined for any other value */
+export function parseString(field: string): string | undefined {
+  const [, text] = STRING.exec(field.trim()) ?? [];
+  return text?.replaceAll(/\\(.)/g, '$1');
 }
 
 /**

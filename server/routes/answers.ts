@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { AppError, type ErrorCode } from '../../core/errors.js';
 import type { Access } from '../auth/authenticate.js';
+import { KEY_PROBLEMS } from '../idempotency/once.js';
 
 /** An answer that is not JSON: its media type, or null if it has no content. */
 export interface Content {
@@ -46,12 +47,13 @@ interface Declared {
   params?: z.ZodType;
   body?: z.ZodType;
   limit?: unknown;
+  keyed?: boolean;
   problems?: readonly ErrorCode[];
 }
 
 /** Every problem that a route may answer: those that its handler declares, and those of what stands before it. */
 export function problemsOf(route: Declared): ErrorCode[] {
-  const { path, access, params, body, limit, problems = [] } = route;
+  const { path, access, params, body, limit, keyed, problems = [] } = route;
   const codes = new Set<ErrorCode>([
     'invalid_request',
     'headers_too_large',
@@ -62,6 +64,7 @@ export function problemsOf(route: Declared): ErrorCode[] {
     ...(body ? (['unsupported_media_type', 'too_large', 'request_timeout'] as const) : []),
     // All requests to /api count against the global limit.
     ...(limit || path.startsWith('/api/') ? (['rate_limited'] as const) : []),
+    ...(keyed ? KEY_PROBLEMS : []),
     ...problems,
   ]);
   return [...codes].sort((a, b) => new AppError(a).status - new AppError(b).status);

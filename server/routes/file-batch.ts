@@ -55,6 +55,7 @@ export function fileBatchRoutes(deps: BatchDeps): AnyRoute[] {
       method: 'post',
       path: '/api/files/batch',
       access: 'manage',
+      keyed: true,
       limit: 'processing',
       summary: 'Delete, restore or control many files; each is answered, and counts as a change, by itself',
       body: batch,

@@ -26,6 +26,7 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
       method: 'post',
       path: '/api/admin/invitations',
       access: 'admin',
+      keyed: true,
       limit: 'processing',
       summary: 'Invite somebody to register; the token is shown here and never again',
       body: z.object({

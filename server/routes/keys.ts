@@ -27,6 +27,7 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       method: 'post',
       path: '/api/keys',
       access: 'account',
+      keyed: true,
       limit: 'processing',
       summary: 'Create an API key; it is shown here and never again',
       body: z.object({

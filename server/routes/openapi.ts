@@ -2,6 +2,7 @@ import { STATUS_CODES } from 'node:http';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import { problem } from '../answers/shapes.js';
+import { IDEMPOTENCY_KEY, MAX_KEY_LENGTH, REPLAYED } from '../idempotency/once.js';
 import { type Answers, isJson, problemsOf } from './answers.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -73,6 +74,16 @@ export function describeApi(routes: readonly AnyRoute[]): Json {
   };
 }
 
+const KEY_PARAMETER: Json = {
+  name: IDEMPOTENCY_KEY,
+  in: 'header',
+  required: false,
+  description:
+    'A string in quotes (RFC 9651), new for each request. A repetition with the same key and body gets the answer of the ' +
+    `first request for 24 hours, with ${REPLAYED}: true.`,
+  schema: { type: 'string', pattern: '^".+"$', maxLength: 2 * MAX_KEY_LENGTH + 2 },
+};
+
 interface Schemas {
   /** The JSON Schema of what clients send or read. */
   toJson(schema: z.ZodType): Json;
@@ -98,7 +109,7 @@ function moveReferences(value: object): Json {
 }
 
 function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas): Json {
-  const { access, link, limit, summary, params, query, body, accepts, answers } = declared;
+  const { access, link, limit, keyed, summary, params, query, body, accepts, answers } = declared;
   const content = body
     ? { 'application/json': { schema: schemas.toJson(body) } }
     : accepts && Object.fromEntries(accepts.map((type) => [type, {}]));
@@ -109,6 +120,7 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
     parameters: [
       ...(params ? parametersOf(schemas.toJson(params), 'path') : []),
       ...(query ? parametersOf(schemas.toJson(query), 'query') : []),
+      ...(keyed ? [KEY_PARAMETER] : []),
     ],
     ...(content && { requestBody: { content } }),
     responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },

@@ -6,6 +6,7 @@ import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
 import { readJson } from '../http/json-body.js';
+import type { Answer, Once } from '../idempotency/once.js';
 import type { Bucket, Limits } from '../limits/limits.js';
 import { type Answered, type Answers, NOBODY, statusOf } from './answers.js';
 
@@ -25,6 +26,8 @@ export interface Route<P, Q, B, A extends Answers> {
    * may depend on the request, whose body is not checked yet.
    */
   limit?: Bucket | { either: readonly Bucket[]; choose(req: Request): Bucket };
+  /** Whether a request may have an Idempotency-Key; see ../idempotency/once.ts. */
+  keyed?: true;
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
@@ -92,6 +95,7 @@ export interface RouteDeps {
   authenticate: Authenticate;
   limits: Limits;
   refusals: Refusals;
+  once: Once;
 }
 
 /** Creates the router of the declared routes. A known path with another method answers 405. */
@@ -113,8 +117,11 @@ export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
   return router;
 }
 
-function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: RouteDeps): RequestHandler[] {
-  const { access, link = false, limit } = declared;
+function toHandlers(
+  declared: AnyRoute,
+  { authenticate, limits, refusals, once }: RouteDeps,
+): RequestHandler[] {
+  const { access, link = false, limit, keyed = false } = declared;
   const status = statusOf(declared.answers);
   const signIn: RequestHandler = async (req, _res, next) => {
     await authenticate(req, access, { link });
@@ -129,9 +136,10 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
     if (!wasThere) await authenticate(req, access, { link });
     next();
   };
-  const handle: RequestHandler = async (req, res) => {
+  /** Undefined: the handler has answered itself, or there is nobody to answer. */
+  const answerTo = async (req: Request, res: Response): Promise<Answer | undefined> => {
     const { principal } = req;
-    const answer = await declared.handle({
+    const value = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
       query: parse(declared.query, req.query, 'query'),
       body: parse(declared.body, req.body ?? {}, 'body'),
@@ -144,12 +152,18 @@ function toHandlers(declared: AnyRoute, { authenticate, limits, refusals }: Rout
       req,
       res,
     });
-    if (answer === NOBODY || status === undefined) return;
+    if (value === NOBODY || status === undefined) return undefined;
+    return { status, json: value === undefined ? undefined : JSON.stringify(value) };
+  };
+  const handle: RequestHandler = async (req, res) => {
+    const work = () => answerTo(req, res);
+    const answer = await (keyed ? once(req, res, work) : work());
+    if (!answer) return;
     // A part of the request may have been refused.
     await refusals.whenWritten(req);
-    res.status(status);
-    if (answer === undefined) res.end();
-    else res.json(answer);
+    res.status(answer.status);
+    if (answer.json === undefined) res.end();
+    else res.type('json').send(answer.json);
   };
   const count: RequestHandler = (req, res, next) => {
     const bucket = typeof limit === 'object' ? limit.choose(req) : limit;

@@ -46,6 +46,7 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       method: 'post',
       path: '/api/upload-tokens',
       access: 'manage',
+      keyed: true,
       limit: 'processing',
       summary: 'Create a token that may begin one upload; it is shown here and never again',
       body: z.object({

@@ -89,6 +89,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       method: 'post',
       path: '/api/uploads/presign',
       access: 'upload',
+      keyed: true,
       // A request for further URLs continues an admitted upload. It signs up to 100 URLs, so no client that
       // sends parts needs more requests than this limit allows.
       limit: {
@@ -126,6 +127,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       method: 'post',
       path: '/api/uploads/complete',
       access: 'upload',
+      keyed: true,
       summary: 'Complete an upload whose parts are all in S3',
       body: byId,
       answers: { 201: sentFile },

@@ -3,6 +3,7 @@ import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { PurgeRule } from '../../core/files/overdue.js';
+import { forgetOldKeys } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
 import { isStoreAway } from '../../core/storage/storage.js';
@@ -54,6 +55,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     },
     'files purged from a trash that is too full': createTrim(deps),
     ...overdueParts(deps),
+    'requests with a key forgotten': () => forgetOldKeys(deps.database),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
   }).map(([name, work]) => createPart(name, work, deps.log));
