@@ -15,10 +15,12 @@ import { pagePolicy, securityHeaders } from './http/security-headers.js';
 import { offerUploads } from './ietf/limits.js';
 import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
+import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
+import { eventRoutes } from './routes/events.js';
 import { fileControlRoutes } from './routes/file-control.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
@@ -40,6 +42,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   accessTokenMinutes: number;
   limits: Limits;
+  streams: Streams;
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -107,6 +110,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileControlRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
+    ...eventRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),

@@ -8,6 +8,7 @@ import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
+import { openFeed } from '../core/events/feed.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
@@ -22,6 +23,7 @@ import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
+import { createStreams } from './live/streams.js';
 
 /** How long requests may continue after the signal to stop. Then uploads must stop at their offset. */
 const FINISH_MS = 2_000;
@@ -44,7 +46,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
-  const { database, leases } = services;
+  const { database, leases, listener } = services;
 
   const drain = createDrain();
   const refusals = createRefusals({ database, log });
@@ -56,6 +58,8 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
+  const feed = await openFeed({ database, listener, log });
+  const streams = createStreams({ database, feed, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const app = buildApp({
@@ -66,6 +70,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
     refusals,
     limits,
+    streams,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
@@ -73,6 +78,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
+    streams.drain();
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
@@ -81,6 +87,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     types.close();
     await refusals.flush();
     await limits.close();
+    await feed.close();
     await services.close();
   });
 

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadConfig, requireConnected } from '../../core/config.js';
+import { openFeed } from '../../core/events/feed.js';
 import { createLogger } from '../../core/log.js';
 import { openServices } from '../../core/services.js';
 import type { UploadHooks } from '../../core/uploads/hooks.js';
@@ -12,6 +13,7 @@ import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
 import { createDrain } from '../../server/http/drain.js';
 import { createLimits } from '../../server/limits/limits.js';
+import { createStreams } from '../../server/live/streams.js';
 import { createDatabase, type TestDatabase } from './database.js';
 
 export interface TestApp {
@@ -46,6 +48,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     refusals,
     log,
   });
+  const feed = await openFeed({ ...services, log });
   const deps: AppDeps = {
     ...config,
     ...services,
@@ -54,6 +57,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     verifyExternal: undefined,
     refusals,
     limits,
+    streams: createStreams({ database, feed, log }),
     hooks,
     pageDir: join(folder, 'no page'),
     drain: createDrain(),
@@ -70,6 +74,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await new Promise((resolve) => http.close(resolve));
       await refusals.flush();
       await limits.close();
+      await feed.close();
       await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });
