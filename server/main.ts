@@ -8,7 +8,6 @@ import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
-import { openFeed } from '../core/events/feed.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
@@ -23,7 +22,7 @@ import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
-import { createStreams } from './live/streams.js';
+import { openStreams } from './live/streams.js';
 
 /** How long requests may continue after the signal to stop. Then uploads must stop at their offset. */
 const FINISH_MS = 2_000;
@@ -58,8 +57,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
-  const feed = await openFeed({ database, listener, log });
-  const streams = createStreams({ database, feed, log });
+  const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const app = buildApp({
@@ -87,7 +85,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     types.close();
     await refusals.flush();
     await limits.close();
-    await feed.close();
+    await streams.close();
     await services.close();
   });
 

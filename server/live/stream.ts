@@ -17,7 +17,7 @@ import { eventFrame, HEARTBEAT, placeFrame, retryFrame, setStreamHeaders } from 
  * still admitted.
  */
 
-export interface StreamDeps {
+interface StreamDeps {
   database: DataSource;
   feed: EventFeed;
   log: Logger;

@@ -1,8 +1,12 @@
 import type { Response } from 'express';
+import type { DataSource } from 'typeorm';
+import type { Listener } from '../../core/database/listen.js';
 import { AppError } from '../../core/errors.js';
+import { openFeed } from '../../core/events/feed.js';
 import { readHead } from '../../core/events/sequence.js';
+import type { Logger } from '../../core/log.js';
 import { requireStillValid } from '../auth/still-valid.js';
-import { createStream, type StreamDeps, type Wish } from './stream.js';
+import { createStream, type Wish } from './stream.js';
 
 /* The open streams of live events of this server. */
 
@@ -15,6 +19,8 @@ export interface Streams {
   open(res: Response, wish: Wish): Promise<void>;
   /** Ends all streams, and each further one right after its beginning, in a way that clients come back elsewhere. */
   drain(): void;
+  /** Call it after all streams have ended. */
+  close(): Promise<void>;
 }
 
 /** Of one user, on one server. */
@@ -23,9 +29,14 @@ const MAX_STREAMS = 20;
 /** How long a client should wait that has too many, in seconds. */
 const RETRY_AFTER_SECONDS = 10;
 
-/** Opens no stream yet. */
-export function createStreams(deps: StreamDeps): Streams {
-  const { database } = deps;
+/** Opens the feed that all streams of this server share. */
+export async function openStreams(deps: {
+  database: DataSource;
+  listener: Listener;
+  log: Logger;
+}): Promise<Streams> {
+  const { database, log } = deps;
+  const feed = await openFeed(deps);
   const counts = new Map<string, number>();
   /** Ends an open stream. */
   const ends = new Set<() => void>();
@@ -53,7 +64,7 @@ export function createStreams(deps: StreamDeps): Streams {
     async open(res, wish) {
       const { principal, after } = wish;
       enter(principal.userId, res);
-      const stream = createStream(deps, res, wish);
+      const stream = createStream({ database, feed, log }, res, wish);
       try {
         // From here on the feed tells of everything that the next statements do not see.
         await stream.subscribe();
@@ -73,6 +84,7 @@ export function createStreams(deps: StreamDeps): Streams {
       draining = true;
       for (const end of ends) end();
     },
+    close: () => feed.close(),
   };
 }
 

@@ -4,7 +4,6 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadConfig, requireConnected } from '../../core/config.js';
-import { openFeed } from '../../core/events/feed.js';
 import { createLogger } from '../../core/log.js';
 import { openServices } from '../../core/services.js';
 import type { UploadHooks } from '../../core/uploads/hooks.js';
@@ -13,7 +12,7 @@ import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
 import { createDrain } from '../../server/http/drain.js';
 import { createLimits } from '../../server/limits/limits.js';
-import { createStreams } from '../../server/live/streams.js';
+import { openStreams } from '../../server/live/streams.js';
 import { createDatabase, type TestDatabase } from './database.js';
 
 export interface TestApp {
@@ -48,7 +47,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     refusals,
     log,
   });
-  const feed = await openFeed({ ...services, log });
+  const streams = await openStreams({ ...services, log });
   const deps: AppDeps = {
     ...config,
     ...services,
@@ -57,7 +56,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     verifyExternal: undefined,
     refusals,
     limits,
-    streams: createStreams({ database, feed, log }),
+    streams,
     hooks,
     pageDir: join(folder, 'no page'),
     drain: createDrain(),
@@ -74,7 +73,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await new Promise((resolve) => http.close(resolve));
       await refusals.flush();
       await limits.close();
-      await feed.close();
+      await streams.close();
       await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });
