@@ -104,6 +104,12 @@ test('a file is described as it is sent, and clients must expect further fields'
   expect(document.components.schemas.File).not.toHaveProperty('additionalProperties');
 });
 
+test('headers that are part of the interface are described', () => {
+  const { parameters } = operationOf('get', '/api/events');
+  const inHeader = parameters.filter((one) => one.in === 'header');
+  expect(inHeader).toMatchObject([{ name: 'last-event-id', required: false, schema: { type: 'string' } }]);
+});
+
 test('the limits are named, also where the request decides', () => {
   expect(operationOf('get', '/api/files')['x-rate-limit']).toEqual(['status']);
   expect(operationOf('post', '/api/uploads/presign')['x-rate-limit']).toEqual(['uploads', 'processing']);

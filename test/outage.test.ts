@@ -55,7 +55,7 @@ test('clients are told to retry while the database is away, and uploads go on wh
 });
 
 test('a stream of live events outlives an outage, and a new one is refused meanwhile', async () => {
-  const stream = await openEvents(user);
+  const stream = await openEvents(user, '?type=upload.created');
   try {
     await until('the place in the log', () => stream.lastId !== '');
     await wire.away();

@@ -55,6 +55,7 @@ export class FileList {
 
   /** @param isLive whether every change is noted from now on */
   setLive(isLive: boolean): void {
+    if (this.#isLive === isLive) return;
     this.#isLive = isLive;
     this.noteChange();
   }

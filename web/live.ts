@@ -32,7 +32,7 @@ export async function followEvents(api: Api, listener: Listener): Promise<never>
     }
     listener.onLive(false);
     // Many pages lose the same server at the same time.
-    await new Promise((resolve) => setTimeout(resolve, delay * (0.5 + Math.random() / 2)));
+    await new Promise((resolve) => setTimeout(resolve, delay * (1 + Math.random() / 2)));
   }
 }
 

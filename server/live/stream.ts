@@ -1,5 +1,6 @@
 import type { Response } from 'express';
 import type { DataSource } from 'typeorm';
+import type { Limiter } from '../../core/concurrency.js';
 import type { Event } from '../../core/database/entities/event.js';
 import { type EventFeed, readEventsAfter } from '../../core/events/feed.js';
 import { isFileEvent } from '../../core/events/types.js';
@@ -7,7 +8,7 @@ import type { Logger } from '../../core/log.js';
 import type { Principal } from '../auth/principal.js';
 import { requireStillValid } from '../auth/still-valid.js';
 import { createFollower, type Follower } from './follower.js';
-import { eventFrame, HEARTBEAT, placeFrame, retryFrame, setStreamHeaders } from './sse.js';
+import { createSseWriter } from './sse.js';
 
 /*
  * One stream shows a user the events of that user's uploads and files, and nothing else.
@@ -20,6 +21,8 @@ import { eventFrame, HEARTBEAT, placeFrame, retryFrame, setStreamHeaders } from 
 interface StreamDeps {
   database: DataSource;
   feed: EventFeed;
+  /** Bounds how many streams read the log at once. */
+  limitReads: Limiter;
   log: Logger;
 }
 
@@ -50,34 +53,25 @@ interface Stream {
  */
 const HEARTBEAT_MS = 15_000;
 
-export function createStream({ database, feed, log }: StreamDeps, res: Response, wish: Wish): Stream {
-  const { principal, isWanted } = wish;
+export function createStream(
+  { database, feed, limitReads, log }: StreamDeps,
+  res: Response,
+  { principal, after: known, isWanted }: Wish,
+): Stream {
   const { userId, expiresAt } = principal;
   const expiry = expiresAt?.getTime() ?? Number.POSITIVE_INFINITY;
-  const closed = new Promise<void>((resolve) => {
-    // The client may have gone before the request came here.
-    if (res.destroyed) resolve();
-    else res.once('close', resolve);
-  });
+  const writer = createSseWriter(res, known);
   let unsubscribe = () => {};
   let timer: NodeJS.Timeout | undefined;
-  /** The last id that the client knows. */
-  let told = wish.after;
   /** Undefined: the answer has not begun. */
   let follower: Follower | undefined;
   let isOver = false;
-
-  /** Returns false if the client has to read before it gets more. */
-  function write(text: string): boolean {
-    return res.destroyed || res.writableEnded || res.write(text);
-  }
 
   function end(): void {
     isOver = true;
     if (!follower) return;
     release();
-    write(retryFrame());
-    res.end();
+    writer.end();
   }
 
   function release(): void {
@@ -86,33 +80,32 @@ export function createStream({ database, feed, log }: StreamDeps, res: Response,
     follower?.stop();
   }
 
-  function give(event: Event): boolean {
-    if (!isFileEvent(event) || !isWanted(event)) return true;
-    told = event.seq ?? told;
-    return write(eventFrame(event));
-  }
-
-  /** A client that gets few of the events need not begin far back when it resumes. */
-  function tellPlace(): void {
-    const place = follower?.position;
-    if (place === undefined || place === told) return;
-    told = place;
-    write(placeFrame(place));
-  }
-
   function beat(): void {
     const left = expiry - Date.now();
     if (left <= 0) {
       end();
       return;
     }
-    // Nothing piles up for a client that does not read.
-    if (!res.writableNeedDrain) write(HEARTBEAT);
+    writer.sendComment();
     timer = setTimeout(beat, Math.min(HEARTBEAT_MS, left));
   }
 
+  function follow(after: number): Follower {
+    const created = createFollower(after, {
+      read: (seq, limit) => limitReads(() => readEventsAfter(database, seq, limit, userId)),
+      give: (event) => (isFileEvent(event) && isWanted(event) ? writer.sendEvent(event) : true),
+      // A client that gets few of the events need not begin far back when it resumes.
+      onUpToDate: () => writer.sendPlace(created.position),
+      onFailure(error) {
+        log.debug({ err: error }, 'a stream of events could not read the log');
+        end();
+      },
+    });
+    return created;
+  }
+
   return {
-    closed,
+    closed: whenClosed(res),
     end,
     release,
     async subscribe() {
@@ -123,24 +116,23 @@ export function createStream({ database, feed, log }: StreamDeps, res: Response,
       });
     },
     begin(after) {
-      follower = createFollower(after, {
-        read: (seq, limit) => readEventsAfter(database, seq, limit, userId),
-        give,
-        onUpToDate: tellPlace,
-        onFailure(error) {
-          log.debug({ err: error }, 'a stream of events could not read the log');
-          end();
-        },
-      });
-      setStreamHeaders(res);
+      follower = follow(after);
+      writer.begin();
       if (isOver) {
         end();
         return;
       }
-      write(retryFrame());
       res.on('drain', follower.goOn);
       follower.goOn();
       beat();
     },
   };
+}
+
+function whenClosed(res: Response): Promise<void> {
+  return new Promise((resolve) => {
+    // The client may have gone before its request came here.
+    if (res.destroyed) resolve();
+    else res.once('close', resolve);
+  });
 }

@@ -1,5 +1,6 @@
 import type { Response } from 'express';
 import type { DataSource } from 'typeorm';
+import { createLimiter } from '../../core/concurrency.js';
 import type { Listener } from '../../core/database/listen.js';
 import { AppError } from '../../core/errors.js';
 import { openFeed } from '../../core/events/feed.js';
@@ -26,6 +27,9 @@ export interface Streams {
 /** Of one user, on one server. */
 const MAX_STREAMS = 20;
 
+/** How many streams read the log at once: long readings must leave connections to the database for other requests. */
+const READERS = 4;
+
 /** How long a client should wait that has too many, in seconds. */
 const RETRY_AFTER_SECONDS = 10;
 
@@ -37,6 +41,7 @@ export async function openStreams(deps: {
 }): Promise<Streams> {
   const { database, log } = deps;
   const feed = await openFeed(deps);
+  const limitReads = createLimiter(READERS);
   const counts = new Map<string, number>();
   /** Ends an open stream. */
   const ends = new Set<() => void>();
@@ -64,7 +69,7 @@ export async function openStreams(deps: {
     async open(res, wish) {
       const { principal, after } = wish;
       enter(principal.userId, res);
-      const stream = createStream({ database, feed, log }, res, wish);
+      const stream = createStream({ database, feed, limitReads, log }, res, wish);
       try {
         // From here on the feed tells of everything that the next statements do not see.
         await stream.subscribe();
