@@ -21,11 +21,11 @@ export async function startLandfall(): Promise<Measured & { token: string }> {
 }
 
 /** Makes an account. @returns its access token */
-export async function register(url: string): Promise<string> {
+export async function register(url: string, email = 'bench@example.org'): Promise<string> {
   const answer = await fetch(`${url}/api/auth/register`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ email: 'bench@example.org', password: 'only for the bench' }),
+    body: JSON.stringify({ email, password: 'only for the bench' }),
   });
   const { accessToken } = (await answer.json()) as { accessToken: string };
   return accessToken;

@@ -16,10 +16,12 @@ import { createOnce } from './idempotency/once.js';
 import { offerUploads } from './ietf/limits.js';
 import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
+import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
+import { eventRoutes } from './routes/events.js';
 import { fileBatchRoutes } from './routes/file-batch.js';
 import { fileControlRoutes } from './routes/file-control.js';
 import { fileRoutes } from './routes/files.js';
@@ -42,6 +44,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   accessTokenMinutes: number;
   limits: Limits;
+  streams: Streams;
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -111,6 +114,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileBatchRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
+    ...eventRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),

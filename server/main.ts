@@ -22,6 +22,7 @@ import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
+import { openStreams } from './live/streams.js';
 
 /** How long requests may continue after the signal to stop. Then uploads must stop at their offset. */
 const FINISH_MS = 2_000;
@@ -44,7 +45,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
-  const { database, leases } = services;
+  const { database, leases, listener } = services;
 
   const drain = createDrain();
   const refusals = createRefusals({ database, log });
@@ -56,6 +57,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     log,
   });
+  const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const app = buildApp({
@@ -66,6 +68,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
     refusals,
     limits,
+    streams,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
@@ -73,6 +76,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const http = createHttpServer(app);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
+    streams.drain();
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
@@ -81,6 +85,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     types.close();
     await refusals.flush();
     await limits.close();
+    await streams.close();
     await services.close();
   });
 

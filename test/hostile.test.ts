@@ -261,6 +261,28 @@ test('queries', async () => {
   );
 });
 
+test('live events', async () => {
+  /** These values are right, and the answer to a GET does not end. */
+  const isNumber = (value: string) => /^0?$/.test(value.trim());
+  const queries = ['after', 'file', 'type', 'token'].flatMap((name) =>
+    VALUES.filter((value) => name !== 'after' || !isNumber(value)).map((value) => ({
+      what: `${name}=${value}`,
+      request: formRequest('GET', `/api/events?${name}=${encodeURIComponent(value)}`, bearer(user)),
+      expected: name === 'token' ? [401] : [400, 410],
+    })),
+  );
+  const headers = VALUES.filter((value) => !isNumber(value)).map((value) => ({
+    what: `Last-Event-ID: ${value}`,
+    request: formRequest('GET', '/api/events', { ...bearer(user), 'Last-Event-ID': value }),
+    expected: [400, 410],
+  }));
+  const names = QUERIES.map((query) => ({
+    what: `HEAD ?${query}`,
+    request: formRequest('HEAD', `/api/events?${query}`, bearer(user)),
+  }));
+  await attempt([...queries, ...headers, ...names]);
+});
+
 test('JSON', async () => {
   const targets: [string, string][] = [
     ['POST', '/api/auth/register'],

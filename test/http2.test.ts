@@ -179,6 +179,30 @@ test('hundreds of slow uploads on three connections keep no other upload waiting
   for (const { session } of connections) session.close();
 });
 
+test('live events come through the proxy one by one, over HTTP/2 and HTTP/1.1', async () => {
+  const headers = { authorization: `Bearer ${user.token}` };
+  const { stream } = connection.request('GET', '/api/events', headers);
+  stream.end();
+  const options = { ca: proxy.certificate, headers };
+  const request = get(`${proxy.url}/api/events`, options);
+  const [old] = (await once(request, 'response')) as [IncomingMessage];
+  const texts = [stream, old].map((source) => {
+    const heard = { text: '' };
+    source.setEncoding('utf8').on('data', (chunk) => {
+      heard.text += chunk;
+    });
+    return heard;
+  });
+  const told = (what: string) => until(what, () => texts.every(({ text }) => text.includes(what)));
+  await told('id: ');
+  for (let n = 0; n < 3; n++) {
+    const id = idOf(await create(10));
+    await told(`"subjectId":"${id}"`);
+  }
+  stream.close(constants.NGHTTP2_CANCEL);
+  request.destroy();
+});
+
 test('when a server stops, its uploads go on at the other one over the same connection', async () => {
   const content = randomBytes(4 * MiB);
   const paths = await Promise.all(Array.from({ length: 6 }, () => create(content.length)));

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { v7 as uuidv7 } from 'uuid';
 import { AppError } from '../core/errors.js';
 import { type AppDeps, buildApp, declareRoutes } from '../server/app.js';
-import { signLink } from '../server/auth/links.js';
+import { signCallerLink, signLink } from '../server/auth/links.js';
 import { problemsOf } from '../server/routes/answers.js';
 import type { TestUser } from './support/client.js';
 import {
@@ -25,8 +25,8 @@ import { send, sha256 } from './support/sign-in.js';
 
 interface Row {
   access: 'public' | Action;
-  /** Whether a signed link opens it too. */
-  link?: true;
+  /** Which signed links open it too. */
+  link?: 'resource' | 'caller';
   /** The status for callers that may use the route. */
   ok: number;
   /** The kind of object whose id stands in `:id` or the body. On admins' routes no caller owns it. */
@@ -45,6 +45,8 @@ interface Row {
    * that.
    */
   asks?: true;
+  /** The answer does not end by itself. */
+  endless?: true;
   body?: (id: string) => object | Promise<object>;
   headers?: Record<string, string>;
 }
@@ -125,8 +127,10 @@ const ROUTES: Record<string, Row> = {
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
-  'GET /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
-  'GET /api/files/:id/thumbnails/:size': { access: 'read', link: true, ok: 200, on: 'image' },
+  'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
+  'POST /api/events/link': { access: 'read', ok: 200 },
   'POST /api/files': { access: 'upload', ok: 201, begins: true, body: () => ({ in: 'a file' }) },
   'GET /api/uploads': { access: 'upload', ok: 200 },
   'GET /api/uploads/:id': { access: 'upload', ok: 200, on: 'upload' },
@@ -231,7 +235,7 @@ const OTHERS: Record<string, Row> = {
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
   // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
-  'HEAD /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
+  'HEAD /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
   'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },
   'PUT /admin/queues/api/queues/processing/pause': { access: 'admin', ok: 200 },
@@ -480,6 +484,12 @@ function expected(row: Row, { may, owns, outdated, ranOut }: Caller): number {
   return on && access !== 'admin' && !owns ? 404 : ok;
 }
 
+/** Reads the rest of an answer, or leaves it. */
+async function dismiss(row: Row, answer: Response): Promise<void> {
+  if (row.endless) await answer.body?.cancel();
+  else await answer.arrayBuffer();
+}
+
 /** The parts of an answer that must be equal in two answers. */
 async function comparable(answer: Response) {
   const varying = /^(date|x-request-id|ratelimit.*|x-ratelimit.*|keep-alive)$/;
@@ -519,7 +529,7 @@ describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (nam
     for (const caller of may) {
       const answer = await knock(name, row, caller, id);
       expect([caller.name, answer.status]).toEqual([caller.name, row.ok]);
-      await answer.arrayBuffer();
+      await dismiss(row, answer);
       if (row.on && row.changes) id = await makeObject[row.on](callers.owner);
     }
     if (row.on && row.changes) shared.set(row.on, id);
@@ -542,12 +552,22 @@ describe.each([...Object.entries(ROUTES), ...Object.entries(OTHERS)])('%s', (nam
   if (/^(GET|HEAD) /.test(name)) {
     test('opens by a signed link only where it is meant to, and by a link for another path nowhere', async () => {
       const { path } = addressOf(name, objectId());
-      const query = (signed: string) => `?${signLink(signed, linkKey).split('?')[1]}`;
-      const status = async (signed: string) =>
-        (await knock(name, row, { token: undefined }, objectId(), query(signed))).status;
-      const open = row.access === 'public' || row.link === true;
-      expect(await status(path)).toBe(open ? row.ok : 401);
-      expect(await status(`${path}/`)).toBe(row.access === 'public' ? row.ok : 401);
+      const status = async (link: string) => {
+        const query = `?${link.split('?')[1]}`;
+        const answer = await knock(name, row, { token: undefined }, objectId(), query);
+        await dismiss(row, answer);
+        return answer.status;
+      };
+      const links = {
+        resource: (signed: string) => signLink(signed, linkKey),
+        caller: (signed: string) =>
+          signCallerLink(signed, { userId: callers.owner.id, role: 'user' }, linkKey).url,
+      };
+      for (const [kind, sign] of Object.entries(links)) {
+        const open = row.access === 'public' || row.link === kind;
+        expect([kind, await status(sign(path))]).toEqual([kind, open ? row.ok : 401]);
+        expect(await status(sign(`${path}/`))).toBe(row.access === 'public' ? row.ok : 401);
+      }
     });
   }
 });

@@ -59,7 +59,7 @@ test.each(routes.map((route) => [`${route.method} ${route.path}`, route] as cons
   expect(security.flatMap(({ bearer = [] }) => bearer)).toEqual(
     route.access === 'public' ? [] : [route.access],
   );
-  expect(security.some(({ link }) => link !== undefined)).toBe(route.link === true);
+  expect(security.some(({ link }) => link !== undefined)).toBe(route.link !== undefined);
   // "Each template expression in the path MUST correspond to a path parameter" (OpenAPI 3.1, 4.8.8).
   const inPath = parameters.filter((one) => one.in === 'path');
   expect(inPath.map(({ name }) => `{${name}}`)).toEqual(path.match(/\{\w+\}/g) ?? []);
@@ -119,6 +119,12 @@ test('a file is described as it is sent, and clients must expect further fields'
     required: expect.arrayContaining(['id', 'sha256', 'completedAt', 'links']),
   });
   expect(document.components.schemas.File).not.toHaveProperty('additionalProperties');
+});
+
+test('headers that are part of the interface are described', () => {
+  const { parameters } = operationOf('get', '/api/events');
+  const inHeader = parameters.filter((one) => one.in === 'header');
+  expect(inHeader).toMatchObject([{ name: 'last-event-id', required: false, schema: { type: 'string' } }]);
 });
 
 test('the limits are named, also where the request decides', () => {

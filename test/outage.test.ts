@@ -1,4 +1,5 @@
 import { registerUser, type TestUser } from './support/client.js';
+import { openEvents } from './support/event-stream.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { eventsOf } from './support/sign-in.js';
@@ -51,6 +52,23 @@ test('clients are told to retry while the database is away, and uploads go on wh
   expect((await patch(3, 'def')).status).toBe(204);
   const id = upload.split('/').at(-1) ?? '';
   expect(await user.settled(id)).toMatchObject({ status: 'completed', size: 6, attempts: 1 });
+});
+
+test('a stream of live events outlives an outage, and a new one is refused meanwhile', async () => {
+  const stream = await openEvents(user, '?type=upload.created');
+  try {
+    await until('the place in the log', () => stream.lastId !== '');
+    await wire.away();
+    const answer = await user.fetch('/api/events');
+    expect([answer.status, (await answer.json()).code]).toEqual([503, 'unavailable']);
+    await wire.back();
+    await until('the server to be ready', async () => (await user.fetch('/health/ready')).ok);
+    const upload = await user.create(6);
+    await stream.heard('upload.created', upload.replace('/uploads/', ''));
+    expect(stream.events).toHaveLength(1);
+  } finally {
+    stream.close();
+  }
 });
 
 test('a HEAD of an upload whose lease is free writes nothing', async () => {

@@ -7,9 +7,9 @@ import { z } from 'zod';
 import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
 import { timestamp } from '../server/answers/shapes.js';
-import { type Authenticate, createAuthenticate } from '../server/auth/authenticate.js';
+import { type Authenticate, createAuthenticate, type LinkAccess } from '../server/auth/authenticate.js';
 import { deriveKeys } from '../server/auth/keys.js';
-import { signLink } from '../server/auth/links.js';
+import { signCallerLink, signLink } from '../server/auth/links.js';
 import type { Refusal, Refusals } from '../server/auth/refusals.js';
 import { signToken } from '../server/auth/tokens.js';
 import { notFound, problemHandler } from '../server/http/problem.js';
@@ -159,7 +159,7 @@ test('an expected error shows its detail and never its cause', async () => {
 });
 
 describe('access', () => {
-  const guarded = (link: boolean, ownerId: string = user.userId) =>
+  const guarded = (link: LinkAccess, ownerId: string = user.userId) =>
     route({
       method: 'get',
       path: '/guarded',
@@ -194,7 +194,7 @@ describe('access', () => {
   });
 
   test('a signed link opens its own path until it expires, and nothing else', async () => {
-    const linked = guarded(true);
+    const linked = guarded('resource');
     expect((await get('', signLink('/guarded', keys.link), linked)).status).toBe(200);
     const token = (link: string) => link.split('?')[1];
     const old = signLink('/guarded', keys.link, Date.now() - 3_600_000);
@@ -202,6 +202,34 @@ describe('access', () => {
       expect((await get('', `/guarded?${query}`, linked)).status).toBe(401);
     }
     expect((await get('', signLink('/guarded', keys.link))).status).toBe(401);
+  });
+
+  test('a link that names its caller opens only routes for such links, and only as it was signed', async () => {
+    const mine = guarded('caller');
+    const sign = (path = '/guarded', now = Date.now()) => signCallerLink(path, user, keys.link, now).url;
+    const { url, expiresAt } = signCallerLink('/guarded', user, keys.link);
+    expect(expiresAt.getTime() - Date.now()).toBeGreaterThan(15 * 60_000 - 1000);
+    expect((await get('', url, mine)).status).toBe(200);
+    // It acts for its user, so another user's object is hidden.
+    expect((await get('', url, guarded('caller', '01890000-0000-7000-8000-000000000004'))).status).toBe(404);
+    const [, token = ''] = url.split('=');
+    const [expiry, caller = '', signature] = token.split('.');
+    const tokens = [
+      sign('/other').split('=')[1],
+      sign('/guarded', Date.now() - 3_600_000).split('=')[1],
+      signLink('/guarded', keys.link).split('=')[1],
+      `${Number(expiry) + 900}.${caller}.${signature}`,
+      `${expiry}.${caller.replace(/.$/, '9')}.${signature}`,
+      `${expiry}.${caller}_s${user.userId}.${signature}`,
+      `${expiry}.${signature}`,
+      `${token}x`,
+    ];
+    for (const wrong of tokens) {
+      expect((await get('', `/guarded?token=${wrong}`, mine)).status).toBe(401);
+    }
+    for (const declared of [guarded('resource'), guarded(false)]) {
+      expect((await get('', url, declared)).status).toBe(401);
+    }
   });
 });
 

@@ -268,7 +268,13 @@ describe('pages of other origins', () => {
       expect(answer.status).toBe(204);
       expect(list(answer, 'Access-Control-Allow-Methods')).toContain(method.toLowerCase());
       expect(list(answer, 'Access-Control-Allow-Headers')).toEqual(
-        expect.arrayContaining(['authorization', 'content-type', 'range', 'idempotency-key']),
+        expect.arrayContaining([
+          'authorization',
+          'content-type',
+          'range',
+          'last-event-id',
+          'idempotency-key',
+        ]),
       );
     }
     for (const path of ['/api/files', '/uploads']) {

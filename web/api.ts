@@ -90,6 +90,13 @@ export class Api {
     await this.#request(path, { method: 'DELETE' });
   }
 
+  /** The text of an answer that goes on until `signal` aborts. */
+  async stream(path: string, signal: AbortSignal): Promise<ReadableStream<string>> {
+    const { body } = await this.#request(path, { signal }, sendPatiently);
+    if (!body) throw new Error(`${path} has no body`);
+    return body.pipeThrough(new TextDecoderStream());
+  }
+
   /** An access token that does not expire soon. */
   async accessToken(): Promise<string> {
     if (Date.now() >= this.#renewAt) await this.#renew();
@@ -102,9 +109,13 @@ export class Api {
     if (this.#session?.accessToken === token) this.#renewAt = 0;
   }
 
-  async #request(path: string, init: RequestInit = {}): Promise<Response> {
+  async #request(
+    path: string,
+    init: RequestInit = {},
+    sendIt: (path: string, init: RequestInit) => Promise<Response> = send,
+  ): Promise<Response> {
     const sendWith = (token: string) =>
-      send(path, { ...init, headers: { ...init.headers, authorization: `Bearer ${token}` } });
+      sendIt(path, { ...init, headers: { ...init.headers, authorization: `Bearer ${token}` } });
     const token = await this.accessToken();
     try {
       return await sendWith(token);
@@ -186,10 +197,12 @@ function json(method: string, body: object): RequestInit {
 /** @throws {ApiError} for an error status; a DOMException or TypeError without an answer */
 async function send(path: string, init: RequestInit = {}, signal?: AbortSignal): Promise<Response> {
   const timeout = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
-  const response = await fetch(path, {
-    ...init,
-    signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-  });
+  return sendPatiently(path, { ...init, signal: signal ? AbortSignal.any([signal, timeout]) : timeout });
+}
+
+/** Like send(), but the answer may take any time. */
+async function sendPatiently(path: string, init: RequestInit): Promise<Response> {
+  const response = await fetch(path, init);
   if (!response.ok) throw await ApiError.from(response);
   return response;
 }

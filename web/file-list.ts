@@ -6,11 +6,13 @@ import { soonText } from './format.js';
 
 const BUSY_POLL_MS = 1000;
 const IDLE_POLL_MS = 10_000;
+/** While events tell of changes the list only renews the signed links of its rows, which are good for 15 minutes. */
+const LIVE_POLL_MS = 5 * 60_000;
 const AFTER_ERROR_MS = 5000;
 /** How long to poll often after an upload: its file may take a moment to appear. */
 const AFTER_UPLOAD_MS = 10_000;
 
-/** The list “Your files”. It polls the server and changes only rows that differ. */
+/** The list “Your files”. It polls the server where no live events arrive, and changes only rows that differ. */
 export class FileList {
   readonly #api: Api;
   readonly #onDeleted: () => void;
@@ -22,6 +24,9 @@ export class FileList {
   #closeUntil = 0;
   #timer: number | undefined;
   #isPolling = false;
+  /** Whether something may have changed since the last request. */
+  #isOutdated = false;
+  #isLive = false;
   /** The earliest time of the next request. */
   #notBefore = 0;
   #work: Promise<unknown> = Promise.resolve();
@@ -39,7 +44,20 @@ export class FileList {
   /** Polls often for a while, because something has just been uploaded. */
   expectChange(): void {
     this.#closeUntil = Date.now() + AFTER_UPLOAD_MS;
+    this.noteChange();
+  }
+
+  /** Polls as soon as it may, because something has changed. */
+  noteChange(): void {
+    this.#isOutdated = true;
     this.#pollIn(0);
+  }
+
+  /** @param isLive whether every change is noted from now on */
+  setLive(isLive: boolean): void {
+    if (this.#isLive === isLive) return;
+    this.#isLive = isLive;
+    this.noteChange();
   }
 
   /** Polls after this many milliseconds, or later if it must wait. */
@@ -52,6 +70,7 @@ export class FileList {
   #poll(): void {
     if (document.hidden || this.#isPolling) return;
     this.#isPolling = true;
+    this.#isOutdated = false;
     this.#oneByOne(async () => {
       let delay = AFTER_ERROR_MS;
       try {
@@ -59,16 +78,19 @@ export class FileList {
         const pages = await this.#refresh();
         // This groups the changes of many uploads, and a long list is not loaded every second.
         this.#notBefore = begun + pages * BUSY_POLL_MS;
-        const busy = Date.now() < this.#closeUntil || [...this.#rows.values()].some((row) => row.isActive);
-        delay = busy ? BUSY_POLL_MS : IDLE_POLL_MS;
+        delay = this.#isLive ? LIVE_POLL_MS : this.#isBusy() ? BUSY_POLL_MS : IDLE_POLL_MS;
         this.#showProblem('');
       } catch (error) {
         this.#notBefore = Date.now() + BUSY_POLL_MS;
         this.#explainPause(error);
       }
       this.#isPolling = false;
-      this.#pollIn(delay);
+      this.#pollIn(this.#isOutdated ? 0 : delay);
     });
+  }
+
+  #isBusy(): boolean {
+    return Date.now() < this.#closeUntil || [...this.#rows.values()].some((row) => row.isActive);
   }
 
   #explainPause(error: unknown): void {

@@ -4,6 +4,7 @@ import { ApiError, explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
 import { FileList } from './file-list.js';
 import { takeInvitation } from './invitation.js';
+import { followEvents } from './live.js';
 import { QuotaNote } from './quota-note.js';
 import { signIn } from './sign-in.js';
 import { startUploader } from './uploader.js';
@@ -42,6 +43,10 @@ async function showApp(user: User): Promise<void> {
 
   const quota = new QuotaNote(api);
   const files = new FileList(api, () => quota.expectChange());
+  void followEvents(api, {
+    onLive: (isLive) => files.setLive(isLive),
+    onEvent: () => files.noteChange(),
+  });
   const uploader = await startUploader(api, user, byId('dashboard', HTMLElement), () => {
     files.expectChange();
     quota.expectChange();

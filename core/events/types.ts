@@ -65,6 +65,36 @@ interface EventData extends Record<StatusEventType, RunData> {
 
 export type EventType = keyof EventData;
 
+type FileEventType = Extract<EventType, `upload.${string}` | `file.${string}`>;
+
+/** The compiler finds a type that is missing here. */
+const FILE_EVENTS: Record<FileEventType, true> = {
+  'upload.created': true,
+  'upload.expired': true,
+  'upload.terminated': true,
+  'file.created': true,
+  'file.processing': true,
+  'file.step': true,
+  'file.completed': true,
+  'file.failed': true,
+  'file.infected': true,
+  'file.paused': true,
+  'file.canceled': true,
+  'file.pending': true,
+  'file.renamed': true,
+  'file.deleted': true,
+  'file.restored': true,
+  'file.purged': true,
+};
+
+/** The types of the events that happen to uploads and files. */
+export const FILE_EVENT_TYPES: readonly string[] = Object.keys(FILE_EVENTS);
+
+/** Whether something happened to an upload or a file; refused requests and events of accounts are for the audit log. */
+export function isFileEvent({ type, result }: Event): boolean {
+  return result === 'ok' && Object.hasOwn(FILE_EVENTS, type);
+}
+
 interface Common {
   /** Upload, file, user, …; null where there is none. */
   subjectId: string | null;

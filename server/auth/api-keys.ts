@@ -110,11 +110,26 @@ export async function verifyApiKey(database: DataSource, bearer: string): Promis
           )
           .getOne();
   if (!found || !timingSafeEqual(found.secretHash, hashSecret(bearer))) {
-    throw new AppError('unauthenticated', { detail: 'The API key is not valid, or not any more' });
+    throw notValid();
   }
   noteUse(database, found);
   const { user } = found as ApiKey & { user: User };
-  return { userId: found.userId, role: user.role, key: { id: found.id, scopes: found.scopes } };
+  const { id, userId, scopes, expiresAt } = found;
+  return { userId, role: user.role, key: { id, scopes }, ...(expiresAt ? { expiresAt } : {}) };
+}
+
+/** @throws {AppError} unauthenticated when a key has been revoked, or has expired */
+export async function requireLiveKey(database: DataSource, id: string): Promise<void> {
+  const live = await countChanged(
+    database,
+    'SELECT FROM api_keys WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())',
+    [id],
+  );
+  if (live === 0) throw notValid();
+}
+
+function notValid(): AppError {
+  return new AppError('unauthenticated', { detail: 'The API key is not valid, or not any more' });
 }
 
 /** The request does not wait for this update. */

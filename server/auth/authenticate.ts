@@ -6,7 +6,7 @@ import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
-import { isLinkOver, isLinkValid } from './links.js';
+import { isLinkOver, isLinkValid, readCallerLink } from './links.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
@@ -16,9 +16,14 @@ import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 /** The action of can() that a caller must be allowed to do, or `public`. */
 export type Access = 'public' | Action;
 
+/**
+ * The links signed for exactly the path of a request that grant access too: links to the resource, which set no
+ * principal, or links that name their caller; false: none.
+ */
+export type LinkAccess = false | 'resource' | 'caller';
+
 interface AuthenticateOptions {
-  /** Whether a link signed for exactly this path grants access too; it sets no principal. */
-  link?: boolean;
+  link?: LinkAccess;
   /** The cookie of the board, which is accepted if there is no Authorization header. */
   boardCookie?: string | undefined;
   /**
@@ -68,6 +73,14 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return { ...principal, role: await getRoleNow(database.manager, principal) };
   }
 
+  function opensByLink(req: Request, kind: LinkAccess, token: string): boolean {
+    const path = req.baseUrl + req.path;
+    if (kind === 'resource') return isLinkValid(path, token, keys.link);
+    const caller = readCallerLink(path, token, keys.link);
+    if (caller) req.principal = caller;
+    return caller !== undefined;
+  }
+
   function note(req: Request, action: Action, code: ErrorCode): void {
     const { id } = req.params;
     const subjectId = typeof id === 'string' && isUuid(id) ? id : undefined;
@@ -78,7 +91,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     if (access === 'public') return;
     const { token } = req.query;
     if (options.link && typeof token === 'string') {
-      if (isLinkValid(req.baseUrl + req.path, token, keys.link)) return;
+      if (opensByLink(req, options.link, token)) return;
       // A page that has been open for long uses expired links, which is no refusal worth noting.
       if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });

@@ -23,6 +23,9 @@ const KEYS_TIMEOUT_MS = 5_000;
 /** The accepted difference between the clocks of this machine and of the provider. */
 const CLOCK_TOLERANCE_SECONDS = 30;
 
+/** The last time that a Date can hold, in milliseconds (ECMAScript, 21.4.1.1). */
+const LATEST = 8.64e15;
+
 /** When fetched keys are fetched again, in milliseconds. */
 interface KeysAge {
   /** Younger keys are not fetched again, so tokens with unknown keys cannot make us ask. */
@@ -39,6 +42,7 @@ const printable = z.string().regex(/^\P{C}*$/u);
 const claims = z.object({
   sub: printable.min(1).max(255),
   iss: printable.max(1000).optional(),
+  exp: z.number(),
   // For display only: an invalid address must not keep a user out.
   email: z.email().max(254).optional().catch(undefined),
 });
@@ -80,12 +84,12 @@ export function createVerifyExternal(
     });
     const parsed = claims.safeParse(payload);
     if (!parsed.success) throw notValid(parsed.error, false);
-    const { sub, iss, email } = parsed.data;
+    const { sub, iss, email, exp } = parsed.data;
     // JSON keeps the pair unambiguous, whatever characters it contains.
     const externalId = JSON.stringify([iss ?? null, sub]);
     const user = await findOrCreateExternal(database, externalId, email ?? sub, actor);
     if (user.disabledAt) throw new AppError('unauthenticated', { detail: 'This account is disabled' });
-    return { userId: user.id, role: user.role };
+    return { userId: user.id, role: user.role, expiresAt: new Date(Math.min(exp * 1000, LATEST)) };
   };
 }
 

@@ -10,6 +10,8 @@ export interface Principal {
   role: Role;
   /** The session that the access token belongs to; tokens of an identity provider have none. */
   sessionId?: string;
+  /** When the token, the key or the link of the request expires; absent: never. */
+  expiresAt?: Date;
   /** Set if the request came with an API key of the user. */
   key?: { id: string; scopes: Scope[] };
   /** Set if the request came with an upload token of the user. */

@@ -4,7 +4,12 @@ import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import type { Principal } from './principal.js';
 
-const claims = z.object({ sub: z.uuid(), role: z.enum(['user', 'admin']), sid: z.uuid().optional() });
+const claims = z.object({
+  sub: z.uuid(),
+  role: z.enum(['user', 'admin']),
+  sid: z.uuid().optional(),
+  exp: z.int(),
+});
 
 /** Makes a JWT (RFC 7519, HS256) that names the user, the role and the session. */
 export function signToken(
@@ -22,8 +27,9 @@ export function signToken(
 /** @throws {AppError} unauthenticated when the token is not ours, was changed or has expired */
 export function verifyToken(token: string, key: KeyObject): Principal {
   try {
-    const { sub, role, sid } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
-    return { userId: sub, role, ...(sid ? { sessionId: sid } : {}) };
+    const { sub, role, sid, exp } = claims.parse(jwt.verify(token, key, { algorithms: ['HS256'] }));
+    const expiresAt = new Date(exp * 1000);
+    return { userId: sub, role, expiresAt, ...(sid ? { sessionId: sid } : {}) };
   } catch (error) {
     throw notValid(error, error instanceof jwt.TokenExpiredError);
   }

@@ -65,7 +65,14 @@ export function cors(origins: Config['corsOrigins']): RequestHandler {
 
 /** Answers preflight requests for the REST API. @param more further headers that pages may send */
 export function preflight(more: string[]): RequestHandler {
-  const headers = [...ALLOWED_ALWAYS, 'Authorization', 'Content-Type', 'Range', ...more].join(', ');
+  const headers = [
+    ...ALLOWED_ALWAYS,
+    'Authorization',
+    'Content-Type',
+    'Range',
+    'Last-Event-ID',
+    ...more,
+  ].join(', ');
   return (req, res, next) => {
     if (req.method !== 'OPTIONS' || !req.get('Access-Control-Request-Method')) return next();
     res.setHeader('Access-Control-Allow-Methods', 'GET, HEAD, POST, PUT, PATCH, DELETE');

@@ -109,7 +109,7 @@ function moveReferences(value: object): Json {
 }
 
 function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas): Json {
-  const { access, link, limit, keyed, summary, params, query, body, accepts, answers } = declared;
+  const { access, link, limit, keyed, summary, params, query, headers, body, accepts, answers } = declared;
   const content = body
     ? { 'application/json': { schema: schemas.toJson(body) } }
     : accepts && Object.fromEntries(accepts.map((type) => [type, {}]));
@@ -120,6 +120,7 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
     parameters: [
       ...(params ? parametersOf(schemas.toJson(params), 'path') : []),
       ...(query ? parametersOf(schemas.toJson(query), 'query') : []),
+      ...(headers ? parametersOf(schemas.toJson(headers), 'header') : []),
       ...(keyed ? [KEY_PARAMETER] : []),
     ],
     ...(content && { requestBody: { content } }),
@@ -129,7 +130,7 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
 }
 
 /** @param schema that of an object, whose fields are the parameters */
-function parametersOf(schema: Json, place: 'path' | 'query'): Json[] {
+function parametersOf(schema: Json, place: 'path' | 'query' | 'header'): Json[] {
   const { properties = {}, required = [] } = schema as { properties?: Json; required?: string[] };
   return Object.entries(properties).map(([name, one]) => ({
     name,

@@ -1,7 +1,7 @@
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { z } from 'zod';
 import { AppError, type ErrorCode } from '../../core/errors.js';
-import type { Access, Authenticate } from '../auth/authenticate.js';
+import type { Access, Authenticate, LinkAccess } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
@@ -14,13 +14,13 @@ import { type Answered, type Answers, NOBODY, statusOf } from './answers.js';
  * A route, declared once. Its handler sees only the values that its schemas describe, and returns the value that
  * they describe. The OpenAPI document, the page's types and the access matrix derive from the declaration.
  */
-export interface Route<P, Q, B, A extends Answers> {
+export interface Route<P, Q, B, A extends Answers, H = unknown> {
   method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
   /** The action that the caller must be allowed to do. */
   access: Access;
-  /** Whether a link signed for the path of the request also grants access. */
-  link?: boolean;
+  /** The signed links that also grant access; by default none. */
+  link?: LinkAccess;
   /**
    * The rate limit that requests count against, besides the global one; undefined: only the global one. It
    * may depend on the request, whose body is not checked yet.
@@ -31,6 +31,8 @@ export interface Route<P, Q, B, A extends Answers> {
   summary: string;
   params?: z.ZodType<P>;
   query?: z.ZodType<Q>;
+  /** Of the headers that are part of the interface; their names in lower case. */
+  headers?: z.ZodType<H>;
   body?: z.ZodType<B>;
   /** Media types of a body that the handler reads itself. */
   accepts?: readonly string[];
@@ -39,14 +41,15 @@ export interface Route<P, Q, B, A extends Answers> {
   /** The problems that the handler itself may answer; see problemsOf() for those of what stands before it. */
   problems?: readonly ErrorCode[];
   /** Returns the value of the JSON answer; nothing if the answer is empty or the handler has answered itself. */
-  handle(call: Call<P, Q, B>): Promise<Answered<A> | typeof NOBODY>;
+  handle(call: Call<P, Q, B, H>): Promise<Answered<A> | typeof NOBODY>;
 }
 
-export interface Call<P, Q, B> {
+export interface Call<P, Q, B, H = unknown> {
   params: P;
   query: Q;
+  headers: H;
   body: B;
-  /** Absent on public routes and on requests with a signed link. */
+  /** Absent on public routes and on requests with a signed link to a resource. */
   principal: Principal | undefined;
   /**
    * Returns the resource if it belongs to the caller or the signed link was made for it.
@@ -58,10 +61,12 @@ export interface Call<P, Q, B> {
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: routes of all shapes stand in one list
-export type AnyRoute = Route<any, any, any, any>;
+export type AnyRoute = Route<any, any, any, any, any>;
 
 /** Infers the types of a route. */
-export function route<P, Q, B, const A extends Answers>(declaration: Route<P, Q, B, A>): Route<P, Q, B, A> {
+export function route<P, Q, B, const A extends Answers, H>(
+  declaration: Route<P, Q, B, A, H>,
+): Route<P, Q, B, A, H> {
   return declaration;
 }
 
@@ -142,6 +147,7 @@ function toHandlers(
     const value = await declared.handle({
       params: parse(declared.params, req.params, 'path'),
       query: parse(declared.query, req.query, 'query'),
+      headers: parse(declared.headers, req.headers, 'headers'),
       body: parse(declared.body, req.body ?? {}, 'body'),
       principal,
       own(resource) {

@@ -12,6 +12,7 @@ import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
 import { createDrain } from '../../server/http/drain.js';
 import { createLimits } from '../../server/limits/limits.js';
+import { openStreams } from '../../server/live/streams.js';
 import { createDatabase, type TestDatabase } from './database.js';
 
 export interface TestApp {
@@ -46,6 +47,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     refusals,
     log,
   });
+  const streams = await openStreams({ ...services, log });
   const deps: AppDeps = {
     ...config,
     ...services,
@@ -54,6 +56,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     verifyExternal: undefined,
     refusals,
     limits,
+    streams,
     hooks,
     pageDir: join(folder, 'no page'),
     drain: createDrain(),
@@ -70,6 +73,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await new Promise((resolve) => http.close(resolve));
       await refusals.flush();
       await limits.close();
+      await streams.close();
       await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });
