@@ -180,20 +180,17 @@ test('hundreds of slow uploads on three connections keep no other upload waiting
 });
 
 test('live events come through the proxy one by one, over HTTP/2 and HTTP/1.1', async () => {
-  const headers = { authorization: `Bearer ${user.token}` };
-  const { stream } = connection.request('GET', '/api/events', headers);
-  stream.end();
-  const options = { ca: proxy.certificate, headers };
-  const request = get(`${proxy.url}/api/events`, options);
-  const [old] = (await once(request, 'response')) as [IncomingMessage];
-  const texts = [stream, old].map((source) => {
-    const heard = { text: '' };
+  const texts = ['', ''];
+  const hear = (source: NodeJS.ReadableStream, index: number) =>
     source.setEncoding('utf8').on('data', (chunk) => {
-      heard.text += chunk;
+      texts[index] += chunk;
     });
-    return heard;
-  });
-  const told = (what: string) => until(what, () => texts.every(({ text }) => text.includes(what)));
+  const { stream } = connection.request('GET', '/api/events');
+  hear(stream.end(), 0);
+  const headers = { authorization: `Bearer ${user.token}` };
+  const request = get(`${proxy.url}/api/events`, { ca: proxy.certificate, headers });
+  request.once('response', (answer) => hear(answer, 1));
+  const told = (what: string) => until(what, () => texts.every((text) => text.includes(what)));
   await told('id: ');
   for (let n = 0; n < 3; n++) {
     const id = idOf(await create(10));
