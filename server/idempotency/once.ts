@@ -18,7 +18,7 @@ import { parseString } from '../ietf/fields.js';
 import { seal, unseal } from './seal.js';
 
 /*
- * Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07): a client that got no answer repeats its request with the
+ * Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a client that got no answer repeats its request with the
  * same key, and gets the answer of the first request. Whatever happens, the server does not carry out a request twice
  * without saying so: it notes the key before it carries the request out. If its process dies before the answer is stored,
  * or the database is away then, a repetition is told that the outcome is not known.
@@ -70,8 +70,9 @@ interface OnceDeps {
 }
 
 export function createOnce({ database, keys, log }: OnceDeps): Once {
-  const keep = (id: Buffer, kept: Kept) =>
-    keepAnswer(database, id, seal(JSON.stringify(kept), id, keys.keptAnswer));
+  async function keep(id: Buffer, kept: Kept): Promise<void> {
+    await keepAnswer(database, id, seal(JSON.stringify(kept), id, keys.keptAnswer));
+  }
 
   async function noteFailure(id: Buffer, thrown: unknown): Promise<void> {
     // A transaction may have been committed although its answer was lost: nobody knows the outcome.
@@ -87,7 +88,7 @@ export function createOnce({ database, keys, log }: OnceDeps): Once {
     const earlier = await claimKey(database, request);
     if (earlier) return repeat(res, keys, request, earlier);
     const { id } = request;
-    /** The client gets its answer also when it cannot be stored: a repetition then learns that the outcome is not known. */
+    // The client gets its answer also when it cannot be stored. A repetition then learns that the outcome is not known.
     const warn = (error: unknown) => log.warn({ err: error, requestId: req.id }, 'answer not kept');
     try {
       const answer = await work();
