@@ -8,7 +8,7 @@ import { type Open, open, PARTIAL, type Spoken, say } from './ietf-client.js';
  */
 
 /** What an answer says about an upload. */
-export interface Progress {
+interface Progress {
   /** In bytes. */
   offset: number;
   /** Whether the client may forget its copy of the file. */
