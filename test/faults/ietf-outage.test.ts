@@ -53,7 +53,7 @@ interface Sending {
   content: Buffer;
   /** In bytes. */
   offset: number;
-  /** Sends what is missing. */
+  /** Sends the missing bytes. @returns undefined if the request was cut off */
   go(): ReturnType<typeof IETF.send>;
 }
 
@@ -102,7 +102,7 @@ describe.each(FORMS)('on %s', (_name, openForm) => {
   });
 
   test.each(['database', 'store'] as const)(
-    'the %s goes away: requests are cut off, and go on',
+    'when the %s goes away, requests are cut off, and their clients go on when it is back',
     async (which) => {
       const before = await listFiles();
       const uploads = [await openInPieces()];

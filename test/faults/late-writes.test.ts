@@ -113,6 +113,7 @@ async function beginStalled(its: Case) {
     'before',
   );
   const stalled = send(late);
+  // The test awaits it much later, and fails then if it was refused.
   stalled.catch(() => {});
   await pause.reached;
   return { id, path, dialect, partial, content, offset: late.offset, pause, stalled };

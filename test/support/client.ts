@@ -29,7 +29,7 @@ export interface TestUser {
   email: string;
   role: string;
   token: string;
-  /** Of the server. */
+  /** The address of the server. */
   url(): string;
   /** The same user on another server. */
   at(url: () => string): TestUser;

@@ -43,10 +43,12 @@ interface Begun {
 }
 
 export interface Dialect {
-  name: string;
   /** Creates an upload. @throws {Error} if its address does not become known */
   begin(user: TestUser, beginning: Beginning): Promise<Begun>;
-  /** @returns undefined if the client has to ask where to go on */
+  /**
+   * Sends a piece to an upload that exists.
+   * @returns undefined if the client has to ask where to go on
+   */
   send(user: TestUser, path: string, piece: Piece): Promise<Progress | undefined>;
   /**
    * Asks where to go on.
@@ -59,8 +61,8 @@ export interface Dialect {
 const digestOf = (algorithm: 'sha1' | 'sha256', body: Buffer) =>
   createHash(algorithm).update(body).digest('base64');
 
+/** tus 1.0. The length is known from the beginning. */
 export const TUS: Dialect = {
-  name: 'tus',
   async begin(user, { length, headers }) {
     const path = await user.create(length, headers);
     return { path, send: (piece) => TUS.send(user, path, piece) };
@@ -86,10 +88,10 @@ export const TUS: Dialect = {
  * Version 8 of the draft. The request that creates the upload stays open and brings the first piece. The length is known
  * when the last piece comes.
  *
- * The client resumes after a connection that breaks, and after no answer but those of the protocol, as URLSession does.
+ * The client resumes after a connection that breaks, as URLSession does. An answer that refuses a request is an error, because
+ * URLSession gives up then.
  */
 export const IETF: Dialect = {
-  name: 'the IETF draft',
   async begin(user, { first, headers }) {
     const request = open(user.url(), user, 'POST', '/uploads', { headers: { ...headOf(first), ...headers } });
     const path = `/uploads/${idOf(await request.told('location'))}`;
