@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { expectBlobsInOrder, timeline } from './support/aftermath.js';
 import { expectBooksRight, setQuota, usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './support/client.js';
+import { concatenate, postFinal } from './support/concatenated-upload.js';
 import { makeJpeg } from './support/fixtures.js';
 import { listBlobs } from './support/objects.js';
 import { sha256 } from './support/plain-client.js';
@@ -22,21 +23,6 @@ async function sendPartial(user: TestUser, bytes: Uint8Array | string): Promise<
   const answer = await user.tus('POST', '/uploads', headers, body.length > 0 ? body : undefined);
   expect(answer.status).toBe(201);
   return `/uploads/${idOf(answer.headers.get('Location') ?? '')}`;
-}
-
-const join = (user: TestUser, addresses: string[], headers: Record<string, string> = {}) =>
-  user.tus('POST', '/uploads', { 'Upload-Concat': `final;${addresses.join(' ')}`, ...headers });
-
-/** A final upload of these partial ones. Returns its id. */
-async function concatenate(
-  user: TestUser,
-  paths: string[],
-  metadata: Record<string, string> = {},
-): Promise<string> {
-  const headers = Object.keys(metadata).length > 0 ? { 'Upload-Metadata': encodeMetadata(metadata) } : {};
-  const answer = await join(user, paths, headers as Record<string, string>);
-  expect([answer.status, await answer.text()]).toEqual([201, '']);
-  return idOf(answer.headers.get('Location') ?? '');
 }
 
 const patch = (user: TestUser, path: string, offset: number, body: string | Buffer) =>
@@ -231,7 +217,7 @@ describe('the small print of concatenation', () => {
   it('takes absolute and relative addresses, and gives them back as they came', async () => {
     const [a, b] = [await sendPartial(user, 'a'), await sendPartial(user, 'b')];
     const addresses = [`${processes.url}${a}`, `https://another.example.org${b}/`, a];
-    const id = idOf((await join(user, addresses)).headers.get('Location') ?? '');
+    const id = idOf((await postFinal(user, addresses)).headers.get('Location') ?? '');
     expect((await head(user, `/uploads/${id}`)).headers.get('Upload-Concat')).toBe(
       `final;${addresses.join(' ')}`,
     );
@@ -269,7 +255,7 @@ describe('the small print of concatenation', () => {
 
   it('refuses a final upload with a length or a body', async () => {
     const path = await sendPartial(user, 'abc');
-    expect((await join(user, [path], { 'Upload-Length': '3' })).status).toBe(400);
+    expect((await postFinal(user, [path], { 'Upload-Length': '3' })).status).toBe(400);
     const withBody = await user.tus('POST', '/uploads', { 'Upload-Concat': `final;${path}`, ...OCTETS }, 'x');
     expect(withBody.status).toBe(403);
     expect(await countFiles()).toBe(0);
@@ -277,13 +263,13 @@ describe('the small print of concatenation', () => {
 
   it('refuses uploads of others, of another kind, and those that have ended', async () => {
     const foreign = await sendPartial(stranger, 'secret');
-    expect((await join(user, [foreign])).status).toBe(404);
+    expect((await postFinal(user, [foreign])).status).toBe(404);
     const whole = await user.create(5);
-    expect((await join(user, [whole])).status).toBe(400);
+    expect((await postFinal(user, [whole])).status).toBe(400);
     await user.tus('DELETE', whole);
     const ended = await sendPartial(user, 'abc');
     expect((await user.tus('DELETE', ended)).status).toBe(204);
-    expect((await join(user, [await sendPartial(user, 'abc'), ended])).status).toBe(410);
+    expect((await postFinal(user, [await sendPartial(user, 'abc'), ended])).status).toBe(410);
     expect(await countFiles()).toBe(0);
     const { rows } = await processes.database.query(
       `SELECT FROM all_events WHERE subject_id = $1 AND result = 'refused'`,
@@ -297,14 +283,14 @@ describe('the small print of concatenation', () => {
     const guest = useAccount(user, (await made.json()).token, () => processes.url);
     const path = await sendPartial(user, 'abc');
     expect((await guest.tus('POST', '/uploads', { ...PARTIAL, 'Upload-Length': '3' })).status).toBe(403);
-    expect((await join(guest, [path])).status).toBe(403);
+    expect((await postFinal(guest, [path])).status).toBe(403);
     // The token can still be used.
     expect((await guest.tus('POST', '/uploads', { 'Upload-Length': '3' })).status).toBe(201);
   });
 
   it('holds a final upload to the largest size and to the quota', async () => {
     const tooMuch = [await sendPartial(user, 'a'.repeat(600)), await sendPartial(user, 'b'.repeat(600))];
-    expect((await join(user, tooMuch)).status).toBe(413);
+    expect((await postFinal(user, tooMuch)).status).toBe(413);
     const unknown = await user.create(null, PARTIAL);
     const waiting = await concatenate(user, [tooMuch[0] ?? '', unknown]);
     await user.tus('PATCH', unknown, { 'Upload-Offset': '0', 'Upload-Length': '500' }, 'c'.repeat(500));
@@ -320,7 +306,7 @@ describe('the small print of concatenation', () => {
     // The bytes move from the partial uploads to the file.
     const id = await concatenate(tight, halves);
     expect(await usageOf(tight)).toEqual({ bytes: 1000, files: 1 });
-    expect((await join(tight, [halves[0] ?? ''])).status).toBe(413);
+    expect((await postFinal(tight, [halves[0] ?? ''])).status).toBe(413);
     await remove(tight, id);
     expect(await usageOf(tight)).toEqual({ bytes: 0, files: 0 });
   });

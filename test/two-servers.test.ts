@@ -2,8 +2,11 @@ import { createHash, randomBytes } from 'node:crypto';
 import type { ClientRequest } from 'node:http';
 import { findUpload } from './support/aftermath.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
+import { concatenate } from './support/concatenated-upload.js';
+import { IETF } from './support/dialects.js';
 import { FORMS, type Form } from './support/forms.js';
 import { sendHalf as openHalf } from './support/half-open.js';
+import { open, PARTIAL, say } from './support/ietf-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -130,6 +133,61 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     const answer = await second.tus('PATCH', path, { 'Upload-Offset': '0', ...headers }, content as BodyInit);
     expect(answer.status).toBe(204);
     await expectContent(idOf(path), content);
+  });
+
+  test.each(['HEAD', 'PATCH', 'DELETE'])(
+    'a half-open creation by the IETF draft makes way for a %s on the other server, and gets no answer',
+    async (method) => {
+      const content = randomBytes(200_000);
+      const half = open(first.url(), first, 'POST', '/uploads', {
+        headers: { 'Upload-Complete': '?1', 'Content-Length': String(content.length) },
+      });
+      const path = `/uploads/${idOf(await half.told('location'))}`;
+      half.outgoing.write(content.subarray(0, 150_000));
+      // The client of the PATCH does not know the offset.
+      const state = { 'Content-Type': PARTIAL, 'Upload-Offset': '200000', 'Upload-Complete': '?1' };
+      const headers = method === 'PATCH' ? state : {};
+      const [newer, older] = await Promise.all([
+        say(second.url(), second, method, path, { headers }),
+        half.answer,
+      ]);
+      expect([newer?.status, older]).toEqual([{ HEAD: 204, PATCH: 409, DELETE: 204 }[method], undefined]);
+      if (method === 'DELETE') {
+        expect(await say(first.url(), first, 'HEAD', path)).toMatchObject({ status: 410 });
+        return;
+      }
+      const offset = Number(newer?.headers['upload-offset']);
+      expect(offset).toBeLessThanOrEqual(150_000);
+      const rest = { offset, body: content.subarray(offset), isLast: true };
+      expect(await IETF.send(second, path, rest)).toEqual({ offset: content.length, isComplete: true });
+      await expectContent(idOf(path), content);
+    },
+  );
+
+  test('partial uploads sent to one server become a file on the other', async () => {
+    const content = randomBytes(9 * MIB);
+    const paths: string[] = [];
+    for (const bytes of [content.subarray(0, 6 * MIB), content.subarray(6 * MIB)]) {
+      const path = await first.create(bytes.length, { 'Upload-Concat': 'partial' });
+      expect((await patch(first, path, 0, bytes)).status).toBe(204);
+      paths.push(path);
+    }
+    await expectContent(await concatenate(second, paths), content);
+  });
+
+  test('a final upload that is created while another server takes the last byte becomes a file', async () => {
+    const content = randomBytes(1000);
+    for (let round = 0; round < 10; round++) {
+      const partial = await first.create(content.length, { 'Upload-Concat': 'partial' });
+      const [answer, id] = await Promise.all([
+        patch(first, partial, 0, content),
+        concatenate(second, [partial]),
+      ]);
+      expect(answer.status).toBe(204);
+      // One of the two requests has made it.
+      expect((await first.fetch(`/api/files/${id}`)).status).toBe(200);
+      await expectContent(id, content);
+    }
   });
 
   test('a server that stands still loses its lease, and changes nothing when it wakes up', async () => {

@@ -1,5 +1,6 @@
 import { encodeMetadata, registerUser, type TestUser } from '../support/client.js';
 import { beginConcatenation } from '../support/concatenated-upload.js';
+import { type Dialect, IETF } from '../support/dialects.js';
 import { type Installation, install } from '../support/installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
 import { beginUpload, MIB, type PiecewiseUpload } from '../support/piecewise-upload.js';
@@ -75,6 +76,8 @@ interface Way {
   finalFirst?: boolean;
   /** Whether each PATCH carries a checksum, and so counts as a whole or not at all. */
   checksum?: boolean;
+  /** Undefined: tus. */
+  dialect?: Dialect;
 }
 
 const isOfPartials = (sizes: Way['sizes']): sizes is number[][] => Array.isArray(sizes[0]);
@@ -85,10 +88,10 @@ function begin(
   way: Way,
   headers: Record<string, string>,
 ): Promise<PiecewiseUpload> {
-  const { sizes, ...options } = way;
+  const { sizes, finalFirst = false, ...manner } = way;
   return isOfPartials(sizes)
-    ? beginConcatenation(user, content, sizes, { headers, ...options })
-    : beginUpload(user, content, sizes, headers, way.checksum);
+    ? beginConcatenation(user, content, sizes, { headers, finalFirst })
+    : beginUpload(user, content, sizes, { headers, ...manner });
 }
 
 /** Makes an upload without faults. @returns its statements */
@@ -132,6 +135,8 @@ test.each<[string, Way]>([
   ['16 MiB in uneven pieces', { sizes: PIECES }],
   ['a small file', { sizes: [100_000] }],
   ['16 MiB in uneven pieces with checksums', { sizes: PIECES, checksum: true }],
+  ['8 MiB in two pieces by the IETF draft', { sizes: [MIB, 7 * MIB], dialect: IETF }],
+  ['a small file in one POST by the IETF draft', { sizes: [100_000], dialect: IETF }],
   ['two partial uploads and the final one', { sizes: [[100_000], [50_000]] }],
   ['a final upload and then its partial upload', { sizes: [[100_000]], finalFirst: true }],
 ])('killed before and after each statement: %s', async (_, way) => {

@@ -1,6 +1,7 @@
 import { UploadPartCommand } from '@aws-sdk/client-s3';
 import { findUpload } from '../support/aftermath.js';
 import { beginConcatenation } from '../support/concatenated-upload.js';
+import { type Dialect, IETF } from '../support/dialects.js';
 import { type Installation, install } from '../support/installation.js';
 import { groupPoints, type KillPoint, killAtAll, type Target, takeContent } from '../support/kill.js';
 import { objectKeyOf, storageKeyOf } from '../support/objects.js';
@@ -28,6 +29,8 @@ interface Way {
   strays?: boolean;
   /** Whether each PATCH carries a checksum, and so counts as a whole or not at all. */
   checksum?: boolean;
+  /** Undefined: tus. */
+  dialect?: Dialect;
 }
 
 async function begin(way: Way) {
@@ -47,10 +50,10 @@ async function beginPartials(parts: number[][]) {
   return { content, ids, keys, finish };
 }
 
-async function beginOne({ sizes, strays, checksum }: Way) {
+async function beginOne({ sizes, strays, ...manner }: Way) {
   const { processes, user } = installation;
   const content = takeContent(sizes);
-  const upload = await beginUpload(user, content, sizes, {}, checksum);
+  const upload = await beginUpload(user, content, sizes, manner);
   const key = await storageKeyOf(processes, upload.id);
   let missing = strays;
   async function finish(gate = async () => {}): Promise<PiecewiseUpload> {
@@ -124,6 +127,8 @@ const WAYS: (Way & { name: string })[] = [
   { name: 'two partial uploads', sizes: [6 * MIB], further: [[100_000, 50_000]] },
   { name: '12 MiB with strays', sizes: [9 * MIB, 3 * MIB], strays: true },
   { name: '24 MiB in uneven pieces with checksums', sizes: UNEVEN, checksum: true },
+  { name: '10 MiB in two pieces by the IETF draft', sizes: [MIB, 9 * MIB], dialect: IETF },
+  { name: 'a small file in one POST by the IETF draft', sizes: [100_000], dialect: IETF },
 ];
 
 test.each(WAYS)('killed before and after each call: $name', async (way) => {

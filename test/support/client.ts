@@ -29,6 +29,8 @@ export interface TestUser {
   email: string;
   role: string;
   token: string;
+  /** The address of the server. */
+  url(): string;
   /** The same user on another server. */
   at(url: () => string): TestUser;
   /** fetch() with this user's token; `path` begins with a slash. */
@@ -104,6 +106,7 @@ export function useAccount(
   return {
     ...user,
     token,
+    url,
     at: (other) => useAccount(user, token, other),
     fetch: withToken,
     get,

@@ -1,11 +1,11 @@
-import { createHash } from 'node:crypto';
 import { idOf, type TestUser } from './client.js';
+import { type Dialect, type Piece, TUS } from './dialects.js';
 import { until } from './until.js';
 
 /*
- * A client that sends an upload in PATCHes that end at given offsets, and goes on whatever happens to the
- * server: after each request that was not answered with 204 it asks for the offset. It fails if an
- * acknowledged offset goes back.
+ * A client that sends an upload in pieces that end at given offsets, and goes on whatever happens to the
+ * server: after each piece that was not acknowledged it asks for the offset. It fails if an acknowledged
+ * offset goes back.
  */
 
 export interface PiecewiseUpload {
@@ -13,9 +13,9 @@ export interface PiecewiseUpload {
   user: TestUser;
   /** Path of the upload. */
   path: string;
-  /** Sends the missing bytes, up to the end. @param gate awaited before each PATCH */
+  /** Sends the missing bytes, up to the end. @param gate awaited before each piece */
   finish(gate?: () => Promise<void>): Promise<void>;
-  /** The offsets that were acknowledged, by 204 or by HEAD, oldest first. */
+  /** The offsets that were acknowledged by any answer, oldest first. */
   acknowledged: number[];
 }
 
@@ -27,46 +27,45 @@ export const MIB = 1024 ** 2;
  */
 export const UNEVEN = [1, 9, 0.3, 6.2, 3, 4.5].map((size) => Math.round(size * MIB));
 
+/** How an upload is sent. */
+export interface Manner {
+  dialect?: Dialect;
+  /** Of the request that creates the upload. */
+  headers?: Record<string, string>;
+  /** Whether each piece carries a digest; then it counts as a whole or not at all. */
+  checksum?: boolean;
+}
+
 /**
- * Sends POST until one is answered. Uploads of unanswered POSTs are left to expire.
- * @param checksum whether each PATCH carries one; then it counts as a whole or not at all
+ * Sends POST until the upload has an address. Uploads of which no address came are left to expire.
+ * @param sizes bytes of the pieces. The rest is one more piece; bytes beyond the content do not count
  */
 export async function beginUpload(
   user: TestUser,
   content: Buffer,
   sizes: number[],
-  headers: Record<string, string> = {},
-  checksum = false,
+  { dialect = TUS, headers = {}, checksum = false }: Manner = {},
 ): Promise<PiecewiseUpload> {
-  const path = await until('an upload to be created', () =>
-    user.create(content.length, headers).catch(() => undefined),
-  );
   const ends = sizes.map((_, index) => sizes.slice(0, index + 1).reduce((sum, size) => sum + size, 0));
   const acknowledged = [0];
   const last = () => acknowledged.at(-1) ?? 0;
 
   function note(offset: number): void {
     if (offset < last()) throw new Error(`${path}: the offset went back from ${last()} to ${offset}`);
-    if (checksum && ![0, ...ends].includes(offset)) throw new Error(`${path}: ${offset} is within a PATCH`);
+    if (checksum && ![0, ...ends].includes(offset)) throw new Error(`${path}: ${offset} is within a piece`);
     acknowledged.push(offset);
   }
 
-  /**
-   * Asks until the server tells the offset. After any answer but 200 or 423 real clients begin anew, so it
-   * fails then.
-   */
-  async function askOffset(): Promise<void> {
-    const offset = await until(
-      `${path} to tell its offset`,
-      async () => {
-        const answer = await user.tus('HEAD', path).catch(() => undefined);
-        if (answer && ![200, 423].includes(answer.status)) throw new Error(`HEAD ${path}: ${answer.status}`);
-        return answer?.status === 200 ? answer.headers.get('Upload-Offset') : undefined;
-      },
-      60,
-    );
-    note(Number(offset));
+  function nextPiece(): Piece {
+    const end = ends.find((offset) => offset > last() && offset < content.length) ?? content.length;
+    const body = content.subarray(last(), end);
+    return { offset: last(), body, isLast: end === content.length, checksum, heard: note };
   }
+
+  const beginning = { length: content.length, first: nextPiece(), headers };
+  const { path, send } = await until('an upload to be created', () =>
+    dialect.begin(user, beginning).catch(() => undefined),
+  );
 
   return {
     id: idOf(path),
@@ -74,17 +73,13 @@ export async function beginUpload(
     path,
     acknowledged,
     async finish(gate = async () => {}) {
-      while (last() < content.length) {
+      for (let isComplete = false; !isComplete; ) {
         await gate();
-        const end = ends.find((offset) => offset > last()) ?? content.length;
-        const body = content.subarray(last(), end);
-        const sum = createHash('sha1').update(body).digest('base64');
-        const verified = checksum ? { 'Upload-Checksum': `sha1 ${sum}` } : {};
-        const answer = await user
-          .tus('PATCH', path, { 'Upload-Offset': String(last()), ...verified }, body as BodyInit)
-          .catch(() => undefined);
-        if (answer?.status === 204) note(Number(answer.headers.get('Upload-Offset')));
-        else await askOffset();
+        const progress =
+          (await send(nextPiece())) ??
+          (await until(`${path} to tell its offset`, () => dialect.ask(user, path), 60));
+        note(progress.offset);
+        isComplete = progress.isComplete;
       }
     },
   };
