@@ -3,10 +3,10 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { fastFolder } from './support/services/memory.js';
 import { freePort } from './support/services/port.js';
 import { until } from './support/until.js';
 
@@ -49,7 +49,7 @@ afterAll(async () => {
 beforeEach(makeFolder);
 
 async function makeFolder(): Promise<void> {
-  folder = await mkdtemp(join(tmpdir(), 'landfall-standalone-'));
+  folder = await mkdtemp(join(await fastFolder(), 'landfall-standalone-'));
   // As root PostgreSQL runs as another user, who must be able to pass.
   await chmod(folder, 0o711);
   dataDir = join(folder, 'data');
