@@ -10,4 +10,5 @@ export default {
   moduleDirectories: ['dist/node_modules', 'node_modules'],
   // Suites wait for much of their time, so four of them keep two cores busy.
   maxWorkers: 4,
+  testSequencer: '<rootDir>/test/sequencer.js',
 };

@@ -3,10 +3,10 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { fastFolder } from './support/services/memory.js';
 import { freePort } from './support/services/port.js';
 import { until } from './support/until.js';
 
@@ -32,14 +32,28 @@ interface Ended {
 
 let folder: string;
 let dataDir: string;
+/** A folder whose data folder has seen its first start. Most tests go on with a copy, because that start takes long. */
+let prepared: string;
 const supervisors = new Set<ChildProcess>();
 
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'landfall-standalone-'));
+beforeAll(async () => {
+  await makeFolder();
+  await stop((await start()).process);
+  prepared = folder;
+});
+
+afterAll(async () => {
+  if (prepared) await rm(prepared, { recursive: true });
+});
+
+beforeEach(makeFolder);
+
+async function makeFolder(): Promise<void> {
+  folder = await mkdtemp(join(await fastFolder(), 'landfall-standalone-'));
   // As root PostgreSQL runs as another user, who must be able to pass.
   await chmod(folder, 0o711);
   dataDir = join(folder, 'data');
-});
+}
 
 afterEach(async () => {
   await killAll();
@@ -107,6 +121,17 @@ async function start(variables: Record<string, string> = {}): Promise<Started> {
   await until('it is running', isRunning, 90);
   const url = /Page +(\S+)/.exec(output.stdout)?.[1] ?? '';
   return { process, url, stdout: output.stdout };
+}
+
+/** Every file keeps its owner and its mode. */
+function copyPrepared(): void {
+  execFileSync('cp', ['-a', join(prepared, 'data'), dataDir]);
+}
+
+/** Starts on a copy of the prepared data folder. */
+function startPrepared(variables: Record<string, string> = {}): Promise<Started> {
+  copyPrepared();
+  return start(variables);
 }
 
 async function stop(child: ChildProcess, signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
@@ -201,7 +226,7 @@ describe('start and stop', () => {
   });
 
   test.each(['SIGINT', 'SIGHUP'] as const)('ends in good order at %s', async (signal) => {
-    const { process } = await start();
+    const { process } = await startPrepared();
     expect(await stop(process, signal)).toBe(0);
     await nothingIsLeft();
   });
@@ -215,7 +240,7 @@ describe('start and stop', () => {
   });
 
   test('takes the same Ctrl-C from terminal and npm as one', async () => {
-    const { process } = await start();
+    const { process } = await startPrepared();
     process.kill('SIGINT');
     expect(await stop(process, 'SIGINT')).toBe(0);
   });
@@ -244,7 +269,7 @@ describe('start and stop', () => {
 describe('accidents', () => {
   test('starts again at once after its own sudden death', async () => {
     const port = String(await freePort());
-    const first = await start({ PORT: port });
+    const first = await startPrepared({ PORT: port });
     await register(first);
     await stop(first.process, 'SIGKILL');
     const second = await start({ PORT: port });
@@ -265,7 +290,7 @@ describe('accidents', () => {
     ['server', /server\/main\.js/],
     ['worker', /worker\/main\.js/],
   ])('brings a killed %s back', async (_name, command) => {
-    const started = await start({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent' });
     await register(started);
     const pid = find(command);
     kill(pid, 'SIGKILL');
@@ -277,7 +302,7 @@ describe('accidents', () => {
   });
 
   test('replaces a server and a worker that stand still', async () => {
-    const started = await start({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent' });
     await register(started);
     const commands = [/server\/main\.js/, /worker\/main\.js/];
     const pids = commands.map(find);
@@ -292,7 +317,7 @@ describe('accidents', () => {
   });
 
   test('brings a killed PostgreSQL back, even while a statement is running', async () => {
-    const started = await start({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent' });
     await register(started);
     const [pid = '', , , port] = (await readFile(join(dataDir, 'postgres/postmaster.pid'), 'utf8')).split(
       '\n',
@@ -311,7 +336,7 @@ describe('accidents', () => {
   });
 
   test('is not misled by the pid of a former PostgreSQL, which belongs to another program now', async () => {
-    const first = await start();
+    const first = await startPrepared();
     const pidFile = join(dataDir, 'postgres/postmaster.pid');
     const text = await readFile(pidFile, 'utf8');
     await stop(first.process);
@@ -363,13 +388,13 @@ describe('a start that cannot succeed says why in one line', () => {
   });
 
   test('a database that has lost its password', async () => {
-    await stop((await start()).process);
+    copyPrepared();
     await rm(join(dataDir, 'postgres-password'));
     expect(await failure({})).toContain('postgres-password');
   });
 
   test('a data folder in use', async () => {
-    const first = await start();
+    const first = await startPrepared();
     const { code, stderr } = await launch().ended;
     expect(code).toBe(1);
     expect(stderr).toMatch(/^landfall: DATA_DIR=[^\n]+another Landfall[^\n]+\n$/);

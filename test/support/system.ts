@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { fastFolder } from './services/memory.js';
 import { until } from './until.js';
 
 export interface System {
@@ -17,7 +17,7 @@ export interface System {
 
 /** Starts what `npm start` starts, in a folder of its own and on a free port. */
 export async function startSystem(env: Record<string, string> = {}): Promise<System> {
-  const folder = await mkdtemp(join(tmpdir(), 'landfall-test-'));
+  const folder = await mkdtemp(join(await fastFolder(), 'landfall-test-'));
   // As root PostgreSQL runs as another user, who must be able to pass.
   await chmod(folder, 0o711);
   const dataDir = join(folder, 'data');

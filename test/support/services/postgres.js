@@ -1,12 +1,12 @@
-// PostgreSQL for tests: TEST_DATABASE_URL, else the embedded one in a temporary folder. A migrated database becomes
-// the template that each suite copies.
+// PostgreSQL for tests: TEST_DATABASE_URL, else the embedded one in a temporary folder, in memory if possible. A
+// migrated database becomes the template that each suite copies.
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
 import { startEmbeddedPostgres } from '../../../dist/core/database/embedded/postgres.js';
 import { migrate } from '../../../dist/core/database/migrate.js';
 import { migrateQueue } from '../../../dist/core/queue/queue.js';
+import { fastFolder } from './memory.js';
 
 const TEMPLATE = 'landfall_template';
 
@@ -26,7 +26,7 @@ export async function startPostgres() {
 }
 
 async function startOwn() {
-  const folder = await mkdtemp(join(tmpdir(), 'landfall-postgres-'));
+  const folder = await mkdtemp(join(await fastFolder(), 'landfall-postgres-'));
   const remove = (/** @type {string} */ path) => rm(path, { recursive: true, force: true });
   try {
     // As root PostgreSQL runs as another user, who must be able to pass.
@@ -45,8 +45,8 @@ async function startOwn() {
 }
 
 /**
- * Lets PostgreSQL not wait for the disk. Its data need not survive a crash of the machine; a crash of PostgreSQL itself
- * loses nothing.
+ * Lets PostgreSQL not wait for the disk, and take less of it. Its data need not survive a crash of the machine; a crash
+ * of PostgreSQL itself loses nothing.
  * @param {string} url
  */
 async function spareDisk(url) {
@@ -54,6 +54,7 @@ async function spareDisk(url) {
   await client.connect();
   await client.query('ALTER SYSTEM SET fsync = off');
   await client.query('ALTER SYSTEM SET full_page_writes = off');
+  await client.query(`ALTER SYSTEM SET max_wal_size = '256MB'`);
   await client.query('SELECT pg_reload_conf()');
   await client.end();
 }
