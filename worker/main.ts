@@ -45,7 +45,11 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
   });
   const steps: Steps = {
-    reading: [createVerifyStep(), createSniffStep({ parsers }), createScanStep()],
+    reading: [
+      createVerifyStep(),
+      createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
+      createScanStep(),
+    ],
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),

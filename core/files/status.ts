@@ -132,15 +132,18 @@ export async function infectFile(
   );
 }
 
+/** Failures that say that the content is not of an allowed type or size. */
+const REFUSED_CONTENT = ['type_not_allowed', 'too_large'];
+
 /** Ends a run because a step failed and will not be tried again. @throws {AttemptOver} */
 export async function failFile(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.transaction(async (manager) => {
-    if (error.code === 'type_not_allowed') await returnUploadToken(manager, file.id);
+    if (REFUSED_CONTENT.includes(error.code)) await returnUploadToken(manager, file.id);
     await changeByAttempt(manager, file, 'failed', { error, step: error.step }, 'file.failed');
   });
 }
 
-/** Makes the upload token usable again, so that an honest guest can send a file of an allowed type. See endRefusedUploadOf(). */
+/** Makes the upload token usable again, so that an honest guest can send an allowed file. See endRefusedUploadOf(). */
 async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
   await execute(
     manager,
