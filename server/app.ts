@@ -28,6 +28,7 @@ import { meRoutes } from './routes/me.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
+import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
@@ -107,6 +108,8 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileControlRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
+    // Before the routes of uploads, whose ids stand at the same place.
+    ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),

@@ -123,6 +123,7 @@ const ROUTES: Record<string, Row> = {
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: true, ok: 200, on: 'image' },
   'POST /api/files': { access: 'upload', ok: 201, begins: true, body: () => ({ in: 'a file' }) },
   'GET /api/uploads': { access: 'upload', ok: 200 },
+  'GET /api/uploads/info': { access: 'public', ok: 200 },
   'GET /api/uploads/:id': { access: 'upload', ok: 200, on: 'upload' },
   'POST /api/uploads/presign': { access: 'upload', ok: 200, begins: true, body: () => ({ size: 3 }) },
   'POST /api/uploads/complete': {

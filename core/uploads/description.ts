@@ -31,7 +31,7 @@ export const FORGET_DESCRIPTION =
   "metadata = '{}', metadata_header = NULL, filename = NULL, declared_type = NULL, expected_sha256 = NULL, settings = NULL, concat_header = NULL";
 
 /** UTF-8 bytes of all keys and values together. */
-const MAX_BYTES = 8 * 1024;
+export const MAX_BYTES = 8 * 1024;
 
 export const MAX_KEYS = 64;
 

@@ -7,7 +7,7 @@ import type { TusAnswer } from './headers.js';
 
 export const VERSION = '1.0.0';
 
-const EXTENSIONS = [
+export const EXTENSIONS = [
   'creation',
   'creation-with-upload',
   'creation-defer-length',
@@ -17,7 +17,7 @@ const EXTENSIONS = [
   'termination',
   'concatenation',
   'concatenation-unfinished',
-].join(',');
+];
 
 export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 
@@ -50,7 +50,7 @@ export function answerOptions({
     headers: {
       'Tus-Resumable': VERSION,
       'Tus-Version': VERSION,
-      'Tus-Extension': EXTENSIONS,
+      'Tus-Extension': EXTENSIONS.join(','),
       'Tus-Max-Size': maxUploadSize,
       // "The Tus-Checksum-Algorithm header MUST be included in the response to an OPTIONS request."
       'Tus-Checksum-Algorithm': ALGORITHMS.join(','),
