@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import express, { type Express, type RequestHandler, Router } from 'express';
 import type { Config } from '../core/config.js';
+import type { Estimates } from '../core/files/estimates.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
@@ -27,6 +28,7 @@ import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
+import { processingRoutes } from './routes/processing.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
@@ -41,6 +43,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   accessTokenMinutes: number;
   limits: Limits;
+  estimates: Estimates;
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -106,6 +109,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadTokenRoutes(deps),
     ...fileRoutes(deps),
     ...fileControlRoutes(deps),
+    ...processingRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     // Before the routes of uploads, whose ids stand at the same place.

@@ -3,9 +3,12 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { registerUser } from './support/client.js';
+import { registerUser, type TestUser } from './support/client.js';
+import { makePng } from './support/fixtures.js';
 import { uploadPathOf } from './support/objects.js';
+import { expectProblem, sha256 } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
+import { send } from './support/sign-in.js';
 import { until } from './support/until.js';
 
 /*
@@ -16,14 +19,27 @@ import { until } from './support/until.js';
 const PIECE = 64 * 1024;
 
 let processes: Processes;
+let user: TestUser;
 
 beforeAll(async () => {
   processes = await startProcesses({}, ['server']);
+  user = await registerUser(() => processes.url);
 });
 afterAll(() => processes?.close());
 
+const statusOf = (id: string) => user.get(`/api/files/${id}/status`);
+const estimateFor = (query: string) => user.get(`/api/processing/estimate?${query}`);
+const NOTHING = { etaSeconds: null, waitSeconds: expect.any(Number), basis: null };
+
+test('nothing is promised as long as no file has been processed', async () => {
+  for (const query of ['size=5', 'size=0&type=image/png', `size=${2 ** 40}&type=video/mp4`]) {
+    expect(await estimateFor(query)).toEqual(NOTHING);
+  }
+  const id = await user.upload(Buffer.from('words'));
+  expect(await statusOf(id)).toMatchObject({ status: 'pending', etaSeconds: null });
+});
+
 test('a file has an estimate while it is read, and its steps take no longer than the whole', async () => {
-  const user = await registerUser(() => processes.url);
   const content = randomBytes(100 * PIECE);
   const id = await user.upload(content, { filename: 'slow.bin' });
   // A pipe in the object's place makes the read as slow as the test fills it.
@@ -34,7 +50,7 @@ test('a file has an estimate while it is read, and its steps take no longer than
   const pipe = await until('the file to be read', () =>
     open(path, constants.O_WRONLY | constants.O_NONBLOCK).catch(() => undefined),
   );
-  const status = () => user.get(`/api/files/${id}/status`);
+  const status = () => statusOf(id);
   let sent = 0;
   const told = await until('an estimate', async () => {
     if (sent < content.length / 2) sent += (await pipe.write(content, sent, PIECE)).bytesWritten;
@@ -63,4 +79,110 @@ test('a file has an estimate while it is read, and its steps take no longer than
   expect(file.steps.verify?.ms).toBeGreaterThan(file.steps.sniff?.ms ?? 0);
   const steps = items.filter(({ type }: { type: string }) => type === 'file.step');
   for (const { data } of steps) expect(data).toMatchObject(file.steps[data.step] ?? {});
+});
+
+describe('when files were processed', () => {
+  let png: Buffer;
+  beforeAll(async () => {
+    png = await makePng({ width: 50, height: 50 });
+    // One after the other: two files that are completed at the same moment may take the same place.
+    for (let count = 0; count < 6; count++) {
+      expect((await user.settled(await user.upload(png))).status).toBe('completed');
+    }
+    await until('their durations to be known', async () => {
+      const { basis } = await estimateFor(`size=${png.length}&type=image/png`);
+      return basis?.files === 6 && basis.types === 'image/png';
+    });
+    // From here on all files wait.
+    await processes.stop('worker');
+  });
+
+  test('the estimate before an upload names the files that it goes by', async () => {
+    const known = { etaSeconds: expect.any(Number), waitSeconds: 0 };
+    expect(await estimateFor(`size=${png.length}&type=image/png`)).toEqual({
+      ...known,
+      basis: { types: 'image/png', files: 6 },
+    });
+    expect(await estimateFor('size=1&type=image/webp')).toEqual({
+      ...known,
+      basis: { types: 'image/*', files: 6 },
+    });
+    expect(await estimateFor('size=1')).toEqual({
+      ...known,
+      basis: { types: '*/*', files: expect.any(Number) },
+    });
+    expect(await estimateFor(`size=${png.length * 1000}&type=image/png`)).toEqual({
+      ...NOTHING,
+      waitSeconds: 0,
+    });
+    expect(await estimateFor('size=1&type=video/mp4')).toEqual({ ...NOTHING, waitSeconds: 0 });
+  });
+
+  test.each([
+    '',
+    'size=',
+    'size=-1',
+    'size=1.5',
+    'size=1e3',
+    'size=9007199254740993',
+    'size=1&size=2',
+    'type=image/png',
+    'size=1&type=',
+    'size=1&type=png',
+    'size=1&type=image/*%0A',
+    `size=1&type=a/${'b'.repeat(300)}`,
+  ])('the question ?%s is refused', async (query) => {
+    const answer = await user.fetch(`/api/processing/estimate?${query}`);
+    await expectProblem(answer, 400, 'invalid_request');
+  });
+
+  test('a file waits about as long as the one that has waited longest', async () => {
+    const older = await user.upload(png, { filetype: 'image/png' });
+    await processes.database.query(
+      `UPDATE files SET updated_at = now() - interval '100 seconds' WHERE id = $1`,
+      [older],
+    );
+    await until('the wait to be known', async () => {
+      const { etaSeconds, waitSeconds } = await estimateFor('size=1&type=image/png');
+      return waitSeconds >= 100 && etaSeconds >= waitSeconds;
+    });
+    // The older one is the next.
+    expect((await statusOf(older)).etaSeconds).toBeLessThan(50);
+    const newer = await user.upload(png, { filetype: 'image/png' });
+    expect((await statusOf(newer)).etaSeconds).toBeGreaterThanOrEqual(100);
+    expect((await statusOf(await user.upload(png, { filetype: 'video/mp4' }))).etaSeconds).toBeNull();
+    await send(user, 'POST', `/api/files/${newer}/pause`, {});
+    expect(await statusOf(newer)).toMatchObject({ status: 'paused', etaSeconds: null });
+  });
+
+  test('a file that has just begun has the time of its kind; one that waits for another attempt has none', async () => {
+    const id = await user.upload(png, { filetype: 'image/png' });
+    const set = (columns: string, seconds = 0) =>
+      processes.database.query(
+        `UPDATE files SET status = 'processing', updated_at = now() - $2 * interval '1 second', ${columns} WHERE id = $1`,
+        [id, seconds],
+      );
+    await set('eta_seconds = NULL');
+    expect((await statusOf(id)).etaSeconds).toBeGreaterThanOrEqual(1);
+    // What the worker has reckoned counts, less the time since then.
+    await set('eta_seconds = 1000', 400);
+    expect((await statusOf(id)).etaSeconds).toBeLessThanOrEqual(600);
+    expect((await statusOf(id)).etaSeconds).toBeGreaterThan(500);
+    await set(`eta_seconds = NULL, error = '{"step": "verify", "code": "unavailable", "detail": "d"}'`);
+    expect(await statusOf(id)).toMatchObject({
+      etaSeconds: null,
+      error: { code: 'unavailable', message: expect.stringMatching(/tried again by itself/) },
+    });
+  });
+
+  test('a file that has failed says why in words', async () => {
+    await processes.start('worker');
+    const id = await user.upload(png, { sha256: sha256('something else') });
+    expect((await user.settled(id)).status).toBe('failed');
+    expect(await statusOf(id)).toMatchObject({
+      status: 'failed',
+      etaSeconds: 0,
+      error: { step: 'verify', code: 'checksum_mismatch', message: expect.stringMatching(/upload it again/) },
+    });
+  });
 });

@@ -118,6 +118,7 @@ const ROUTES: Record<string, Row> = {
     body: () => ({ priority: 'low' }),
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
+  'GET /api/processing/estimate': { access: 'upload', ok: 400 },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: true, ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: true, ok: 200, on: 'image' },

@@ -7,6 +7,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
 import { AttemptOver, type FileRun, stopAttempt } from './attempt.js';
+import { recordDuration } from './durations.js';
 
 /*
  * The state machine of files: the only place that changes a status; insert.ts makes the rows. Each change is guarded by
@@ -112,11 +113,20 @@ export async function startAttempt(
   });
 }
 
-/** Ends a run successfully. @throws {AttemptOver} */
-export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
-  await database.transaction((manager) =>
-    changeByAttempt(manager, file, 'completed', { progress: 100 }, 'file.completed'),
-  );
+/**
+ * Ends a run successfully.
+ * @param readingSteps names of the steps that read the file; see durations.ts
+ * @throws {AttemptOver}
+ */
+export async function completeFile(
+  database: DataSource,
+  file: FileRun,
+  readingSteps: readonly string[] = [],
+): Promise<void> {
+  await database.transaction(async (manager) => {
+    await changeByAttempt(manager, file, 'completed', { progress: 100 }, 'file.completed');
+    await recordDuration(manager, file.id, readingSteps);
+  });
 }
 
 /** Ends a run because the scan found a threat. @throws {AttemptOver} */

@@ -154,7 +154,8 @@ function bareName(key: string, path: string): string {
   return name;
 }
 
-function isMediaType(type: string): boolean {
+/** Whether a text is a media type, with or without parameters. */
+export function isMediaType(type: string): boolean {
   return type.length <= MAX_MEDIA_TYPE && MEDIA_TYPE.test(type);
 }
 
