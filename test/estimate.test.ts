@@ -3,10 +3,11 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, rename } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { registerUser, type TestUser } from './support/client.js';
+import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
 import { makePng } from './support/fixtures.js';
+import { PARTIAL, say } from './support/ietf-client.js';
 import { uploadPathOf } from './support/objects.js';
-import { expectProblem, sha256 } from './support/plain-client.js';
+import { expectProblem, filesOf, post, sha256 } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { send } from './support/sign-in.js';
 import { until } from './support/until.js';
@@ -17,6 +18,9 @@ import { until } from './support/until.js';
  */
 
 const PIECE = 64 * 1024;
+
+/** Of an upload of five bytes in one request. */
+const CREATION = { 'Upload-Length': '5', 'Content-Type': 'application/offset+octet-stream' };
 
 let processes: Processes;
 let user: TestUser;
@@ -35,8 +39,12 @@ test('nothing is promised as long as no file has been processed', async () => {
   for (const query of ['size=5', 'size=0&type=image/png', `size=${2 ** 40}&type=video/mp4`]) {
     expect(await estimateFor(query)).toEqual(NOTHING);
   }
-  const id = await user.upload(Buffer.from('words'));
-  expect(await statusOf(id)).toMatchObject({ status: 'pending', etaSeconds: null });
+  const sent = await user.tus('POST', '/uploads', CREATION, 'words');
+  expect(sent.status).toBe(201);
+  expect(sent.headers.get('Upload-Processing-Estimate')).toBeNull();
+  const [file] = await filesOf(await post(user, 'words'));
+  expect(file).toMatchObject({ etaSeconds: null, sha256: sha256('words') });
+  expect(await statusOf(file?.id ?? '')).toMatchObject({ status: 'pending', etaSeconds: null });
 });
 
 test('a file has an estimate while it is read, and its steps take no longer than the whole', async () => {
@@ -58,6 +66,18 @@ test('a file has an estimate while it is read, and its steps take no longer than
     return etaSeconds === null ? undefined : { etaSeconds };
   });
   expect(Number.isInteger(told.etaSeconds) && told.etaSeconds >= 1).toBe(true);
+
+  // Now files of this size turn out to take long after they were read.
+  await processes.database.query(
+    `INSERT INTO processing_durations VALUES ('', floor(log(2, $1::bigint)), 0, $1::bigint, 1, 100000)`,
+    [content.length],
+  );
+  await until('the time of later steps to count', async () => {
+    sent += (await pipe.write(content, sent, 4096)).bytesWritten;
+    const { etaSeconds, step } = await status();
+    return step === 'verify' && etaSeconds > 100;
+  });
+  await processes.database.query('DELETE FROM processing_durations');
   while (sent < content.length) {
     sent += await pipe
       .write(content, sent, content.length - sent)
@@ -83,6 +103,13 @@ test('a file has an estimate while it is read, and its steps take no longer than
 
 describe('when files were processed', () => {
   let png: Buffer;
+  /** An upload of this length, by tus, whose bytes follow. */
+  const create = (length: number, headers: Record<string, string> = {}) => user.create(length, headers);
+  const patch = (path: string, body: Buffer) =>
+    user.tus('PATCH', path, { 'Upload-Offset': '0' }, body as BodyInit);
+  const estimateIn = (answer: Response) => answer.headers.get('Upload-Processing-Estimate');
+  const SECONDS = expect.stringMatching(/^[1-9]\d*$/);
+
   beforeAll(async () => {
     png = await makePng({ width: 50, height: 50 });
     // One after the other: two files that are completed at the same moment may take the same place.
@@ -134,6 +161,40 @@ describe('when files were processed', () => {
   ])('the question ?%s is refused', async (query) => {
     const answer = await user.fetch(`/api/processing/estimate?${query}`);
     await expectProblem(answer, 400, 'invalid_request');
+  });
+
+  test('every answer to the last byte tells the estimate', async () => {
+    const metadata = { 'Upload-Metadata': encodeMetadata({ filetype: 'image/png' }) };
+    const created = await user.tus(
+      'POST',
+      '/uploads',
+      { ...CREATION, ...metadata, 'Upload-Length': String(png.length) },
+      png as BodyInit,
+    );
+    expect([created.status, estimateIn(created)]).toEqual([201, SECONDS]);
+    expect(created.headers.get('Access-Control-Expose-Headers')).toContain('Upload-Processing-Estimate');
+    const patched = await patch(await create(png.length, metadata), png);
+    expect([patched.status, estimateIn(patched)]).toEqual([204, SECONDS]);
+    // A piece that is not the last, and a partial upload, become no file.
+    expect(estimateIn(await patch(await create(png.length + 1, metadata), png))).toBeNull();
+    const part = await create(png.length, { ...metadata, 'Upload-Concat': 'partial' });
+    expect(estimateIn(await patch(part, png))).toBeNull();
+    const joined = await user.tus('POST', '/uploads', { 'Upload-Concat': `final;${part}`, ...metadata });
+    expect([joined.status, estimateIn(joined)]).toEqual([201, SECONDS]);
+
+    const [plain] = await filesOf(await post(user, png, { 'Content-Type': 'image/png' }));
+    expect(plain).toMatchObject({ etaSeconds: expect.any(Number), sha256: sha256(png) });
+    const begun = await say(processes.url, user, 'POST', '/uploads', {
+      headers: { 'Upload-Complete': '?0', 'Content-Type': 'image/png' },
+      body: png.subarray(0, 10),
+    });
+    const ended = await say(processes.url, user, 'PATCH', String(begun?.headers.location), {
+      headers: { 'Upload-Complete': '?1', 'Upload-Offset': '10', 'Content-Type': PARTIAL },
+      body: png.subarray(10),
+    });
+    expect(JSON.parse(ended?.body ?? '').files).toEqual([
+      expect.objectContaining({ etaSeconds: expect.any(Number) }),
+    ]);
   });
 
   test('a file waits about as long as the one that has waited longest', async () => {

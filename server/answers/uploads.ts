@@ -76,7 +76,17 @@ export const uploadInfo = z.object({
     .describe('POST /api/uploads/presign; null: bytes cannot be sent to the store itself'),
 });
 
-const measured = { sha256: z.string().describe('Hex, of the bytes as received') };
+const estimated = {
+  etaSeconds: z
+    .int()
+    .nullable()
+    .describe('Seconds until the file is processed; null: no such files are known'),
+};
+
+/** The file of an upload whose parts went straight to the store. */
+export const completedFile = z.union([file.extend(estimated), guestFile.extend(estimated)]);
+
+const measured = { sha256: z.string().describe('Hex, of the bytes as received'), ...estimated };
 
 export const receivedFiles = z.object({
   files: z.array(z.union([file.extend(measured), guestFile.extend(measured)])),

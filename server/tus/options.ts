@@ -1,7 +1,7 @@
 import type { Config } from '../../core/config.js';
 import { ALLOWED_ALWAYS, EXPOSED_ALWAYS } from '../http/cors.js';
 import { ALGORITHMS } from './checksum.js';
-import type { TusAnswer } from './headers.js';
+import { ESTIMATE, type TusAnswer } from './headers.js';
 
 /* What this server speaks, for clients and for the browsers of pages of other origins. */
 
@@ -33,7 +33,7 @@ const ALLOWED_HEADERS = [
 export const EXPOSED_HEADERS = [
   ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Tus-Checksum-Algorithm'],
   ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata'],
-  'Upload-Offset',
+  ...['Upload-Offset', ESTIMATE],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
