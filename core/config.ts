@@ -1,6 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
@@ -58,6 +59,8 @@ export interface Config {
   rateLimits: RateLimits;
   /** Bytes. */
   maxUploadSize: number;
+  /** Lower limits for some types of files. */
+  maxSizeByType: readonly TypeLimit[];
   uploadExpiryHours: number;
   /** Days for which a deleted file stays in the trash; 0: until the trash is too full. */
   trashDays: number;
@@ -182,6 +185,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
       global: e.RATE_LIMIT_GLOBAL,
     },
     maxUploadSize: e.MAX_UPLOAD_SIZE,
+    maxSizeByType: e.MAX_UPLOAD_SIZE_BY_TYPE,
     uploadExpiryHours: e.UPLOAD_EXPIRY_HOURS,
     trashDays: e.TRASH_DAYS,
     fileRetentionHours: e.FILE_RETENTION_HOURS,

@@ -6,6 +6,7 @@ import { type Listener, openListener } from './database/listen.js';
 import { migrate } from './database/migrate.js';
 import { startSequencer } from './events/sequence.js';
 import { claimStorage } from './files/claim.js';
+import { type Estimates, openEstimates } from './files/estimates.js';
 import type { Logger } from './log.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
 import { openStorage } from './storage/open.js';
@@ -19,6 +20,7 @@ export interface Services {
   listener: Listener;
   leases: Leases;
   queue: ProcessingQueue;
+  estimates: Estimates;
   /** Call it after everything that uses the services has ended. */
   close(): Promise<void>;
 }
@@ -59,6 +61,7 @@ export async function openServices(
     listener,
     leases,
     queue,
+    estimates: openEstimates(database, log),
     async close() {
       leases.close();
       await listener.close();

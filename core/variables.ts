@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { MEDIA_RANGE } from './media/media-types.js';
 
 /*
  * The environment variables, each by itself: its allowed values and its default. config.ts checks how they combine.
@@ -24,6 +25,28 @@ const bytes = z
     const [, number = '0', unit = ''] = /^(\d+) ?(\w*)$/.exec(text) ?? [];
     return Number(number) * (UNITS[unit] ?? 1);
   });
+
+const sizeOfUpload = bytes.refine(
+  (n) => n > 0 && n <= LARGEST_UPLOAD,
+  'must be more than 0 and at most 5 TiB',
+);
+
+/** `image/*=50MiB, application/pdf=1GiB`: bytes by type. */
+const bytesByType = z.string().transform((text, context) => {
+  const limits = text.split(',').map((one) => {
+    const [type = '', size = '', ...more] = one.split('=').map((part) => part.trim());
+    return { type: type.toLowerCase(), size: sizeOfUpload.safeParse(size), isPair: more.length === 0 };
+  });
+  const types = limits.map(({ type }) => type);
+  const areTypes = types.every((type) => MEDIA_RANGE.test(type)) && new Set(types).size === types.length;
+  if (!areTypes || limits.some(({ isPair, size }) => !isPair || !size.success)) {
+    context.addIssue(
+      'must be types with sizes of at most 5 TiB, such as image/*=50MiB,video/mp4=5GiB, each type once',
+    );
+    return z.NEVER;
+  }
+  return limits.map(({ type, size }) => ({ type, maxSize: size.data ?? 0 }));
+});
 
 const integer = (min: number, max: number) =>
   z
@@ -135,9 +158,8 @@ export const environment = z.object({
   RATE_LIMIT_PROCESSING: rate(60_000, 300),
   RATE_LIMIT_AUTH: rate(15 * 60_000, 30),
   RATE_LIMIT_GLOBAL: rate(60_000, 10_000),
-  MAX_UPLOAD_SIZE: bytes
-    .refine((n) => n > 0 && n <= LARGEST_UPLOAD, 'must be more than 0 and at most 5 TiB')
-    .default(LARGEST_UPLOAD),
+  MAX_UPLOAD_SIZE: sizeOfUpload.default(LARGEST_UPLOAD),
+  MAX_UPLOAD_SIZE_BY_TYPE: bytesByType.default([]),
   UPLOAD_EXPIRY_HOURS: integer(1, 8760).default(24),
   TRASH_DAYS: integer(0, 36_500).default(30),
   FILE_RETENTION_HOURS: integer(0, 876_000).default(0),

@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import express, { type Express, type RequestHandler, Router } from 'express';
 import type { Config } from '../core/config.js';
+import type { Estimates } from '../core/files/estimates.js';
 import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
@@ -31,7 +32,9 @@ import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
+import { processingRoutes } from './routes/processing.js';
 import { type AnyRoute, serve } from './routes/route.js';
+import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
@@ -45,6 +48,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   accessTokenMinutes: number;
   limits: Limits;
   streams: Streams;
+  estimates: Estimates;
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -112,9 +116,12 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileRoutes(deps),
     ...fileControlRoutes(deps),
     ...fileBatchRoutes(deps),
+    ...processingRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),
+    // Before the routes of uploads, whose ids stand at the same place.
+    ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),

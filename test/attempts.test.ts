@@ -1,6 +1,7 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { File } from '../core/database/entities/file.js';
 import { type Listener, openListener } from '../core/database/listen.js';
+import { openEstimates } from '../core/files/estimates.js';
 import { getFile } from '../core/files/queries.js';
 import { changeByUser } from '../core/files/status.js';
 import { answerStep } from '../core/files/steps.js';
@@ -68,11 +69,12 @@ async function work(run: Step['run'], optional = false): Promise<void> {
   const step: Step = { name: 'ask', optional, run };
   const steps = { reading: [createVerifyStep(), createScanStep()], decoding: [step] };
   const { database, storage } = ledger;
+  const estimates = openEstimates(database, log);
   worker = startWorker({
     ...place,
     concurrency: 1,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, log }, job),
+    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, estimates, log }, job),
   });
   stopWatching = await stopEndedRuns({ database, listener, worker, log });
 }

@@ -34,6 +34,19 @@ test.each([
 });
 
 test.each([
+  ['image/*=50MiB', [{ type: 'image/*', maxSize: 50 * 1024 ** 2 }]],
+  [
+    ' Video/MP4 = 5 GiB , image/*=10',
+    [
+      { type: 'video/mp4', maxSize: 5 * 1024 ** 3 },
+      { type: 'image/*', maxSize: 10 },
+    ],
+  ],
+])('MAX_UPLOAD_SIZE_BY_TYPE=%s', (text, limits) => {
+  expect(loadConfig({ MAX_UPLOAD_SIZE_BY_TYPE: text }).maxSizeByType).toEqual(limits);
+});
+
+test.each([
   ['true', true],
   ['false', false],
   ['2', 2],
@@ -70,6 +83,12 @@ test.each([
   [{ PORT: '70000' }, 'PORT=70000: must be a whole number from 0 to 65535'],
   [{ MAX_UPLOAD_SIZE: '10MB' }, /^MAX_UPLOAD_SIZE=10MB: .*MiB/],
   [{ MAX_UPLOAD_SIZE: '6TiB' }, /at most 5 TiB/],
+  ...['image/*', 'image=1', '*/*=1', 'image/*=1MB', 'image/*=0', 'image/*=6TiB', 'image/*=1=2', 'a/b=1,', ',']
+    .concat('image/png=1,IMAGE/PNG=2')
+    .map((text): [NodeJS.ProcessEnv, RegExp] => [
+      { MAX_UPLOAD_SIZE_BY_TYPE: text },
+      /^MAX_UPLOAD_SIZE_BY_TYPE=.*: must be types with sizes/,
+    ]),
   [{ QUOTA_BYTES: '8192TiB' }, /^QUOTA_BYTES=8192TiB: must be at most 8191 TiB/],
   [{ PUBLIC_URL: 'example.org' }, /^PUBLIC_URL=example.org: must be an http or https address/],
   [{ DATABASE_POOL_SIZE: '1' }, 'DATABASE_POOL_SIZE=1: must be a whole number from 2 to 1000'],

@@ -117,6 +117,7 @@ test.each(CASES.map(([metadata], index) => [metadata, index] as const))(
       ...{ database, storage: {}, uploadExpiryHours: 24 },
       quota: { bytes: UNLIMITED, files: UNLIMITED },
       maxUploadSize: Number.MAX_SAFE_INTEGER,
+      maxSizeByType: [],
     };
     const { id } = await createUpload(deps, {
       ...{ id: uuidv7(), ownerId, length: 3, actor: {}, leaseHolder: null },

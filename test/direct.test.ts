@@ -466,6 +466,7 @@ test('completing hands no link to a key that may upload but not read, however of
     declaredType: null,
     status: 'completed',
     createdAt: expect.any(String),
+    etaSeconds: 0,
   });
   expect((await (await complete(begun.id, reader)).json()).links.content).toContain('token=');
 });

@@ -250,7 +250,10 @@ test('paths and methods', async () => {
 });
 
 test('queries', async () => {
-  const targets = ['/api/files', '/api/uploads', '/api/admin/users', `/api/files/${path.slice(9)}/content`];
+  const targets = [
+    ...['/api/files', '/api/uploads', '/api/uploads/info', '/api/processing/estimate', '/api/admin/users'],
+    `/api/files/${path.slice(9)}/content`,
+  ];
   await attempt(
     targets.flatMap((target) =>
       QUERIES.map((query) => ({
@@ -281,6 +284,24 @@ test('live events', async () => {
     request: formRequest('HEAD', `/api/events?${query}`, bearer(user)),
   }));
   await attempt([...queries, ...headers, ...names]);
+});
+
+test('the estimate of a new file', async () => {
+  const ask = (query: Record<string, string>) =>
+    formRequest('GET', `/api/processing/estimate?${new URLSearchParams(query)}`, bearer(user));
+  const types = [
+    ...VALUES,
+    'a/b',
+    'image/*',
+    'image/png\r\nX: y',
+    'image/\u202epng',
+    '\ud83d/png',
+    '__proto__/x',
+  ];
+  await attempt([
+    ...VALUES.map((size) => ({ what: `size ${size}`, request: ask({ size }) })),
+    ...types.map((type) => ({ what: `type ${type}`, request: ask({ size: '1', type }) })),
+  ]);
 });
 
 test('JSON', async () => {

@@ -126,6 +126,7 @@ const ROUTES: Record<string, Row> = {
     body: () => ({ ids: [shared.get('image'), uuidv7()], action: 'pause' }),
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
+  'GET /api/processing/estimate': { access: 'upload', ok: 400 },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
@@ -133,6 +134,7 @@ const ROUTES: Record<string, Row> = {
   'POST /api/events/link': { access: 'read', ok: 200 },
   'POST /api/files': { access: 'upload', ok: 201, begins: true, body: () => ({ in: 'a file' }) },
   'GET /api/uploads': { access: 'upload', ok: 200 },
+  'GET /api/uploads/info': { access: 'public', ok: 200 },
   'GET /api/uploads/:id': { access: 'upload', ok: 200, on: 'upload' },
   'POST /api/uploads/presign': { access: 'upload', ok: 200, begins: true, body: () => ({ size: 3 }) },
   'POST /api/uploads/complete': {

@@ -42,6 +42,7 @@ beforeAll(async () => {
     uploadExpiryHours: 24,
     quota: QUOTA,
     maxUploadSize: Number.MAX_SAFE_INTEGER,
+    maxSizeByType: [],
     database: 'database' in one ? one.database : one,
   }));
   users = Array.from({ length: USERS }, () => uuidv7());

@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import type { Blob } from '../core/database/entities/blob.js';
 import type { File } from '../core/database/entities/file.js';
+import type { Estimates } from '../core/files/estimates.js';
 import type { StepResult } from '../core/files/steps.js';
 import type { Logger } from '../core/log.js';
 import type { Parsers } from '../core/media/parsers.js';
@@ -16,6 +17,7 @@ export interface PipelineDeps {
   dependencies: Pick<Dependencies, 'away' | 'check'>;
   parsers: Parsers;
   steps: Steps;
+  estimates: Pick<Estimates, 'decodeMs'>;
   log: Logger;
 }
 
@@ -34,8 +36,18 @@ export interface Attempt {
 /** Percent of the progress that the read stands for; the other steps share the rest evenly. */
 export const READ_PERCENT = 50;
 
-/** Estimate for the steps after the read. It does not grow with the size of the file. */
-export const DECODE_SECONDS = 1;
+/** Estimate for the steps after the read, as long as no such files are known. */
+const DECODE_MS = 1_000;
+
+/** How long the steps after the read will probably take, in seconds. @param spentMs milliseconds that they have taken so far */
+export async function decodeSeconds(
+  { estimates }: Pick<PipelineDeps, 'estimates'>,
+  { detectedType, declaredType, size }: File,
+  spentMs = 0,
+): Promise<number> {
+  const ms = (await estimates.decodeMs(detectedType ?? declaredType, size)) ?? DECODE_MS;
+  return Math.max(1, Math.ceil((ms - spentMs) / 1000));
+}
 
 /** @throws {AppError} the error of a step that failed */
 export function toResult(step: string, outcome: Outcome, ms: number): StepResult {

@@ -2,7 +2,7 @@ import { AppError } from '../core/errors.js';
 import { endedSteps, isWaiting, recordSteps, recordWaiting, type StepResult } from '../core/files/steps.js';
 import type { ParserSession } from '../core/media/parsers.js';
 import type { TaskName } from '../core/media/tasks.js';
-import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
+import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
 import type { KnownFile, Later, Outcome, Step, StepContext } from './steps/step.js';
@@ -16,6 +16,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
   const session = deps.parsers.open(sourceOf(deps.storage, blob), signal);
   try {
     const steps = deps.steps.decoding;
+    const began = performance.now();
     for (const [index, step] of steps.entries()) {
       attempt.step = step.name;
       const begun = file.steps[step.name];
@@ -30,7 +31,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       await recordSteps(deps.database, file, [result], {
         step: steps[index + 1]?.name ?? step.name,
         progress: Math.round(READ_PERCENT + share * (index + 1)),
-        etaSeconds: index + 1 < steps.length ? DECODE_SECONDS : 0,
+        etaSeconds: index + 1 < steps.length ? await decodeSeconds(deps, file, performance.now() - began) : 0,
       });
     }
     return undefined;

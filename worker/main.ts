@@ -36,7 +36,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder });
-  const { database, storage, listener } = services;
+  const { database, storage, listener, estimates } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -45,7 +45,11 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
   });
   const steps: Steps = {
-    reading: [createVerifyStep(), createSniffStep({ parsers }), createScanStep()],
+    reading: [
+      createVerifyStep(),
+      createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
+      createScanStep(),
+    ],
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
@@ -63,7 +67,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, log }, job),
+    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, estimates, log }, job),
   });
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();

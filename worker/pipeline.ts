@@ -65,7 +65,8 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
       return undefined;
     }
     const deadline = await runSteps(deps, attempt);
-    if (!deadline) await completeFile(deps.database, file);
+    const reading = deps.steps.reading.map(({ name }) => name);
+    if (!deadline) await completeFile(deps.database, file, reading);
     return deadline;
   } catch (error) {
     if (!(await isBlameless(deps, attempt, error))) await recordFailure(deps, attempt, error);

@@ -1,6 +1,6 @@
 import { addAbortSignal } from 'node:stream';
 import { recordSteps, type StepResult, showProgress } from '../core/files/steps.js';
-import { type Attempt, DECODE_SECONDS, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
+import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { openContent } from './content.js';
 
 const PROGRESS_EVERY_MS = 200;
@@ -35,6 +35,9 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
     const outcome = await observer.end();
     results.push(toResult(step.name, outcome, Math.round(ms + lap())));
   }
+  for (const { facts } of results) {
+    if (facts.detectedType !== undefined) file.detectedType = facts.detectedType;
+  }
   // A step that found a threat is recorded with the verdict: a step recorded as done never runs again.
   const infected = results.find(({ facts }) => facts.threat !== undefined);
   await recordSteps(
@@ -44,30 +47,25 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
     {
       step: deps.steps.decoding[0]?.name ?? attempt.step,
       progress: READ_PERCENT,
-      etaSeconds: DECODE_SECONDS,
+      etaSeconds: await decodeSeconds(deps, file),
     },
   );
-  for (const { facts } of results) {
-    if (facts.detectedType !== undefined) file.detectedType = facts.detectedType;
-  }
   return infected;
 }
 
 /** @returns a function that shows in the file's row how many bytes were read, now and then */
-function createProgress(
-  { database }: PipelineDeps,
-  { file, step }: Attempt,
-): (read: number) => Promise<void> {
+function createProgress(deps: PipelineDeps, { file, step }: Attempt): (read: number) => Promise<void> {
   const began = performance.now();
   let shown = began;
   return async (read) => {
     const now = performance.now();
     if (now - shown < PROGRESS_EVERY_MS) return;
     shown = now;
-    await showProgress(database, file, {
+    const rest = ((now - began) * (file.size - read)) / read;
+    await showProgress(deps.database, file, {
       step,
       progress: Math.floor((READ_PERCENT * read) / file.size),
-      etaSeconds: Math.ceil(((now - began) * (file.size - read)) / read / 1000) + DECODE_SECONDS,
+      etaSeconds: Math.ceil(rest / 1000) + (await decodeSeconds(deps, file)),
     });
   };
 }

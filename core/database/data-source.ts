@@ -15,6 +15,7 @@ import { Objects1763910000001 } from '../../migrations/1763910000001-objects.js'
 import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-objects-index.js';
 import { Concatenation1763920000000 } from '../../migrations/1763920000000-concatenation.js';
 import { Priority1763940000000 } from '../../migrations/1763940000000-priority.js';
+import { Durations1763960000000 } from '../../migrations/1763960000000-durations.js';
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
 import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
@@ -73,6 +74,7 @@ export async function openDatabase(
       ObjectsIndex1763910000002,
       Concatenation1763920000000,
       Priority1763940000000,
+      Durations1763960000000,
       Retention1763970000000,
       Idempotency1763970000001,
     ],

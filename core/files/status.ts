@@ -7,6 +7,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
 import { AttemptOver, type FileRun, stopAttempt } from './attempt.js';
+import { recordDuration } from './durations.js';
 
 /*
  * The state machine of files: the only place that changes a status; insert.ts makes the rows. Each change is guarded by
@@ -112,11 +113,20 @@ export async function startAttempt(
   });
 }
 
-/** Ends a run successfully. @throws {AttemptOver} */
-export async function completeFile(database: DataSource, file: FileRun): Promise<void> {
-  await database.transaction((manager) =>
-    changeByAttempt(manager, file, 'completed', { progress: 100 }, 'file.completed'),
-  );
+/**
+ * Ends a run successfully.
+ * @param readingSteps names of the steps that read the file; see durations.ts
+ * @throws {AttemptOver}
+ */
+export async function completeFile(
+  database: DataSource,
+  file: FileRun,
+  readingSteps: readonly string[] = [],
+): Promise<void> {
+  await database.transaction(async (manager) => {
+    await changeByAttempt(manager, file, 'completed', { progress: 100 }, 'file.completed');
+    await recordDuration(manager, file.id, readingSteps);
+  });
 }
 
 /** Ends a run because the scan found a threat. @throws {AttemptOver} */
@@ -132,15 +142,18 @@ export async function infectFile(
   );
 }
 
+/** Failures that say that the content is not of an allowed type or size. */
+const REFUSED_CONTENT = ['type_not_allowed', 'too_large'];
+
 /** Ends a run because a step failed and will not be tried again. @throws {AttemptOver} */
 export async function failFile(database: DataSource, file: FileRun, error: Problem): Promise<void> {
   await database.transaction(async (manager) => {
-    if (error.code === 'type_not_allowed') await returnUploadToken(manager, file.id);
+    if (REFUSED_CONTENT.includes(error.code)) await returnUploadToken(manager, file.id);
     await changeByAttempt(manager, file, 'failed', { error, step: error.step }, 'file.failed');
   });
 }
 
-/** Makes the upload token usable again, so that an honest guest can send a file of an allowed type. See endRefusedUploadOf(). */
+/** Makes the upload token usable again, so that an honest guest can send an allowed file. See endRefusedUploadOf(). */
 async function returnUploadToken(manager: EntityManager, fileId: string): Promise<void> {
   await execute(
     manager,

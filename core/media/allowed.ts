@@ -41,7 +41,7 @@ const IN_ZIP =
 const SVG = 'image/svg+xml';
 
 /** The type that clients declare when they do not know the type. */
-const UNTOLD = 'application/octet-stream';
+export const UNTOLD = 'application/octet-stream';
 
 /** Files of these types are usually not text; a playlist is an exception. */
 const MEDIA = /^(image|audio|video|font)\//;
@@ -63,19 +63,30 @@ export function isAllowed(
 ): boolean {
   const declared = bare(declaredType ?? '');
   const isText = detected?.mime === 'text/plain';
-  const names = allowed.map(named);
+  const names = allowed.map(nameOf);
   return countsAs(declared, detected).some((type) => {
     // For text, a wildcard such as `image/*` does not count.
     const taken =
       isText && MEDIA.test(type) && type !== SVG ? names.filter((one) => !one.endsWith('/*')) : names;
-    return isAllowedType(named(type), taken);
+    return isAllowedType(nameOf(type), taken);
   });
 }
 
 /** Whether a file with this declared type may turn out to be of an allowed type. */
 export function mayBeAllowed(declared: string, allowed: string[]): boolean {
-  const name = named(declared);
-  return name === UNTOLD || isAllowedType(name, allowed.map(named));
+  const name = nameOf(declared);
+  return name === UNTOLD || isAllowedType(name, allowed.map(nameOf));
+}
+
+/**
+ * The types that the content is of, where each of them counts: those that isAllowed() goes by, but text is never sound or
+ * pictures, and bytes that are not recognised, although those of the declared type would be, are of no known type.
+ */
+export function contentTypes(declaredType: string | null, detected: Detected | null): string[] {
+  const types = countsAs(bare(declaredType ?? ''), detected);
+  const isText = detected?.mime === 'text/plain';
+  const real = types.filter((type) => !isText || !MEDIA.test(type) || type === SVG);
+  return real.length > 0 ? real : [detected?.mime ?? UNTOLD];
 }
 
 /** The types that the content counts as. */
@@ -103,11 +114,12 @@ export function isKindOf(declared: string, mime: string): boolean {
 
 /** One name for each type; all XML-based formats get the same name (RFC 6839, 4.1: `+xml`). */
 function canonical(mime: string): string {
-  const name = named(mime);
+  const name = nameOf(mime);
   return name.endsWith('+xml') ? 'application/xml' : name;
 }
 
-function named(mime: string): string {
+/** One name for each type, in lower case, without parameters. */
+export function nameOf(mime: string): string {
   const name = bare(mime);
   return ALIASES.get(name) ?? name;
 }

@@ -1,5 +1,11 @@
 import { AppError } from '../errors.js';
 
+/** A type such as `application/pdf`, or a range of types such as `image/*`, in lower case. */
+export const MEDIA_RANGE = /^[a-z]+\/(\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})$/;
+
+/** The range of the types that the steps for images take. */
+export const IMAGES = 'image/*';
+
 /**
  * Whether a media type is among those that are allowed.
  * @param type such as `image/png; charset=x`

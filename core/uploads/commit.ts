@@ -6,7 +6,8 @@ import type { CreationDeps } from './create.js';
 import { LeaseLost, UploadEnded } from './errors.js';
 import { LEASE_MS, type Lease } from './lease.js';
 import { movedExpiry } from './queries.js';
-import { quotaExceededBy, requireAllowedLength, reserve } from './quota.js';
+import { quotaExceededBy, reserve } from './quota.js';
+import { requireAllowedLength, type SizeLimits } from './size-limits.js';
 
 /*
  * The ledger of uploads. Every protocol (tus, a plain POST, direct upload) takes a lease and calls create.ts,
@@ -75,13 +76,13 @@ export async function commitProgress(
  * @throws {AppError} quota_exceeded, too_large; {LeaseLost}
  */
 export async function declareLength(
-  deps: Pick<LedgerDeps, 'database' | 'quota' | 'maxUploadSize'>,
+  deps: Pick<LedgerDeps, 'database' | 'quota' | keyof SizeLimits>,
   lease: Lease,
   length: number,
 ): Promise<void> {
-  requireAllowedLength(deps, length);
   const { id, epoch } = lease;
-  const { ownerId, maxSize } = lease.upload;
+  const { ownerId, maxSize, declaredType } = lease.upload;
+  requireAllowedLength(deps, length, declaredType);
   if (maxSize !== null && length > maxSize) {
     throw new AppError('too_large', { detail: `This upload takes at most ${maxSize} bytes` });
   }

@@ -19,12 +19,14 @@ import {
   partialEnded,
 } from './concatenations.js';
 import { createUpload, type NewUpload, refuseToken } from './create.js';
+import { interpretMetadata } from './description.js';
 import { abandonUpload, refuseUpload } from './end.js';
 import { UploadEnded } from './errors.js';
 import { UploadRefused } from './hooks.js';
 import type { Lease, Leases } from './lease.js';
-import { hasRoom, quotaExceeded, requireAllowedLength } from './quota.js';
+import { hasRoom, quotaExceeded } from './quota.js';
 import { addJobs, askHook, assemble, incomplete, type SettleDeps, settle } from './settle.js';
+import { requireAllowedLength } from './size-limits.js';
 
 /*
  * Concatenation (tus 1.0): a client sends the pieces of a file as partial uploads, several at a time, and then creates a
@@ -100,7 +102,7 @@ export async function createFinal(
   // First: a guest must not learn which uploads the owner has.
   refuseToken(upload.token);
   const partials = await findPartials(deps.database, upload.ownerId, partialIds);
-  requireSize(deps, partials);
+  requireSize(deps, partials, interpretMetadata(upload.metadata).declaredType);
   const concat = { kind: 'final', partialIds, header } as const;
   const row = await createUpload(deps, { ...upload, length: null, concat, leaseHolder: deps.leases.holder });
   const lease = deps.leases.adopt(row, () => {});
@@ -121,11 +123,9 @@ export async function createFinal(
 }
 
 /** @throws {AppError} too_large as soon as the known lengths are too much for one upload */
-function requireSize(deps: ConcatenateDeps, partials: Upload[]): void {
-  requireAllowedLength(
-    deps,
-    partials.reduce((sum, { length }) => sum + (length ?? 0), 0),
-  );
+function requireSize(deps: ConcatenateDeps, partials: Upload[], declaredType: string | null): void {
+  const known = partials.reduce((sum, { length }) => sum + (length ?? 0), 0);
+  requireAllowedLength(deps, known, declaredType);
 }
 
 /**
@@ -227,7 +227,7 @@ async function makeFile(
     throw new Hopeless(partialEnded(partial.id));
   });
   try {
-    requireSize(deps, partials);
+    requireSize(deps, partials, lease.upload.declaredType);
   } catch (error) {
     throw new Hopeless(error as AppError);
   }

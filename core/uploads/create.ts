@@ -14,7 +14,8 @@ import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
 import type { UploadHooks } from './hooks.js';
 import { insertRows } from './insert.js';
-import { quotaExceeded, requireAllowedLength } from './quota.js';
+import { quotaExceeded } from './quota.js';
+import { requireAllowedLength, type SizeLimits } from './size-limits.js';
 
 /*
  * The rows of new uploads, and the room that they reserve.
@@ -26,15 +27,13 @@ import { quotaExceeded, requireAllowedLength } from './quota.js';
  * statement is not answered for a while, the next one starts without waiting for it.
  */
 
-export interface CreationDeps {
+export interface CreationDeps extends SizeLimits {
   database: DataSource;
   storage: Pick<Storage, 'room'>;
   /** Hours without an append after which an unfinished upload expires. */
   uploadExpiryHours: number;
   /** Of users who have none of their own. */
   quota: Quota;
-  /** Bytes. */
-  maxUploadSize: number;
   hooks?: UploadHooks | undefined;
 }
 
@@ -90,7 +89,9 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const { token, length, concat } = upload;
-  if (length !== null) requireAllowedLength(deps, length);
+  if (length !== null) {
+    requireAllowedLength(deps, length, interpretMetadata(upload.metadata).declaredType);
+  }
   if (concat) refuseToken(token);
   // A final upload stores nothing.
   if (concat?.kind !== 'final') await deps.storage.room?.require();

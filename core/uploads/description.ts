@@ -31,7 +31,7 @@ export const FORGET_DESCRIPTION =
   "metadata = '{}', metadata_header = NULL, filename = NULL, declared_type = NULL, expected_sha256 = NULL, settings = NULL, concat_header = NULL";
 
 /** UTF-8 bytes of all keys and values together. */
-const MAX_BYTES = 8 * 1024;
+export const MAX_BYTES = 8 * 1024;
 
 export const MAX_KEYS = 64;
 
@@ -154,7 +154,8 @@ function bareName(key: string, path: string): string {
   return name;
 }
 
-function isMediaType(type: string): boolean {
+/** Whether a text is a media type, with or without parameters. */
+export function isMediaType(type: string): boolean {
   return type.length <= MAX_MEDIA_TYPE && MEDIA_TYPE.test(type);
 }
 

@@ -7,6 +7,7 @@ import type { CreationDeps, NewUpload } from './create.js';
 import { interpretMetadata } from './description.js';
 import { LEASE_MS } from './lease.js';
 import { hasRoom } from './quota.js';
+import { findTypeLimit } from './size-limits.js';
 
 /* The statement that writes the rows of new uploads. */
 
@@ -50,7 +51,7 @@ export async function insertRows(
      )
      SELECT * FROM created`,
     [
-      JSON.stringify(uploads.map(toRow)),
+      JSON.stringify(uploads.map((upload) => toRow(deps, upload))),
       uploads[0]?.ownerId,
       uploads.reduce((sum, { length }) => sum + (length ?? 0), 0),
       // A partial upload is no file, but it is of no use without room for one.
@@ -67,7 +68,7 @@ export async function insertRows(
 }
 
 /** A new upload as the statement reads it. */
-function toRow(upload: NewUpload) {
+function toRow(deps: CreationDeps, upload: NewUpload) {
   const { filename, declaredType, expectedSha256 } = interpretMetadata(upload.metadata);
   const { token, concat } = upload;
   return {
@@ -85,8 +86,13 @@ function toRow(upload: NewUpload) {
     storage_key: randomUUID(),
     lease_holder: upload.leaseHolder,
     upload_token_id: token?.id ?? null,
-    max_size: token?.maxSize ?? null,
+    max_size: smaller(token?.maxSize ?? null, findTypeLimit(deps, declaredType)?.maxSize ?? null),
     allowed_types: token?.types ?? null,
     actor: upload.actor,
   };
+}
+
+/** The smaller of two limits; null is none. */
+function smaller(a: number | null, b: number | null): number | null {
+  return a === null || b === null ? (a ?? b) : Math.min(a, b);
 }

@@ -32,17 +32,6 @@ const STEP = 16 * 1024 ** 2;
 const SHARE = 8;
 
 /**
- * tus: "If the length of the upload exceeds the maximum, which MAY be specified using the Tus-Max-Size header, the Server
- * MUST respond with the 413 Request Entity Too Large status."
- * @param length bytes
- * @throws {AppError} too_large
- */
-export function requireAllowedLength({ maxUploadSize }: { maxUploadSize: number }, length: number): void {
-  if (length <= maxUploadSize) return;
-  throw new AppError('too_large', { detail: `At most ${maxUploadSize} bytes are taken` });
-}
-
-/**
  * SQL condition on a row of `users`: the user has room for this many more files and bytes. A user whose limit is 0
  * bytes has no room even for an empty file.
  * @param parameters of the statement: bytes and files wanted, default for bytes, default for files

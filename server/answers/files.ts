@@ -5,11 +5,11 @@ export const fileStatus = z
   .enum(['pending', 'processing', 'completed', 'failed', 'infected', 'paused', 'canceled'])
   .meta({ id: 'FileStatus' });
 
-const progress = z.int().min(0).max(100).describe('Percent of the whole processing');
+export const progress = z.int().min(0).max(100).describe('Percent of the whole processing');
 
-const attempts = z.int().min(0).describe('Without attempts that were interrupted');
+export const attempts = z.int().min(0).describe('Without attempts that were interrupted');
 
-const step = z.string().nullable().describe('The step that runs, or the last one that ran');
+export const step = z.string().nullable().describe('The step that runs, or the last one that ran');
 
 const stepRecord = z.object({
   state: z.enum(['done', 'failed', 'skipped']),
@@ -45,15 +45,6 @@ export const file = z
   .meta({ id: 'File' });
 
 export const filePage = pageOf(file);
-
-export const processingStatus = z.object({
-  status: fileStatus,
-  step,
-  progress,
-  attempts,
-  etaSeconds: z.number().nullable().describe('Null if unknown'),
-  error: fault.nullable(),
-});
 
 export const timeline = pageOf(
   z.object({

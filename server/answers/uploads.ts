@@ -31,7 +31,62 @@ export const signedParts = z.object({
   expiresAt: timestamp,
 });
 
-const measured = { sha256: z.string().describe('Hex, of the bytes as received') };
+const types = z
+  .array(z.string())
+  .describe('Media types such as `image/png`, or ranges of them such as `image/*`');
+
+export const uploadInfo = z.object({
+  maxSize: bytes.describe('Bytes of one upload'),
+  maxSizeByType: z
+    .array(z.object({ type: z.string(), maxSize: bytes }))
+    .describe(
+      'Lower limits by type. That of a type comes before that of its range; `application/octet-stream` is the type of files that declare none',
+    ),
+  expiryHours: z.int().describe('An unfinished upload is removed when it receives no bytes for this long'),
+  chunkSize: bytes.describe(
+    'A good size for clients that send a file in pieces. One request with the whole file is faster, whatever its size',
+  ),
+  metadata: z
+    .object({ maxKeys: z.int(), maxBytes: bytes })
+    .describe('Limits of the description of an upload'),
+  formats: z.object({
+    accepted: types,
+    metadata: types.describe('Types that are read for dimensions and tags'),
+    thumbnails: types.describe(
+      'Types that get thumbnails; an image whose format cannot be decoded here gets a warning instead',
+    ),
+  }),
+  plain: z
+    .object({
+      maxFiles: z.int().describe('Files in one form'),
+      contentCodings: z.array(z.string()).describe('Codings of a body that is one file'),
+    })
+    .describe('POST /api/files'),
+  tus: z.object({
+    version: z.string(),
+    extensions: z.array(z.string()),
+    checksumAlgorithms: z.array(z.string()),
+  }),
+  ietf: z
+    .object({ interopVersions: z.array(z.int()), digestAlgorithms: z.array(z.string()) })
+    .describe('draft-ietf-httpbis-resumable-upload'),
+  direct: z
+    .object({ maxAddresses: z.int().describe('Addresses of parts that one request may ask for') })
+    .nullable()
+    .describe('POST /api/uploads/presign; null: bytes cannot be sent to the store itself'),
+});
+
+const estimated = {
+  etaSeconds: z
+    .int()
+    .nullable()
+    .describe('Seconds until the file is processed; null: no such files are known'),
+};
+
+/** The file of an upload whose parts went straight to the store. */
+export const completedFile = z.union([file.extend(estimated), guestFile.extend(estimated)]);
+
+const measured = { sha256: z.string().describe('Hex, of the bytes as received'), ...estimated };
 
 export const receivedFiles = z.object({
   files: z.array(z.union([file.extend(measured), guestFile.extend(measured)])),

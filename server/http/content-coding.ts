@@ -40,6 +40,9 @@ const DECODERS: Record<string, () => Decoder> = {
   }),
 };
 
+/** The codings that are decoded. */
+export const CONTENT_CODINGS = Object.keys(DECODERS);
+
 /** Requests of Express refer to their answer. */
 type CodedRequest = IncomingMessage & { res?: ServerResponse | undefined };
 
@@ -52,7 +55,7 @@ export function codingOf(req: CodedRequest): string | undefined {
   const codings = listCodings(req);
   const [coding] = codings;
   if (codings.length > 1 || (coding !== undefined && !Object.hasOwn(DECODERS, coding))) {
-    throw unsupported(req, Object.keys(DECODERS).join(', '));
+    throw unsupported(req, CONTENT_CODINGS.join(', '));
   }
   return coding;
 }

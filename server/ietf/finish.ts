@@ -1,3 +1,4 @@
+import type { Estimates } from '../../core/files/estimates.js';
 import { type SettleDeps, settle } from '../../core/uploads/settle.js';
 import type { Keys } from '../auth/keys.js';
 import { sentFileToJson } from '../routes/file-json.js';
@@ -17,14 +18,17 @@ const ASSEMBLE_MS = 500;
  * @throws as settle()
  */
 export async function finish(
-  deps: SettleDeps & { keys: Keys; maxUploadSize: number },
+  deps: SettleDeps & { keys: Keys; maxUploadSize: number; estimates: Estimates },
   call: Call,
   sha256?: Buffer,
 ): Promise<Answer> {
   const { req, dialect, actor } = call;
   const lease = leaseOf(call);
   const file = await settle(deps, lease, { actor, signal: after(call.stop) });
-  const sent = await sentFileToJson(deps, file, call.principal());
+  const sent = {
+    ...(await sentFileToJson(deps, file, call.principal())),
+    etaSeconds: await deps.estimates.secondsLeft(file),
+  };
   return {
     status: 201,
     headers: {

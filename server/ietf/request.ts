@@ -24,9 +24,9 @@ const NO_TYPE_OF_A_FILE = [
 const STATE_FIELDS = ['Upload-Offset', 'Upload-Complete', 'Upload-Incomplete', 'Upload-Length'];
 
 /** The digests that are verified, with their sizes in bytes. RFC 9530, 5: the others are insecure. */
-const ALGORITHMS = { 'sha-256': 32, 'sha-512': 64 } as const;
+export const DIGEST_SIZES = { 'sha-256': 32, 'sha-512': 64 } as const;
 
-export type Digests = Partial<Record<keyof typeof ALGORITHMS, Buffer>>;
+export type Digests = Partial<Record<keyof typeof DIGEST_SIZES, Buffer>>;
 
 /** Whether a request for `/uploads` speaks this protocol, and not tus. */
 export function isResumable(req: Request): boolean {
@@ -162,7 +162,7 @@ export function digestsIn(req: Request, name: 'Content-Digest' | 'Repr-Digest'):
   const members = parseDictionary(field);
   if (!members) throw new AppError('invalid_request', { detail: `${name} is no dictionary (RFC 9651, 3.2)` });
   const digests: Digests = {};
-  for (const [algorithm, size] of Object.entries(ALGORITHMS) as [keyof typeof ALGORITHMS, number][]) {
+  for (const [algorithm, size] of Object.entries(DIGEST_SIZES) as [keyof typeof DIGEST_SIZES, number][]) {
     const digest = members.get(algorithm);
     if (digest === undefined) continue;
     if (!Buffer.isBuffer(digest) || digest.length !== size) {

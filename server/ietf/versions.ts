@@ -79,6 +79,9 @@ const v3: Dialect = { ...v4, version: 3, completeness: 'Upload-Incomplete', comp
 
 const DIALECTS = new Map([v3, v4, v5, v6, v7, v8].map((dialect) => [dialect.version, dialect]));
 
+/** The versions that clients may name. */
+export const VERSIONS = [...DIALECTS.keys()].filter((version) => version !== undefined);
+
 /** The newest version, for clients of a future RFC, which name none, and of versions that are not known here. */
 const UNNAMED: Dialect = { ...v8, version: undefined };
 

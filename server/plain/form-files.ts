@@ -16,7 +16,7 @@ import { createDialogue } from './form-dialogue.js';
  * a form cannot keep the server busy without sending a file.
  */
 
-const MAX_FILES = 100;
+export const MAX_FILES = 100;
 const MAX_FIELDS = 100;
 
 /** Bytes of one part's headers; the rest is cut off. */

@@ -1,17 +1,16 @@
 import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
-import type { File } from '../../core/database/entities/file.js';
 import { listEvents } from '../../core/events/queries.js';
 import { toPublicEvent } from '../../core/events/types.js';
 import { trashFile } from '../../core/files/purge.js';
 import { type FileCursor, getFile, listFiles } from '../../core/files/queries.js';
 import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import { file as fileAnswer, filePage, processingStatus, timeline } from '../answers/files.js';
+import { file as fileAnswer, filePage, timeline } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
 import { EMPTY } from './answers.js';
 import { byId, pageLimit } from './fields.js';
-import { attemptsOf, filesToJson, fileToJson } from './file-json.js';
+import { filesToJson, fileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
 interface FileDeps extends LedgerDeps {
@@ -94,21 +93,6 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
     }),
     route({
       method: 'get',
-      path: '/api/files/:id/status',
-      access: 'read',
-      limit: 'status',
-      summary: 'The state of the processing of a file',
-      params: byId,
-      answers: { 200: processingStatus },
-      async handle(call) {
-        const file = call.own(await getFile(database, call.params.id));
-        const { status, step, progress, error } = file;
-        const attempts = attemptsOf(file);
-        return { status, step, progress, attempts, etaSeconds: remainingSeconds(file), error };
-      },
-    }),
-    route({
-      method: 'get',
       path: '/api/files/:id/events',
       access: 'read',
       limit: 'status',
@@ -125,10 +109,4 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       },
     }),
   ];
-}
-
-/** Null if unknown. */
-function remainingSeconds({ status, etaSeconds }: File): number | null {
-  if (status === 'pending') return null;
-  return status === 'processing' ? etaSeconds : 0;
 }

@@ -1,6 +1,7 @@
 import type { Request, Response } from 'express';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
+import type { Estimates } from '../../core/files/estimates.js';
 import { toMetadata } from '../../core/uploads/description.js';
 import { receivedFiles } from '../answers/uploads.js';
 import type { Keys } from '../auth/keys.js';
@@ -22,6 +23,7 @@ import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
 interface PlainRouteDeps extends PlainUploadDeps {
+  estimates: Estimates;
   keys: Keys;
   drain: Drain;
   limits: Limits;
@@ -95,7 +97,8 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
 }
 
 async function toJson(deps: PlainRouteDeps, { file, sha256 }: ReceivedFile, principal: Principal) {
-  return { ...(await sentFileToJson(deps, file, principal)), sha256 };
+  const etaSeconds = await deps.estimates.secondsLeft(file);
+  return { ...(await sentFileToJson(deps, file, principal)), sha256, etaSeconds };
 }
 
 function receiveRaw(

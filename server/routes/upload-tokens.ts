@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { UploadToken } from '../../core/database/entities/upload-token.js';
+import { MEDIA_RANGE } from '../../core/media/media-types.js';
 import { newUploadToken, uploadToken as tokenAnswer, uploadTokenPage } from '../answers/tokens.js';
 import type { Keys } from '../auth/keys.js';
 import { getOwned } from '../auth/owned.js';
@@ -22,10 +23,7 @@ const MAX_DAYS = 366;
 const mediaType = z
   .string()
   .toLowerCase()
-  .regex(
-    /^[a-z]+\/(\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})$/,
-    'must be a media type such as image/* or image/png',
-  );
+  .regex(MEDIA_RANGE, 'must be a media type such as image/* or image/png');
 
 /** Tokens that let somebody without an account send one file into the caller's account. */
 export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute[] {

@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
+import type { Estimates } from '../../core/files/estimates.js';
 import { findFile, getFile } from '../../core/files/queries.js';
 import { checkMetadata, toMetadata } from '../../core/uploads/description.js';
 import {
@@ -13,8 +14,7 @@ import {
   signMoreParts,
 } from '../../core/uploads/direct.js';
 import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js';
-import { sentFile } from '../answers/files.js';
-import { signedParts, upload as uploadAnswer, uploadPage } from '../answers/uploads.js';
+import { completedFile, signedParts, upload as uploadAnswer, uploadPage } from '../answers/uploads.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { byId, idCursor, pageLimit } from './fields.js';
@@ -22,6 +22,7 @@ import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
 interface UploadDeps extends DirectDeps {
+  estimates: Estimates;
   keys: Keys;
 }
 
@@ -130,7 +131,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       keyed: true,
       summary: 'Complete an upload whose parts are all in S3',
       body: byId,
-      answers: { 201: sentFile },
+      answers: { 201: completedFile },
       problems: [
         'not_found',
         'gone',
@@ -146,7 +147,9 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         const principal = userOf(call);
         const access = uploadAccessOf(principal);
         const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
-        return sentFileToJson(deps, await getFile(database, id), principal);
+        const file = await getFile(database, id);
+        const etaSeconds = await deps.estimates.secondsLeft(file);
+        return { ...(await sentFileToJson(deps, file, principal)), etaSeconds };
       },
     }),
   ];

@@ -16,7 +16,7 @@ import {
 } from '../uploads/steps.js';
 import { readChecksum } from './checksum.js';
 import { refuseFinal } from './concat.js';
-import { expiryOf, readBytes, requireOctets, type TusAnswer } from './headers.js';
+import { estimateOf, expiryOf, readBytes, requireOctets, type TusAnswer } from './headers.js';
 
 /** PATCH /uploads/{id}: the next bytes. */
 export async function append(deps: UploadDeps, call: UploadCall): Promise<TusAnswer> {
@@ -56,7 +56,14 @@ export async function append(deps: UploadDeps, call: UploadCall): Promise<TusAns
   // "The Server MUST acknowledge successful PATCH requests with the 204 No Content status. It MUST include the
   // Upload-Offset header containing the new offset." Upload-Expires "MUST be included in every PATCH response if the
   // upload is going to expire."
-  return { status: 204, headers: { 'Upload-Offset': lease.upload.offset, ...expiryOf(lease.upload) } };
+  return {
+    status: 204,
+    headers: {
+      'Upload-Offset': lease.upload.offset,
+      ...expiryOf(lease.upload),
+      ...(await estimateOf(deps, lease.upload)),
+    },
+  };
 }
 
 /** @throws {AppError} invalid_request */

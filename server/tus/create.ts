@@ -13,7 +13,15 @@ import {
 } from '../uploads/steps.js';
 import { ChunkRefused, readChecksum } from './checksum.js';
 import { concatenate, readConcat } from './concat.js';
-import { expiryOf, hasBody, isOctets, readBytes, requireOctets, type TusAnswer } from './headers.js';
+import {
+  estimateOf,
+  expiryOf,
+  hasBody,
+  isOctets,
+  readBytes,
+  requireOctets,
+  type TusAnswer,
+} from './headers.js';
 import { describeUpload } from './metadata.js';
 
 /** Needed to tell the new upload's URL. */
@@ -27,8 +35,9 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   const concat = readConcat(req);
   const description = describeUpload(req.get('Upload-Metadata'));
   if (concat?.kind === 'final') {
-    const { id } = await concatenate(deps, call, concat, description);
-    return { status: 201, headers: { Location: addressOf(deps, call, id) } };
+    const final = await concatenate(deps, call, concat, description);
+    const headers = { Location: addressOf(deps, call, final.id), ...(await estimateOf(deps, final)) };
+    return { status: 201, headers };
   }
   const length = readLength(req);
   // "The Client MAY include either the entirety or a chunk of the upload data in the body of the POST request. … The
@@ -65,6 +74,7 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
       Location: addressOf(deps, call, row.id),
       ...(withUpload ? { 'Upload-Offset': row.offset } : {}),
       ...expiryOf(row),
+      ...(await estimateOf(deps, row)),
     },
   };
 }

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import type { Request } from 'express';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
+import type { Estimates } from '../../core/files/estimates.js';
 import type { UploadCall } from '../uploads/call.js';
 
 /* Headers of tus that several verbs read or write. */
@@ -67,4 +68,17 @@ export function readBytes(req: Request, name: 'Upload-Length' | 'Upload-Offset')
  */
 export function expiryOf({ kind, offset, length, expiresAt }: Upload): { 'Upload-Expires'?: string } {
   return kind !== 'partial' && offset === length ? {} : { 'Upload-Expires': expiresAt.toUTCString() };
+}
+
+/** The header of the answer to the last bytes: how many seconds the file will probably take. It is ours, not one of tus. */
+export const ESTIMATE = 'Upload-Processing-Estimate';
+
+/** @returns no header for an upload that is not a file, and while no such files are known */
+export async function estimateOf(
+  { estimates }: { estimates: Pick<Estimates, 'forNewFile'> },
+  { kind, offset, length, declaredType }: Upload,
+): Promise<{ [ESTIMATE]?: number }> {
+  if (kind === 'partial' || offset !== length) return {};
+  const { seconds } = await estimates.forNewFile(declaredType, length);
+  return seconds === null ? {} : { [ESTIMATE]: seconds };
 }

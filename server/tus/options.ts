@@ -1,13 +1,13 @@
 import type { Config } from '../../core/config.js';
 import { ALLOWED_ALWAYS, EXPOSED_ALWAYS } from '../http/cors.js';
 import { ALGORITHMS } from './checksum.js';
-import type { TusAnswer } from './headers.js';
+import { ESTIMATE, type TusAnswer } from './headers.js';
 
 /* What this server speaks, for clients and for the browsers of pages of other origins. */
 
 export const VERSION = '1.0.0';
 
-const EXTENSIONS = [
+export const EXTENSIONS = [
   'creation',
   'creation-with-upload',
   'creation-defer-length',
@@ -17,7 +17,7 @@ const EXTENSIONS = [
   'termination',
   'concatenation',
   'concatenation-unfinished',
-].join(',');
+];
 
 export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 
@@ -33,7 +33,7 @@ const ALLOWED_HEADERS = [
 export const EXPOSED_HEADERS = [
   ...['Location', 'Tus-Extension', 'Tus-Max-Size', 'Tus-Resumable', 'Tus-Version', 'Tus-Checksum-Algorithm'],
   ...['Upload-Concat', 'Upload-Defer-Length', 'Upload-Expires', 'Upload-Length', 'Upload-Metadata'],
-  'Upload-Offset',
+  ...['Upload-Offset', ESTIMATE],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 
@@ -50,7 +50,7 @@ export function answerOptions({
     headers: {
       'Tus-Resumable': VERSION,
       'Tus-Version': VERSION,
-      'Tus-Extension': EXTENSIONS,
+      'Tus-Extension': EXTENSIONS.join(','),
       'Tus-Max-Size': maxUploadSize,
       // "The Tus-Checksum-Algorithm header MUST be included in the response to an OPTIONS request."
       'Tus-Checksum-Algorithm': ALGORITHMS.join(','),

@@ -1,6 +1,7 @@
 import { v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
+import type { Estimates } from '../../core/files/estimates.js';
 import { type ConcatenateDeps, conclude } from '../../core/uploads/concatenate.js';
 import { type Concat, createUpload } from '../../core/uploads/create.js';
 import type { Description } from '../../core/uploads/description.js';
@@ -21,6 +22,7 @@ import type { UploadCall } from './call.js';
  */
 
 export interface UploadDeps extends ConcatenateDeps {
+  estimates: Estimates;
   refusals: Refusals;
 }
 

@@ -372,7 +372,7 @@ export const PATHS = [
 
 /** Queries of lists. */
 export const QUERIES = [
-  ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q'].flatMap((name) => [
+  ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'size', 'type'].flatMap((name) => [
     ...[
       `${name}=`,
       `${name}=%00`,

@@ -60,7 +60,7 @@ export async function openLedger(
     [ownerId],
   );
   const quota = { bytes: UNLIMITED, files: UNLIMITED };
-  const limits = { quota, maxUploadSize: Number.MAX_SAFE_INTEGER };
+  const limits = { quota, maxUploadSize: Number.MAX_SAFE_INTEGER, maxSizeByType: [] };
   const deps: LedgerDeps = { database, storage, uploadExpiryHours: 24, ...limits };
   return {
     ...deps,

@@ -6,6 +6,7 @@ import { typeNotAllowed } from '../../core/media/media-types.js';
 import type { Parsers } from '../../core/media/parsers.js';
 import { createSample, type Sample } from '../../core/media/sample.js';
 import type { Detected } from '../../core/media/types.js';
+import { type SizeLimits, sizeError } from '../../core/uploads/size-limits.js';
 import type { KnownFile, Outcome, StreamStep } from './step.js';
 
 /** Extensions that mean the same format as the extension that file-type reports. */
@@ -43,7 +44,10 @@ const ZIP_EXTENSION =
   /^(docx|docm|xlsx|xlsm|pptx|odt|ods|odp|odg|epub|jar|apk|xpi|kmz|3mf|cbz|pages|numbers|key)$/;
 
 /** Detects the type of a file from its bytes, and compares it with the declared type and the name. */
-export function createSniffStep({ parsers }: { parsers: Pick<Parsers, 'run'> }): StreamStep {
+export function createSniffStep({
+  parsers,
+  maxSizeByType,
+}: { parsers: Pick<Parsers, 'run'> } & Pick<SizeLimits, 'maxSizeByType'>): StreamStep {
   /** A file that cannot be parsed in time or within the memory limit has no known type. */
   async function detect(sample: Sample, signal: AbortSignal): Promise<Detection> {
     if (sample.size() === 0) return { detected: null, warnings: [] };
@@ -62,7 +66,7 @@ export function createSniffStep({ parsers }: { parsers: Pick<Parsers, 'run'> }):
       const sample = createSample();
       return {
         push: sample.push,
-        end: async () => judge(file, await detect(sample, signal)),
+        end: async () => judge(file, await detect(sample, signal), maxSizeByType),
       };
     },
   };
@@ -73,11 +77,17 @@ interface Detection {
   warnings: Problem[];
 }
 
-function judge(file: KnownFile, { detected, warnings }: Detection): Outcome {
+function judge(
+  file: KnownFile,
+  { detected, warnings }: Detection,
+  maxSizeByType: SizeLimits['maxSizeByType'],
+): Outcome {
   const { declaredType, allowedTypes } = file;
   if (allowedTypes && !isAllowed(declaredType, allowedTypes, detected)) {
     return { outcome: 'failed', error: typeNotAllowed(allowedTypes, detected?.mime ?? 'of no known type') };
   }
+  const tooLarge = sizeError({ maxSizeByType }, file, detected);
+  if (tooLarge) return { outcome: 'failed', error: tooLarge };
   return {
     outcome: 'done',
     facts: {

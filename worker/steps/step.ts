@@ -2,6 +2,7 @@ import type { File } from '../../core/database/entities/file.js';
 import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
+import { IMAGES, isAllowedType } from '../../core/media/media-types.js';
 import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
 
@@ -76,8 +77,8 @@ export interface TypeFilter {
   otherwise: string;
 }
 
-export const IMAGES: TypeFilter = {
-  accepts: (type) => type.startsWith('image/'),
+export const ONLY_IMAGES: TypeFilter = {
+  accepts: (type) => isAllowedType(type, [IMAGES]),
   otherwise: 'not an image',
 };
 

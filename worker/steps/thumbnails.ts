@@ -1,12 +1,12 @@
 import type { DerivativeStore } from '../content.js';
-import { IMAGES, type Step } from './step.js';
+import { ONLY_IMAGES, type Step } from './step.js';
 
 /** Makes three WebP images, upright and never larger than the original. */
 export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeStore }): Step {
   return {
     name: 'thumbnails',
     optional: true,
-    only: IMAGES,
+    only: ONLY_IMAGES,
     decodes: ['thumbnails'],
     async run({ decode }) {
       // An image that waits for room on the disk must not be decoded at each try.

@@ -95,7 +95,7 @@ export class Upload {
   @Column('uuid', { name: 'upload_token_id', nullable: true })
   uploadTokenId: string | null;
 
-  /** Bytes; a limit of its upload token. */
+  /** Bytes; the limit of its upload token or of its declared type, whichever is smaller; null: none. */
   @Column('bigint', { name: 'max_size', transformer: bigintColumn, nullable: true })
   maxSize: number | null;
 
