@@ -20,6 +20,7 @@ import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
 import { fileControlRoutes } from './routes/file-control.js';
+import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
@@ -103,6 +104,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...meRoutes(deps),
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
+    fileListRoute(deps),
     ...fileRoutes(deps),
     ...fileControlRoutes(deps),
     ...plainUploadRoutes(deps),

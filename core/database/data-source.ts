@@ -15,6 +15,8 @@ import { Objects1763910000001 } from '../../migrations/1763910000001-objects.js'
 import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-objects-index.js';
 import { Concatenation1763920000000 } from '../../migrations/1763920000000-concatenation.js';
 import { Priority1763940000000 } from '../../migrations/1763940000000-priority.js';
+import { FileLists1763950000000 } from '../../migrations/1763950000000-file-lists.js';
+import { FileSearch1763950000001 } from '../../migrations/1763950000001-file-search.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -71,6 +73,8 @@ export async function openDatabase(
       ObjectsIndex1763910000002,
       Concatenation1763920000000,
       Priority1763940000000,
+      FileLists1763950000000,
+      FileSearch1763950000001,
     ],
   });
   return database.initialize();
