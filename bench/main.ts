@@ -1,3 +1,4 @@
+import { benchFilesList } from './files-list.js';
 import { benchParallelUploads } from './parallel-uploads.js';
 import { benchProcessing } from './processing.js';
 import { benchS3Download } from './s3-download.js';
@@ -16,6 +17,7 @@ const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
   'parallel-uploads': benchParallelUploads,
+  'files-list': benchFilesList,
   's3-large': benchS3Large,
   's3-small': benchS3Small,
   's3-resume': benchS3Resume,

@@ -29,6 +29,7 @@ import { meRoutes } from './routes/me.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { type AnyRoute, serve } from './routes/route.js';
+import { statsRoutes } from './routes/stats.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
@@ -110,6 +111,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...uploadRoutes(deps),
+    ...statsRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),

@@ -17,6 +17,8 @@ import { Concatenation1763920000000 } from '../../migrations/1763920000000-conca
 import { Priority1763940000000 } from '../../migrations/1763940000000-priority.js';
 import { FileLists1763950000000 } from '../../migrations/1763950000000-file-lists.js';
 import { FileSearch1763950000001 } from '../../migrations/1763950000001-file-search.js';
+import { ProcessingSince1763950000002 } from '../../migrations/1763950000002-processing-since.js';
+import { FileTotals1763950000003 } from '../../migrations/1763950000003-file-totals.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -75,6 +77,8 @@ export async function openDatabase(
       Priority1763940000000,
       FileLists1763950000000,
       FileSearch1763950000001,
+      ProcessingSince1763950000002,
+      FileTotals1763950000003,
     ],
   });
   return database.initialize();

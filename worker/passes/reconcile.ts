@@ -2,6 +2,7 @@ import type { Listener } from '../../core/database/listen.js';
 import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
+import { addChanges } from '../../core/files/totals.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
 import { isStoreAway } from '../../core/storage/storage.js';
@@ -50,6 +51,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     'files purged from a trash that is too full': createTrim(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
+    'changes of files added to the sums': () => addChanges(deps.database),
   }).map(([name, work]) => createPart(name, work, deps.log));
   const runAll = () => {
     for (const part of parts) part.run();
