@@ -1,3 +1,4 @@
+import { benchFilesList } from './files-list.js';
 import { benchLiveEvents } from './live-events.js';
 import { benchParallelUploads } from './parallel-uploads.js';
 import { benchProcessing } from './processing.js';
@@ -18,6 +19,7 @@ const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   processing: benchProcessing,
   'parallel-uploads': benchParallelUploads,
   'live-events': benchLiveEvents,
+  'files-list': benchFilesList,
   's3-large': benchS3Large,
   's3-small': benchS3Small,
   's3-resume': benchS3Resume,

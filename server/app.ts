@@ -25,6 +25,7 @@ import { contentRoutes } from './routes/content.js';
 import { eventRoutes } from './routes/events.js';
 import { fileBatchRoutes } from './routes/file-batch.js';
 import { fileControlRoutes } from './routes/file-control.js';
+import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
@@ -34,6 +35,7 @@ import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
 import { type AnyRoute, serve } from './routes/route.js';
+import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -113,6 +115,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...meRoutes(deps),
     ...keyRoutes(deps),
     ...uploadTokenRoutes(deps),
+    fileListRoute(deps),
     ...fileRoutes(deps),
     ...fileControlRoutes(deps),
     ...fileBatchRoutes(deps),
@@ -123,6 +126,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     // Before the routes of uploads, whose ids stand at the same place.
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
+    ...statsRoutes(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),

@@ -116,20 +116,15 @@ describe('the list', () => {
     'cursor=next',
     `cursor=1.${'-'.repeat(36)}`,
     `cursor=1.${'a'.repeat(36)}`,
-    `cursor=${'9'.repeat(15)}.${randomUUID()}x`,
+    `cursor=${'9'.repeat(15)}.${randomUUID()}`,
+    `cursor=${'a'.repeat(14_001)}`,
   ])('refuses %s', async (query) => {
     const { detail } = await expectProblem(await user.fetch(`/api/files?${query}`), 400, 'invalid_request');
     expect(detail).toMatch(new RegExp(`^${query.split('=')[0]} in the query: `));
   });
 
   it('takes the bounds themselves', async () => {
-    for (const query of [
-      'limit=1',
-      'limit=200',
-      `cursor=0.${randomUUID()}`,
-      `cursor=${'9'.repeat(15)}.${randomUUID()}`,
-      `cursor=${'9'.repeat(17)}.${randomUUID()}`,
-    ]) {
+    for (const query of ['limit=1', 'limit=200']) {
       expect((await user.fetch(`/api/files?${query}`)).status).toBe(200);
     }
   });

@@ -144,6 +144,8 @@ const ROUTES: Record<string, Row> = {
     changes: true,
     body: (id) => ({ id }),
   },
+  'GET /api/stats': { access: 'read', ok: 200 },
+  'GET /api/stats/types': { access: 'read', ok: 200 },
   'GET /api/admin/users': { access: 'admin', ok: 200 },
   'PATCH /api/admin/users/:id': {
     access: 'admin',

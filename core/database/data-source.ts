@@ -15,6 +15,10 @@ import { Objects1763910000001 } from '../../migrations/1763910000001-objects.js'
 import { ObjectsIndex1763910000002 } from '../../migrations/1763910000002-objects-index.js';
 import { Concatenation1763920000000 } from '../../migrations/1763920000000-concatenation.js';
 import { Priority1763940000000 } from '../../migrations/1763940000000-priority.js';
+import { FileLists1763950000000 } from '../../migrations/1763950000000-file-lists.js';
+import { FileSearch1763950000001 } from '../../migrations/1763950000001-file-search.js';
+import { ProcessingSince1763950000002 } from '../../migrations/1763950000002-processing-since.js';
+import { FileTotals1763950000003 } from '../../migrations/1763950000003-file-totals.js';
 import { Durations1763960000000 } from '../../migrations/1763960000000-durations.js';
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
 import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
@@ -74,6 +78,10 @@ export async function openDatabase(
       ObjectsIndex1763910000002,
       Concatenation1763920000000,
       Priority1763940000000,
+      FileLists1763950000000,
+      FileSearch1763950000001,
+      ProcessingSince1763950000002,
+      FileTotals1763950000003,
       Durations1763960000000,
       Retention1763970000000,
       Idempotency1763970000001,

@@ -2,45 +2,9 @@ import type { DataSource } from 'typeorm';
 import { Blob } from '../database/entities/blob.js';
 import { Derivative } from '../database/entities/derivative.js';
 import { File } from '../database/entities/file.js';
-import { queryEntities, queryRows, toEntities } from '../database/rows.js';
+import { queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { type StoredBlob, storedBlob } from './blobs.js';
-
-/** Where a page of a list ended. */
-export interface FileCursor {
-  /** Microseconds since 1970. A Date has only milliseconds, so a page could skip files of the same millisecond. */
-  createdAtMicros: number;
-  id: string;
-}
-
-/** A file of a list, and the cursor for a page that ends with this file. */
-export interface ListedFile {
-  file: File;
-  cursor: FileCursor;
-}
-
-/** Newest first. @param after the last file of the page before */
-export async function listFiles(
-  database: DataSource,
-  ownerId: string,
-  after: FileCursor | undefined,
-  limit: number,
-): Promise<ListedFile[]> {
-  const rows = await queryRows<{ id: string; micros: number }>(
-    database,
-    `SELECT *, (extract(epoch FROM created_at) * 1000000)::bigint::float8 AS micros FROM files
-     WHERE owner_id = $1 AND deleted_at IS NULL
-       AND ($2::uuid IS NULL
-            OR (created_at, id) < (timestamptz 'epoch' + $3::bigint * interval '1 microsecond', $2))
-     ORDER BY created_at DESC, id DESC LIMIT $4`,
-    [ownerId, after?.id ?? null, after?.createdAtMicros ?? null, limit],
-  );
-  const files = toEntities(database, File, rows);
-  return files.map((file, index) => ({
-    file,
-    cursor: { createdAtMicros: rows[index]?.micros ?? 0, id: file.id },
-  }));
-}
 
 /**
  * One file of any owner; the caller checks whether it may be seen.

@@ -54,6 +54,7 @@ async function changeByAttempt(
      SET status = $3, error = $5, progress = coalesce($6, progress), step = coalesce($7, step),
          steps = CASE WHEN steps -> $7::text ->> 'state' = 'waiting' THEN steps - $7::text ELSE steps END || $8::jsonb,
          completed_at = CASE WHEN $3 = 'completed' THEN now() END,
+         processing_since = CASE WHEN $3 = 'processing' THEN now() ELSE processing_since END,
          clean = clean AND $3 <> 'infected', updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $9 AND status = ANY ($4)`,
     [

@@ -40,7 +40,8 @@ export const file = z
     error: fault.nullable(),
     createdAt: timestamp,
     completedAt: timestamp.nullable(),
-    links: links.describe('Signed addresses, which expire'),
+    deletedAt: timestamp.nullable().describe('When it was put into the trash; null: it is not in the trash'),
+    links: links.describe('Signed addresses, which expire; none while the file is in the trash'),
   })
   .meta({ id: 'File' });
 

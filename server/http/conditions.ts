@@ -39,11 +39,18 @@ export function listsTag(list: string | undefined, etag: string): boolean {
  * which fetch() adds to every conditional request.
  */
 export function isUnchanged(req: Request, { etag, modified }: Validators): boolean {
+  return knowsTag(req, etag) ?? wholeSeconds(modified) <= parseDate(req.get('If-Modified-Since'));
+}
+
+/**
+ * Whether If-None-Match lists this entity tag, by the weak comparison that 13.1.2 demands: a prefix `W/` does not count.
+ * Undefined: the request has no If-None-Match.
+ * @param etag with quotes, without the prefix
+ */
+export function knowsTag(req: Request, etag: string): boolean | undefined {
   const known = req.get('If-None-Match');
-  if (known !== undefined) {
-    return listsTag(known, '*') || listsTag(known, etag) || listsTag(known, `W/${etag}`);
-  }
-  return wholeSeconds(modified) <= parseDate(req.get('If-Modified-Since'));
+  if (known === undefined) return undefined;
+  return listsTag(known, '*') || listsTag(known, etag) || listsTag(known, `W/${etag}`);
 }
 
 /** First and last byte, from 0. */

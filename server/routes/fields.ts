@@ -28,6 +28,12 @@ export const password = z
   .min(8, 'must have at least 8 characters')
   .max(200, 'must have at most 200 characters');
 
+/** A number of bytes or other things, in a query. */
+export const wholeNumber = z
+  .string()
+  .regex(/^\d{1,15}$/, 'must be a whole number, at least 0')
+  .transform(Number);
+
 /** The number of items on a page of a list. */
 export const pageLimit = z.coerce.number().int().min(1).max(200).default(50);
 

@@ -71,10 +71,11 @@ function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']):
     error: file.error,
     createdAt: file.createdAt,
     completedAt: file.completedAt,
+    deletedAt: file.deletedAt,
     links: {
-      content: file.clean ? signLink(`${path}/content`, linkKey) : null,
+      content: file.clean && !file.deletedAt ? signLink(`${path}/content`, linkKey) : null,
       thumbnails:
-        thumbnails.length > 0
+        thumbnails.length > 0 && !file.deletedAt
           ? Object.fromEntries(
               thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
             )

@@ -1,66 +1,26 @@
-import { validate as isUuid } from 'uuid';
 import { z } from 'zod';
 import { listEvents } from '../../core/events/queries.js';
 import { toPublicEvent } from '../../core/events/types.js';
 import { trashFile } from '../../core/files/purge.js';
-import { type FileCursor, getFile, listFiles } from '../../core/files/queries.js';
+import { getFile } from '../../core/files/queries.js';
 import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
-import { file as fileAnswer, filePage, timeline } from '../answers/files.js';
+import { file as fileAnswer, timeline } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
 import { EMPTY } from './answers.js';
-import { byId, pageLimit } from './fields.js';
-import { filesToJson, fileToJson } from './file-json.js';
-import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
+import { byId } from './fields.js';
+import { fileToJson } from './file-json.js';
+import { type AnyRoute, route, signedInActor } from './route.js';
 
 interface FileDeps extends LedgerDeps {
   keys: Keys;
 }
 
-const CURSOR = /^(\d{1,17})\.(.{36})$/;
-
-/**
- * `<µs>.<id>` of the last file of a page. Files are listed by their time of creation, which ids do not
- * reflect exactly.
- */
-const cursor = z
-  .string()
-  .refine((text) => isUuid(CURSOR.exec(text)?.[2]), 'must be the nextCursor of a page before')
-  .transform((text): FileCursor => {
-    const [, micros, id = ''] = CURSOR.exec(text) ?? [];
-    return { createdAtMicros: Number(micros), id };
-  });
-
-const page = z.object({
-  cursor: cursor.optional(),
-  limit: pageLimit,
-});
-
-/** Lists, reads and deletes the caller's own files. */
+/** Reads and deletes one of the caller's own files. */
 export function fileRoutes(deps: FileDeps): AnyRoute[] {
   const { database } = deps;
 
   return [
-    route({
-      method: 'get',
-      path: '/api/files',
-      access: 'read',
-      limit: 'status',
-      summary: 'My files, newest first',
-      query: page,
-      answers: { 200: filePage },
-      async handle(call) {
-        const { cursor, limit } = call.query;
-        const found = await listFiles(database, userOf(call).userId, cursor, limit + 1);
-        const { items, nextCursor } = pageOf(
-          found,
-          limit,
-          ({ cursor: { createdAtMicros, id } }) => `${createdAtMicros}.${id}`,
-        );
-        const files = items.map(({ file }) => file);
-        return { items: await filesToJson(deps, files), nextCursor };
-      },
-    }),
     route({
       method: 'get',
       path: '/api/files/:id',

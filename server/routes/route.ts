@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { type Request, type RequestHandler, type Response, Router } from 'express';
 import type { z } from 'zod';
 import { AppError, type ErrorCode } from '../../core/errors.js';
@@ -5,6 +6,7 @@ import type { Access, Authenticate, LinkAccess } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
+import { knowsTag } from '../http/conditions.js';
 import { readJson } from '../http/json-body.js';
 import type { Answer, Once } from '../idempotency/once.js';
 import type { Bucket, Limits } from '../limits/limits.js';
@@ -36,7 +38,10 @@ export interface Route<P, Q, B, A extends Answers, H = unknown> {
   body?: z.ZodType<B>;
   /** Media types of a body that the handler reads itself. */
   accepts?: readonly string[];
-  /** The answers when all goes well, by status; at most one of them is JSON. */
+  /**
+   * The answers when all goes well, by status; at most one of them is JSON. With 304 beside it, the JSON gets an entity
+   * tag, and a client that already has it gets 304.
+   */
   answers: A;
   /** The problems that the handler itself may answer; see problemsOf() for those of what stands before it. */
   problems?: readonly ErrorCode[];
@@ -159,6 +164,7 @@ function toHandlers(
       res,
     });
     if (value === NOBODY || status === undefined) return undefined;
+    if (declared.answers[304] && isKnown(req, res, value)) return { status: 304, json: undefined };
     return { status, json: value === undefined ? undefined : JSON.stringify(value) };
   };
   const handle: RequestHandler = async (req, res) => {
@@ -176,6 +182,16 @@ function toHandlers(
     return bucket ? limits.bucket(bucket)(req, res, next) : next();
   };
   return [signIn, ...(declared.body ? [readBody] : []), count, handle];
+}
+
+/** Gives the answer its entity tag, and says whether the client has this answer already. */
+function isKnown(req: Request, res: Response, answer: unknown): boolean {
+  const etag = `"${createHash('sha256').update(JSON.stringify(answer)).digest('base64url').slice(0, 22)}"`;
+  // Weak: the bytes differ when the answer is sent compressed.
+  res.setHeader('ETag', `W/${etag}`);
+  // A client may keep the answer, but must ask each time whether it still holds.
+  res.setHeader('Cache-Control', 'private, no-cache');
+  return knowsTag(req, etag) ?? false;
 }
 
 function parse(schema: z.ZodType | undefined, value: unknown, place: string): unknown {

@@ -21,6 +21,7 @@ export interface FileJson {
   error: { step: string; code: string; detail: string } | null;
   createdAt: string;
   completedAt: string | null;
+  deletedAt: string | null;
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -372,7 +372,10 @@ export const PATHS = [
 
 /** Queries of lists. */
 export const QUERIES = [
-  ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'size', 'type'].flatMap((name) => [
+  ...[
+    ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'status', 'type', 'from', 'to'],
+    ...['minSize', 'maxSize', 'deleted', 'size'],
+  ].flatMap((name) => [
     ...[
       `${name}=`,
       `${name}=%00`,
@@ -401,6 +404,22 @@ export const QUERIES = [
   ...[
     'cursor=999999999999999.018f0000-0000-7000-8000-000000000000',
     'cursor=-1.018f0000-0000-7000-8000-000000000000',
+    ...['W10', 'bnVsbA', 'WyIiLCIiLCIiXQ', 'W'.repeat(13_000)].map((cursor) => `cursor=${cursor}`),
+  ],
+  ...[
+    ...['q=%25', 'q=_', 'q=%5C', 'q=%5C%5C%25', 'q=%ED%A0%80', 'q=%F0%9F%98%80', 'q=a%E2%80%A8b', 'q=%C2%85'],
+    ...[`q=${'%EF%B7%BA'.repeat(200)}`, `q=${'a+'.repeat(9)}a`, `q=${'%25'.repeat(200)}`, 'q=%27%20OR%201=1'],
+    ...[
+      'type=image/*',
+      'type=*/*',
+      'type=image/%25',
+      'type=__proto__/*',
+      'sort=-filename',
+      'sort=id;--',
+      'sort=-',
+    ],
+    ...['from=0000-01-01T00:00:00Z', 'to=9999-12-31T23:59:59.999Z', 'from=275760-09-13T00:00:00Z'],
+    ...['minSize=999999999999999', 'minSize=0x1', 'maxSize=-0', 'deleted=1&sort=size', 'deleted=1&q=%25'],
   ],
 ];
 

@@ -3,6 +3,7 @@ import { execute } from '../../core/database/rows.js';
 import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { PurgeRule } from '../../core/files/overdue.js';
+import { addChanges } from '../../core/files/totals.js';
 import { forgetOldKeys } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
@@ -58,6 +59,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
+    'changes of files added to the sums': () => addChanges(deps.database),
   }).map(([name, work]) => createPart(name, work, deps.log));
   const runAll = () => {
     for (const part of parts) part.run();

@@ -125,6 +125,10 @@ export class File {
   @Column('timestamptz', { name: 'updated_at', default: () => 'now()' })
   updatedAt: Date;
 
+  /** When the present run, or the last one, began to be processed. */
+  @Column('timestamptz', { name: 'processing_since', nullable: true })
+  processingSince: Date | null;
+
   @Column('timestamptz', { name: 'completed_at', nullable: true })
   completedAt: Date | null;
 
