@@ -8,7 +8,7 @@ export default {
   testTimeout: 120_000,
   // The packages as build.js has bundled them: a suite loads them in half the time.
   moduleDirectories: ['dist/node_modules', 'node_modules'],
-  // Suites wait for much of their time, so four of them keep two cores busy.
-  maxWorkers: 4,
+  // Suites wait for about half of their time, so six of them keep two cores busy.
+  maxWorkers: 6,
   testSequencer: '<rootDir>/test/sequencer.js',
 };
