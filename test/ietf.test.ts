@@ -208,6 +208,13 @@ describe('on files', () => {
     const chunked = { offset: 6, last: true, chunked: true };
     expect((await patch(location, chunked)).status).toBe(201);
     expect((await patch(location, { ...chunked, body: Buffer.from('g') })).status).toBe(400);
+    const right = await patch(location, { ...chunked, headers: { 'Upload-Length': '6' } });
+    expect(right.status).toBe(201);
+    for (const length of ['5', '7']) {
+      const wrong = await patch(location, { offset: 6, last: true, headers: { 'Upload-Length': length } });
+      expect(wrong).toMatchObject({ status: 400, headers: { 'upload-complete': '?0' } });
+      expect(JSON.parse(wrong.body).type).toMatch(/#inconsistent-upload-length$/);
+    }
     await expectCompletedOnce(processes, user, idOf(location), Buffer.from('abcdef'));
   });
 
