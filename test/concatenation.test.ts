@@ -166,13 +166,14 @@ describe.each(['files', 'S3 with redirects'])('concatenation in %s', (kind) => {
 
 describe('the small print of concatenation', () => {
   const MAX = 1000;
+  const PUBLIC = 'https://files.example.org';
   let processes: Processes;
   let user: TestUser;
   let stranger: TestUser;
   let admin: TestUser;
 
   beforeAll(async () => {
-    processes = await startProcesses({ MAX_UPLOAD_SIZE: String(MAX) });
+    processes = await startProcesses({ MAX_UPLOAD_SIZE: String(MAX), PUBLIC_URL: `${PUBLIC}/base` });
     admin = await registerAdmin(() => processes.url, processes.database);
     user = await registerUser(() => processes.url);
     stranger = await registerUser(() => processes.url);
@@ -223,6 +224,18 @@ describe('the small print of concatenation', () => {
     );
     expect((await user.settled(id)).sha256).toBe(sha256('aba'));
     await remove(user, id);
+  });
+
+  it('takes addresses with the path of PUBLIC_URL, as it gives them', async () => {
+    const created = await user.tus('POST', '/uploads', { ...PARTIAL, 'Upload-Length': '0' });
+    const given = created.headers.get('Location') ?? '';
+    expect(given).toMatch(`${PUBLIC}/base/uploads/`);
+    const path = await sendPartial(user, 'ab');
+    const id = await concatenate(user, [given, `/base${path}`, path]);
+    expect((await user.settled(id)).sha256).toBe(sha256('abab'));
+    await remove(user, id);
+    expect((await join(user, [`/other${path}`])).status).toBe(404);
+    expect((await join(user, [`/base/base${path}`])).status).toBe(404);
   });
 
   it('refuses PATCH of a final upload, and changes nothing', async () => {

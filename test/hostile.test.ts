@@ -1,10 +1,12 @@
 import { gzipSync } from 'node:zlib';
-import { encodeMetadata, registerUser, type TestUser } from './support/client.js';
+import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
 import {
+  BAD_CONCATS,
   BAD_JSON,
   BAD_METADATA,
   BAD_NAMES,
   GOOD_NAMES,
+  ODD_CONCATS,
   ODD_METADATA,
   ODD_STRUCTURED_FIELDS,
   PATHS,
@@ -14,6 +16,8 @@ import {
 } from './support/hostile-inputs.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { type Answer, exchange, formRequest } from './support/raw-http.js';
+import { until } from './support/until.js';
+import { makeDue } from './support/uploads.js';
 
 /*
  * Hostile requests of all kinds. No answer may be 5xx or reveal anything about the inside, errors have their
@@ -530,6 +534,101 @@ test('tus headers', async () => {
       expected: [400, 413],
     })),
   ]);
+});
+
+const createFinal = (concat: string, headers: Record<string, string> = {}) =>
+  formRequest('POST', '/uploads', { ...bearer(user), ...TUS, ...headers, 'Upload-Concat': concat });
+
+test('partial uploads that a final upload names', async () => {
+  const of = { 'Upload-Concat': 'partial' };
+  const partial = await user.create(0, of);
+  const before = await user.get('/api/uploads');
+  await attempt(
+    Object.entries(BAD_CONCATS).flatMap(([status, values]) =>
+      values.map((value) => ({
+        what: `Upload-Concat: ${value}`,
+        request: createFinal(value.replaceAll('@', partial)),
+        expected: [Number(status)],
+      })),
+    ),
+  );
+  await attempt(
+    VALUES.map((value) => ({
+      what: `Upload-Concat: final;${value}`,
+      request: createFinal(`final;${value}`),
+      expected: [400, 404],
+    })),
+  );
+  expect(await user.get('/api/uploads')).toEqual(before);
+  await attempt(
+    ODD_CONCATS.map((value) => ({
+      what: `Upload-Concat: ${value}`,
+      request: createFinal(value.replaceAll('@', partial)),
+      expected: [201],
+    })),
+  );
+});
+
+test('uploads that are no partial ones of this user', async () => {
+  const kinds = async (owner: TestUser): Promise<[kind: string, path: string, expected: number[]][]> => {
+    const of = { 'Upload-Concat': 'partial' };
+    const [whole, ended, expired, waited] = await Promise.all([
+      owner.create(5),
+      owner.create(5, of),
+      owner.create(5, of),
+      owner.create(5, of),
+    ]);
+    const joined = await owner.tus('POST', '/uploads', { 'Upload-Concat': `final;${waited}` });
+    const waiting = `/uploads/${idOf(joined.headers.get('Location') ?? '')}`;
+    const [done, deleted] = await Promise.all([
+      owner.upload(Buffer.from('whole')),
+      owner.upload(Buffer.from('whole')),
+    ]);
+    await owner.tus('DELETE', ended);
+    await owner.tus('DELETE', `/uploads/${deleted}`);
+    await makeDue(processes.database, expired.slice('/uploads/'.length));
+    await until('the upload to expire', async () => (await owner.tus('HEAD', expired)).status === 410);
+    return [
+      ['one that is no partial one', whole, [400]],
+      ['a final one', waiting, [400]],
+      ['a file', `/uploads/${done}`, [400]],
+      ['a deleted file', `/uploads/${deleted}`, [400]],
+      ['an ended one', ended, [410]],
+      ['an expired one', expired, [410]],
+    ];
+  };
+  const partial = await user.create(0, { 'Upload-Concat': 'partial' });
+  const tries = (uploads: [string, string, number[]][]) =>
+    uploads.flatMap(([what, address, expected]) =>
+      [`final;${address}`, `final;${partial} ${address}`].map((value) => ({
+        what,
+        request: createFinal(value),
+        expected,
+      })),
+    );
+  await attempt(tries(await kinds(user)));
+  const stranger = await registerUser(() => processes.url);
+  const foreign = await kinds(stranger);
+  foreign.push(['a partial one', await stranger.create(0, { 'Upload-Concat': 'partial' }), []]);
+  // The answer is the one for an upload that does not exist.
+  for (const [what, address] of foreign) {
+    const answer = await user.tus('POST', '/uploads', { 'Upload-Concat': `final;${address}` });
+    const id = address.slice('/uploads/'.length);
+    expect([what, answer.status, await answer.text()]).toEqual([
+      what,
+      404,
+      `There is no partial upload ${id}\n`,
+    ]);
+  }
+  for (const headers of [
+    { 'Upload-Length': '0' },
+    { 'Upload-Defer-Length': '1' },
+    { 'Upload-Length': 'x' },
+  ]) {
+    await attempt([
+      { what: JSON.stringify(headers), request: createFinal(`final;${partial}`, headers), expected: [400] },
+    ]);
+  }
 });
 
 /** A new upload, described by the header. */

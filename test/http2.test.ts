@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm, stat } from 'node:fs/promises';
-import type { IncomingMessage } from 'node:http';
-import { constants } from 'node:http2';
-import { get } from 'node:https';
+import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
+import { constants, type IncomingHttpHeaders } from 'node:http2';
+import { Agent, get, request } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Browser } from 'playwright-core';
@@ -230,6 +230,77 @@ test('when a server stops, its uploads go on at the other one over the same conn
   }
   expect(connection.session.closed).toBe(false);
   await processes.start(stopping, proxy.servers[stopping === 'server' ? 0 : 1]);
+});
+
+const RESUMABLE = { 'tus-resumable': undefined, 'upload-draft-interop-version': '8' };
+
+test('an upload of the IETF draft is told its address, is cut off by a newer request, and goes on', async () => {
+  const content = randomBytes(2 * MiB);
+  const creation = connection.request('POST', '/api/files', { ...RESUMABLE, 'upload-complete': '?1' });
+  const [interim] = (await once(creation.stream, 'headers')) as [IncomingHttpHeaders & { ':status': number }];
+  expect(interim[':status']).toBe(104);
+  const path = new URL(String(interim.location)).pathname;
+  creation.stream.write(content.subarray(0, MiB));
+
+  const asked = await connection.send('HEAD', path, RESUMABLE);
+  expect(asked).toMatchObject({ status: 204, headers: { 'upload-complete': '?0' } });
+  await expect(creation.answer).rejects.toThrow(/ended with/);
+  const offset = Number(asked.headers['upload-offset']);
+  const rest = {
+    ...RESUMABLE,
+    'content-type': 'application/partial-upload',
+    'upload-offset': offset,
+    'upload-complete': '?1',
+  };
+  const last = await connection.send('PATCH', path, rest, content.subarray(offset));
+  expect(last).toMatchObject({ status: 201, headers: { 'upload-complete': '?1' } });
+  expect(connection.session.closed).toBe(false);
+});
+
+test('over HTTP/1.1 the first request of a connection ends in 502 when it is cut off, and a later one without an answer', async () => {
+  const agent = new Agent({ ca: proxy.certificate, keepAlive: true, maxSockets: 1 });
+  const send = (method: string, path: string, headers: OutgoingHttpHeaders = {}) =>
+    request(proxy.url + path, {
+      method,
+      agent,
+      headers: { authorization: `Bearer ${user.token}`, 'upload-draft-interop-version': '8', ...headers },
+    });
+  /** Creates an upload that a newer request cuts off. */
+  const cutOff = async () => {
+    const creation = send('POST', '/uploads', { 'upload-complete': '?1', 'content-length': MiB });
+    const outcome = once(creation, 'response').then(
+      ([answer]: IncomingMessage[]) => answer?.resume().statusCode,
+      (error: NodeJS.ErrnoException) => error.code,
+    );
+    creation.flushHeaders();
+    const [{ headers }] = (await once(creation, 'information')) as [IncomingMessage];
+    await connection.send('HEAD', new URL(headers.location ?? '').pathname, RESUMABLE);
+    const seen = await outcome;
+    creation.destroy();
+    return seen;
+  };
+  expect(await cutOff()).toBe(502);
+  const [answer] = (await once(send('GET', '/health/live').end(), 'response')) as [IncomingMessage];
+  await once(answer.resume(), 'end');
+  expect(await cutOff()).toBe('ECONNRESET');
+  agent.destroy();
+});
+
+test('without a server, a HEAD of tus is answered with 423, and one of the IETF draft with 503', async () => {
+  const path = await create(1);
+  await Promise.all([processes.stop('server'), processes.stop('server-2')]);
+  try {
+    const heads = [{}, RESUMABLE, { 'tus-resumable': undefined }].map((headers) =>
+      connection.send('HEAD', path, headers),
+    );
+    expect((await Promise.all(heads)).map(({ status }) => status)).toEqual([423, 503, 503]);
+  } finally {
+    await Promise.all([
+      processes.start('server', proxy.servers[0]),
+      processes.start('server-2', proxy.servers[1]),
+    ]);
+  }
+  await until('the proxy to find a server', async () => (await connection.send('HEAD', path)).status === 200);
 });
 
 test('a browser sends three files at once over one connection, and they outlive a killed server', async () => {

@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
+import { v7 as uuidv7 } from 'uuid';
 import { expectCompletedOnce, findUpload } from './support/aftermath.js';
 import { usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
@@ -207,6 +208,13 @@ describe('on files', () => {
     const chunked = { offset: 6, last: true, chunked: true };
     expect((await patch(location, chunked)).status).toBe(201);
     expect((await patch(location, { ...chunked, body: Buffer.from('g') })).status).toBe(400);
+    const right = await patch(location, { ...chunked, headers: { 'Upload-Length': '6' } });
+    expect(right.status).toBe(201);
+    for (const length of ['5', '7']) {
+      const wrong = await patch(location, { offset: 6, last: true, headers: { 'Upload-Length': length } });
+      expect(wrong).toMatchObject({ status: 400, headers: { 'upload-complete': '?0' } });
+      expect(JSON.parse(wrong.body).type).toMatch(/#inconsistent-upload-length$/);
+    }
     await expectCompletedOnce(processes, user, idOf(location), Buffer.from('abcdef'));
   });
 
@@ -299,6 +307,38 @@ describe('on files', () => {
     expect((await ask('POST', location)).status).toBe(405);
     expect((await ask('DELETE', '/uploads')).status).toBe(405);
     expect((await ask('HEAD', '/uploads/none')).status).toBe(404);
+  });
+
+  test('a client that names no version resumes and cancels, and needs no field for a question', async () => {
+    const complete = { 'Upload-Complete': '?0' };
+    const created = await ask('POST', '/uploads', {
+      version: null,
+      headers: complete,
+      body: Buffer.from('abc'),
+    });
+    expect(created).toMatchObject({ status: 201, interim: [], headers: { 'upload-offset': '3' } });
+    const location = String(created.headers.location);
+    for (const method of ['HEAD', 'GET']) {
+      const asked = await ask(method, location, { version: null });
+      expect(asked).toMatchObject({
+        status: 204,
+        headers: { 'upload-offset': '3', 'upload-complete': '?0' },
+      });
+      expect(asked.headers['tus-resumable']).toBeUndefined();
+    }
+    const lacking = { 'Content-Type': PARTIAL, 'Upload-Offset': '3' };
+    const refused = await ask('PATCH', location, { version: null, headers: lacking, body: Buffer.from('d') });
+    expect(refused).toMatchObject({ status: 400, headers: { 'upload-complete': '?0' } });
+    const done = await patch(location, { version: null, offset: 3, last: true, body: Buffer.from('def') });
+    expect(done).toMatchObject({ status: 201, headers: { 'upload-complete': '?1' } });
+    await expectCompletedOnce(processes, user, idOf(location), Buffer.from('abcdef'));
+
+    const cancelled = await careful();
+    expect((await ask('DELETE', cancelled, { version: null })).status).toBe(204);
+    expect((await ask('HEAD', cancelled, { version: null })).status).toBe(410);
+    for (const id of [uuidv7(), 'none']) {
+      expect((await ask('DELETE', `/uploads/${id}`, { version: null })).status).toBe(404);
+    }
   });
 
   test('DELETE ends an upload, also one to which bytes are still sent', async () => {

@@ -181,7 +181,7 @@ const OTHERS: Record<string, Row> = {
   },
   'DELETE /uploads/:id': { access: 'upload', ok: 204, on: 'upload', changes: true, asks: true, headers: tus },
   // tus has no GET: it answers 404 to every caller.
-  'GET /uploads/:id': { access: 'upload', ok: 404, on: 'upload' },
+  'GET /uploads/:id': { access: 'upload', ok: 404, on: 'upload', headers: tus },
   // A PATCH is sent as a POST that names its method in a header.
   'POST /uploads/:id': {
     access: 'upload',
@@ -235,6 +235,10 @@ const OTHERS: Record<string, Row> = {
     asks: true,
     headers: ietf,
   },
+  // A client that names no version has no field in these requests.
+  'HEAD /uploads/:id??': { access: 'upload', ok: 204, on: 'upload', resumes: true },
+  'GET /uploads/:id??': { access: 'upload', ok: 204, on: 'upload' },
+  'DELETE /uploads/:id??': { access: 'upload', ok: 204, on: 'upload', changes: true, asks: true },
   // The same route with an id gives further addresses of that upload.
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
   // The same route is called for a finished upload.
@@ -457,7 +461,7 @@ function inertDeps(): AppDeps {
 }
 
 function addressOf(name: string, id: string): { method: string; path: string } {
-  const [method = '', path = ''] = name.replace('?', '').split(' ');
+  const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
   return { method, path: path.replace(':id', id).replace(':size', 'small') };
 }
 

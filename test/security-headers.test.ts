@@ -262,6 +262,24 @@ describe('pages of other origins', () => {
     },
   );
 
+  test.each([
+    ['/api/files', []],
+    [
+      '/uploads',
+      ['tus-resumable', 'upload-concat', 'upload-checksum', 'upload-defer-length', 'x-http-method-override'],
+    ],
+  ])('may send every header of uploads that scripts can set, at %s', async (path, ofTus) => {
+    const asked = await preflight(processes.url, path, OTHER, 'POST');
+    expect(list(asked, 'Access-Control-Allow-Headers')).toEqual(
+      expect.arrayContaining([
+        ...ofTus,
+        ...['upload-draft-interop-version', 'upload-complete', 'upload-incomplete', 'upload-offset'],
+        ...['upload-length', 'upload-metadata', 'content-digest', 'repr-digest', 'want-repr-digest'],
+        ...['content-type', 'content-disposition', 'content-encoding', 'incremental', 'x-request-id'],
+      ]),
+    );
+  });
+
   test('may use every method and read the headers that they need', async () => {
     for (const method of ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE']) {
       const answer = await preflight(processes.url, '/api/files', OTHER, method);

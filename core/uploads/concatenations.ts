@@ -2,6 +2,7 @@ import type { DataSource, EntityManager } from 'typeorm';
 import { Upload } from '../database/entities/upload.js';
 import { type Database, queryEntities, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
+import { isOverdue } from './queries.js';
 
 /* Questions about the partial uploads that final uploads are made of. */
 
@@ -79,7 +80,7 @@ export async function findPartials(database: DataSource, ownerId: string, ids: s
     if (upload.kind !== 'partial') {
       throw new AppError('invalid_request', { detail: `The upload ${id} is not a partial one` });
     }
-    if (hasEnded(upload)) throw partialEnded(id);
+    if (hasEnded(upload) || isOverdue(upload)) throw partialEnded(id);
     return upload;
   });
 }

@@ -23,7 +23,8 @@ export const EXPOSED_ALWAYS = [
 /**
  * Headers that pages of other origins may send to all routes. A tracing tool adds its headers to every
  * request of a page (W3C Trace Context and Baggage, Sentry), and some libraries add X-Requested-With. A
- * preflight that does not allow these headers would stop all requests of the page.
+ * preflight that does not allow these headers would stop all requests of the page. Resumable uploads for HTTP begin at
+ * `/api/files` too; tus-js-client describes them by Upload-Metadata, as in tus.
  */
 export const ALLOWED_ALWAYS = [
   'X-Request-Id',
@@ -37,8 +38,10 @@ export const ALLOWED_ALWAYS = [
     'Upload-Incomplete',
     'Upload-Length',
     'Upload-Offset',
+    'Upload-Metadata',
+    'Incremental',
   ],
-  ...['Content-Digest', 'Repr-Digest', 'Want-Repr-Digest', 'Content-Disposition'],
+  ...['Content-Digest', 'Repr-Digest', 'Want-Repr-Digest', 'Content-Disposition', 'Content-Encoding'],
 ];
 
 /** Headers of answers outside tus that pages of other origins may read, besides the always readable ones. */

@@ -84,12 +84,14 @@ async function declare(deps: UploadDeps, call: Call, isLast: boolean): Promise<v
 /**
  * A client that has not got the final answer sends the last request again, without content. "The server can choose to
  * replay the final response to the client if the request to append to the completed upload is valid."
- * @throws {MismatchingOffset}; {CompletedUpload}
+ * @throws {MismatchingOffset}; {CompletedUpload}; {InconsistentLength}
  */
 async function appendToComplete(deps: UploadDeps, call: Call, { offset, isLast }: Head): Promise<Answer> {
   const { upload } = leaseOf(call);
   if (offset !== upload.offset) throw new MismatchingOffset(upload.offset, offset);
   if (!isLast || !call.dialect.replays || !(await isEmpty(call))) throw new CompletedUpload();
+  // "If multiple requests include indicators, their indicated values MUST match."
+  lengthIn(call.req, { offset, isLast, known: upload.length });
   return finish(deps, call);
 }
 

@@ -28,13 +28,22 @@ export const DIGEST_SIZES = { 'sha-256': 32, 'sha-512': 64 } as const;
 
 export type Digests = Partial<Record<keyof typeof DIGEST_SIZES, Buffer>>;
 
-/** Whether a request for `/uploads` speaks this protocol, and not tus. */
+/** Whether a request for `/uploads` or `/api/files` speaks this protocol, and not tus. */
 export function isResumable(req: Request): boolean {
-  return (
-    req.method !== 'OPTIONS' &&
-    req.get('Tus-Resumable') === undefined &&
-    [VERSION_FIELD, 'Upload-Complete', 'Upload-Incomplete'].some((name) => req.get(name) !== undefined)
-  );
+  if (req.method === 'OPTIONS' || req.get('Tus-Resumable') !== undefined) return false;
+  if ([VERSION_FIELD, 'Upload-Complete', 'Upload-Incomplete'].some((name) => req.get(name) !== undefined)) {
+    return true;
+  }
+  return req.method === 'PATCH' ? mediaTypeOf(req) === PARTIAL_UPLOAD : isBareQuestion(req);
+}
+
+/**
+ * Whether a request asks for the offset of an upload, or cancels it, and has no field of any protocol. A client that names
+ * no version, as those of the future RFC will, sends these requests so. Each request of tus has Tus-Resumable.
+ */
+function isBareQuestion({ method, path, headers }: Request): boolean {
+  if (!['HEAD', 'GET', 'DELETE'].includes(method) || !path.startsWith('/uploads/')) return false;
+  return !Object.keys(headers).some((name) => /^(upload-|tus-|x-http-method-override$)/.test(name));
 }
 
 /**

@@ -27,14 +27,21 @@ export interface Dialect {
   appended: 201 | 204;
   /** Whether HEAD and DELETE with fields of the state are refused. */
   plainQuestions: boolean;
-  /** Whether an upload is complete once its offset has reached its length, whatever the client has said. */
+  /**
+   * Whether an upload is complete once its offset has reached its length, whatever the client has said. Draft 05 wants the
+   * client to say it, but tus-js-client, which speaks that draft, says nothing once HEAD shows that all bytes are here.
+   */
   completeByLength: boolean;
   /**
    * Whether bytes beyond the length end the upload: "rejecting the request once the offset exceeds the length, marking the
    * upload resource invalid and rejecting any further interaction with it".
    */
   overflowEnds: boolean;
-  /** Whether the empty PATCH that completes a complete upload gets the final answer once more. */
+  /**
+   * Whether the empty PATCH that completes a complete upload gets the final answer once more. Drafts 01 to 03 say nothing
+   * about it. Drafts 04 to 08: "the server MUST NOT modify the upload resource and MUST reject the request". Version 8:
+   * drafts 09 to 11 say so as well, and from 12 on "the server can choose to replay the final response".
+   */
   replays: boolean;
   /** Whether an upload that has ended is answered like one that never was. */
   forgetsEnded: boolean;

@@ -16,10 +16,11 @@ import { hasBody } from './headers.js';
  * Reads Upload-Concat: "If the upload is a partial one, the header value MUST be partial. In the case of a final upload,
  * its value MUST be final followed by a semicolon and a space-separated list of partial upload URLs that will be
  * concatenated. The partial uploads URLs MAY be absolute or relative".
+ * @param publicUrl the URL at which clients reach this server, if it is known
  * @returns undefined if the request has no such header
  * @throws {AppError} invalid_request; not_found when an address cannot be one of an upload here
  */
-export function readConcat(req: Request): Concat | undefined {
+export function readConcat(req: Request, publicUrl: string | undefined): Concat | undefined {
   const header = req.get('Upload-Concat')?.trim();
   if (header === undefined) return undefined;
   if (header === 'partial') return { kind: 'partial' };
@@ -31,15 +32,24 @@ export function readConcat(req: Request): Concat | undefined {
   if (req.get('Upload-Length') !== undefined || req.get('Upload-Defer-Length') !== undefined) {
     throw invalid('The partial uploads say how long a final upload is: send no length');
   }
-  return { kind: 'final', partialIds: list.split(/ +/).map(readAddress), header };
+  const endpoint = new URL(`${publicUrl ?? 'http://localhost'}/uploads`);
+  const partialIds = list.split(/ +/).map((address) => readAddress(address, endpoint));
+  return { kind: 'final', partialIds, header };
 }
 
-/** The upload that an address names, whatever name of the server the client has used. @throws {AppError} not_found */
-function readAddress(address: string): string {
-  const url =
-    URL.canParse(address, 'http://localhost/uploads') && new URL(address, 'http://localhost/uploads');
-  const id = url && findUploadId(url.pathname);
-  if (id) return id;
+/**
+ * The upload that an address names, whatever name of the server the client has used. The address may have the path of the
+ * endpoint or the one that a proxy leaves of it.
+ * @throws {AppError} not_found
+ */
+function readAddress(address: string, endpoint: URL): string {
+  if (URL.canParse(address, endpoint.href)) {
+    const { protocol, pathname } = new URL(address, endpoint);
+    const isPublic = pathname.startsWith(`${endpoint.pathname}/`);
+    const path = isPublic ? pathname.slice(endpoint.pathname.length - '/uploads'.length) : pathname;
+    const id = findUploadId(path);
+    if (id && /^https?:$/.test(protocol)) return id;
+  }
   throw new AppError('not_found', { detail: `${address} is not the address of an upload` });
 }
 

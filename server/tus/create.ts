@@ -32,7 +32,7 @@ export interface CreateDeps extends UploadDeps {
 /** POST /uploads: creation, and creation with upload. */
 export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAnswer> {
   const { req } = call;
-  const concat = readConcat(req);
+  const concat = readConcat(req, deps.publicUrl);
   const description = describeUpload(req.get('Upload-Metadata'));
   if (concat?.kind === 'final') {
     const final = await concatenate(deps, call, concat, description);

@@ -24,8 +24,7 @@ export const METHODS = ['OPTIONS', 'POST', 'HEAD', 'PATCH', 'DELETE', 'GET'];
 /** Headers of requests that pages of other origins may send. */
 const ALLOWED_HEADERS = [
   ...['Authorization', 'Content-Type', 'Tus-Resumable', 'X-HTTP-Method-Override'],
-  ...['Upload-Checksum', 'Upload-Concat', 'Upload-Defer-Length', 'Upload-Length', 'Upload-Metadata'],
-  'Upload-Offset',
+  ...['Upload-Checksum', 'Upload-Concat', 'Upload-Defer-Length'],
   ...ALLOWED_ALWAYS,
 ];
 

@@ -190,6 +190,73 @@ export const ODD_METADATA = [
   ),
 ];
 
+const NO_UPLOAD = '/uploads/018f0000-0000-7000-8000-000000000000';
+
+/** Values of Upload-Concat that are refused, by their status. `@` stands for the address of a partial upload. */
+export const BAD_CONCATS: Record<number, string[]> = {
+  // They are neither `partial` nor a list of addresses.
+  400: [
+    ...[
+      '',
+      'Partial',
+      'PARTIAL',
+      'partial;',
+      'partial;@',
+      'partial @',
+      'partial, partial',
+      'partial, final;@',
+    ],
+    ...['final', 'final;', 'final; ', 'final:@', 'final,@', 'final=@', 'final ;@', 'Final;@', 'finally;@'],
+    ...['final;\t@', '"final;@"', ';@', '@', '__proto__', 'constructor'],
+  ],
+  // A part of them is the address of no upload.
+  404: [
+    ...[
+      'final;@,@',
+      'final;@;@',
+      'final;@ final;@',
+      'final;@, @',
+      'final;@\t@',
+      'final;"@"',
+      'final;;',
+      'final;?@',
+    ],
+    ...[
+      'final;@/x',
+      'final;/@',
+      'final;@/..',
+      'final;@/../..',
+      'final;/%75ploads@',
+      'final;/x@',
+      'final;x@',
+      'final;//evil.example/@',
+      'final;/%2f@',
+      'final;@%00',
+    ],
+    ...['final;@%20', 'final;@%2f', 'final;@%zz', 'final;@\u00ff', 'final;http:', 'final;http://[::1@'],
+    ...['final;javascript:@', 'final;data:@', 'final;file://@', 'final;ftp://localhost@', 'final;urn:x:@'],
+    ...['final;http://localhost:99999@', 'final;../../etc/passwd', 'final;/api/files', 'final;/uploads'],
+    ...['final;/uploads/', 'final;/uploads/null', 'final;/uploads/*', 'final;/uploads/%'],
+    ...["final;/uploads/' OR 1=1 --", `final;/uploads/${'a'.repeat(8000)}`, `final;${NO_UPLOAD}`],
+    ...[`final;@ ${NO_UPLOAD}`, `final;${NO_UPLOAD} @`, `final;${`${NO_UPLOAD} `.repeat(250)}`],
+  ],
+  431: [`final;${'@ '.repeat(400)}`, `final;${'/ '.repeat(9000)}`],
+};
+
+/** Odd values of Upload-Concat that must be taken. */
+export const ODD_CONCATS = [
+  ...[
+    'final;@/',
+    'final;@?x=%',
+    'final;@#%00',
+    'final;  @   @  ',
+    'final;@ @ @',
+    'final;.@/./',
+    'final;/x/..@',
+  ],
+  ...['final;https://another.example:99@', `final;${'@ '.repeat(300)}`],
+];
+
 /** Values of the structured fields (RFC 9651) of resumable uploads, besides VALUES. */
 export const ODD_STRUCTURED_FIELDS = [
   ...['?1', '?0', '?2', '?', '?1;a', '?1;', '?1, ?0', '?1;a="', '5;a=b', '(1 2)', ':AAAA:', ':', '::'],
