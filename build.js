@@ -1,4 +1,4 @@
-// Builds the server, the worker and the page into dist/, and does nothing when dist/ is newer than every source.
+// Builds the server, the worker, the command and the page into dist/, and does nothing when dist/ is newer than every source.
 //   --force  builds all the same
 //   --start  starts all of it afterwards
 import { execFileSync } from 'node:child_process';
@@ -6,7 +6,7 @@ import { readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from '
 
 const stamp = 'dist/.built';
 const packagesStamp = 'dist/.packages';
-const sources = ['core', 'server', 'worker', 'web', 'migrations', 'bench'];
+const sources = ['core', 'server', 'worker', 'cli', 'web', 'migrations', 'bench'];
 const inputs = ['package-lock.json', 'tsconfig.json', 'tsconfig.build.json', 'build.js'];
 const packageInputs = ['package-lock.json', 'package.json', 'build.js'];
 

@@ -91,3 +91,5 @@ const measured = { sha256: z.string().describe('Hex, of the bytes as received'),
 export const receivedFiles = z.object({
   files: z.array(z.union([file.extend(measured), guestFile.extend(measured)])),
 });
+
+export type UploadJson = z.input<typeof upload>;

@@ -8,6 +8,7 @@ export async function layCable(port: number) {
   const sockets = new Set<Socket>();
   let whole = true;
   let most = Number.POSITIVE_INFINITY;
+  let held = 0;
   const server = createServer((near) => {
     if (!whole) {
       near.destroy();
@@ -29,7 +30,9 @@ export async function layCable(port: number) {
     let carried = 0;
     near.on('data', (chunk) => {
       carried += chunk.length;
-      if (carried > most) near.unpipe(far).pause();
+      if (carried <= most) return;
+      near.unpipe(far).pause();
+      held++;
     });
   });
   await new Promise<void>((resolve) => server.listen(0, 'localhost', resolve));
@@ -44,6 +47,8 @@ export async function layCable(port: number) {
     carryAtMost: (bytes: number) => {
       most = bytes;
     },
+    /** How many connections have come to a standstill by carryAtMost() so far. */
+    held: () => held,
     mend: () => {
       whole = true;
     },
