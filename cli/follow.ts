@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import type { StatusJson } from '../server/answers/files.js';
+import type { StatusJson } from '../server/answers/processing.js';
 import type { UploadJson } from '../server/answers/uploads.js';
 import type { Api } from './api.js';
 import type { Context } from './context.js';
@@ -8,8 +8,11 @@ import { printable } from './text.js';
 
 /* Follows the processing of files by asking for their status. */
 
+type Problem = NonNullable<StatusJson['error']>;
+
 /** A status, or as much of it as the caller may know. */
-export type KnownStatus = Pick<StatusJson, 'status' | 'error'> & Partial<StatusJson>;
+export type KnownStatus = Pick<StatusJson, 'status'> &
+  Partial<Omit<StatusJson, 'error'>> & { error: (Omit<Problem, 'message'> & Partial<Problem>) | null };
 
 /** States after which nothing happens any more without a user. */
 const ENDS: KnownStatus['status'][] = ['completed', 'failed', 'infected', 'canceled'];
@@ -84,7 +87,7 @@ export async function getStatus(api: Api, id: string): Promise<KnownStatus> {
 export function failureIn({ status, error }: KnownStatus): Failure | undefined {
   if (status === 'canceled') return new Failure(EXIT.failed, 'The processing was canceled');
   if (status !== 'failed' && status !== 'infected') return undefined;
-  const why = error ? `: ${printable(error.detail)}` : '';
+  const why = error ? `: ${wordsOf(error)}` : '';
   return new Failure(EXIT.rejected, `The file is ${status}${why}`, { code: error?.code ?? status });
 }
 
@@ -96,6 +99,10 @@ export function statusText({ status, step, progress, error, etaSeconds }: KnownS
     if (step) parts.push(printable(step));
     if (etaSeconds) parts.push(`${Math.ceil(etaSeconds)} s left`);
   }
-  if (error) parts.push(printable(error.detail));
+  if (error) parts.push(wordsOf(error));
   return parts.join('  ');
+}
+
+function wordsOf({ message, detail }: NonNullable<KnownStatus['error']>): string {
+  return printable(message ?? detail);
 }

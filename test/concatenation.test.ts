@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
 import { expectBlobsInOrder, timeline } from './support/aftermath.js';
 import { expectBooksRight, setQuota, usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './support/client.js';

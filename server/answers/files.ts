@@ -87,5 +87,3 @@ export const sentFile = z.union([file, guestFile]).describe('A sender who may no
 export type FileJson = z.input<typeof file>;
 
 export type FilePageJson = z.input<typeof filePage>;
-
-export type StatusJson = z.input<typeof processingStatus>;

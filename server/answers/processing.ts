@@ -33,3 +33,5 @@ export const processingEstimate = z.object({
     .nullable()
     .describe('The recent files that the estimate goes by'),
 });
+
+export type StatusJson = z.input<typeof processingStatus>;
