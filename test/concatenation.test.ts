@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
 import { expectBlobsInOrder, timeline } from './support/aftermath.js';
 import { expectBooksRight, setQuota, usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './support/client.js';
@@ -235,8 +234,8 @@ describe('the small print of concatenation', () => {
     const id = await concatenate(user, [given, `/base${path}`, path]);
     expect((await user.settled(id)).sha256).toBe(sha256('abab'));
     await remove(user, id);
-    expect((await join(user, [`/other${path}`])).status).toBe(404);
-    expect((await join(user, [`/base/base${path}`])).status).toBe(404);
+    expect((await postFinal(user, [`/other${path}`])).status).toBe(404);
+    expect((await postFinal(user, [`/base/base${path}`])).status).toBe(404);
   });
 
   it('refuses PATCH of a final upload, and changes nothing', async () => {
