@@ -48,6 +48,8 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
   accessTokenMinutes: number;
+  trashDays: Config['trashDays'];
+  fileRetentionHours: Config['fileRetentionHours'];
   limits: Limits;
   streams: Streams;
   estimates: Estimates;

@@ -27,6 +27,8 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       MAX_UPLOAD_SIZE: String(MAX),
       MAX_UPLOAD_SIZE_BY_TYPE: `audio/*=${MAX_AUDIO}`,
       UPLOAD_EXPIRY_HOURS: '7',
+      TRASH_DAYS: '3',
+      FILE_RETENTION_HOURS: '0',
     });
     user = await registerUser(() => processes.url);
   });
@@ -36,11 +38,13 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
   });
 
   test('the limits of size and time', async () => {
-    const { maxSize, maxSizeByType, expiryHours } = await readInfo();
-    expect({ maxSize, maxSizeByType, expiryHours }).toEqual({
+    const { maxSize, maxSizeByType, expiryHours, trashDays, retentionHours } = await readInfo();
+    expect({ maxSize, maxSizeByType, expiryHours, trashDays, retentionHours }).toEqual({
       maxSize: MAX,
       maxSizeByType: [{ type: 'audio/*', maxSize: MAX_AUDIO }],
       expiryHours: 7,
+      trashDays: 3,
+      retentionHours: null,
     });
     const statusOf = async (length: number, filetype: string) => {
       const headers = {

@@ -43,6 +43,16 @@ export const uploadInfo = z.object({
       'Lower limits by type. That of a type comes before that of its range; `application/octet-stream` is the type of files that declare none',
     ),
   expiryHours: z.int().describe('An unfinished upload is removed when it receives no bytes for this long'),
+  trashDays: z
+    .number()
+    .nullable()
+    .describe(
+      'A deleted file can be restored for so long, or until the trash is too full; null: only the latter',
+    ),
+  retentionHours: z
+    .number()
+    .nullable()
+    .describe('Files are deleted for good at this age; null: they are kept until somebody deletes them'),
   chunkSize: bytes.describe(
     'A good size for clients that send a file in pieces. One request with the whole file is faster, whatever its size',
   ),

@@ -15,6 +15,10 @@ import { type AnyRoute, route } from './route.js';
 
 interface InfoDeps extends SizeLimits {
   uploadExpiryHours: number;
+  /** 0: no limit. */
+  trashDays: number;
+  /** 0: no limit. */
+  fileRetentionHours: number;
   storage: Pick<Storage, 'direct'>;
 }
 
@@ -41,6 +45,8 @@ function describeUploads(deps: InfoDeps): z.output<typeof uploadInfo> {
     maxSize: deps.maxUploadSize,
     maxSizeByType: [...deps.maxSizeByType],
     expiryHours: deps.uploadExpiryHours,
+    trashDays: deps.trashDays || null,
+    retentionHours: deps.fileRetentionHours || null,
     chunkSize: CHUNK_SIZE,
     metadata: { maxKeys: MAX_KEYS, maxBytes: MAX_BYTES },
     formats: { accepted: ['*/*'], metadata: [IMAGES], thumbnails: [IMAGES] },
