@@ -28,7 +28,7 @@ export function post(
   } as RequestInit);
 }
 
-export async function filesOf(answer: Response): Promise<FileJson[]> {
+export async function filesOf(answer: Response): Promise<(FileJson & { etaSeconds: number | null })[]> {
   if (answer.status !== 201) throw new Error(`${answer.status} ${await answer.text()}`);
   return (await answer.json()).files;
 }
