@@ -58,7 +58,7 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
       limit: 'status',
       summary: 'The events of a file, oldest first',
       params: byId,
-      answers: { 200: timeline },
+      answers: { 200: timeline, 304: EMPTY },
       async handle(call) {
         const file = call.own(await getFile(database, call.params.id));
         const events = await listEvents(database, file.id);

@@ -16,7 +16,7 @@ export function invitationRoutes({ database }: { database: DataSource }): AnyRou
       access: 'admin',
       limit: 'status',
       summary: 'Invitations that can still be used, newest first',
-      answers: { 200: invitationPage },
+      answers: { 200: invitationPage, 304: EMPTY },
       async handle() {
         const invitations = await listInvitations(database);
         return { items: invitations.map(toJson), nextCursor: null };

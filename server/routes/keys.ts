@@ -17,7 +17,7 @@ export function keyRoutes({ database }: { database: DataSource }): AnyRoute[] {
       access: 'account',
       limit: 'status',
       summary: 'My API keys, without their secrets',
-      answers: { 200: apiKeyPage },
+      answers: { 200: apiKeyPage, 304: EMPTY },
       async handle(call) {
         const keys = await listApiKeys(database, userOf(call).userId);
         return { items: keys.map(toJson), nextCursor: null };

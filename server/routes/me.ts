@@ -52,7 +52,7 @@ export function meRoutes({ database, quota }: MeDeps): AnyRoute[] {
       access: 'account',
       limit: 'status',
       summary: 'My open sessions',
-      answers: { 200: sessionPage },
+      answers: { 200: sessionPage, 304: EMPTY },
       async handle(call) {
         const { userId, sessionId } = userOf(call);
         const sessions = await listSessions(database, userId);

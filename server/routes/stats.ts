@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import { readLastDay, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
 import { fileStatus } from '../answers/files.js';
 import { stats, typeStats } from '../answers/stats.js';
+import { EMPTY } from './answers.js';
 import { type AnyRoute, route, userOf } from './route.js';
 
 /** More types than people have; a client could declare one for each of its files. */
@@ -46,7 +47,7 @@ export function statsRoutes({ database }: { database: DataSource }): AnyRoute[] 
       access: 'read',
       limit: 'status',
       summary: 'How many files I have, by media type, the most frequent first',
-      answers: { 200: typeStats },
+      answers: { 200: typeStats, 304: EMPTY },
       async handle(call) {
         const { types, others } = await sumByType(database, userOf(call).userId, MAX_TYPES);
         return { items: types, nextCursor: null, others };

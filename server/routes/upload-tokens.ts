@@ -34,7 +34,7 @@ export function uploadTokenRoutes({ database, keys }: UploadTokenDeps): AnyRoute
       access: 'manage',
       limit: 'status',
       summary: 'My upload tokens, and the upload that each one began',
-      answers: { 200: uploadTokenPage },
+      answers: { 200: uploadTokenPage, 304: EMPTY },
       async handle(call) {
         const tokens = await listUploadTokens(database, userOf(call).userId);
         return { items: tokens.map(toJson), nextCursor: null };

@@ -17,6 +17,7 @@ import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js'
 import { completedFile, signedParts, upload as uploadAnswer, uploadPage } from '../answers/uploads.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
+import { EMPTY } from './answers.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
@@ -65,7 +66,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
       limit: 'status',
       summary: 'My unfinished uploads, newest first',
       query: page,
-      answers: { 200: uploadPage },
+      answers: { 200: uploadPage, 304: EMPTY },
       async handle(call) {
         const { cursor, limit } = call.query;
         const found = await listUnfinishedUploads(database, uploadAccessOf(userOf(call)), cursor, limit + 1);

@@ -4,6 +4,7 @@ import { type Quota, UNLIMITED } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { changeUser, listUsers } from '../accounts/users.js';
 import { account, accountPage } from '../answers/admin.js';
+import { EMPTY } from './answers.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { quotaJson } from './quota-json.js';
 import { type AnyRoute, pageOf, route, signedInActor } from './route.js';
@@ -58,7 +59,7 @@ export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
         cursor: idCursor,
         limit: pageLimit,
       }),
-      answers: { 200: accountPage },
+      answers: { 200: accountPage, 304: EMPTY },
       async handle({ query }) {
         const found = await listUsers(database, query.cursor, query.limit + 1);
         const { items, nextCursor } = pageOf(found, query.limit, ({ id }) => id);
