@@ -1,18 +1,17 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import express, { type Express, type RequestHandler, Router } from 'express';
+import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
-import type { Storage } from '../core/storage/storage.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import { cors, preflight } from './http/cors.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
+import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
 import { refuseOddities, requestLog } from './http/requests.js';
-import { pagePolicy, securityHeaders } from './http/security-headers.js';
+import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
 import { offerUploads } from './ietf/limits.js';
 import { resumablePosts, resumableUploads } from './ietf/routes.js';
@@ -104,7 +103,7 @@ export function buildApp(deps: AppDeps): Express {
   app.use(serve(tracked, { authenticate, limits, refusals, once }));
   app.use(BOARD_PATH, limits.global);
   app.use(createBoard(deps, authenticate));
-  if (existsSync(deps.pageDir)) app.use(page(deps.pageDir, deps.storage));
+  if (existsSync(deps.pageDir)) app.use(servePage(deps.pageDir, deps.storage));
   app.use(notFound);
   app.use(problemHandler(deps.log, refusals));
   return app;
@@ -135,25 +134,4 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...healthRoutes(deps),
   ];
   return [...routes, openApiRoute(routes)];
-}
-
-/**
- * Built assets carry a hash in their name and never change; browsers revalidate the page itself each time.
- */
-function page(folder: string, storage: Storage): Router {
-  const assets = join(folder, 'assets');
-  const files = express.static(folder, {
-    setHeaders(res, path) {
-      const isAsset = path.startsWith(assets);
-      res.setHeader('Cache-Control', isAsset ? 'public, max-age=31536000, immutable' : 'no-cache');
-    },
-  });
-  const policy = pagePolicy(() => findContentOrigin(storage));
-  return Router().get(['/', '/index.html'], policy).use(files);
-}
-
-/** The origin of redirected downloads, taken from a signed URL. Undefined: this server sends the content. */
-async function findContentOrigin({ blobs }: Storage): Promise<string | undefined> {
-  const link = await blobs.link?.('any', { contentType: 'any/type', contentDisposition: 'inline' });
-  return link && new URL(link).origin;
 }

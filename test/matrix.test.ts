@@ -427,6 +427,8 @@ const NESTED = [
   'adminOnly at /admin/queues',
   'serveBoard at /admin/queues',
   'route /,/index.html',
+  // Chooses the compressed copy of a file of the page.
+  'route /{*path}',
   'serveStatic',
 ];
 

@@ -325,11 +325,13 @@ describe('an answer', () => {
       async () => ({ at: 'yesterday', count: 1 }),
       async () => ({ at }),
       async () => ({ at, count: 1, secret: 'x' }),
+      // Long enough to be compressed.
+      async () => ({ at, count: 1, secret: 'x'.repeat(2000) }),
       () => Promise.reject(new AppError('locked')),
       async ({ res }: { res: express.Response }) => void res.status(202).json({}),
     ]) {
       expect(await answerOf(wrong)).toBe(500);
     }
-    expect(faults).toHaveLength(5);
+    expect(faults).toHaveLength(6);
   });
 });

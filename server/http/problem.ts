@@ -13,7 +13,7 @@ export const notFound: RequestHandler = () => {
 };
 
 /** Headers that a handler may have set for content that will not be sent. */
-const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition'];
+const CONTENT_HEADERS = ['ETag', 'Last-Modified', 'Accept-Ranges', 'Content-Disposition', 'Content-Encoding'];
 
 /** Answers an error as application/problem+json (RFC 9457), except in tus. */
 export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHandler {

@@ -2,6 +2,7 @@ import { STATUS_CODES } from 'node:http';
 import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import { problem } from '../answers/shapes.js';
+import { type AnswerCoding, chooseCoding, compress } from '../http/answer-coding.js';
 import { IDEMPOTENCY_KEY, MAX_KEY_LENGTH, REPLAYED } from '../idempotency/once.js';
 import { type Answers, isJson, problemsOf } from './answers.js';
 import { type AnyRoute, route } from './route.js';
@@ -26,17 +27,25 @@ const DESCRIPTION = [
 
 /** Serves the description of all routes, its own included. */
 export function openApiRoute(others: readonly AnyRoute[]): AnyRoute {
-  let text: string | undefined;
+  const made = new Map<AnswerCoding | undefined, Promise<string | Buffer>>();
+  async function make(coding: AnswerCoding | undefined): Promise<string | Buffer> {
+    const text = JSON.stringify(describeApi([...others, own]));
+    return coding ? compress(text, coding) : text;
+  }
   const own: AnyRoute = route({
     method: 'get',
     path: '/openapi.json',
     access: 'public',
     summary: 'The description of this interface (OpenAPI 3.1)',
     answers: { 200: { mediaType: 'application/json' } },
-    async handle({ res }) {
-      // Made once: anybody may ask for it, as often as they like.
-      text ??= JSON.stringify(describeApi([...others, own]));
-      res.type('json').send(text);
+    async handle({ req, res }) {
+      const coding = chooseCoding(req, res);
+      // Made once in each coding: anybody may ask for it, as often as they like.
+      const body = made.get(coding) ?? make(coding);
+      made.set(coding, body);
+      res.type('json');
+      if (coding) res.setHeader('Content-Encoding', coding);
+      res.send(await body);
     },
   });
   return own;

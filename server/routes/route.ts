@@ -6,6 +6,7 @@ import type { Access, Authenticate, LinkAccess } from '../auth/authenticate.js';
 import { can, type Owned } from '../auth/can.js';
 import { actorOf, type Principal, type SignedInActor } from '../auth/principal.js';
 import type { Refusals } from '../auth/refusals.js';
+import { chooseCoding, sendJson } from '../http/answer-coding.js';
 import { knowsTag } from '../http/conditions.js';
 import { readJson } from '../http/json-body.js';
 import type { Answer, Once } from '../idempotency/once.js';
@@ -164,8 +165,9 @@ function toHandlers(
       res,
     });
     if (value === NOBODY || status === undefined) return undefined;
-    if (declared.answers[304] && isKnown(req, res, value)) return { status: 304, json: undefined };
-    return { status, json: value === undefined ? undefined : JSON.stringify(value) };
+    const json = value === undefined ? undefined : JSON.stringify(value);
+    const isUnchanged = declared.answers[304] && json !== undefined && isKnown(req, res, json);
+    return isUnchanged ? { status: 304, json: undefined } : { status, json };
   };
   const handle: RequestHandler = async (req, res) => {
     const work = () => answerTo(req, res);
@@ -174,8 +176,10 @@ function toHandlers(
     // A part of the request may have been refused.
     await refusals.whenWritten(req);
     res.status(answer.status);
+    // Answers to other methods may hold a new token or key, whose size must not tell anything about it.
+    const coding = declared.method === 'get' ? chooseCoding(req, res) : undefined;
     if (answer.json === undefined) res.end();
-    else res.type('json').send(answer.json);
+    else await sendJson(res, answer.json, coding);
   };
   const count: RequestHandler = (req, res, next) => {
     const bucket = typeof limit === 'object' ? limit.choose(req) : limit;
@@ -185,8 +189,8 @@ function toHandlers(
 }
 
 /** Gives the answer its entity tag, and says whether the client has this answer already. */
-function isKnown(req: Request, res: Response, answer: unknown): boolean {
-  const etag = `"${createHash('sha256').update(JSON.stringify(answer)).digest('base64url').slice(0, 22)}"`;
+function isKnown(req: Request, res: Response, json: string): boolean {
+  const etag = `"${createHash('sha256').update(json).digest('base64url').slice(0, 22)}"`;
   // Weak: the bytes differ when the answer is sent compressed.
   res.setHeader('ETag', `W/${etag}`);
   // A client may keep the answer, but must ask each time whether it still holds.

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
+import { brotliDecompressSync, gunzipSync } from 'node:zlib';
 
 /*
  * Checks answers against the declarations of their routes: status, media type, problem codes, and every field of the
@@ -28,7 +29,10 @@ export function checkAnswers(response, routes, problemsOf, report = console.erro
       faultOf(route, problemsOf(route), {
         status: this.statusCode,
         type: String(this.getHeader('content-type') ?? '').split(';')[0],
-        body: typeof chunk === 'string' || Buffer.isBuffer(chunk) ? String(chunk) : undefined,
+        body:
+          typeof chunk === 'string' || Buffer.isBuffer(chunk)
+            ? decode(chunk, this.getHeader('content-encoding'))
+            : undefined,
       });
     if (!fault) return end.call(this, chunk, ...rest);
     const message = `${method} ${route.path} answered ${this.statusCode}: ${fault}`;
@@ -38,6 +42,12 @@ export function checkAnswers(response, routes, problemsOf, report = console.erro
     this.statusCode = 500;
     throw new Error(message);
   };
+}
+
+/** @param {string | Buffer} body @param {string | undefined} coding */
+function decode(body, coding) {
+  if (coding === 'br') return String(brotliDecompressSync(body));
+  return String(coding === 'gzip' ? gunzipSync(body) : body);
 }
 
 /**
