@@ -138,18 +138,23 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
 }
 
 /**
- * Built assets carry a hash in their name and never change; browsers revalidate the page itself each time.
+ * The page, and the two pages that show the interface. Built assets carry a hash in their name and never change;
+ * browsers revalidate the pages themselves each time.
  */
 function page(folder: string, storage: Storage): Router {
   const assets = join(folder, 'assets');
   const files = express.static(folder, {
+    extensions: ['html'],
     setHeaders(res, path) {
       const isAsset = path.startsWith(assets);
       res.setHeader('Cache-Control', isAsset ? 'public, max-age=31536000, immutable' : 'no-cache');
     },
   });
-  const policy = pagePolicy(() => findContentOrigin(storage));
-  return Router().get(['/', '/index.html'], policy).use(files);
+  const findOrigin = () => findContentOrigin(storage);
+  return Router()
+    .get(['/', '/index{.html}', '/docs{.html}'], pagePolicy(findOrigin))
+    .get('/redoc{.html}', pagePolicy(findOrigin, { inlineStyles: true }))
+    .use(files);
 }
 
 /** The origin of redirected downloads, taken from a signed URL. Undefined: this server sends the content. */

@@ -7,6 +7,7 @@ import { describeApi } from '../server/routes/openapi.js';
  */
 
 interface Operation {
+  tags: string[];
   summary: string;
   security: Record<string, string[]>[];
   parameters: { name: string; in: string; required: boolean; schema: object }[];
@@ -126,6 +127,14 @@ test('headers that are part of the interface are described', () => {
   const { parameters } = operationOf('get', '/api/events');
   const inHeader = parameters.filter((one) => one.in === 'header');
   expect(inHeader).toMatchObject([{ name: 'last-event-id', required: false, schema: { type: 'string' } }]);
+});
+
+test('operations are grouped by their resource', () => {
+  const tagOf = (method: string, path: string) => operationOf(method, path).tags;
+  expect(tagOf('get', '/api/files/{id}/thumbnails/{size}')).toEqual(['files']);
+  expect(tagOf('get', '/api/upload-tokens')).toEqual(['upload-tokens']);
+  expect(tagOf('get', '/health/live')).toEqual(['health']);
+  expect(tagOf('get', '/openapi.json')).toEqual(['openapi']);
 });
 
 test('the limits are named, also where the request decides', () => {

@@ -115,6 +115,7 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
     : accepts && Object.fromEntries(accepts.map((type) => [type, {}]));
   const limits = [limit ?? []].flat().flatMap((one) => (typeof one === 'object' ? one.either : one));
   return {
+    tags: [tagOf(declared.path)],
     summary,
     security: access === 'public' ? [] : [{ bearer: [access] }, ...(link ? [{ link: [access] }] : [])],
     parameters: [
@@ -127,6 +128,11 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
     responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },
     ...(limits.length > 0 && { 'x-rate-limit': limits }),
   };
+}
+
+/** The resource, by which readers find operations in groups: `files` for /api/files/:id. */
+function tagOf(path: string): string {
+  return /^\/(?:api\/)?([\w-]+)/.exec(path)?.[1] ?? path;
 }
 
 /** @param schema that of an object, whose fields are the parameters */
