@@ -11,7 +11,7 @@ interface Operation {
   summary: string;
   security: Record<string, string[]>[];
   parameters: { name: string; in: string; required: boolean; schema: object }[];
-  requestBody?: { content: Record<string, object> };
+  requestBody?: { required: boolean; content: Record<string, object> };
   responses: Record<string, { description: string; content?: Record<string, { schema?: object }> }>;
   'x-rate-limit'?: string[];
 }
@@ -127,6 +127,14 @@ test('headers that are part of the interface are described', () => {
   const { parameters } = operationOf('get', '/api/events');
   const inHeader = parameters.filter((one) => one.in === 'header');
   expect(inHeader).toMatchObject([{ name: 'last-event-id', required: false, schema: { type: 'string' } }]);
+});
+
+test('a body is required where the route refuses an empty one', () => {
+  const isRequired = (method: string, path: string) => operationOf(method, path).requestBody?.required;
+  expect(isRequired('post', '/api/auth/login')).toBe(true);
+  expect(isRequired('patch', '/api/files/{id}')).toBe(true);
+  expect(isRequired('post', '/api/upload-tokens')).toBe(false);
+  expect(isRequired('post', '/api/files/{id}/process')).toBe(false);
 });
 
 test('operations are grouped by their resource', () => {

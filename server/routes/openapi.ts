@@ -124,11 +124,14 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
       ...(headers ? parametersOf(schemas.toJson(headers), 'header') : []),
       ...(keyed ? [KEY_PARAMETER] : []),
     ],
-    ...(content && { requestBody: { content } }),
+    ...(content && { requestBody: { required: isBodyRequired(declared), content } }),
     responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },
     ...(limits.length > 0 && { 'x-rate-limit': limits }),
   };
 }
+
+/** A request without a body counts as one with `{}`; routes that read the body themselves accept an empty one. */
+const isBodyRequired = ({ body }: AnyRoute): boolean => body?.safeParse({}).success === false;
 
 /** The resource, by which readers find operations in groups: `files` for /api/files/:id. */
 function tagOf(path: string): string {
