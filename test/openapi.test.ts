@@ -10,7 +10,7 @@ interface Operation {
   tags: string[];
   summary: string;
   security: Record<string, string[]>[];
-  parameters: { name: string; in: string; required: boolean; schema: object }[];
+  parameters: { name: string; in: string; required: boolean; schema: { pattern?: string } }[];
   requestBody?: { required: boolean; content: Record<string, object> };
   responses: Record<string, { description: string; content?: Record<string, { schema?: object }> }>;
   'x-rate-limit'?: string[];
@@ -135,6 +135,24 @@ test('a body is required where the route refuses an empty one', () => {
   expect(isRequired('patch', '/api/files/{id}')).toBe(true);
   expect(isRequired('post', '/api/upload-tokens')).toBe(false);
   expect(isRequired('post', '/api/files/{id}/process')).toBe(false);
+});
+
+test('rules for single values are described', () => {
+  const schemaOf = (method: string, path: string, name: string) =>
+    operationOf(method, path).parameters.find((one) => one.name === name)?.schema;
+  const matching = (schema: { pattern?: string } | undefined, texts: string[]) =>
+    texts.filter((text) => new RegExp(schema?.pattern ?? '', 'u').test(text));
+  const types = ['image/png', 'text/plain; charset=utf-8'];
+  const type = schemaOf('get', '/api/processing/estimate', 'type');
+  expect(matching(type, [...types, '', 'png', 'image/'])).toEqual(types);
+  const keys = ['"a key"', '"a \\" in it"', '"\\\\"'];
+  const key = schemaOf('post', '/api/keys', 'Idempotency-Key');
+  expect(matching(key, [...keys, '', 'a key', '""', '"é"', '"a"b"', '"\\a"'])).toEqual(keys);
+});
+
+test('a change without a field is described as wrong', () => {
+  const body = operationOf('patch', '/api/admin/users/{id}').requestBody?.content['application/json'];
+  expect(body).toMatchObject({ schema: { minProperties: 1 } });
 });
 
 test('operations are grouped by their resource', () => {

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { AppError } from '../../core/errors.js';
 import { problem } from '../answers/shapes.js';
 import { IDEMPOTENCY_KEY, MAX_KEY_LENGTH, REPLAYED } from '../idempotency/once.js';
+import { STRING_CHARACTER } from '../ietf/fields.js';
 import { type Answers, isJson, problemsOf } from './answers.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -81,7 +82,7 @@ const KEY_PARAMETER: Json = {
   description:
     'A string in quotes (RFC 9651), new for each request. A repetition with the same key and body gets the answer of the ' +
     `first request for 24 hours, with ${REPLAYED}: true.`,
-  schema: { type: 'string', pattern: '^".+"$', maxLength: 2 * MAX_KEY_LENGTH + 2 },
+  schema: { type: 'string', pattern: `^"${STRING_CHARACTER}+"$`, maxLength: 2 * MAX_KEY_LENGTH + 2 },
 };
 
 interface Schemas {
