@@ -231,10 +231,17 @@ function faultsOf(name: string, good: Call): Fault[] {
     ['without a valid token', ask({ as: useAccount(owner, 'none', () => processes.url) }), 401],
     ['without the right', ask({ as: needed === 'upload' ? reader : uploader }), 403],
   ];
-  const [own = ''] = pathOf(name).split('?');
   const onOne: Fault[] = [
-    ['of an unknown id', ask({ path: own.replace('{id}', uuidv7()).replace('{size}', 'small') }), 404],
-    ['of an id that is none', ask({ path: own.replace('{id}', 'none').replace('{size}', 'small') }), 404],
+    [
+      'of an unknown id',
+      ask({ path: pathOf(name).replace('{id}', uuidv7()).replace('{size}', 'small') }),
+      404,
+    ],
+    [
+      'of an id that is none',
+      ask({ path: pathOf(name).replace('{id}', 'none').replace('{size}', 'small') }),
+      404,
+    ],
   ];
   const withJson: Fault[] = [
     ['with half of a body', ask({ body: '{' }), 400],
@@ -251,8 +258,9 @@ function faultsOf(name: string, good: Call): Fault[] {
   return [
     ['with too many headers', ask({ headers: { ...good.headers, ...MANY_HEADERS } }), 431],
     ...(needed ? secured : []),
-    ...(own.includes('{id}') ? onOne : []),
-    ...(requestBody?.content['application/json'] && pathOf(name) !== '/api/files' ? withJson : []),
+    ...(pathOf(name).includes('{id}') ? onOne : []),
+    // A body of any type has no schema.
+    ...(requestBody?.content['application/json']?.schema ? withJson : []),
     ...withQuery,
     ...(isKeyed ? [['with a bad key', ask({ headers: { 'Idempotency-Key': 'none' } }), 400] as Fault] : []),
   ];

@@ -8,7 +8,7 @@ const LOGO = 'https://cdn.redoc.ly/redoc/logo-mini.svg';
 /** Fits the bundle of ReDoc into ours, and keeps its page on this server. */
 const redocBundle: Plugin = {
   name: 'redoc-bundle',
-  // The bundle asks for a module of this name where others would find Node's, and does not use it.
+  // Under a module system the bundle requires a module of this name, and does not use it.
   resolveId: (id) => (id === 'null' ? id : undefined),
   load: (id) => (id === 'null' ? 'export default null' : undefined),
   // ReDoc would load a logo from a server of its makers. It leaves the logo out if the browser cannot read it.
@@ -24,6 +24,8 @@ export default defineConfig({
   build: {
     outDir: '../dist/web',
     emptyOutDir: true,
+    // The licences of the packages in the bundles ask for it.
+    license: { fileName: 'licenses.md' },
     rolldownOptions: {
       input: ['index', 'docs', 'redoc'].map((page) => `web/${page}.html`),
       checks: { bundlerTimings: false },

@@ -9,7 +9,7 @@ import addFormats from 'ajv-formats';
 export interface Operation {
   security: Record<string, string[]>[];
   parameters: { name: string; in: string; required: boolean }[];
-  requestBody?: { content: Record<string, object> };
+  requestBody?: { content: Record<string, { schema?: object }> };
   responses: Record<string, { content?: Record<string, { schema?: object }> }>;
 }
 
