@@ -124,7 +124,6 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),
-    // Before the routes of uploads, whose ids stand at the same place.
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),

@@ -309,6 +309,9 @@ describe('requests that cannot be served', () => {
     ['PUT', `/api/files/${randomUUID()}`, 'GET, DELETE, PATCH, HEAD'],
     ['POST', `/api/files/${randomUUID()}/content`, 'GET, HEAD'],
     ['GET', '/api/auth/login', 'POST'],
+    // An id could stand at the place of these words.
+    ['GET', '/api/files/batch', 'POST'],
+    ['DELETE', '/api/uploads/presign', 'POST'],
     ['POST', '/health/live', 'GET, HEAD'],
   ])('%s %s answers 405 and names the methods that are allowed', async (method, path, allow) => {
     const answer = await user.fetch(path, { method });

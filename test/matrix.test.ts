@@ -249,6 +249,8 @@ const OTHERS: Record<string, Row> = {
   'PUT /admin/queues/api/queues/processing/pause': { access: 'admin', ok: 200 },
   'PUT /admin/queues/api/queues/processing/resume': { access: 'admin', ok: 200 },
   'GET /': { access: 'public', ok: 200 },
+  'GET /docs': { access: 'public', ok: 200 },
+  'GET /redoc': { access: 'public', ok: 200 },
   'GET /nothing': { access: 'public', ok: 404 },
   'GET /api/nothing': { access: 'public', ok: 404 },
 };
@@ -411,7 +413,7 @@ const MOUNTED = [
   // The declared routes.
   'router',
   'global at /admin/queues',
-  // The board, and the page.
+  // The board, and the pages.
   'router',
   'router',
   'notFound',
@@ -426,8 +428,9 @@ const NESTED = [
   'boardPolicy at /admin/queues',
   'adminOnly at /admin/queues',
   'serveBoard at /admin/queues',
-  'route /,/index.html',
-  // Chooses the compressed copy of a file of the page.
+  'route /,/index{.html},/docs{.html}',
+  'route /redoc{.html}',
+  // Chooses the compressed copy of a file of the pages.
   'route /{*path}',
   'serveStatic',
 ];

@@ -7,10 +7,11 @@ import { describeApi } from '../server/routes/openapi.js';
  */
 
 interface Operation {
+  tags: string[];
   summary: string;
   security: Record<string, string[]>[];
-  parameters: { name: string; in: string; required: boolean; schema: object }[];
-  requestBody?: { content: Record<string, object> };
+  parameters: { name: string; in: string; required: boolean; schema: { pattern?: string } }[];
+  requestBody?: { required: boolean; content: Record<string, object> };
   responses: Record<string, { description: string; content?: Record<string, { schema?: object }> }>;
   'x-rate-limit'?: string[];
 }
@@ -128,6 +129,40 @@ test('headers that are part of the interface are described', () => {
   const { parameters } = operationOf('get', '/api/events');
   const inHeader = parameters.filter((one) => one.in === 'header');
   expect(inHeader).toMatchObject([{ name: 'last-event-id', required: false, schema: { type: 'string' } }]);
+});
+
+test('a body is required where the route refuses an empty one', () => {
+  const isRequired = (method: string, path: string) => operationOf(method, path).requestBody?.required;
+  expect(isRequired('post', '/api/auth/login')).toBe(true);
+  expect(isRequired('patch', '/api/files/{id}')).toBe(true);
+  expect(isRequired('post', '/api/upload-tokens')).toBe(false);
+  expect(isRequired('post', '/api/files/{id}/process')).toBe(false);
+});
+
+test('rules for single values are described', () => {
+  const schemaOf = (method: string, path: string, name: string) =>
+    operationOf(method, path).parameters.find((one) => one.name === name)?.schema;
+  const matching = (schema: { pattern?: string } | undefined, texts: string[]) =>
+    texts.filter((text) => new RegExp(schema?.pattern ?? '', 'u').test(text));
+  const types = ['image/png', 'text/plain; charset=utf-8'];
+  const type = schemaOf('get', '/api/processing/estimate', 'type');
+  expect(matching(type, [...types, '', 'png', 'image/'])).toEqual(types);
+  const keys = ['"a key"', '"a \\" in it"', '"\\\\"'];
+  const key = schemaOf('post', '/api/keys', 'Idempotency-Key');
+  expect(matching(key, [...keys, '', 'a key', '""', '"é"', '"a"b"', '"\\a"'])).toEqual(keys);
+});
+
+test('a change without a field is described as wrong', () => {
+  const body = operationOf('patch', '/api/admin/users/{id}').requestBody?.content['application/json'];
+  expect(body).toMatchObject({ schema: { minProperties: 1 } });
+});
+
+test('operations are grouped by their resource', () => {
+  const tagOf = (method: string, path: string) => operationOf(method, path).tags;
+  expect(tagOf('get', '/api/files/{id}/thumbnails/{size}')).toEqual(['files']);
+  expect(tagOf('get', '/api/upload-tokens')).toEqual(['upload-tokens']);
+  expect(tagOf('get', '/health/live')).toEqual(['health']);
+  expect(tagOf('get', '/openapi.json')).toEqual(['openapi']);
 });
 
 test('the limits are named, also where the request decides', () => {

@@ -63,10 +63,10 @@ const BIDI_WARNING: Problem = {
 const INVISIBLE = /^[\p{Cf}\p{Z}]*$/u;
 
 /** RFC 9110, 8.3.1: type "/" subtype, and parameters. */
-const MEDIA_TYPE =
+export const MEDIA_TYPE =
   /^[\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+([ \t]*;[ \t]*[\w!#$%&'*+.^`|~-]+=([\w!#$%&'*+.^`|~-]+|"[^"\\]*"))*$/;
 
-const MAX_MEDIA_TYPE = 255;
+export const MAX_MEDIA_TYPE = 255;
 
 /** Some clients send the media type under `type`; others send something else under it. */
 const PLAIN_MEDIA_TYPE = /^[^/\s]{1,127}\/[^/\s]{1,127}$/u;
@@ -155,7 +155,7 @@ function bareName(key: string, path: string): string {
 }
 
 /** Whether a text is a media type, with or without parameters. */
-export function isMediaType(type: string): boolean {
+function isMediaType(type: string): boolean {
   return type.length <= MAX_MEDIA_TYPE && MEDIA_TYPE.test(type);
 }
 

@@ -6,21 +6,29 @@ import { ANSWER_CODINGS, type AnswerCoding, chooseCoding } from './answer-coding
 import { pagePolicy } from './security-headers.js';
 
 /**
- * Serves the built page. Assets carry a hash in their name and never change; browsers revalidate the page itself each
- * time.
- * @param folder of the built page
+ * Serves the page, and the two pages that show the interface. Built assets carry a hash in their name and never change;
+ * browsers revalidate the pages themselves each time.
+ * @param folder of the built pages
  */
 export function servePage(folder: string, storage: Storage): Router {
   const assets = join(folder, 'assets');
   const files = express.static(folder, {
+    extensions: [PAGE.slice(1)],
     setHeaders(res, path) {
       const isAsset = path.startsWith(assets);
       res.setHeader('Cache-Control', isAsset ? 'public, max-age=31536000, immutable' : 'no-cache');
     },
   });
-  const policy = pagePolicy(() => findContentOrigin(storage));
-  return Router().get(['/', '/index.html'], policy).get('/{*path}', chooseCopy(folder)).use(files);
+  const findOrigin = () => findContentOrigin(storage);
+  return Router()
+    .get(['/', '/index{.html}', '/docs{.html}'], pagePolicy(findOrigin))
+    .get('/redoc{.html}', pagePolicy(findOrigin, { inlineStyles: true }))
+    .get('/{*path}', chooseCopy(folder))
+    .use(files);
 }
+
+/** The ending of pages, which addresses leave out. */
+const PAGE = '.html';
 
 /** build.js writes the copies. */
 const ENDINGS: Record<AnswerCoding, string> = { br: '.br', gzip: '.gz' };
@@ -32,7 +40,8 @@ const ENDINGS: Record<AnswerCoding, string> = { br: '.br', gzip: '.gz' };
 function chooseCopy(folder: string): RequestHandler {
   const names = new Set(readdirSync(folder, { recursive: true }).map((name) => `/${name}`));
   return (req, res, next) => {
-    const path = req.path === '/' ? '/index.html' : req.path;
+    const name = req.path === '/' ? '/index' : req.path;
+    const path = extname(name) ? name : name + PAGE;
     const available = ANSWER_CODINGS.filter((coding) => names.has(path + ENDINGS[coding]));
     const coding = available.length > 0 ? chooseCoding(req, res, available) : undefined;
     if (coding) {

@@ -30,11 +30,14 @@ export function securityHeaders(publicUrl: string | undefined): RequestHandler[]
 }
 
 /**
- * The policy of the page. The page has no inline code and connects only to this server and to the origin of
- * the content.
+ * The policy of a page. It has no inline code and connects only to this server and to the origin of the content.
  * @param findContentOrigin returns undefined if the content comes from this server
+ * @param inlineStyles whether the page adds style elements of its own
  */
-export function pagePolicy(findContentOrigin: () => Promise<string | undefined>): RequestHandler {
+export function pagePolicy(
+  findContentOrigin: () => Promise<string | undefined>,
+  { inlineStyles = false } = {},
+): RequestHandler {
   return async (req, res, next) => {
     const origin = await findContentOrigin();
     const content = origin ? [origin] : [];
@@ -43,7 +46,7 @@ export function pagePolicy(findContentOrigin: () => Promise<string | undefined>)
       directives: {
         defaultSrc: NONE,
         scriptSrc: ["'self'"],
-        styleSrc: ["'self'"],
+        styleSrc: ["'self'", ...(inlineStyles ? ["'unsafe-inline'"] : [])],
         fontSrc: ["'self'"],
         imgSrc: ["'self'", 'blob:', 'data:', ...content],
         mediaSrc: ["'self'", 'blob:', ...content],

@@ -11,8 +11,9 @@ const BOOLEAN = new RegExp(`^\\?([01])${PARAMETERS}$`);
 /** RFC 9651, 3.3.1: "Integers have a range of -999,999,999,999,999 to 999,999,999,999,999 inclusive". */
 const WHOLE_NUMBER = new RegExp(`^(\\d{1,15})${PARAMETERS}$`);
 
-/** RFC 9651, 3.3.3: printable ASCII in quotes; a backslash stands before a quote or a backslash. */
-const STRING = new RegExp(`^"((?:[ !#-\\[\\]-~]|\\\\["\\\\])*)"${PARAMETERS}$`);
+/** RFC 9651, 3.3.3: printable ASCII; a backslash stands before a quote or a backslash. */
+export const STRING_CHARACTER = '(?:[ !#-\\[\\]-~]|\\\\["\\\\])';
+const STRING = new RegExp(`^"(${STRING_CHARACTER}*)"${PARAMETERS}$`);
 
 const KEY = /^[a-z*][a-z0-9_.*-]*/;
 

@@ -4,6 +4,7 @@ import { AppError } from '../../core/errors.js';
 import { problem } from '../answers/shapes.js';
 import { type AnswerCoding, chooseCoding, compress } from '../http/answer-coding.js';
 import { IDEMPOTENCY_KEY, MAX_KEY_LENGTH, REPLAYED } from '../idempotency/once.js';
+import { STRING_CHARACTER } from '../ietf/fields.js';
 import { type Answers, isJson, problemsOf } from './answers.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -90,7 +91,7 @@ const KEY_PARAMETER: Json = {
   description:
     'A string in quotes (RFC 9651), new for each request. A repetition with the same key and body gets the answer of the ' +
     `first request for 24 hours, with ${REPLAYED}: true.`,
-  schema: { type: 'string', pattern: '^".+"$', maxLength: 2 * MAX_KEY_LENGTH + 2 },
+  schema: { type: 'string', pattern: `^"${STRING_CHARACTER}+"$`, maxLength: 2 * MAX_KEY_LENGTH + 2 },
 };
 
 interface Schemas {
@@ -124,6 +125,7 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
     : accepts && Object.fromEntries(accepts.map((type) => [type, {}]));
   const limits = [limit ?? []].flat().flatMap((one) => (typeof one === 'object' ? one.either : one));
   return {
+    tags: [tagOf(declared.path)],
     summary,
     security: access === 'public' ? [] : [{ bearer: [access] }, ...(link ? [{ link: [access] }] : [])],
     parameters: [
@@ -132,10 +134,18 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
       ...(headers ? parametersOf(schemas.toJson(headers), 'header') : []),
       ...(keyed ? [KEY_PARAMETER] : []),
     ],
-    ...(content && { requestBody: { content } }),
+    ...(content && { requestBody: { required: isBodyRequired(declared), content } }),
     responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },
     ...(limits.length > 0 && { 'x-rate-limit': limits }),
   };
+}
+
+/** A request without a body counts as one with `{}`; routes that read the body themselves accept an empty one. */
+const isBodyRequired = ({ body }: AnyRoute): boolean => body?.safeParse({}).success === false;
+
+/** The resource, by which readers find operations in groups: `files` for /api/files/:id. */
+function tagOf(path: string): string {
+  return /^\/(?:api\/)?([\w-]+)/.exec(path)?.[1] ?? path;
 }
 
 /** @param schema that of an object, whose fields are the parameters */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { Estimates } from '../../core/files/estimates.js';
 import { explain } from '../../core/files/failures.js';
 import { getFile } from '../../core/files/queries.js';
-import { isMediaType } from '../../core/uploads/description.js';
+import { MAX_MEDIA_TYPE, MEDIA_TYPE } from '../../core/uploads/description.js';
 import { processingEstimate, processingStatus } from '../answers/processing.js';
 import { byId } from './fields.js';
 import { attemptsOf } from './file-json.js';
@@ -20,7 +20,11 @@ const newFile = z.object({
     .regex(/^\d{1,16}$/, 'must be a number of bytes')
     .transform(Number)
     .refine(Number.isSafeInteger, 'must be a number of bytes'),
-  type: z.string().refine(isMediaType, 'must be a media type such as image/png').optional(),
+  type: z
+    .string()
+    .max(MAX_MEDIA_TYPE, `must have at most ${MAX_MEDIA_TYPE} characters`)
+    .regex(MEDIA_TYPE, 'must be a media type such as image/png')
+    .optional(),
 });
 
 /** How far the processing of a file has come, and how long that of a new file will take. */

@@ -112,13 +112,9 @@ export interface RouteDeps {
 /** Creates the router of the declared routes. A known path with another method answers 405. */
 export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
   const router = Router({ caseSensitive: true });
-  for (const declared of routes) {
-    router[declared.method](declared.path, ...toHandlers(declared, deps));
-  }
-  for (const path of new Set(routes.map((declared) => declared.path))) {
-    const allowed = routes
-      .filter((declared) => declared.path === path)
-      .map(({ method }) => method.toUpperCase());
+  for (const [path, declared] of groupByPath(routes)) {
+    for (const one of declared) router[one.method](path, ...toHandlers(one, deps));
+    const allowed = declared.map(({ method }) => method.toUpperCase());
     if (allowed.includes('GET')) allowed.push('HEAD');
     router.all(path, (_req, res) => {
       res.setHeader('Allow', allowed.join(', '));
@@ -126,6 +122,15 @@ export function serve(routes: AnyRoute[], deps: RouteDeps): Router {
     });
   }
   return router;
+}
+
+/** The routes of each path. Paths without a parameter come first: a word of theirs may stand where others have an id. */
+function groupByPath(routes: AnyRoute[]): [path: string, routes: AnyRoute[]][] {
+  const paths = [...new Set(routes.map(({ path }) => path))];
+  const isOpen = (path: string) => Number(path.includes(':'));
+  return paths
+    .sort((one, other) => isOpen(one) - isOpen(other))
+    .map((path) => [path, routes.filter((declared) => declared.path === path)]);
 }
 
 function toHandlers(

@@ -34,7 +34,8 @@ const userChange = z
   .refine(
     (change) => Object.keys(change).length > 0,
     'name at least one of role, disabled, maxBytes, maxFiles',
-  );
+  )
+  .meta({ minProperties: 1 });
 
 /** Accounts, for admins. */
 export function userRoutes({ database, quota }: UserDeps): AnyRoute[] {
