@@ -6,6 +6,7 @@ import { MATRIX_ENV } from './support/matrix-callers.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { logIn, newAddress, newSession, send } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 /*
  * Every operation of /openapi.json is called, with success and with faults, and each answer is held against the
@@ -121,13 +122,11 @@ const OPERATIONS: Record<string, Calls> = {
     const { id } = await made('/api/upload-tokens', {});
     return [at(`/api/upload-tokens/${id}`)];
   },
-  'GET /api/files': async () => {
-    const etag = (await owner.fetch('/api/files?q=image')).headers.get('ETag') ?? '';
-    return [
-      ...[at('/api/files?limit=1&sort=-size'), at('/api/files?deleted=1')],
-      at('/api/files?q=image', { headers: { 'If-None-Match': etag } }),
-    ];
-  },
+  'GET /api/files': () => [
+    at('/api/files?q=image'),
+    at('/api/files?limit=1&sort=-size'),
+    at('/api/files?deleted=1'),
+  ],
   'POST /api/files': () => [at('/api/files?filename=a.json', { body: { in: 'a file' } })],
   'GET /api/files/{id}': () => [at(`/api/files/${image}`)],
   'PATCH /api/files/{id}': async () => [at(`/api/files/${await newFile()}`, { body: { filename: 'b.txt' } })],
@@ -194,13 +193,8 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /openapi.json': plainly,
 };
 
-async function contentCalls(path: string): Promise<Call[]> {
-  const etag = (await owner.fetch(path)).headers.get('ETag') ?? '';
-  return [
-    at(path),
-    at(path, { headers: { Range: 'bytes=0-9' } }),
-    at(path, { headers: { 'If-None-Match': etag } }),
-  ];
+function contentCalls(path: string): Call[] {
+  return [at(path), at(path, { headers: { Range: 'bytes=0-9' } })];
 }
 
 async function call(name: string, { path, as = owner, body, headers }: Call): Promise<Response> {
@@ -328,11 +322,21 @@ test('the table has each operation of the document, and no other', () => {
 describe.each(Object.entries(OPERATIONS))('%s', (name, calls) => {
   test('succeeds as described, with each of its statuses', async () => {
     const seen = new Set<number>();
-    for (const one of await calls()) {
+    const see = async (one: Call) => {
       const answer = await call(name, one);
       seen.add(answer.status);
       expect(await contract.faultOf(name, answer)).toBeUndefined();
-    }
+      return answer;
+    };
+    const all = await calls();
+    for (const one of all) await see(one);
+    const [first = {}] = all;
+    // The worker may change what is shown in between.
+    const isUnchanged = async () => {
+      const etag = (await see(first)).headers.get('ETag') ?? '';
+      return (await see({ ...first, headers: { ...first.headers, 'If-None-Match': etag } })).status === 304;
+    };
+    if (successesOf(name).includes(304)) await until('an unchanged answer', isUnchanged);
     expect([...seen].sort()).toEqual(successesOf(name));
   });
 

@@ -77,7 +77,9 @@ test('a HEAD of an upload whose lease is free writes nothing', async () => {
   const head = await user.fetch(upload, { method: 'HEAD', headers: tusHeaders });
   expect([head.status, head.headers.get('Upload-Offset')]).toEqual([200, '0']);
   const ofServer = wire.statements.slice(from).filter(({ application }) => application === 'landfall server');
-  expect(ofServer.filter(({ text }) => !/^SELECT/.test(text))).toEqual([]);
+  // The event of the creation may be numbered at this moment, in a transaction of its own.
+  const isNumbering = (text: string) => /^(START TRANSACTION|COMMIT)$|event_inbox/.test(text);
+  expect(ofServer.filter(({ text }) => !/^SELECT/.test(text) && !isNumbering(text))).toEqual([]);
 });
 
 test('a database that shuts down as connections come up ends no process', async () => {
