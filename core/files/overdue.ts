@@ -17,7 +17,7 @@ export interface PurgeRule {
 }
 
 /** SQL condition on a row of `files`. @param hours the parameter that holds the hours of the rule */
-export function isOverdue({ since }: PurgeRule, hours: string): string {
+export function overdueBy({ since }: PurgeRule, hours: string): string {
   return `${since} <= now() - ${hours} * interval '1 hour'`;
 }
 
@@ -30,7 +30,7 @@ export async function* listOverdue(database: DataSource, rule: PurgeRule): Async
   do {
     found = await queryRows(
       database,
-      `SELECT id FROM files WHERE ${isOverdue(rule, '$1')} ORDER BY ${rule.since} LIMIT ${BATCH}`,
+      `SELECT id FROM files WHERE ${overdueBy(rule, '$1')} ORDER BY ${rule.since} LIMIT ${BATCH}`,
       [rule.hours],
     );
     if (found.length > 0) yield found.map(({ id }) => id);

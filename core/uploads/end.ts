@@ -8,7 +8,7 @@ import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { NewEvent, PurgeReason } from '../events/types.js';
 import { deleteUnreferencedBlobs } from '../files/blobs.js';
-import { isOverdue, type PurgeRule } from '../files/overdue.js';
+import { overdueBy, type PurgeRule } from '../files/overdue.js';
 import { purgeFile } from '../files/purge.js';
 import { explainLoss, type LedgerDeps } from './commit.js';
 import { FORGET_DESCRIPTION } from './description.js';
@@ -63,7 +63,7 @@ export async function purgeOverdue(deps: EndDeps, id: string, rule: PurgeRule): 
     const upload = await lock(manager, 'id = $1', id);
     const overdue = await queryRows(
       manager,
-      `SELECT id FROM files WHERE id = $1 AND ${isOverdue(rule, '$2')} FOR UPDATE`,
+      `SELECT id FROM files WHERE id = $1 AND ${overdueBy(rule, '$2')} FOR UPDATE`,
       [id, rule.hours],
     );
     return upload && overdue.length > 0 ? end(manager, upload, undefined, rule.reason) : undefined;
