@@ -4,6 +4,7 @@ import { listOverdue } from '../core/files/overdue.js';
 import { listTrashBeyondQuota, listTrashOwners } from '../core/files/trash.js';
 import { expireUploads } from '../core/uploads/expire.js';
 import { createTrim, purgeAllOverdue } from '../worker/passes/purge.js';
+import { WAITING_FOR_LOCKS } from './support/barrier.js';
 import { parts } from './support/bytes.js';
 import { freeLease } from './support/leases.js';
 import { appendToUpload, openLedger, type TestLedger } from './support/ledger.js';
@@ -196,7 +197,7 @@ describe('files that are overdue in the trash', () => {
     const purged = purgeAllOverdue(ledger, rule);
     await until(
       'the pass waits for the files',
-      async () => (await ledger.query('SELECT FROM pg_locks WHERE NOT granted')).length > 0,
+      async () => (await ledger.query(WAITING_FOR_LOCKS)).length > 0,
     );
     await again.commitTransaction();
     await again.release();
@@ -246,7 +247,7 @@ describe('the trash', () => {
     const trimmed = createTrim(ledger)();
     await until(
       'the trim waits for the file',
-      async () => (await ledger.query('SELECT FROM pg_locks WHERE NOT granted')).length > 0,
+      async () => (await ledger.query(WAITING_FOR_LOCKS)).length > 0,
     );
     await restoring.commitTransaction();
     await restoring.release();

@@ -4,7 +4,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { expectCompletedOnce, findUpload } from './support/aftermath.js';
-import { closeBarrier } from './support/barrier.js';
+import { closeBarrier, WAITING_FOR_LOCKS } from './support/barrier.js';
 import { usageOf } from './support/books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
 import { TURNED_NAMES } from './support/hostile-inputs.js';
@@ -346,24 +346,17 @@ describe('POST /api/files', () => {
       const { items } = await user.get('/api/uploads');
       return items.find(({ length }: { length: number }) => length === content.length)?.id;
     });
-    // A connection shows its last statement only, and the sequencer looks again and again after an event.
-    await until('no look for events', async () => {
-      const { rows } = await processes.database.query(
-        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT FROM event_inbox%'
-           AND query_start > clock_timestamp() - interval '300 milliseconds'`,
-      );
-      return rows.length === 0;
-    });
-    const began = (await processes.database.query('SELECT clock_timestamp() AS now')).rows[0].now;
+    const holder = await processes.database.connect();
+    await holder.query('BEGIN');
+    await holder.query('LOCK uploads IN ACCESS EXCLUSIVE MODE');
     const asking = user.tus('HEAD', `/uploads/${id}`);
-    await until('it to be asked for', async () => {
+    await until('the HEAD to look at the upload', async () => {
       const { rows } = await processes.database.query(
-        `SELECT FROM pg_stat_activity
-         WHERE datname = current_database() AND query LIKE 'SELECT * FROM uploads WHERE id = $1 AND owner_id = $2%' AND query_start > $1`,
-        [began],
+        `${WAITING_FOR_LOCKS} AND query LIKE 'SELECT * FROM uploads WHERE id = $1 AND owner_id = $2%'`,
       );
       return rows.length > 0;
     });
+    await holder.query('ROLLBACK');
     outgoing.end(content.subarray(50_000));
     const [answer] = await answered;
     expect(answer.statusCode).toBe(201);

@@ -13,7 +13,7 @@ import {
   findUpload,
   timeline,
 } from './support/aftermath.js';
-import { closeBarrier } from './support/barrier.js';
+import { closeBarrier, WAITING_FOR_LOCKS } from './support/barrier.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { makeJpeg } from './support/fixtures.js';
 import { listKeys } from './support/folder.js';
@@ -262,8 +262,7 @@ describe('uploads', () => {
     const deletion = user.fetch(`/api/files/${id}?permanent=1`, { method: 'DELETE' });
     await until('the deletion to wait for the step', async () => {
       const { rows } = await processes.database.query(
-        `SELECT FROM pg_stat_activity
-         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%files%FOR UPDATE%'`,
+        `${WAITING_FOR_LOCKS} AND query LIKE '%files%FOR UPDATE%'`,
       );
       return rows.length > 0;
     });

@@ -1,11 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import { whenSomebodyWaitsFor } from './support/barrier.js';
+import { waitingForLocks, whenSomebodyWaitsFor } from './support/barrier.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { countRead } from './support/plans.js';
 import { startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { eventsOf, newSession, postAuth, problemOf, refresh, refreshed, sha256 } from './support/sign-in.js';
-import { until } from './support/until.js';
 
 /*
  * The rotation of refresh tokens, and the end of a session when a token comes a second time. Two servers
@@ -317,12 +316,7 @@ describe('a server that is killed', () => {
       () => 'answered',
       () => 'lost',
     );
-    await until('the refresh to wait for the session', async () => {
-      const { rows } = await processes.database.query(
-        `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
-      );
-      return rows.length > 0;
-    });
+    await waitingForLocks(processes.database, 1);
     await processes.kill('server');
     expect(await lost).toBe('lost');
     await blocker.query('COMMIT');

@@ -9,7 +9,7 @@ import { MAX_WAITING } from '../core/uploads/waiters.js';
 import { deriveKeys } from '../server/auth/keys.js';
 import { expectCompletedOnce, findFile, findUpload, timeline } from './support/aftermath.js';
 import { makeArchive } from './support/archives.js';
-import { closeBarrier, waitingForLocks } from './support/barrier.js';
+import { closeBarrier, WAITING_FOR_LOCKS, waitingForLocks } from './support/barrier.js';
 import { expectBooksRight, usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './support/client.js';
 import { makeJpeg, makePdf, makePng, makeSvg, makeXmlSvg, makeZip } from './support/fixtures.js';
@@ -714,8 +714,8 @@ describe('a token sees nothing else', () => {
     }
     const waiting = post(guest, 'x');
     await until('the real one to ask', async () => {
-      const { rows } = await holder.query(
-        `SELECT FROM pg_locks WHERE relation = 'upload_tokens'::regclass AND NOT granted`,
+      const { rows } = await processes.database.query(
+        `${WAITING_FOR_LOCKS} AND query LIKE '%upload_tokens%'`,
       );
       return rows.length > 0;
     });

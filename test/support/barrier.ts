@@ -18,6 +18,10 @@ export interface Barrier {
   open(): Promise<void>;
 }
 
+/** Selects a row for each connection to this database that waits for a lock of another one. */
+export const WAITING_FOR_LOCKS = `SELECT query FROM pg_stat_activity
+  WHERE datname = current_database() AND wait_event_type = 'Lock'`;
+
 let barriers = 0;
 
 /**
@@ -89,9 +93,7 @@ export async function waitingForLocks(
   isOver = () => false,
 ): Promise<void> {
   await until(`${count} to wait for a lock`, async () => {
-    const { rows } = await database.query(
-      `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
-    );
+    const { rows } = await database.query(WAITING_FOR_LOCKS);
     return rows.length >= count || isOver();
   });
 }
