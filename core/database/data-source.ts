@@ -22,6 +22,7 @@ import { FileTotals1763950000003 } from '../../migrations/1763950000003-file-tot
 import { Durations1763960000000 } from '../../migrations/1763960000000-durations.js';
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
 import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
+import { EventCursors1763980000000 } from '../../migrations/1763980000000-event-cursors.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -85,6 +86,7 @@ export async function openDatabase(
       Durations1763960000000,
       Retention1763970000000,
       Idempotency1763970000001,
+      EventCursors1763980000000,
     ],
   });
   return database.initialize();
