@@ -1,14 +1,15 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { NatsAddress } from './nats-address.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
+const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY', 'NATS_URL']);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
-const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
+const NOT_YET = ['CLAMAV_HOST'] as const;
 
 /** Variables that need S3_BUCKET. Setting one without it is a mistake: the operator means to use S3. */
 const S3_NEEDS_BUCKET = [
@@ -39,6 +40,8 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
+  /** The NATS server to which the worker publishes events; undefined: none. */
+  nats: NatsConfig | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
   /** Bytes of slow uploads that this process may keep on local disk on their way to S3; 0: none. */
@@ -82,6 +85,11 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+}
+
+export interface NatsConfig extends NatsAddress {
+  /** A file with the JWT and the key of a user of NATS. */
+  credentialsFile: string | undefined;
 }
 
 /** How much one user may hold: bytes, and files. */
@@ -167,6 +175,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
+    nats: readNats(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
@@ -257,6 +266,19 @@ function readS3(e: Environment): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** @throws {ConfigError} when one variable requires or excludes another */
+function readNats(e: Environment): NatsConfig | undefined {
+  if (e.NATS_CREDS_FILE && !e.NATS_URL) {
+    throw new ConfigError(
+      'NATS_CREDS_FILE is set, but NATS_URL is not: set the address, or unset NATS_CREDS_FILE',
+    );
+  }
+  if (e.NATS_CREDS_FILE && (e.NATS_URL?.user || e.NATS_URL?.token)) {
+    throw new ConfigError('NATS_CREDS_FILE is set, and NATS_URL has credentials too: use one of them');
+  }
+  return e.NATS_URL && { ...e.NATS_URL, credentialsFile: e.NATS_CREDS_FILE };
 }
 
 /** @throws {ConfigError} when the key cannot be read, or one variable requires or excludes another */

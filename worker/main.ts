@@ -12,6 +12,7 @@ import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
+import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
@@ -71,16 +72,20 @@ async function start(config: Readonly<Config>): Promise<void> {
   });
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
+  // Loaded only where it is used.
+  const broker = config.nats && (await import('./nats/broker.js')).openBroker(config.nats, log);
   const stopReconciler = startReconciler({
     ...config,
     ...services,
     workerName,
+    publisher: broker && (await createPublisher({ database, broker })),
     log,
   });
   const health =
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => worker.interrupt(), FINISH_MS);
+    broker?.close();
     // A queue whose database has just broken down may never close; it then ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
