@@ -1,9 +1,13 @@
 import { once } from 'node:events';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { pino } from 'pino';
 import { parseNatsAddress } from '../core/nats-address.js';
 import { type Broker, openBroker } from '../worker/nats/broker.js';
 import { createNatsServer, type NatsServer } from './support/nats.js';
+import { makeNatsOperator } from './support/nats-credentials.js';
 import { until } from './support/until.js';
 
 /* How the worker treats servers, accounts and streams of NATS that are not as it would have made them. */
@@ -33,11 +37,11 @@ afterEach(async () => {
   await nats.close();
 });
 
-function open(url: string): Broker {
+function open(url: string, credentialsFile?: string): Broker {
   const log = pino({ level: 'info' }, { write: (line: string) => lines.push(JSON.parse(line)) });
   const address = parseNatsAddress(url);
   if (!address) throw new Error(`no address: ${url}`);
-  broker = openBroker({ ...address, credentialsFile: undefined }, log);
+  broker = openBroker({ ...address, credentialsFile }, log);
   return broker;
 }
 
@@ -113,6 +117,20 @@ test('a stream LANDFALL that does not take an event keeps its settings, and the 
   await until('a new connection', () => opened.isThere());
   await opened.publish({ ...message, id: '2', subject: 'landfall.auth.login' });
   expect(await nats.read('LANDFALL')).toHaveLength(2);
+});
+
+test('a credentials file takes the place of a password, and is read again at each attempt', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'landfall-creds-'));
+  const file = join(folder, 'landfall.creds');
+  const { settings, credentials } = makeNatsOperator();
+  await nats.start(settings);
+  const opened = open(`nats://127.0.0.1:${nats.port}`, file);
+  await until('the warning', () => warnings().length > 0);
+  expect(warnings()).toEqual([expect.stringContaining('ENOENT')]);
+  await writeFile(file, credentials);
+  await until('the connection', () => opened.isThere());
+  await opened.publish(message);
+  await rm(folder, { recursive: true });
 });
 
 test('tls:// never sends its password to a server that does not encrypt', async () => {

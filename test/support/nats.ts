@@ -5,7 +5,6 @@ import { type JetStreamManager, jetstreamManager, type StoredMsg } from '@nats-i
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { startGuarded } from './guarded.js';
 import { freePort } from './services/port.js';
-import { until } from './until.js';
 
 /** What happens to a file, as a consumer of the stream sees it. */
 export interface StreamMessage {
@@ -60,11 +59,14 @@ export async function createNatsServer(): Promise<NatsServer> {
       const { shell, kill } = startGuarded(process.env.NATS_SERVER_PATH ?? '', ['-c', config]);
       running = { kill };
       let output = '';
-      shell.stdout.on('data', (chunk) => {
-        output += chunk;
-      });
-      await until('nats-server to start', () => /Server is ready/.test(output)).catch(() => {
-        throw new Error(`nats-server did not start: ${output}`);
+      await new Promise<void>((resolve, reject) => {
+        shell.stdout.on('data', (chunk) => {
+          output += chunk;
+          if (output.includes('Server is ready')) resolve();
+        });
+        // The shell has closed its side, so only nats-server holds this end open.
+        shell.stdout.on('end', () => reject(new Error(`nats-server did not start: ${output}`)));
+        shell.on('error', reject);
       });
       pid = Number(/\[(\d+)\]/.exec(output)?.[1]);
     },
