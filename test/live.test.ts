@@ -124,7 +124,7 @@ test('a client that comes back again and again, now here, now there, gets each e
   first.close();
   const writers = [write(), write(), write(), number()];
   const heard: LiveEvent[] = [];
-  for (let visit = 0; visit < 40; visit++) {
+  for (let visit = 0; visit < 40 || commits <= 20; visit++) {
     const stream = await listen(random.chance(0.5) ? user : second, '', { 'Last-Event-ID': lastId });
     const wanted = random.whole(0, 400);
     await until('some events', () => stream.events.length >= wanted || stream.lastId !== lastId);
@@ -141,7 +141,6 @@ test('a client that comes back again and again, now here, now there, gets each e
   const last = await listen(second, '', { 'Last-Event-ID': lastId });
   await until('the last event', () => last.lastId === String(all.at(-1)));
   heard.push(...last.events);
-  expect(commits).toBeGreaterThan(20);
   expect(seqsOf(heard)).toEqual(all);
 });
 
