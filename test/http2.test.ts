@@ -49,7 +49,7 @@ beforeAll(async () => {
   await until('the proxy to find a server', async () => {
     return (await connection.send('GET', '/health/ready')).status === 200;
   });
-}, 180_000);
+});
 
 afterAll(async () => {
   connection?.session.destroy();
