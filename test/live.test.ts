@@ -209,7 +209,7 @@ test('a stream can be of some files, and of some types', async () => {
 });
 
 test('a reader that is slow costs the server no memory, holds up nobody, and gets all in the end', async () => {
-  const count = 60_000;
+  const count = 20_000;
   const slowUser = await registerUser(() => processes.url);
   const quick = await listen(slowUser);
   const { hostname, port } = new URL(processes.url);
@@ -222,7 +222,7 @@ test('a reader that is slow costs the server no memory, holds up nobody, and get
   // Together they have some 40 MB.
   await processes.database.query(
     `INSERT INTO event_inbox (type, subject_id, owner_id, data)
-     SELECT 'file.processing', $1, $1, jsonb_build_object('run', n, 'error', repeat('x', 500)) FROM generate_series(1, $2) AS n`,
+     SELECT 'file.processing', $1, $1, jsonb_build_object('run', n, 'error', repeat('x', 1700)) FROM generate_series(1, $2) AS n`,
     [slowUser.id, count],
   );
   await slowUser.create(10);
