@@ -1,6 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
@@ -47,6 +48,8 @@ export interface Config {
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
   threadPoolSize: number;
+  /** Set with AUTH=off: who may reach this server, where every request acts as the local account. */
+  authOff: AuthOff | undefined;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
@@ -83,6 +86,9 @@ export interface Config {
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
 }
+
+/** Without sign-in: only programs on this machine are served, or all that reach the server. */
+export type AuthOff = 'loopback' | 'anywhere';
 
 /** How much one user may hold: bytes, and files. */
 export interface Quota {
@@ -154,8 +160,9 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   const e = readVariables(env);
+  const host = e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1');
   return Object.freeze({
-    host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
+    host,
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
     trustProxy: e.TRUST_PROXY,
@@ -171,6 +178,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
     threadPoolSize: e.UV_THREADPOOL_SIZE,
+    authOff: readAuthOff(e, host),
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),
@@ -257,6 +265,28 @@ function readS3(e: Environment): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** @throws {ConfigError} when others than this machine could act without sign-in, and nobody has said that they may */
+function readAuthOff(e: Environment, host: string): AuthOff | undefined {
+  if (e.AUTH === 'on') {
+    if (!e.AUTH_OFF_ANYWHERE) return undefined;
+    throw new ConfigError('AUTH_OFF_ANYWHERE is set, but AUTH is not off: unset AUTH_OFF_ANYWHERE');
+  }
+  const provider = (['JWT_JWKS_URL', 'JWT_PUBLIC_KEY'] as const).find((name) => e[name] !== undefined);
+  if (provider) throw new ConfigError(`AUTH=off accepts no tokens: unset ${provider}, or set AUTH=on`);
+  if (e.AUTH_OFF_ANYWHERE) return 'anywhere';
+  const openTo = (what: string) =>
+    new ConfigError(
+      `AUTH=off: ${what}, so that others could read and delete everything without signing in: change that, set ` +
+        'AUTH=on, or set AUTH_OFF_ANYWHERE=true if all who can reach this server may do everything',
+    );
+  if (!isLoopback(host)) throw openTo(`HOST=${host} is reached from other machines`);
+  if (e.TRUST_PROXY !== false) throw openTo('TRUST_PROXY says that a proxy passes on requests of others');
+  if (e.PUBLIC_URL && !isLoopback(new URL(e.PUBLIC_URL).hostname)) {
+    throw openTo(`PUBLIC_URL=${e.PUBLIC_URL} is an address for other machines`);
+  }
+  return 'loopback';
 }
 
 /** @throws {ConfigError} when the key cannot be read, or one variable requires or excludes another */

@@ -143,6 +143,8 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  AUTH: z.enum(['on', 'off'], 'must be on or off').default('on'),
+  AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
   JWT_JWKS_URL: exactUrl.optional(),

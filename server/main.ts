@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
@@ -14,9 +15,11 @@ import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
 import { openServices } from '../core/services.js';
+import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
+import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
@@ -66,6 +69,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
+    admitLocal: await openLocally(config, database),
     refusals,
     limits,
     streams,
@@ -94,6 +98,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   announceReady(url);
 }
 
+/** With AUTH=off, what stands for all authentication. */
+async function openLocally(config: Readonly<Config>, database: DataSource): Promise<AdmitLocal | undefined> {
+  const { authOff, publicUrl, corsOrigins } = config;
+  if (!authOff) return undefined;
+  const { id: userId } = await openLocalAccount(database);
+  return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
+}
+
 /** Detects types in a parser process. The first call starts the process. */
 function startTypeParser(config: Readonly<Config>, log: Logger) {
   let parsers: Parsers | undefined;
@@ -117,7 +129,13 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
 }
 
 /** Warns of settings that may be intended but are dangerous otherwise. */
-function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
+function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
+  const { trustProxy, identityProvider, authOff } = config;
+  if (authOff) {
+    const who =
+      authOff === 'anywhere' ? 'ANYBODY WHO CAN REACH THIS SERVER' : 'every program on this machine';
+    log.warn(`AUTH=off: ${who} can read, change and delete everything, as an admin, without signing in`);
+  }
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }

@@ -123,6 +123,7 @@ function printWelcome(
     ['Page', url.href.replace(/\/$/, '')],
     ['Data', config.dataDir],
     ...(postgresLocation && postgresLocation !== config.dataDir ? [['Database', postgresLocation]] : []),
+    ...(config.authOff ? [['Sign-in', 'none (AUTH=off): every request acts as an admin']] : []),
     ['Stop', 'Ctrl-C'],
   ];
   const width = Math.max(...lines.map(([name = '']) => name.length));
