@@ -13,6 +13,9 @@ import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
+import { observeInstallation } from '../core/metrics/gauges.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
@@ -44,7 +47,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const metrics = createMetrics();
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: REQUEST_LIMITS,
+    holder,
+    metrics,
+  });
+  observeInstallation(metrics, services);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -55,6 +65,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
     accountKey: keys.limitedAccount,
     refusals,
+    metrics,
     log,
   });
   const streams = await openStreams({ database, listener, log });
@@ -74,6 +85,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     detectType: types.detect,
   });
   const http = createHttpServer(app);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
@@ -83,6 +95,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    metricsPort?.close();
     await refusals.flush();
     await limits.close();
     await streams.close();
