@@ -6,7 +6,7 @@ import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
+const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY', 'METRICS_TOKEN']);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
@@ -71,6 +71,10 @@ export interface Config {
   fileRetentionHours: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
+  /** Port on which a server or worker tells its metrics; undefined: none. */
+  metricsPort: number | undefined;
+  /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
+  metricsToken: string | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -198,6 +202,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     trashDays: e.TRASH_DAYS,
     fileRetentionHours: e.FILE_RETENTION_HOURS,
     healthPort: e.HEALTH_PORT,
+    metricsPort: e.METRICS_PORT,
+    metricsToken: e.METRICS_TOKEN,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,

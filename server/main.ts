@@ -14,6 +14,9 @@ import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
+import { observeInstallation } from '../core/metrics/gauges.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
 import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
@@ -47,7 +50,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const metrics = createMetrics();
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: REQUEST_LIMITS,
+    holder,
+    metrics,
+  });
+  observeInstallation(metrics, services);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -58,6 +68,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
     accountKey: keys.limitedAccount,
     refusals,
+    metrics,
     log,
   });
   const streams = await openStreams({ database, listener, log });
@@ -78,6 +89,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     detectType: types.detect,
   });
   const http = createHttpServer(app);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
@@ -87,6 +99,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    metricsPort?.close();
     await refusals.flush();
     await limits.close();
     await streams.close();

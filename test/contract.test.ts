@@ -28,6 +28,8 @@ interface Call {
 /** Makes the calls of one operation that must succeed. */
 type Calls = () => Promise<Call[]> | Call[];
 
+const METRICS_TOKEN = 'a-token-of-the-contract';
+
 let bucket: TestBucket;
 let processes: Processes;
 let contract: Contract;
@@ -42,7 +44,7 @@ let text: string;
 
 beforeAll(async () => {
   bucket = await createBucket();
-  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV });
+  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV, METRICS_TOKEN });
   contract = await readContract(processes.url);
   admin = await registerUser(() => processes.url);
   owner = await registerUser(() => processes.url);
@@ -190,6 +192,7 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/admin/audit/export': asAdmin,
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
+  'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],
   'GET /openapi.json': plainly,
 };
 
@@ -303,6 +306,7 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     const { id } = await made('/api/uploads/presign', { size: 3 });
     return [['without its bytes', { body: { id } }, 409]];
   },
+  'GET /metrics': () => [['with another token', {}, 401]],
   'POST /api/keys': async () => {
     const headers = { 'Idempotency-Key': '"one key for two requests"' };
     const first = await call('POST /api/keys', { body: { name: 'a', scopes: ['read'] }, headers });

@@ -9,6 +9,7 @@ import { countChanged, execute } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
@@ -35,6 +36,7 @@ export interface CreationDeps extends SizeLimits {
   /** Of users who have none of their own. */
   quota: Quota;
   hooks?: UploadHooks | undefined;
+  metrics?: Pick<Metrics, 'uploadRefused' | 'bytesStored' | 'receiving'> | undefined;
 }
 
 export interface NewUpload extends Description {
@@ -88,6 +90,16 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * {UploadRefused} by a hook
  */
 export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
+  try {
+    return await createAllowed(deps, upload);
+  } catch (error) {
+    if (error instanceof AppError && error.status < 500) deps.metrics?.uploadRefused();
+    throw error;
+  }
+}
+
+/** @throws as createUpload() */
+async function createAllowed(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
   const { token, length, concat } = upload;
   if (length !== null) {
     requireAllowedLength(deps, length, interpretMetadata(upload.metadata).declaredType);
