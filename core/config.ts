@@ -83,6 +83,10 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Seconds before each repetition of a failed delivery to a webhook. */
+  webhookRetrySeconds: readonly number[];
+  /** Whether webhooks may be in private networks. */
+  webhookAllowPrivate: boolean;
   /**
    * A name that this server or worker keeps when it is restarted and that no other living server (or worker) has. After
    * a restart the process ends the leases under its name at once instead of waiting until they run out.
@@ -210,6 +214,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
+    webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
   });

@@ -10,10 +10,14 @@ import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { createWebhookSender } from '../core/webhooks/message.js';
+import { createPost } from '../core/webhooks/post.js';
+import { deriveWebhookKey } from '../core/webhooks/secrets.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
+import { startDelivery } from './passes/deliver.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
@@ -33,7 +37,7 @@ const GIVE_UP_MS = 5_000;
 const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
-  const { databaseUrl } = requireConnected(config);
+  const { databaseUrl, jwtSecret } = requireConnected(config);
   const log = createLogger(config.logLevel, 'worker');
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
@@ -82,13 +86,26 @@ async function start(config: Readonly<Config>): Promise<void> {
     workerName,
     log,
   });
+  const stopDelivery = startDelivery({
+    database,
+    listener,
+    workerName,
+    senders: {
+      webhook: createWebhookSender({
+        post: createPost({ allowPrivate: config.webhookAllowPrivate }),
+        key: deriveWebhookKey(jwtSecret),
+        retrySeconds: config.webhookRetrySeconds,
+      }),
+    },
+    log,
+  });
   const health =
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => worker.interrupt(), FINISH_MS);
     // A queue whose database has just broken down may never close; it then ends with the process.
-    await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
+    await Promise.race([Promise.all([worker.close(), stopReconciler(), stopDelivery()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
     stopWatching();
     dependencies.stop();
