@@ -2,11 +2,19 @@ import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { HookType } from './hooks/question.js';
+import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY', 'HOOK_URL']);
+const SECRETS = new Set([
+  'JWT_SECRET',
+  'DATABASE_URL',
+  'REDIS_URL',
+  'S3_SECRET_ACCESS_KEY',
+  'METRICS_TOKEN',
+  'HOOK_URL',
+]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
@@ -48,6 +56,8 @@ export interface Config {
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
   threadPoolSize: number;
+  /** Set with AUTH=off: who may reach this server, where every request acts as the local account. */
+  authOff: AuthOff | undefined;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
@@ -73,6 +83,10 @@ export interface Config {
   fileRetentionHours: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
+  /** Port on which a server or worker tells its metrics; undefined: none. */
+  metricsPort: number | undefined;
+  /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
+  metricsToken: string | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -88,6 +102,9 @@ export interface Config {
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
 }
+
+/** Without sign-in: only programs on this machine are served, or all that reach the server. */
+export type AuthOff = 'loopback' | 'anywhere';
 
 /** How much one user may hold: bytes, and files. */
 export interface Quota {
@@ -176,8 +193,9 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   const e = readVariables(env);
+  const host = e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1');
   return Object.freeze({
-    host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
+    host,
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
     trustProxy: e.TRUST_PROXY,
@@ -193,6 +211,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
     threadPoolSize: e.UV_THREADPOOL_SIZE,
+    authOff: readAuthOff(e, host),
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),
@@ -214,6 +233,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     trashDays: e.TRASH_DAYS,
     fileRetentionHours: e.FILE_RETENTION_HOURS,
     healthPort: e.HEALTH_PORT,
+    metricsPort: e.METRICS_PORT,
+    metricsToken: e.METRICS_TOKEN,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
@@ -302,6 +323,28 @@ function readHook(e: Environment): HookConfig | undefined {
     absent: e.HOOK_ABSENT,
     progressMs: e.HOOK_PROGRESS_SECONDS * 1000,
   };
+}
+
+/** @throws {ConfigError} when others than this machine could act without sign-in, and nobody has said that they may */
+function readAuthOff(e: Environment, host: string): AuthOff | undefined {
+  if (e.AUTH !== 'off') {
+    if (!e.AUTH_OFF_ANYWHERE) return undefined;
+    throw new ConfigError('AUTH_OFF_ANYWHERE is set, but AUTH is not off: unset AUTH_OFF_ANYWHERE');
+  }
+  const provider = (['JWT_JWKS_URL', 'JWT_PUBLIC_KEY'] as const).find((name) => e[name] !== undefined);
+  if (provider) throw new ConfigError(`AUTH=off accepts no tokens: unset ${provider}, or set AUTH=on`);
+  if (e.AUTH_OFF_ANYWHERE) return 'anywhere';
+  const openTo = (what: string) =>
+    new ConfigError(
+      `AUTH=off: ${what}, so that others could read and delete everything without signing in: change that, set ` +
+        'AUTH=on, or set AUTH_OFF_ANYWHERE=true if all who can reach this server may do everything',
+    );
+  if (!isLoopback(host)) throw openTo(`HOST=${host} is reached from other machines`);
+  if (e.TRUST_PROXY !== false) throw openTo('TRUST_PROXY says that a proxy passes on requests of others');
+  if (e.PUBLIC_URL && !isLoopback(new URL(e.PUBLIC_URL).hostname)) {
+    throw openTo(`PUBLIC_URL=${e.PUBLIC_URL} is an address for other machines`);
+  }
+  return 'loopback';
 }
 
 /** @throws {ConfigError} when the key cannot be read, or one variable requires or excludes another */

@@ -173,13 +173,14 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
+  AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
   JWT_JWKS_URL: exactUrl.optional(),
   JWT_PUBLIC_KEY: z.string().optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
-  AUTH: z.enum(['on', 'hook'], 'must be on or hook').default('on'),
   HOOK_URL: exactUrl.optional(),
   HOOK_EVENTS: hookEvents.default(USUAL_HOOKS),
   HOOK_FORWARD_HEADERS: forwardedHeaders.default([]),
@@ -211,6 +212,11 @@ export const environment = z.object({
   // libuv reads this variable before any of our code runs. We read it to know its value.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
   HEALTH_PORT: integer(0, 65_535).optional(),
+  METRICS_PORT: integer(0, 65_535).optional(),
+  METRICS_TOKEN: z
+    .string()
+    .regex(/^[\w.~+/=-]{16,}$/, 'must be at least 16 letters, digits and . ~ + / = _ -')
+    .optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),

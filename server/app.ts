@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
+import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
@@ -10,6 +11,7 @@ import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
+import { countRequests } from './http/request-metrics.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
@@ -30,6 +32,7 @@ import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
+import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
@@ -52,6 +55,8 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   limits: Limits;
   streams: Streams;
   estimates: Estimates;
+  metrics: Metrics;
+  metricsToken: Config['metricsToken'];
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -82,6 +87,8 @@ export function buildApp(deps: AppDeps): Express {
     next();
   };
 
+  const routes = declareRoutes(deps);
+  app.use(countRequests(deps.metrics, routes));
   app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
@@ -98,7 +105,7 @@ export function buildApp(deps: AppDeps): Express {
   );
   app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
   app.use('/api/files', resumablePosts(deps, gates));
-  const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
+  const tracked = routes.map((route) => ({ ...route, handle: drain.track(route.handle) }));
   const once = drain.track(createOnce(deps));
   app.use(serve(tracked, { authenticate, limits, refusals, once }));
   app.use(BOARD_PATH, limits.global);
@@ -131,6 +138,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...invitationRoutes(deps),
     ...auditRoutes(deps),
     ...healthRoutes(deps),
+    metricsRoute(deps),
   ];
   return [...routes, openApiRoute(routes)];
 }

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
@@ -14,10 +15,15 @@ import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
+import { observeInstallation } from '../core/metrics/gauges.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
+import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
+import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
@@ -45,7 +51,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'server');
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const metrics = createMetrics();
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: REQUEST_LIMITS,
+    holder,
+    metrics,
+  });
+  observeInstallation(metrics, services);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -56,6 +69,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
     accountKey: keys.limitedAccount,
     refusals,
+    metrics,
     log,
   });
   const streams = await openStreams({ database, listener, log });
@@ -68,6 +82,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
+    admitLocal: await openLocally(config, database),
     refusals,
     limits,
     streams,
@@ -77,6 +92,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     detectType: types.detect,
   });
   const http = createHttpServer(app);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
@@ -87,6 +103,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    metricsPort?.close();
     await refusals.flush();
     await hooks?.flush();
     await limits.close();
@@ -97,6 +114,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** With AUTH=off, what stands for all authentication. */
+async function openLocally(config: Readonly<Config>, database: DataSource): Promise<AdmitLocal | undefined> {
+  const { authOff, publicUrl, corsOrigins } = config;
+  if (!authOff) return undefined;
+  const { id: userId } = await openLocalAccount(database);
+  return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
 }
 
 /** Detects types in a parser process. The first call starts the process. */
@@ -122,7 +147,13 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
 }
 
 /** Warns of settings that may be intended but are dangerous otherwise. */
-function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
+function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
+  const { trustProxy, identityProvider, authOff } = config;
+  if (authOff) {
+    const who =
+      authOff === 'anywhere' ? 'ANYBODY WHO CAN REACH THIS SERVER' : 'every program on this machine';
+    log.warn(`AUTH=off: ${who} can read, change and delete everything, as an admin, without signing in`);
+  }
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }

@@ -110,7 +110,25 @@ test.each([
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ FILE_RETENTION_HOURS: '1.5' }, /^FILE_RETENTION_HOURS=1.5: must be a whole number/],
+  [{ AUTH: 'none' }, 'AUTH=none: must be on or off'],
+  [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
+  [
+    { AUTH: 'off', HOST: '0.0.0.0' },
+    /^AUTH=off: HOST=0.0.0.0 is reached from other machines, .*AUTH_OFF_ANYWHERE=true/,
+  ],
+  [{ ...connected, AUTH: 'off' }, /^AUTH=off: HOST=0.0.0.0 /],
+  [{ AUTH: 'off', HOST: '::' }, /^AUTH=off: HOST=:: /],
+  [{ AUTH: 'off', HOST: '127.0.0.1.evil.example' }, /^AUTH=off: HOST=/],
+  [{ AUTH: 'off', TRUST_PROXY: 'loopback' }, /^AUTH=off: TRUST_PROXY says/],
+  [
+    { AUTH: 'off', PUBLIC_URL: 'https://files.example.org' },
+    /^AUTH=off: PUBLIC_URL=https:\/\/files.example.org is /,
+  ],
+  [{ AUTH: 'off', JWT_JWKS_URL: 'https://i.example/k' }, /^AUTH=off accepts no tokens: unset JWT_JWKS_URL/],
   [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
+  [{ METRICS_PORT: 'on' }, 'METRICS_PORT=on: must be a whole number from 0 to 65535'],
+  [{ METRICS_TOKEN: 'short' }, 'METRICS_TOKEN=…: must be at least 16 letters, digits and . ~ + / = _ -'],
+  [{ METRICS_TOKEN: 'a token with spaces in it' }, /^METRICS_TOKEN=…: /],
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
   [{ ...connected, JWT_SECRET: '' }, /^JWT_SECRET is required/],
@@ -132,6 +150,16 @@ test.each([
 ])('one clear line for %j', (env, message) => {
   expect(() => loadConfig(env)).toThrow(ConfigError);
   expect(() => loadConfig(env)).toThrow(message);
+});
+
+test.each([
+  [{ AUTH: 'on', HOST: '0.0.0.0' }, undefined],
+  [{ AUTH: 'off' }, 'loopback'],
+  [{ AUTH: 'off', HOST: '::1', PUBLIC_URL: 'http://localhost:3000' }, 'loopback'],
+  [{ ...connected, AUTH: 'off', HOST: 'localhost' }, 'loopback'],
+  [{ AUTH: 'off', HOST: '0.0.0.0', TRUST_PROXY: 'true', AUTH_OFF_ANYWHERE: 'true' }, 'anywhere'],
+])('who is served without sign-in by %j', (env, served) => {
+  expect(loadConfig(env).authOff).toBe(served);
 });
 
 test('.env.example names every variable, with its default', () => {

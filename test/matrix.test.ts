@@ -160,6 +160,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
+  // Without METRICS_TOKEN; see metrics.test.ts.
+  'GET /metrics': { access: 'public', ok: 404 },
   'GET /openapi.json': { access: 'public', ok: 200 },
 };
 
@@ -394,7 +396,8 @@ describe('the table', () => {
  * routes in OTHERS too; if you add one that only looks at requests, list it here.
  */
 const MOUNTED = [
-  // The log of requests, unwanted bodies, headers, odd requests, CORS.
+  // The count of requests, their log, unwanted bodies, headers, odd requests, CORS.
+  '<anonymous>',
   '<anonymous>',
   '<anonymous>',
   'helmetMiddleware',

@@ -111,7 +111,7 @@ test('another worker takes over the job of a worker that was killed in its middl
   await processes.kill('worker');
   await barrier.cut();
   await processes.start('worker-2');
-  await expectCompletedOnce(processes, user, id, content, 60);
+  await expectCompletedOnce(processes, user, id, content);
 });
 
 test('the board shows the queue that is in Redis, and answers 503 while Redis is away', async () => {

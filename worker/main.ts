@@ -7,7 +7,9 @@ import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { startWorker } from '../core/queue/worker.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
+import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
@@ -36,7 +38,8 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'worker');
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
-  const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder });
+  const metrics = createMetrics();
+  const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
   const { database, storage, listener, estimates } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
@@ -68,8 +71,10 @@ async function start(config: Readonly<Config>): Promise<void> {
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, estimates, log }, job),
+    handle: (job) =>
+      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
   });
+  observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
   const hooks = openHooks({ config: config.hook, database, log });
@@ -82,6 +87,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   });
   const health =
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async () => {
     const cut = setTimeout(() => {
       worker.interrupt();
@@ -95,12 +101,24 @@ async function start(config: Readonly<Config>): Promise<void> {
     stopWatching();
     dependencies.stop();
     health?.close();
+    metricsPort?.close();
     parsers.close();
     await services.close();
   });
 
   log.info('working');
   announceReady();
+}
+
+/** Adds how busy this worker is. */
+function observeWorker(metrics: Metrics, worker: ProcessingWorker, slots: number): void {
+  metrics.observe(
+    {
+      landfall_worker_jobs_running: { help: 'Jobs that this worker runs now' },
+      landfall_worker_slots: { help: 'Jobs that this worker runs at once, at most' },
+    },
+    () => ({ landfall_worker_jobs_running: worker.running().length, landfall_worker_slots: slots }),
+  );
 }
 
 try {

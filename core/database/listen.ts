@@ -30,14 +30,17 @@ interface Connection {
   ended: Promise<void>;
 }
 
-/** @throws {ConfigError} when the database cannot be reached now */
-export async function openListener(databaseUrl: string, log: Logger): Promise<Listener> {
+/**
+ * @param name shown in pg_stat_activity
+ * @throws {ConfigError} when the database cannot be reached now
+ */
+export async function openListener(databaseUrl: string, log: Logger, name?: string): Promise<Listener> {
   const handlers = new Map<string, (payload: string) => void>();
   const closing = new AbortController();
   let current = await connect();
 
   async function connect(): Promise<Connection> {
-    const client = await connectOnce(databaseUrl, LIMITS);
+    const client = await connectOnce(databaseUrl, LIMITS, name);
     const ended = new Promise<void>((resolve) => client.once('end', resolve));
     client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
     try {

@@ -37,6 +37,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes. */
   'file.created': { size: number };
   'file.step': StepRecord & { step: string };
+  /** The id of the older file with which it shares its bytes from now on. */
+  'file.deduplicated': { duplicateOf: string };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -75,6 +77,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.created': true,
   'file.processing': true,
   'file.step': true,
+  'file.deduplicated': true,
   'file.completed': true,
   'file.failed': true,
   'file.infected': true,

@@ -69,6 +69,19 @@ export function sumOf(amounts: Amount[]): Amount {
   });
 }
 
+/**
+ * The bytes that are not stored because the owner's files share them: the sizes of all files, those in the trash too, less
+ * the sizes of their blobs. The database counts them as references come and go (migrations/1763981000002-saved-bytes.ts).
+ */
+export async function readSavedBytes(database: DataSource, ownerId: string): Promise<number> {
+  const [owner] = await queryRows<{ saved: number }>(
+    database,
+    'SELECT saved_bytes::float8 AS saved FROM users WHERE id = $1',
+    [ownerId],
+  );
+  return owner?.saved ?? 0;
+}
+
 /** What became of files in one hour or several: those whose processing took about as long, or all. */
 interface Outcome extends Amount {
   outcome: 'created' | 'completed' | 'failed' | 'infected';

@@ -45,6 +45,10 @@ export interface ProcessingQueue {
   wake(job: ProcessingJob): Promise<void>;
   /** How many jobs have not ended. @throws soon when the queue cannot be reached */
   countOpen(): Promise<number>;
+  /** How many jobs there are in each state; of ended jobs only the last are kept. @throws soon when the queue cannot be reached */
+  countByState(): Promise<Record<CountedState, number>>;
+  /** When the job was added that comes next; undefined: none waits. @throws soon when the queue cannot be reached */
+  waitingSince(): Promise<Date | undefined>;
   close(): Promise<void>;
   /** Whether the queue answers, as far as is known. */
   readonly reachable: boolean;
@@ -74,8 +78,12 @@ export const PREFIX = 'landfall';
 const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
 const KEEP_FAILED = { age: 60 * 60, count: 200 };
 
-/** BullMQ's names for the states of jobs that have not ended. */
-const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
+/** BullMQ's names for the states of jobs that wait for a worker, and of those that have not ended. */
+const WAITING = ['waiting', 'prioritized'] as const;
+const OPEN = [...WAITING, 'delayed', 'active'] as const;
+const COUNTED = [...OPEN, 'completed', 'failed'] as const;
+
+export type CountedState = (typeof COUNTED)[number];
 
 /** Connections to PostgreSQL for one queue or worker. A worker uses one of them to listen for new jobs. */
 const POOL_SIZE = 5;
@@ -193,7 +201,10 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
 function operations(
   bull: Queue<ProcessingJob>,
   isAway: () => boolean,
-): Pick<ProcessingQueue, 'add' | 'getState' | 'wake' | 'countOpen' | 'bull'> {
+): Pick<
+  ProcessingQueue,
+  'add' | 'getState' | 'wake' | 'countOpen' | 'countByState' | 'waitingSince' | 'bull'
+> {
   /** Limits how long callers wait. A command that takes longer is still carried out. */
   async function promptly<T>(work: () => Promise<T>): Promise<T> {
     if (isAway()) throw queueAway();
@@ -233,6 +244,15 @@ function operations(
         }
       }),
     countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
+    countByState: () =>
+      promptly(async () => (await bull.getJobCounts(...COUNTED)) as Record<CountedState, number>),
+    waitingSince: () =>
+      promptly(async () => {
+        // The first of each state: those without a priority are in the order of their arrival.
+        const first = await Promise.all(WAITING.map((state) => bull.getJobs([state], 0, 0, true)));
+        const times = first.flat().map((job) => job.timestamp);
+        return times.length > 0 ? new Date(Math.min(...times)) : undefined;
+      }),
   };
 }
 

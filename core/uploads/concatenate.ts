@@ -18,7 +18,7 @@ import {
   PARTIALS_OF_FINAL,
   partialEnded,
 } from './concatenations.js';
-import { type Creation, insertFinal, prepareCreation, refuseToken } from './create.js';
+import { type Creation, countRefusal, insertFinal, prepareCreation, refuseToken } from './create.js';
 import { interpretMetadata } from './description.js';
 import { abandonUpload, refuseUpload } from './end.js';
 import { UploadEnded } from './errors.js';
@@ -109,10 +109,12 @@ export async function createFinal(
   const known = creation.ownerId === null ? undefined : await find(creation.ownerId);
   const concat = { kind: 'final', partialIds, header, length: known && lengthOf(known) } as const;
   const leaseHolder = deps.leases.holder;
-  const upload = await prepareCreation(deps, { ...creation, length: null, concat, leaseHolder });
-  // A sender whom only the hook knows is told of uploads after the hook has named the owner.
-  const partials = known ?? (await find(upload.ownerId));
-  const row = await insertFinal(deps, upload, partialIds);
+  const { upload, partials, row } = await countRefusal(deps, async () => {
+    const upload = await prepareCreation(deps, { ...creation, length: null, concat, leaseHolder });
+    // A sender whom only the hook knows is told of uploads after the hook has named the owner.
+    const partials = known ?? (await find(upload.ownerId));
+    return { upload, partials, row: await insertFinal(deps, upload, partialIds) };
+  });
   const lease = deps.leases.adopt(row, () => {});
   try {
     await settleFinal(deps, lease, upload.actor);

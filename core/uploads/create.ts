@@ -9,6 +9,7 @@ import { countChanged, execute } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
@@ -35,6 +36,7 @@ export interface CreationDeps extends SizeLimits {
   /** Of users who have none of their own. */
   quota: Quota;
   hooks?: UploadHooks | undefined;
+  metrics?: Pick<Metrics, 'uploadRefused' | 'bytesStored' | 'receiving'> | undefined;
 }
 
 export interface NewUpload extends Description {
@@ -91,7 +93,22 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
  * @throws {AppError} as prepareCreation(); unauthenticated when there is no such owner (any more), or when the token was
  * used before; quota_exceeded; forbidden, too_large, type_not_allowed by the limits of the token
  */
-export async function createUpload(deps: CreationDeps, creation: Creation): Promise<Upload> {
+export function createUpload(deps: CreationDeps, creation: Creation): Promise<Upload> {
+  return countRefusal(deps, () => createAllowed(deps, creation));
+}
+
+/** Counts a creation that is refused. @throws what `create` throws */
+export async function countRefusal<T>({ metrics }: CreationDeps, create: () => Promise<T>): Promise<T> {
+  try {
+    return await create();
+  } catch (error) {
+    if (error instanceof AppError && error.status < 500) metrics?.uploadRefused();
+    throw error;
+  }
+}
+
+/** @throws as createUpload() */
+async function createAllowed(deps: CreationDeps, creation: Creation): Promise<Upload> {
   const upload = await prepareCreation(deps, creation);
   const { token } = upload;
   if (!token) return insertUpload(deps, upload);

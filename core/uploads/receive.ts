@@ -103,6 +103,7 @@ export async function receive<Name extends DigestName = never>(
       await options.verify?.(digests);
     },
   };
+  deps.metrics?.receiving(1);
   try {
     // Nothing is left to store for a complete upload. The body is still read, so that one that is too long is noticed.
     if (offset === length) await pour(flow, undefined);
@@ -111,6 +112,7 @@ export async function receive<Name extends DigestName = never>(
       await declareLength(deps, lease, lease.upload.offset);
     }
   } finally {
+    deps.metrics?.receiving(-1);
     if (lease.upload.length === null) {
       // Gives back the part of the reservation that no bytes used. If this fails, the upload gives it back when it
       // continues or ends.

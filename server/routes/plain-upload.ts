@@ -102,7 +102,7 @@ export function plainUploadRoutes(allDeps: PlainRouteDeps): AnyRoute[] {
 
 async function toJson(deps: PlainRouteDeps, { file, sha256 }: ReceivedFile, principal: Principal) {
   const etaSeconds = await deps.estimates.secondsLeft(file);
-  return { ...(await sentFileToJson(deps, file, principal)), sha256, etaSeconds };
+  return { ...(await sentFileToJson(deps, file, principal, sha256)), sha256, etaSeconds };
 }
 
 function receiveRaw(

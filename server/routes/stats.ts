@@ -1,5 +1,5 @@
 import type { DataSource } from 'typeorm';
-import { readLastDay, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
+import { readLastDay, readSavedBytes, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
 import { fileStatus } from '../answers/files.js';
 import { stats, typeStats } from '../answers/stats.js';
 import { EMPTY } from './answers.js';
@@ -29,6 +29,7 @@ export function statsRoutes({ database }: { database: DataSource }): AnyRoute[] 
             fileStatus.options.map((name) => [name, sumOf(kept.filter(({ status }) => status === name))]),
           ) as Record<(typeof fileStatus.options)[number], { files: number; bytes: number }>,
           trash: sumOf(totals.filter(({ trashed }) => trashed)),
+          savedBytes: await readSavedBytes(database, userId),
           lastDay: {
             since,
             ...day,

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadConfig, requireConnected } from '../../core/config.js';
 import { createLogger } from '../../core/log.js';
+import { createMetrics } from '../../core/metrics/metrics.js';
 import { openServices } from '../../core/services.js';
 import type { UploadHooks } from '../../core/uploads/hooks.js';
 import { type AppDeps, buildApp } from '../../server/app.js';
@@ -35,7 +36,12 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     JWT_SECRET: 'a secret of the test, which is long enough',
     ...Object.fromEntries(off),
   });
-  const services = await openServices(config, log, { part: 'server', limits: {}, holder: 'app' });
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: {},
+    holder: 'app',
+    metrics: createMetrics(),
+  });
   const { database } = services;
   const refusals = createRefusals({ database, log });
   const keys = deriveKeys(requireConnected(config).jwtSecret);
@@ -54,6 +60,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     log,
     keys,
     verifyExternal: undefined,
+    admitLocal: undefined,
     refusals,
     limits,
     streams,
