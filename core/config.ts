@@ -1,12 +1,20 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { HookType } from './hooks/question.js';
 import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY', 'METRICS_TOKEN']);
+const SECRETS = new Set([
+  'JWT_SECRET',
+  'DATABASE_URL',
+  'REDIS_URL',
+  'S3_SECRET_ACCESS_KEY',
+  'METRICS_TOKEN',
+  'HOOK_URL',
+]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
@@ -57,6 +65,10 @@ export interface Config {
   identityProvider: IdentityProvider | undefined;
   /** `invite` admits people with an invitation; `closed` admits no one after the first account. */
   registration: 'open' | 'invite' | 'closed';
+  /** Undefined: no hook is asked. */
+  hook: HookConfig | undefined;
+  /** Whether a hook decides about new uploads whose sender this server does not know; it names their owner. */
+  hookAuth: boolean;
   /** The quota of users for whom no admin has set one. */
   quota: Quota;
   rateLimits: RateLimits;
@@ -128,6 +140,23 @@ export interface IdentityProvider {
   audience: string | undefined;
 }
 
+/** A receiver that is asked before this server acts, and told of it; see core/hooks. */
+export interface HookConfig {
+  /** May have a user and a password. */
+  url: string;
+  events: readonly HookType[];
+  /** Names of headers that are sent on with the question. */
+  forwardHeaders: readonly string[];
+  /** For all attempts of one question together. */
+  timeoutMs: number;
+  attempts: number;
+  backoffMs: number;
+  /** What it means when the receiver gives no answer. */
+  absent: 'refuse' | 'allow';
+  /** The shortest time between two reports of an upload's progress. */
+  progressMs: number;
+}
+
 /** Where and how objects are kept in S3. */
 export interface S3Config {
   bucket: string;
@@ -191,6 +220,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),
     registration: e.REGISTRATION,
+    hook: readHook(e),
+    hookAuth: e.AUTH === 'hook',
     quota: { bytes: e.QUOTA_BYTES || UNLIMITED, files: e.QUOTA_FILES || UNLIMITED },
     rateLimits: {
       uploads: e.RATE_LIMIT_UPLOADS,
@@ -279,9 +310,30 @@ function readS3(e: Environment): S3Config | undefined {
   };
 }
 
+/** @throws {ConfigError} when one variable requires another */
+function readHook(e: Environment): HookConfig | undefined {
+  if (!e.HOOK_URL) {
+    if (e.AUTH === 'hook') throw new ConfigError('AUTH=hook needs a hook: set HOOK_URL');
+    return undefined;
+  }
+  if (e.AUTH === 'hook' && !e.HOOK_EVENTS.includes('pre-create')) {
+    throw new ConfigError('AUTH=hook asks the hook pre-create: name it in HOOK_EVENTS');
+  }
+  return {
+    url: e.HOOK_URL,
+    events: e.HOOK_EVENTS,
+    forwardHeaders: e.HOOK_FORWARD_HEADERS,
+    timeoutMs: e.HOOK_TIMEOUT_SECONDS * 1000,
+    attempts: e.HOOK_ATTEMPTS,
+    backoffMs: e.HOOK_BACKOFF_MS,
+    absent: e.HOOK_ABSENT,
+    progressMs: e.HOOK_PROGRESS_SECONDS * 1000,
+  };
+}
+
 /** @throws {ConfigError} when others than this machine could act without sign-in, and nobody has said that they may */
 function readAuthOff(e: Environment, host: string): AuthOff | undefined {
-  if (e.AUTH === 'on') {
+  if (e.AUTH !== 'off') {
     if (!e.AUTH_OFF_ANYWHERE) return undefined;
     throw new ConfigError('AUTH_OFF_ANYWHERE is set, but AUTH is not off: unset AUTH_OFF_ANYWHERE');
   }

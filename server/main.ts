@@ -9,6 +9,7 @@ import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
+import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
@@ -74,6 +75,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
+  const hooks = openHooks({ config: config.hook, database, log });
   const app = buildApp({
     ...config,
     ...services,
@@ -84,6 +86,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     limits,
     streams,
+    hooksOf: hooks?.of,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
@@ -96,11 +99,13 @@ async function start(config: Readonly<Config>): Promise<void> {
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
+    hooks?.stop();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
     metricsPort?.close();
     await refusals.flush();
+    await hooks?.flush();
     await limits.close();
     await streams.close();
     await services.close();

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
@@ -80,9 +81,11 @@ async function start(config: Readonly<Config>): Promise<void> {
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
+  const hooks = openHooks({ config: config.hook, database, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
+    hooks: hooks?.of(),
     workerName,
     log,
   });
@@ -103,10 +106,15 @@ async function start(config: Readonly<Config>): Promise<void> {
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
   const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async () => {
-    const cut = setTimeout(() => worker.interrupt(), FINISH_MS);
+    const cut = setTimeout(() => {
+      worker.interrupt();
+      hooks?.stop();
+    }, FINISH_MS);
     // A queue whose database has just broken down may never close; it then ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler(), stopDelivery()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    hooks?.stop();
+    await hooks?.flush();
     stopWatching();
     dependencies.stop();
     health?.close();
