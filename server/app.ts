@@ -6,6 +6,7 @@ import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
+import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
@@ -20,6 +21,7 @@ import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
+import { adminStatsRoute } from './routes/admin-stats.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -56,6 +58,9 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   streams: Streams;
   estimates: Estimates;
   metrics: Metrics;
+  /** Of the services that this server depends on. */
+  checks: readonly Check[];
+  dataDir: string;
   metricsToken: Config['metricsToken'];
   /** Folder of the built page. */
   pageDir: string;
@@ -134,6 +139,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
+    adminStatsRoute(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),

@@ -42,7 +42,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'worker');
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
-  const metrics = createMetrics();
+  const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
   const { database, storage, listener, estimates } = services;
   const parsers = startParsers({

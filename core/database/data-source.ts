@@ -92,11 +92,11 @@ export async function openDatabase(
       Retention1763970000000,
       Idempotency1763970000001,
       EventCursors1763980000000,
-      Hooks1763983000000,
       Duplicates1763981000000,
       DuplicatesIndex1763981000001,
       SavedBytes1763981000002,
       Webhooks1763982000000,
+      Hooks1763983000000,
     ],
   });
   return database.initialize();
