@@ -1,6 +1,7 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { LogFiles } from './log-files.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
@@ -82,6 +83,10 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Undefined: logs go to stdout. */
+  logFiles: LogFiles | undefined;
+  /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
+  slowRequestMs: number;
 }
 
 /** How much one user may hold: bytes, and files. */
@@ -198,6 +203,10 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     parserMemory: e.PARSER_MEMORY,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    logFiles: e.LOG_DIR
+      ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
+      : undefined,
+    slowRequestMs: e.SLOW_REQUEST_MS,
   });
 }
 

@@ -8,6 +8,7 @@ import { startSequencer } from './events/sequence.js';
 import { claimStorage } from './files/claim.js';
 import { type Estimates, openEstimates } from './files/estimates.js';
 import type { Logger } from './log.js';
+import { openLogLevel } from './log-level.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
 import { openStorage } from './storage/open.js';
 import type { Storage } from './storage/storage.js';
@@ -37,6 +38,8 @@ export async function openServices(
   options: { part: 'server' | 'worker'; limits: TimeLimits; holder: string },
 ): Promise<Services> {
   const { databaseUrl } = requireConnected(config);
+  // First: without a handler the signal would end the process.
+  const level = openLogLevel(log);
   await migrate(databaseUrl, [migrateQueue]);
   const database = await openDatabase(databaseUrl, `landfall ${options.part}`, {
     poolSize: config.databasePoolSize,
@@ -47,6 +50,7 @@ export async function openServices(
   const storage = await openStorage(config, log);
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log);
+  await level.follow(database, listener);
   const leases = await openLeases({ database, listener, log }, options.holder);
   const queue = openQueue({
     databaseUrl,
@@ -63,6 +67,7 @@ export async function openServices(
     queue,
     estimates: openEstimates(database, log),
     async close() {
+      level.close();
       leases.close();
       await listener.close();
       await queue.close();

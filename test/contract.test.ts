@@ -188,6 +188,14 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
   'GET /openapi.json': plainly,

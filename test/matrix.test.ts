@@ -158,6 +158,8 @@ const ROUTES: Record<string, Row> = {
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
   'GET /api/admin/audit': { access: 'admin', ok: 200 },
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
+  'GET /api/admin/log-level': { access: 'admin', ok: 200 },
+  'PUT /api/admin/log-level': { access: 'admin', ok: 200, body: () => ({ level: null }) },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
   'GET /openapi.json': { access: 'public', ok: 200 },

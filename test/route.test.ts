@@ -53,7 +53,7 @@ const authenticate = createAuthenticate({ database, keys, verifyExternal: undefi
 
 function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();
-  app.use(requestLog(log));
+  app.use(requestLog(app, { log, slowMs: 0 }));
   const deps = { authenticate: signIn, limits, refusals, once: createOnce({ database, keys, log }) };
   app.use(serve(routes, deps), notFound, problemHandler(log, refusals));
   return app;
