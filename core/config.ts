@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { HookType } from './hooks/question.js';
+import type { LogFiles } from './log-files.js';
 import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
@@ -105,6 +106,10 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Undefined: logs go to stdout. */
+  logFiles: LogFiles | undefined;
+  /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
+  slowRequestMs: number;
 }
 
 /** Without sign-in: only programs on this machine are served, or all that reach the server. */
@@ -249,6 +254,10 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    logFiles: e.LOG_DIR
+      ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
+      : undefined,
+    slowRequestMs: e.SLOW_REQUEST_MS,
   });
 }
 

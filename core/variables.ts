@@ -242,6 +242,13 @@ export const environment = z.object({
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+  LOG_DIR: z.string().min(1).optional(),
+  LOG_FILE_SIZE: bytes
+    // A smaller file would hold no more than one write.
+    .refine((n) => n >= 100 * 1024 && n <= 2 ** 40, 'must be at least 100 KiB and at most 1 TiB')
+    .default(20 * 1024 ** 2),
+  LOG_FILES: integer(1, 1000).default(10),
+  SLOW_REQUEST_MS: integer(0, 3_600_000).default(5000),
 });
 
 export type Environment = z.infer<typeof environment>;

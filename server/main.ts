@@ -49,7 +49,7 @@ const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'server');
+  const log = createLogger(config.logLevel, 'server', config.logFiles);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const metrics = createMetrics(log);

@@ -193,6 +193,14 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/admin/audit/export': asAdmin,
   'GET /health': plainly,
   'GET /health/detailed': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
   'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],

@@ -39,7 +39,7 @@ const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'worker');
+  const log = createLogger(config.logLevel, 'worker', config.logFiles);
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);

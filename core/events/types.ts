@@ -68,6 +68,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   'webhook.test': Nothing;
   'queue.changed': { method: string; path: string };
   'audit.exported': Record<string, unknown>;
+  /** The level of all logs for a time; null: that of the configuration again. */
+  'log.level': { level: string | null; seconds?: number };
   /** A request that was refused, where no other type fits. */
   access: Nothing;
   /** A count of further refused requests of one or several networks; see server/auth/refusal-counts.ts. */

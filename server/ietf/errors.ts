@@ -35,7 +35,7 @@ export async function answerError(
   const error = toAppError(thrown);
   noteIfRefused(deps.refusals, req, error);
   if (error.status >= 500 && !(error instanceof LetGo) && !res.destroyed) {
-    deps.log.error({ err: thrown, requestId: req.id }, 'request failed');
+    deps.log.error({ err: thrown, requestId: req.id, uploadId: req.uploadId }, 'request failed');
   }
   await deps.refusals.whenWritten(req);
   const knowsWhere = call?.located ?? !['POST', 'PUT', 'DELETE'].includes(req.method);
