@@ -5,7 +5,7 @@ import { LeaseLost } from '../../core/uploads/errors.js';
 import { UploadRefused } from '../../core/uploads/hooks.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
-import { problemJson, setErrorHeaders, toAppError } from '../http/problem.js';
+import { setErrorHeaders, toAppError, toProblem } from '../http/problem.js';
 import { type Call, completeness } from './call.js';
 import { limitsOf } from './limits.js';
 import { ContentMismatch, LetGo, UploadProblem } from './problems.js';
@@ -67,8 +67,8 @@ export async function answerError(
 }
 
 function toJson(error: AppError): string {
-  if (!(error instanceof UploadProblem)) return problemJson(error);
-  return JSON.stringify({ ...JSON.parse(problemJson(error)), type: error.type, ...error.members });
+  const more = error instanceof UploadProblem ? { type: error.type, ...error.members } : {};
+  return JSON.stringify({ ...toProblem(error), ...more });
 }
 
 function setAll(res: Response, headers: Record<string, string>): void {
