@@ -17,6 +17,7 @@ const SECRETS = new Set([
   'METRICS_TOKEN',
   'HOOK_URL',
   'NATS_URL',
+  'SENTRY_DSN',
 ]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
@@ -112,6 +113,8 @@ export interface Config {
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
   /** Where traces are sent (OTLP over HTTP); undefined: none are made. */
   otlpEndpoint: string | undefined;
+  /** Where unexpected errors are reported; undefined: nowhere. */
+  sentryDsn: string | undefined;
   /** Undefined: logs go to stdout. */
   logFiles: LogFiles | undefined;
   /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
@@ -267,6 +270,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
     otlpEndpoint: e.OTEL_EXPORTER_OTLP_ENDPOINT,
+    sentryDsn: e.SENTRY_DSN,
     logFiles: e.LOG_DIR
       ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
       : undefined,

@@ -15,14 +15,19 @@ const MOST = 32 * 1024;
 /** Lines from this level on do not wait. */
 const URGENT = levels.values.warn ?? 0;
 
+const ERROR = levels.values.error ?? 0;
+
 /** Pause before another try to write to a stdout that takes nothing at the moment, in milliseconds. */
 const FULL_MS = 10;
 
 /** Writes whole lines. Never throws. */
 export type WriteLines = (lines: string) => void;
 
-/** @returns a destination for pino that gathers lines for `write` */
-export function gatherLines(write: WriteLines): DestinationStream {
+/**
+ * @param note called with each line of an error
+ * @returns a destination for pino that gathers lines for `write`
+ */
+export function gatherLines(write: WriteLines, note?: (line: string) => void): DestinationStream {
   let waiting = '';
   let timer: NodeJS.Timeout | undefined;
   let isUsed = false;
@@ -43,6 +48,7 @@ export function gatherLines(write: WriteLines): DestinationStream {
       if (!isUsed) process.on('exit', flush);
       isUsed = true;
       waiting += line;
+      if (note && destination.lastLevel >= ERROR) note(line);
       if (destination.lastLevel >= URGENT || waiting.length >= MOST) flush();
       else timer ??= setTimeout(flush, WAIT_MS).unref();
     },

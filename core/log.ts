@@ -1,4 +1,5 @@
 import { type Logger, pino, type SerializedError, stdSerializers, stdTimeFunctions } from 'pino';
+import type { ErrorReports } from './error-reports.js';
 import { type LogFiles, openLogFile } from './log-files.js';
 import { gatherLines, writeToStdout } from './log-lines.js';
 
@@ -7,9 +8,15 @@ export type { Logger };
 /**
  * One JSON object a line.
  * @param files where the lines go; undefined: to stdout
+ * @param reports where errors are reported too
  * @throws {ConfigError} when the files cannot be written
  */
-export function createLogger(level: string, name: string, files?: LogFiles): Logger {
+export function createLogger(
+  level: string,
+  name: string,
+  files?: LogFiles,
+  reports?: Pick<ErrorReports, 'note'>,
+): Logger {
   const write = files ? openLogFile(files, name, writeToStdout) : writeToStdout;
   return pino(
     {
@@ -18,7 +25,7 @@ export function createLogger(level: string, name: string, files?: LogFiles): Log
       timestamp: stdTimeFunctions.isoTime,
       serializers: { err: withoutValues },
     },
-    gatherLines(write),
+    gatherLines(write, reports?.note),
   );
 }
 

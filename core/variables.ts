@@ -256,6 +256,10 @@ export const environment = z.object({
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
   OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
+  SENTRY_DSN: z
+    .string()
+    .regex(/^https?:\/\/[\w-]+@[\w.[\]:-]+(\/[\w.-]+)+\/?$/, 'must look like https://key@host/project')
+    .optional(),
   LOG_DIR: z.string().min(1).optional(),
   LOG_FILE_SIZE: bytes
     // A smaller file would hold no more than one write.

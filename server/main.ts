@@ -8,6 +8,7 @@ import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
+import { openErrorReports } from '../core/error-reports.js';
 import { hasCode } from '../core/errors.js';
 import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
@@ -49,7 +50,8 @@ const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'server', config.logFiles);
+  const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
+  const log = createLogger(config.logLevel, 'server', config.logFiles, reports);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const metrics = createMetrics(log);
@@ -112,7 +114,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await hooks?.flush();
     await limits.close();
     await streams.close();
-    await services.close();
+    await Promise.all([services.close(), reports?.close()]);
   });
 
   const url = await listen(http, config);

@@ -155,6 +155,9 @@ test.each([
     { OTEL_EXPORTER_OTLP_ENDPOINT: 'h:4318' },
     /^OTEL_EXPORTER_OTLP_ENDPOINT=h:4318: must be an http or https address/,
   ],
+  ...['h', 'https://h/1', 'https://key@h', 'https://key:secret@h/1'].map(
+    (text): [NodeJS.ProcessEnv, RegExp] => [{ SENTRY_DSN: text }, /^SENTRY_DSN=…: must look like https:/],
+  ),
   [{ NATS_CREDS_FILE: 'f' }, /^NATS_CREDS_FILE is set, but NATS_URL is not/],
   [
     { NATS_URL: 'nats://u:p@h', NATS_CREDS_FILE: 'f' },

@@ -35,14 +35,18 @@ export function isRetryable(error: unknown): boolean {
 export async function recordFailure(deps: PipelineDeps, attempt: Attempt, error: unknown): Promise<void> {
   const { file, step, lastAttempt, log } = attempt;
   const problem = toProblem(step, error);
-  // A faulty file concerns its owner, who finds the problem in its row. Other errors concern the operator.
-  const level = error instanceof AppError && !error.retryable ? 'info' : 'warn';
-  log[level]({ err: error, step, lastAttempt }, 'step failed');
+  log[levelOf(error)]({ err: error, step, lastAttempt }, 'step failed');
   if (!isRetryable(error) || lastAttempt) await failFile(deps.database, file, problem);
   else {
     await recordAttemptError(deps.database, file, problem);
     deps.metrics.stepRetried(step);
   }
+}
+
+/** A faulty file concerns its owner, who finds the problem in its row. Other errors concern the operator. */
+function levelOf(error: unknown): 'info' | 'warn' | 'error' {
+  if (!(error instanceof AppError)) return 'error';
+  return error.retryable ? 'warn' : 'info';
 }
 
 export function toProblem(step: string, error: unknown): Problem {

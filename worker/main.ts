@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { openErrorReports } from '../core/error-reports.js';
 import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
@@ -40,7 +41,8 @@ const SHUTDOWN_MS = 7_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'worker', config.logFiles);
+  const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
+  const log = createLogger(config.logLevel, 'worker', config.logFiles, reports);
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
@@ -125,7 +127,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     health?.close();
     metricsPort?.close();
     parsers.close();
-    await services.close();
+    await Promise.all([services.close(), reports?.close()]);
   });
 
   log.info('working');
