@@ -39,6 +39,8 @@ import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
+import { webhookDeliveryRoutes } from './routes/webhook-deliveries.js';
+import { webhookRoutes } from './routes/webhooks.js';
 import { createTusHandler, type TusDeps } from './tus/handler.js';
 import { createTusLimits } from './tus/limits.js';
 import { tusPreflight } from './tus/preflight.js';
@@ -49,6 +51,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
+  webhookAllowPrivate: Config['webhookAllowPrivate'];
   limits: Limits;
   streams: Streams;
   estimates: Estimates;
@@ -124,6 +127,8 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),
+    ...webhookRoutes(deps),
+    ...webhookDeliveryRoutes(deps),
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),

@@ -39,6 +39,7 @@ let uploader: TestUser;
 /** Two files whose processing is complete. */
 let image: string;
 let text: string;
+let webhook: string;
 
 beforeAll(async () => {
   bucket = await createBucket();
@@ -53,6 +54,7 @@ beforeAll(async () => {
   )) as [TestUser, TestUser];
   image = await owner.upload(await makePng({ width: 400, height: 300 }), { filename: 'image.png' });
   text = await newFile();
+  webhook = await newWebhook();
   await Promise.all([image, text].map((id) => owner.settled(id)));
   await processes.stop('worker');
 });
@@ -77,6 +79,24 @@ async function sentUpload(): Promise<string> {
   const { id, parts } = await made('/api/uploads/presign', { size: 3 });
   const answer = await fetch(parts[0].url, { method: 'PUT', body: 'abc' });
   expect(answer.status).toBe(200);
+  return id;
+}
+
+const WEBHOOK = { url: 'https://receiver.example/', events: ['file.*'] };
+
+const newWebhook = async (): Promise<string> => (await made('/api/webhooks', WEBHOOK)).id;
+
+/** A user who may create webhooks still. */
+const withRoom = () => registerUser(() => processes.url);
+
+/** A delivery that has failed for good. */
+async function newDelivery(): Promise<string> {
+  const id = uuidv7();
+  await processes.database.query(
+    `INSERT INTO deliveries (id, subscription_id, seq, type, subject_id, state, finished_at)
+     VALUES ($1, $2, floor(random() * 1000000) + 1000000, 'file.created', $1, 'failed', now())`,
+    [id, webhook],
+  );
   return id;
 }
 
@@ -160,6 +180,20 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,
+  'GET /api/webhooks': plainly,
+  'POST /api/webhooks': async () => [{ as: await withRoom(), body: WEBHOOK }],
+  'GET /api/webhooks/{id}': () => [at(`/api/webhooks/${webhook}`)],
+  'PATCH /api/webhooks/{id}': () => [at(`/api/webhooks/${webhook}`, { body: { enabled: true } })],
+  'DELETE /api/webhooks/{id}': async () => [at(`/api/webhooks/${await newWebhook()}`)],
+  'POST /api/webhooks/{id}/rotate-secret': () => [at(`/api/webhooks/${webhook}/rotate-secret`)],
+  'POST /api/webhooks/{id}/replay': async () => [
+    at(`/api/webhooks/${await newWebhook()}/replay`, { body: { from: '2026-01-01T00:00:00Z' } }),
+  ],
+  'POST /api/webhooks/{id}/test': () => [at(`/api/webhooks/${webhook}/test`)],
+  'GET /api/webhooks/{id}/deliveries': () => [at(`/api/webhooks/${webhook}/deliveries?state=failed`)],
+  'POST /api/webhooks/deliveries/{id}/redeliver': async () => [
+    at(`/api/webhooks/deliveries/${await newDelivery()}/redeliver`),
+  ],
   'GET /api/uploads': async () => {
     await owner.create(100);
     return [at('/api/uploads?limit=1')];
@@ -308,6 +342,26 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     const first = await call('POST /api/keys', { body: { name: 'a', scopes: ['read'] }, headers });
     expect(first.status).toBe(201);
     return [['with a used key', { body: { name: 'b', scopes: ['read'] }, headers }, 422]];
+  },
+  'POST /api/webhooks': () => [
+    ['with a private address', { body: { ...WEBHOOK, url: 'http://10.0.0.1/' } }, 400],
+    ['with an unknown type', { body: { ...WEBHOOK, events: ['file.eaten'] } }, 400],
+    ['for the events of all', { body: { ...WEBHOOK, scope: 'all' } }, 403],
+  ],
+  'POST /api/webhooks/{id}/replay': async () => {
+    const path = `/api/webhooks/${await newWebhook()}/replay`;
+    await made(path, { from: '2026-01-01T00:00:00Z' });
+    return [['while another one is under way', at(path, { body: { from: '2026-01-01T00:00:00Z' } }), 409]];
+  },
+  'POST /api/webhooks/{id}/test': async () => {
+    const id = await newWebhook();
+    await call('PATCH /api/webhooks/{id}', { path: `/api/webhooks/${id}`, body: { enabled: false } });
+    return [['of a disabled one', at(`/api/webhooks/${id}/test`), 409]];
+  },
+  'POST /api/webhooks/deliveries/{id}/redeliver': async () => {
+    const path = `/api/webhooks/deliveries/${await newDelivery()}/redeliver`;
+    await made(path, {});
+    return [['that is not finished', at(path), 409]];
   },
   'POST /api/files': () => [
     ['with a wrong sum', at(`/api/files?sha256=${'0'.repeat(64)}`, { body: {} }), 422],

@@ -1,5 +1,6 @@
 import { Webhook } from 'standardwebhooks';
 import { v7 as uuidv7 } from 'uuid';
+import { claimDeliveries } from '../core/webhooks/claims.js';
 import { openDelivery, type TestDelivery } from './support/deliveries.js';
 import { type Receiver, startReceiver } from './support/receiver.js';
 import { until } from './support/until.js';
@@ -96,4 +97,47 @@ test('a failure holds up the later events of its file, and no others', async () 
     status: 200,
     answer: 'the answer',
   });
+});
+
+test('receivers that hang, however many, do not delay the others', async () => {
+  const hanging = await receive(() => {});
+  const slow = await Promise.all(Array.from({ length: 12 }, () => world.subscribe(hanging.url)));
+  const files = Array.from({ length: 20 }, () => uuidv7());
+  for (const file of files) await world.happen(file, 1);
+  await until('the messages to hang', () => hanging.open() > 20);
+  // More than the places that workers have, if they all hang.
+  const quick = await receive();
+  const { id } = await world.subscribe(quick.url);
+  const begun = Date.now();
+  for (const file of files) await world.happen(file, 2, 3);
+  await world.ended(id, 40);
+  expect(Date.now() - begun).toBeLessThan(10_000);
+  for (const file of files) expect(runsOf(quick, file)).toEqual([2, 3]);
+  // Two workers, with four messages each for a receiver that is not known to be slow yet.
+  for (const one of slow) {
+    const states = (await world.deliveries(one.id)).filter(({ attempts }) => attempts > 0);
+    expect(states.length).toBeLessThanOrEqual(8);
+  }
+});
+
+test('claims read what is due, and not what waits behind it', async () => {
+  await world.ledger.query(
+    `INSERT INTO subscriptions (id, kind, owner_id, scope, url, events, after_seq)
+     SELECT gen_random_uuid(), 'hook', NULL, 'all', 'http://nobody.example/', '{file.*}', 1000000000
+     FROM generate_series(1, 20)`,
+  );
+  // Of 500 files each has one event that has failed, and nine more that wait for it.
+  await world.ledger.query(
+    `INSERT INTO deliveries (id, subscription_id, seq, type, subject_id, next_attempt_at)
+     SELECT gen_random_uuid(), s.id, n, 'file.step', md5((n % 500)::text)::uuid, now() + interval '1 hour'
+     FROM subscriptions s, generate_series(1, 5000) AS n WHERE s.kind = 'hook'`,
+  );
+  await world.ledger.query('ANALYZE');
+  const begun = Date.now();
+  for (let n = 0; n < 10; n++) {
+    const options = { worker: 'x', kinds: ['hook' as const], busy: new Map(), quick: 32, slow: 32 };
+    expect(await claimDeliveries(world.ledger.database, options)).toEqual([]);
+  }
+  // Each claim takes about 2 ms; reading all would take 100 times as long.
+  expect(Date.now() - begun).toBeLessThan(1_500);
 });

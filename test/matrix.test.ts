@@ -61,7 +61,9 @@ type ObjectName =
   | 'key'
   | 'token'
   | 'user'
-  | 'invitation';
+  | 'invitation'
+  | 'webhook'
+  | 'delivery';
 
 const tus = { 'Tus-Resumable': '1.0.0' };
 const ietf = { 'Upload-Draft-Interop-Version': '8' };
@@ -132,6 +134,36 @@ const ROUTES: Record<string, Row> = {
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
+  'GET /api/webhooks': { access: 'manage', ok: 200 },
+  'POST /api/webhooks': {
+    access: 'manage',
+    ok: 201,
+    body: () => ({ url: 'https://receiver.example/', events: ['file.*'] }),
+  },
+  'GET /api/webhooks/:id': { access: 'manage', ok: 200, on: 'webhook' },
+  'PATCH /api/webhooks/:id': {
+    access: 'manage',
+    ok: 200,
+    on: 'webhook',
+    body: () => ({ events: ['file.completed'] }),
+  },
+  'DELETE /api/webhooks/:id': { access: 'manage', ok: 204, on: 'webhook', changes: true },
+  'POST /api/webhooks/:id/rotate-secret': { access: 'manage', ok: 200, on: 'webhook' },
+  'POST /api/webhooks/:id/replay': {
+    access: 'manage',
+    ok: 202,
+    on: 'webhook',
+    changes: true,
+    body: () => ({ from: '2026-01-01T00:00:00Z' }),
+  },
+  'POST /api/webhooks/:id/test': { access: 'manage', ok: 202, on: 'webhook' },
+  'GET /api/webhooks/:id/deliveries': { access: 'manage', ok: 200, on: 'webhook' },
+  'POST /api/webhooks/deliveries/:id/redeliver': {
+    access: 'manage',
+    ok: 202,
+    on: 'delivery',
+    changes: true,
+  },
   'POST /api/files': { access: 'upload', ok: 201, begins: true, body: () => ({ in: 'a file' }) },
   'GET /api/uploads': { access: 'upload', ok: 200 },
   'GET /api/uploads/info': { access: 'public', ok: 200 },
@@ -309,8 +341,22 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     const { rows } = await processes.database.query(`SELECT id FROM users WHERE role = 'user' LIMIT 1`);
     return rows[0].id;
   },
+  webhook: newWebhook,
+  async delivery(owner) {
+    const { rows } = await processes.database.query(
+      `INSERT INTO deliveries (id, subscription_id, seq, type, subject_id, state, finished_at)
+       VALUES ($1, $2, 1, 'file.created', $1, 'failed', now()) RETURNING id`,
+      [uuidv7(), await newWebhook(owner)],
+    );
+    return rows[0].id;
+  },
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
+
+async function newWebhook(owner: TestUser): Promise<string> {
+  const made = { url: 'https://receiver.example/', events: ['file.*'] };
+  return (await (await send(owner, 'POST', '/api/webhooks', made)).json()).id;
+}
 
 /** A further session of the owner; returns its refresh token. */
 async function openSession(): Promise<string> {

@@ -7,16 +7,13 @@ import {
   CLAIM_SECONDS,
   type Claim,
   claimDeliveries,
-  recordDelivered,
-  recordFailed,
-  recordGivenUp,
-  recordGone,
   releaseClaim,
   releaseClaimsOf,
   type SubscriptionKind,
 } from '../../core/webhooks/claims.js';
 import { DELIVERIES_WANTED } from '../../core/webhooks/deliveries.js';
 import { fanOut, fanOutReplays } from '../../core/webhooks/fan-out.js';
+import { recordDelivered, recordFailed, recordGivenUp, recordGone } from '../../core/webhooks/outcomes.js';
 import type { Sender, Sent } from '../../core/webhooks/sender.js';
 
 /*
@@ -121,8 +118,10 @@ export function startDelivery(deps: DeliverDeps): () => Promise<void> {
 
   const ignore = (error: unknown) => log.debug({ err: error }, 'deliveries');
   // After a broken connection the listener repeats LISTEN by itself.
-  listener.subscribe(GROWN, lookAtLog).catch(ignore);
-  listener.subscribe(DELIVERIES_WANTED, lookAtLog).catch(ignore);
+  listener
+    .subscribe(GROWN, lookAtLog)
+    .then(() => listener.subscribe(DELIVERIES_WANTED, lookAtLog))
+    .catch(ignore);
   const timer = setInterval(lookAtLog, LOOK_EVERY_MS);
   looking = releaseClaimsOf(database, workerName)
     .then(() => {}, ignore)
