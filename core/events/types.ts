@@ -37,6 +37,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes. */
   'file.created': { size: number };
   'file.step': StepRecord & { step: string };
+  /** The id of the older file with which it shares its bytes from now on. */
+  'file.deduplicated': { duplicateOf: string };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -66,6 +68,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   'webhook.test': Nothing;
   'queue.changed': { method: string; path: string };
   'audit.exported': Record<string, unknown>;
+  /** The level of all logs for a time; null: that of the configuration again. */
+  'log.level': { level: string | null; seconds?: number };
   /** A request that was refused, where no other type fits. */
   access: Nothing;
   /** A count of further refused requests of one or several networks; see server/auth/refusal-counts.ts. */
@@ -84,6 +88,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.created': true,
   'file.processing': true,
   'file.step': true,
+  'file.deduplicated': true,
   'file.completed': true,
   'file.failed': true,
   'file.infected': true,
