@@ -1,7 +1,9 @@
 import { Webhook } from 'standardwebhooks';
 import { v7 as uuidv7 } from 'uuid';
 import { claimDeliveries } from '../core/webhooks/claims.js';
-import { openDelivery, type TestDelivery } from './support/deliveries.js';
+import { forgetDeliveries } from '../core/webhooks/deliveries.js';
+import { deleteWebhook } from '../core/webhooks/subscriptions.js';
+import { CALLER, openDelivery, type TestDelivery } from './support/deliveries.js';
 import { type Receiver, startReceiver } from './support/receiver.js';
 import { until } from './support/until.js';
 
@@ -118,6 +120,27 @@ test('receivers that hang, however many, do not delay the others', async () => {
     const states = (await world.deliveries(one.id)).filter(({ attempts }) => attempts > 0);
     expect(states.length).toBeLessThanOrEqual(8);
   }
+});
+
+test('deliveries are forgotten a week after their end, and those of a deleted webhook at once', async () => {
+  const { ledger } = world;
+  const receiver = await receive();
+  const [kept, deleted] = [await world.subscribe(receiver.url), await world.subscribe(receiver.url)];
+  await world.happen(uuidv7(), 1, 2);
+  await Promise.all([world.ended(kept.id, 2), world.ended(deleted.id, 2)]);
+  const [old, recent] = await world.deliveries(kept.id);
+  const age = (id: string | undefined, days: number) =>
+    ledger.query(`UPDATE deliveries SET finished_at = now() - $2 * interval '1 day' WHERE id = $1`, [
+      id,
+      days,
+    ]);
+  await age(old?.id, 7.01);
+  await age(recent?.id, 6.99);
+  await deleteWebhook(ledger.database, deleted.id, CALLER);
+  await forgetDeliveries(ledger.database);
+  expect((await world.deliveries(kept.id)).map(({ id }) => id)).toEqual([recent?.id]);
+  expect(await ledger.query('SELECT FROM subscriptions WHERE id = $1', [deleted.id])).toEqual([]);
+  expect(await world.deliveries(deleted.id)).toEqual([]);
 });
 
 test('claims read what is due, and not what waits behind it', async () => {

@@ -84,10 +84,10 @@ export async function claimDeliveries(
          SELECT d.id FROM deliveries d
          WHERE d.subscription_id = room.id AND d.state = 'pending' AND d.next_attempt_at <= now()
            AND (d.claimed_until IS NULL OR d.claimed_until <= now())
-           AND NOT EXISTS (
-             SELECT FROM deliveries earlier
-             WHERE earlier.subscription_id = d.subscription_id AND earlier.subject_id = d.subject_id
-               AND earlier.state = 'pending' AND earlier.seq < d.seq)
+           AND d.seq = (
+             SELECT min(first.seq) FROM deliveries first
+             WHERE first.subscription_id = d.subscription_id AND first.subject_id = d.subject_id
+               AND first.state = 'pending')
          ORDER BY d.next_attempt_at, d.seq LIMIT room.room FOR UPDATE SKIP LOCKED
        ) AS due
      ), chosen AS (

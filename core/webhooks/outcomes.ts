@@ -5,8 +5,8 @@ import { type Claim, IS_CLAIMED } from './claims.js';
 
 /* What came of the attempts is recorded in the delivery, and in its subscription. */
 
-/** An attempt that takes longer, or fails, makes its subscription a slow one. */
-const SLOW_MS = 1_000;
+/** An attempt that takes longer, or fails, makes its subscription a slow one. In milliseconds. */
+export const SLOW_MS = 1_000;
 
 /** What came of an attempt. */
 export interface Outcome {
