@@ -189,6 +189,10 @@ describe('few contents under random uploads, deletions and kills', () => {
       await processes.start(part);
     }
     await Promise.all(clients);
+    const { rows: shared } = await processes.database.query(
+      `SELECT FROM all_events WHERE type = 'file.deduplicated'`,
+    );
+    expect(shared.length).toBeGreaterThan(10);
 
     for (const user of users) await finishAll(user);
     for (const user of users) {
