@@ -5,6 +5,7 @@ import type { Estimates } from '../core/files/estimates.js';
 import type { StepResult } from '../core/files/steps.js';
 import type { Logger } from '../core/log.js';
 import type { Parsers } from '../core/media/parsers.js';
+import type { Metrics } from '../core/metrics/metrics.js';
 import type { Storage } from '../core/storage/storage.js';
 import type { Dependencies } from './dependencies.js';
 import type { Outcome, Steps } from './steps/step.js';
@@ -18,6 +19,7 @@ export interface PipelineDeps {
   parsers: Parsers;
   steps: Steps;
   estimates: Pick<Estimates, 'decodeMs'>;
+  metrics: Pick<Metrics, 'stepRetried'>;
   log: Logger;
 }
 
