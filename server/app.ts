@@ -47,6 +47,7 @@ import { createTusLimits } from './tus/limits.js';
 import { tusPreflight } from './tus/preflight.js';
 
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
+  hookAuth: Config['hookAuth'];
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
   accessTokenMinutes: number;
@@ -77,7 +78,7 @@ export function buildApp(deps: AppDeps): Express {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
     try {
-      await authenticate(req, access, { stillTrue: method === 'DELETE' });
+      await authenticate(req, access, { stillTrue: method === 'DELETE', byHook: deps.hookAuth });
     } catch (error) {
       const told = method === 'HEAD' ? lockedForNow(error) : error;
       // Callers who guess tokens, or may not upload at all, continue no upload, so their requests count.
