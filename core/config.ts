@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { HookType } from './hooks/question.js';
+import type { LogFiles } from './log-files.js';
 import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
@@ -95,12 +96,20 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Seconds before each repetition of a failed delivery to a webhook. */
+  webhookRetrySeconds: readonly number[];
+  /** Whether webhooks may be in private networks. */
+  webhookAllowPrivate: boolean;
   /**
    * A name that this server or worker keeps when it is restarted and that no other living server (or worker) has. After
    * a restart the process ends the leases under its name at once instead of waiting until they run out.
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Undefined: logs go to stdout. */
+  logFiles: LogFiles | undefined;
+  /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
+  slowRequestMs: number;
 }
 
 /** Without sign-in: only programs on this machine are served, or all that reach the server. */
@@ -241,8 +250,14 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
+    webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    logFiles: e.LOG_DIR
+      ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
+      : undefined,
+    slowRequestMs: e.SLOW_REQUEST_MS,
   });
 }
 

@@ -56,6 +56,15 @@ const integer = (min: number, max: number) =>
     .transform(Number)
     .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
 
+/** `5,30,120`: delays, in seconds. */
+const delays = z
+  .string()
+  .regex(
+    /^[1-9]\d{0,5}(,[1-9]\d{0,5}){0,49}$/,
+    'must be 1 to 50 delays in seconds, such as 5,30,120, each less than 1000000',
+  )
+  .transform((text) => text.split(',').map(Number));
+
 const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
 
 /** In milliseconds. */
@@ -226,11 +235,20 @@ export const environment = z.object({
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
+  WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z
     .string()
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+  LOG_DIR: z.string().min(1).optional(),
+  LOG_FILE_SIZE: bytes
+    // A smaller file would hold no more than one write.
+    .refine((n) => n >= 100 * 1024 && n <= 2 ** 40, 'must be at least 100 KiB and at most 1 TiB')
+    .default(20 * 1024 ** 2),
+  LOG_FILES: integer(1, 1000).default(10),
+  SLOW_REQUEST_MS: integer(0, 3_600_000).default(5000),
 });
 
 export type Environment = z.infer<typeof environment>;

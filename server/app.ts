@@ -6,6 +6,7 @@ import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
+import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
@@ -20,6 +21,7 @@ import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
+import { adminStatsRoute } from './routes/admin-stats.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -31,6 +33,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
+import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
 import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
@@ -50,6 +53,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   hookAuth: Config['hookAuth'];
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
@@ -57,6 +61,9 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   streams: Streams;
   estimates: Estimates;
   metrics: Metrics;
+  /** Of the services that this server depends on. */
+  checks: readonly Check[];
+  dataDir: string;
   metricsToken: Config['metricsToken'];
   /** Folder of the built page. */
   pageDir: string;
@@ -90,7 +97,12 @@ export function buildApp(deps: AppDeps): Express {
 
   const routes = declareRoutes(deps);
   app.use(countRequests(deps.metrics, routes));
-  app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
+  app.use(
+    requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
+    lingeringClose(),
+    securityHeaders(deps.publicUrl),
+    refuseOddities,
+  );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
@@ -135,9 +147,11 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
+    adminStatsRoute(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),
+    ...logLevelRoutes(deps),
     ...healthRoutes(deps),
     metricsRoute(deps),
   ];

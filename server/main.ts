@@ -17,7 +17,7 @@ import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
 import { observeInstallation } from '../core/metrics/gauges.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
-import { createMetrics } from '../core/metrics/metrics.js';
+import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
 import { findOrCreateOwner } from './accounts/hook-accounts.js';
 import { openLocalAccount } from './accounts/local-account.js';
@@ -26,6 +26,7 @@ import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
 import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
+import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
 import { createHttpServer } from './http/server.js';
 import { openSharedCounts } from './limits/counts.js';
@@ -49,17 +50,19 @@ const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'server');
+  const log = createLogger(config.logLevel, 'server', config.logFiles);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const metrics = createMetrics();
+  const metrics = createMetrics(log);
   const services = await openServices(config, log, {
     part: 'server',
     limits: REQUEST_LIMITS,
     holder,
     metrics,
   });
+  const checks = createChecks(services);
   observeInstallation(metrics, services);
+  observeDependencies(metrics, checks);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -95,6 +98,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits,
     streams,
     hooksOf: hooks?.of,
+    checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
@@ -130,6 +134,20 @@ async function openLocally(config: Readonly<Config>, database: DataSource): Prom
   if (!authOff) return undefined;
   const { id: userId } = await openLocalAccount(database);
   return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
+}
+
+/** Adds whether each service answers that this server depends on. */
+function observeDependencies(metrics: Metrics, checks: Check[]): void {
+  metrics.observe(
+    {
+      landfall_dependency_up: { help: 'Whether a service answers this server: 1 or 0', label: 'dependency' },
+    },
+    async () => {
+      const found = await inspect(checks);
+      const states = found.map(({ name, state }) => [name, state === 'up' ? 1 : 0] as const);
+      return { landfall_dependency_up: Object.fromEntries(states) };
+    },
+  );
 }
 
 /** Detects types in a parser process. The first call starts the process. */

@@ -71,7 +71,7 @@ async function work(run: Step['run'], optional = false): Promise<void> {
   const steps = { reading: [createVerifyStep(), createScanStep()], decoding: [step] };
   const { database, storage } = ledger;
   const estimates = openEstimates(database, log);
-  const metrics = createMetrics();
+  const metrics = createMetrics(log);
   worker = startWorker({
     ...place,
     concurrency: 1,

@@ -175,6 +175,7 @@ const OPERATIONS: Record<string, Calls> = {
   'POST /api/uploads/complete': async () => [{ body: { id: await sentUpload() } }],
   'GET /api/stats': plainly,
   'GET /api/stats/types': plainly,
+  'GET /api/admin/stats': asAdmin,
   'GET /api/admin/users': asAdmin,
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
@@ -190,6 +191,16 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
+  'GET /health': plainly,
+  'GET /health/detailed': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
   'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],

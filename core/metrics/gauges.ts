@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import { queryRows } from '../database/rows.js';
 import type { ProcessingQueue } from '../queue/queue.js';
 import type { Storage } from '../storage/storage.js';
+import { readVersion } from '../version.js';
 import type { Metrics } from './metrics.js';
 
 /* The gauges that are read at each scrape: of this process, and of the whole installation. */
@@ -26,6 +27,10 @@ export function observeProcess(
       const byState = { busy: totalCount - idleCount, idle: idleCount, waiting: waitingCount };
       return { landfall_database_connections: byState };
     },
+  );
+  metrics.observe(
+    { landfall_info: { help: 'The version of this process; always 1', label: 'version' } },
+    () => ({ landfall_info: { [readVersion()]: 1 } }),
   );
   const { usage } = storage;
   metrics.observe(
@@ -86,10 +91,10 @@ export function observeInstallation(
 async function readBacklogs(database: DataSource) {
   const [row] = await queryRows<{ events: number; age: number; uploads: number }>(
     database,
-    `SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT $1) AS some)::float8 AS events,
+    `SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT $1) AS counted)::float8 AS events,
             coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM event_inbox ORDER BY id LIMIT 1),
                      0)::float8 AS age,
-            (SELECT count(*) FROM (SELECT FROM uploads WHERE status = 'uploading' LIMIT $1) AS some)::float8 AS uploads`,
+            (SELECT count(*) FROM (SELECT FROM uploads WHERE status = 'uploading' LIMIT $1) AS counted)::float8 AS uploads`,
     [MAX_COUNT],
   );
   return {

@@ -1,5 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { within } from '../concurrency.js';
+import type { Logger } from '../log.js';
 import { type NumberedEvent, readOutcomes } from './outcomes.js';
 
 /*
@@ -56,7 +57,7 @@ const HOOK_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 const STEP_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
 
 /** Creates the metrics of this process, with those of Node itself (event loop, memory, CPU). */
-export function createMetrics(): Metrics {
+export function createMetrics(log: Logger): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const registers = [registry];
@@ -141,7 +142,7 @@ export function createMetrics(): Metrics {
     sentToStore: (kind, isOk, seconds) => sends.observe({ kind, result: isOk ? 'ok' : 'failed' }, seconds),
     hookAsked: (hook, outcome, seconds) => hooks.observe({ hook, outcome }, seconds),
     stepRetried: (step) => steps.inc({ step, outcome: 'retried' }),
-    observe: (gauges, read) => void readers.push(createReader(registry, gauges, read)),
+    observe: (gauges, read) => void readers.push(createReader(registry, log, gauges, read)),
     scrape() {
       scraping ??= scrapeAll().finally(() => {
         scraping = undefined;
@@ -155,6 +156,7 @@ export function createMetrics(): Metrics {
 /** @returns a function that sets the gauges anew; it never rejects */
 function createReader<Name extends string>(
   registry: Registry,
+  log: Logger,
   definitions: Record<Name, { help: string; label?: string }>,
   read: () => Promise<Readings<Name>> | Readings<Name>,
 ): () => Promise<void> {
@@ -166,7 +168,12 @@ function createReader<Name extends string>(
     if (label) labels.set(name, label);
   }
   return async () => {
-    const readings = await within(READ_MS, Promise.resolve().then(read), 'metrics').catch(() => undefined);
+    const readings = await within(READ_MS, Promise.resolve().then(read), 'metrics').catch(
+      (error: unknown) => {
+        log.warn({ err: error, metrics: [...gauges.keys()] }, 'metrics could not be read');
+        return undefined;
+      },
+    );
     for (const [name, gauge] of gauges) {
       const label = labels.get(name);
       // Without this, the values of a service that is away would stay.

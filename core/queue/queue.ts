@@ -54,6 +54,8 @@ export interface ProcessingQueue {
   readonly reachable: boolean;
   /** Calls `listener` each time a queue that may lose jobs is back after it was away. */
   onBack?(listener: () => void): void;
+  /** What Redis tells about itself (INFO); absent if the queue is in PostgreSQL. @throws soon when it cannot be reached */
+  redisInfo?(): Promise<string>;
   /** For Bull Board. */
   readonly bull: Queue;
 }
@@ -184,9 +186,11 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   const { client, reportError, onBack } = connectRedis(url, log, { use: 'queue' });
   const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
   bull.on('error', reportError);
+  const isAway = () => ['close', 'reconnecting', 'end'].includes(client.status);
   return {
     // While Redis is away, commands wait and are carried out when it is back. Our callers do not wait for them.
-    ...operations(bull, () => ['close', 'reconnecting', 'end'].includes(client.status)),
+    ...operations(bull, isAway),
+    redisInfo: () => promptly(isAway, () => client.info()),
     onBack,
     get reachable() {
       return client.status === 'ready';
@@ -205,13 +209,7 @@ function operations(
   ProcessingQueue,
   'add' | 'getState' | 'wake' | 'countOpen' | 'countByState' | 'waitingSince' | 'bull'
 > {
-  /** Limits how long callers wait. A command that takes longer is still carried out. */
-  async function promptly<T>(work: () => Promise<T>): Promise<T> {
-    if (isAway()) throw queueAway();
-    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
-      throw error instanceof TimedOut ? queueAway() : error;
-    });
-  }
+  const soon = <T>(work: () => Promise<T>) => promptly(isAway, work);
   return {
     bull,
     async add(...jobs) {
@@ -220,20 +218,20 @@ function operations(
         data,
         opts: { jobId: jobId(data), ...(priority ? { priority } : {}) },
       }));
-      await promptly(() => bull.addBulk(entries));
+      await soon(() => bull.addBulk(entries));
     },
     async getState(job) {
       const id = jobId(job);
-      const found = await promptly(() => bull.getJob(id));
+      const found = await soon(() => bull.getJob(id));
       if (!found) return 'missing';
       // For a job that has not ended, getJobState would search the list of all waiting jobs.
       if (!found.finishedOn) return 'open';
-      const state = await promptly(() => bull.getJobState(id));
+      const state = await soon(() => bull.getJobState(id));
       if (state === 'completed' || state === 'failed') return state;
       return state === 'unknown' ? 'missing' : 'open';
     },
     wake: (job) =>
-      promptly(async () => {
+      soon(async () => {
         // An active job may have recorded that it waits, and be about to go back to the queue.
         for (const end = Date.now() + ANSWER_MS; ; await pause(WAKE_PAUSE_MS)) {
           const found = await bull.getJob(jobId(job));
@@ -243,17 +241,25 @@ function operations(
           if (!isActive || Date.now() >= end) return;
         }
       }),
-    countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
+    countOpen: () => soon(() => bull.getJobCountByTypes(...OPEN)),
     countByState: () =>
-      promptly(async () => (await bull.getJobCounts(...COUNTED)) as Record<CountedState, number>),
+      soon(async () => (await bull.getJobCounts(...COUNTED)) as Record<CountedState, number>),
     waitingSince: () =>
-      promptly(async () => {
+      soon(async () => {
         // The first of each state: those without a priority are in the order of their arrival.
         const first = await Promise.all(WAITING.map((state) => bull.getJobs([state], 0, 0, true)));
         const times = first.flat().map((job) => job.timestamp);
         return times.length > 0 ? new Date(Math.min(...times)) : undefined;
       }),
   };
+}
+
+/** Limits how long callers wait. A command that takes longer is still carried out. */
+async function promptly<T>(isAway: () => boolean, work: () => Promise<T>): Promise<T> {
+  if (isAway()) throw queueAway();
+  return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
+    throw error instanceof TimedOut ? queueAway() : error;
+  });
 }
 
 /** Whether BullMQ has refused a command because the job is gone or in another state. It numbers its refusals. */

@@ -5,7 +5,7 @@ import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
-import type { ProcessingQueue } from '../queue/queue.js';
+import { jobId, type ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';
 import {
   cleanUpAgain,
@@ -145,10 +145,12 @@ export async function addJobs(
   const pending = files.filter(({ status }) => status === 'pending');
   if (pending.length === 0) return;
   const requestId = actor?.requestId;
+  const jobs = pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId }));
   try {
-    await queue.add(...pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId })));
+    await queue.add(...jobs);
+    for (const job of jobs) log.info({ requestId, uploadId: job.fileId, jobId: jobId(job) }, 'job queued');
   } catch (error) {
-    const fileIds = pending.map(({ id }) => id);
-    log.warn({ err: error, fileIds }, 'jobs could not be queued; the relay will');
+    const uploadIds = jobs.map(({ fileId }) => fileId);
+    log.warn({ err: error, requestId, uploadIds }, 'jobs could not be queued; the relay will');
   }
 }

@@ -5,7 +5,7 @@ import { LeaseLost } from '../../core/uploads/errors.js';
 import { UploadRefused } from '../../core/uploads/hooks.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
-import { problemJson, setErrorHeaders, toAppError } from '../http/problem.js';
+import { setErrorHeaders, toAppError, toProblem } from '../http/problem.js';
 import { setHookHeaders } from '../uploads/hooked.js';
 import { type Call, completeness } from './call.js';
 import { limitsOf } from './limits.js';
@@ -35,7 +35,7 @@ export async function answerError(
   const error = toAppError(thrown);
   noteIfRefused(deps.refusals, req, error);
   if (error.status >= 500 && !(error instanceof LetGo) && !res.destroyed) {
-    deps.log.error({ err: thrown, requestId: req.id }, 'request failed');
+    deps.log.error({ err: thrown, requestId: req.id, uploadId: req.uploadId }, 'request failed');
   }
   await deps.refusals.whenWritten(req);
   const knowsWhere = call?.located ?? !['POST', 'PUT', 'DELETE'].includes(req.method);
@@ -71,8 +71,8 @@ export async function answerError(
 }
 
 function toJson(error: AppError): string {
-  if (!(error instanceof UploadProblem)) return problemJson(error);
-  return JSON.stringify({ ...JSON.parse(problemJson(error)), type: error.type, ...error.members });
+  const more = error instanceof UploadProblem ? { type: error.type, ...error.members } : {};
+  return JSON.stringify({ ...toProblem(error), ...more });
 }
 
 function setAll(res: Response, headers: Record<string, string>): void {

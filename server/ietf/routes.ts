@@ -102,7 +102,7 @@ function createHandler(
 /** @throws {AppError} method_not_allowed, not_found */
 async function dispatch(deps: ResumableDeps, call: Call): ReturnType<typeof create> {
   const { req, res } = call;
-  const id = findUploadId(req.path);
+  const { uploadId: id } = req;
   const isEndpoint = /^\/uploads\/?$/.test(req.path);
   if (!id && !isEndpoint) throw new AppError('not_found');
   if (!id && ['POST', 'PUT'].includes(req.method)) return create(deps, call);

@@ -3,7 +3,7 @@ import { AppError } from '../../core/errors.js';
 import { type HookAnswer, UploadRefused } from '../../core/uploads/hooks.js';
 import { noteIfRefused } from '../auth/refusals.js';
 import { setErrorHeaders, toAppError } from '../http/problem.js';
-import { findUploadId, openCall, type UploadCall } from '../uploads/call.js';
+import { openCall, type UploadCall } from '../uploads/call.js';
 import { type HookedDeps, hooked, mergeHookAnswer, setHookHeaders } from '../uploads/hooked.js';
 import { noteForeign, OffsetConflict } from '../uploads/steps.js';
 import { append } from './append.js';
@@ -47,8 +47,8 @@ export function createTusHandler(deps: TusDeps, limits: Pick<TusLimits, 'countMi
   return async (req, res) => {
     const call = openCall(deps.leases, req, res);
     const { status, headers, body, hook } = await run(deps, call);
-    const id = findUploadId(req.path);
-    if (status === 404 && id) await noteForeign(deps, call, id);
+    const { uploadId } = req;
+    if (status === 404 && uploadId) await noteForeign(deps, call, uploadId);
     if (status === 404 || status === 410) await limits.countMiss(req, res);
     await deps.refusals.whenWritten(req);
     if (res.destroyed) return;
@@ -84,7 +84,7 @@ function answerError(
   const error = toAppError(thrown);
   // If the client has gone, nothing has failed but its connection.
   if (error.status >= 500 && !gone.aborted)
-    log.error({ err: thrown, requestId: req.id }, 'tus request failed');
+    log.error({ err: thrown, requestId: req.id, uploadId: req.uploadId }, 'tus request failed');
   setErrorHeaders(res, error);
   // This status is not of HTTP but of tus.
   if (error.code === 'chunk_mismatch') res.statusMessage = error.title;

@@ -29,7 +29,7 @@ export interface UploadCall {
   readonly stop: AbortSignal;
   /** What a new upload of the sender begins with. No owner: a hook names the owner. */
   newUpload(): Pick<Creation, 'id' | 'ownerId' | 'actor' | 'token'>;
-  /** Makes the sender the holder of the address of a new upload, if only a hook knows the sender. */
+  /** Notes the new upload of the request. A sender whom only a hook knows becomes the holder of its address. */
   own(upload: Upload): void;
   /** Waits for the lease of an upload of the sender and takes it. @throws {AppError} not_found, locked */
   acquire(id: string): Promise<Lease>;
@@ -50,6 +50,7 @@ export interface UploadCall {
  * @param drainMs how long a request that was asked to release its lease may still write
  */
 export function openCall(leases: Leases, req: Request, res: Response, drainMs = DRAIN_MS): UploadCall {
+  req.uploadId = findUploadId(req.path);
   const gone = new AbortController();
   const stop = new AbortController();
   let lease: Lease | undefined;
@@ -81,7 +82,8 @@ export function openCall(leases: Leases, req: Request, res: Response, drainMs = 
       const { userId = null, uploadToken: token } = req.principal ?? {};
       return { id: uuidv7(), ownerId: userId, actor: actorOf(req), token };
     },
-    own({ ownerId }) {
+    own({ id, ownerId }) {
+      req.uploadId = id;
       req.principal ??= holderOf(ownerId);
     },
     gone: gone.signal,
@@ -105,8 +107,7 @@ export function findUploadId(path: string): string | undefined {
 }
 
 /** The upload that the call's path names. @throws {AppError} not_found */
-export function uploadIdOf({ req }: UploadCall): string {
-  const id = findUploadId(req.path);
-  if (!id) throw new AppError('not_found');
-  return id;
+export function uploadIdOf({ req: { uploadId } }: UploadCall): string {
+  if (!uploadId) throw new AppError('not_found');
+  return uploadId;
 }

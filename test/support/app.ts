@@ -11,6 +11,7 @@ import type { UploadHooks } from '../../core/uploads/hooks.js';
 import { type AppDeps, buildApp } from '../../server/app.js';
 import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
+import { createChecks } from '../../server/health/checks.js';
 import { createDrain } from '../../server/http/drain.js';
 import { createLimits } from '../../server/limits/limits.js';
 import { openStreams } from '../../server/live/streams.js';
@@ -40,7 +41,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     part: 'server',
     limits: {},
     holder: 'app',
-    metrics: createMetrics(),
+    metrics: createMetrics(log),
   });
   const { database } = services;
   const refusals = createRefusals({ database, log });
@@ -64,6 +65,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     refusals,
     limits,
     streams,
+    checks: createChecks(services),
     hooks,
     pageDir: join(folder, 'no page'),
     drain: createDrain(),

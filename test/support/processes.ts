@@ -73,6 +73,8 @@ export async function startProcesses(
           HOST: '127.0.0.1',
           PORT: String(port),
           INSTANCE_ID: part,
+          // On a busy machine even a small picture may take a minute.
+          PARSER_TIMEOUT_SECONDS: '600',
           LOG_LEVEL: process.env.TEST_LOG_LEVEL ?? 'silent',
           JOB_BACKOFF_MS: '50',
           // One suite registers more users from one address than the real limit allows.

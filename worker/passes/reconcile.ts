@@ -13,6 +13,7 @@ import { discardUploads, listUnfinishedComplete } from '../../core/uploads/disca
 import { UploadEnded } from '../../core/uploads/errors.js';
 import { expireUploads } from '../../core/uploads/expire.js';
 import { HookSilent, UploadRefused } from '../../core/uploads/hooks.js';
+import { forgetDeliveries } from '../../core/webhooks/deliveries.js';
 import { joinLeadership, type Leader } from './leader.js';
 import { createTrim, purgeAllOverdue } from './purge.js';
 import { createRelay } from './relay.js';
@@ -56,6 +57,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     },
     'files purged from a trash that is too full': createTrim(deps),
     ...overdueParts(deps),
+    'deliveries forgotten': () => forgetDeliveries(deps.database),
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
