@@ -80,7 +80,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
   const resolveOwner = (name: string) => findOrCreateOwner(database, name);
-  const hooks = openHooks({
+  const hooks = await openHooks({
     config: config.hook,
     database,
     metrics,

@@ -47,7 +47,8 @@ afterAll(async () => {
 });
 
 const askApplication: HookReceiver['answer'] = ({ type, headers }) => {
-  if (type !== 'pre-create') return {};
+  // An account of this server needs no session of the application.
+  if (type !== 'pre-create' || headers['hook-owner']) return {};
   const owner = SESSIONS[/session=(\w+)/.exec(headers.cookie ?? '')?.[1] ?? ''];
   if (!owner)
     return { RejectUpload: true, HTTPResponse: { StatusCode: 401, Body: 'log in to the application' } };
