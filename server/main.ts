@@ -98,6 +98,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits,
     streams,
     hooksOf: hooks?.of,
+    tryHook: hooks?.try,
     checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,

@@ -50,7 +50,7 @@ export interface HookDeps {
 }
 
 /** The hooks of one request of a client, or of the reconciler. */
-export interface RequestHooks extends UploadHooks {
+interface RequestHooks extends UploadHooks {
   /** What the hooks of this request want in its answer. */
   readonly answer: HookAnswer;
 }

@@ -3,12 +3,15 @@ import { openHookClient } from './client.js';
 import { createHooks, type HookDeps, type HooksOf } from './hooks.js';
 import { type HookResults, openHookResults } from './results.js';
 import { keepHookSubscription } from './subscription.js';
+import { type HookTrial, tryHook } from './trial.js';
 
 /** The hooks of a process. */
 export interface OpenHooks {
   of: HooksOf;
   config: HookConfig;
   results: HookResults;
+  /** See tryHook(). */
+  try(): Promise<HookTrial>;
   /** Ends the questions that are under way: they count as not answered. */
   stop(): void;
   /** Writes the last results. Call it after stop(), when no request waits any more. */
@@ -30,6 +33,7 @@ export async function openHooks({
     of: createHooks({ ...deps, config, client, results }),
     config,
     results,
+    try: () => tryHook(client),
     stop: client.close,
     flush: results.flush,
   };
