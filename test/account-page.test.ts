@@ -160,7 +160,7 @@ describe('registration', () => {
     const url = await startWith('closed');
     const answered = page.waitForResponse(`${url}/api/auth`);
     await page.goto(url);
-    expect(await (await answered).json()).toEqual({ registration: 'closed' });
+    expect(await (await answered).json()).toEqual({ registration: 'closed', signIn: true });
     await signedOut(page);
     expect(await page.getByRole('button', { name: 'Create an account' }).isVisible()).toBe(false);
     await page.goto('about:blank');

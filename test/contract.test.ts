@@ -28,6 +28,8 @@ interface Call {
 /** Makes the calls of one operation that must succeed. */
 type Calls = () => Promise<Call[]> | Call[];
 
+const METRICS_TOKEN = 'a-token-of-the-contract';
+
 let bucket: TestBucket;
 let processes: Processes;
 let contract: Contract;
@@ -42,7 +44,7 @@ let text: string;
 
 beforeAll(async () => {
   bucket = await createBucket();
-  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV });
+  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV, METRICS_TOKEN });
   contract = await readContract(processes.url);
   admin = await registerUser(() => processes.url);
   owner = await registerUser(() => processes.url);
@@ -173,6 +175,7 @@ const OPERATIONS: Record<string, Calls> = {
   'POST /api/uploads/complete': async () => [{ body: { id: await sentUpload() } }],
   'GET /api/stats': plainly,
   'GET /api/stats/types': plainly,
+  'GET /api/admin/stats': asAdmin,
   'GET /api/admin/users': asAdmin,
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
@@ -188,8 +191,19 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
+  'GET /health': plainly,
+  'GET /health/detailed': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
+  'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],
   'GET /openapi.json': plainly,
 };
 
@@ -303,6 +317,7 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     const { id } = await made('/api/uploads/presign', { size: 3 });
     return [['without its bytes', { body: { id } }, 409]];
   },
+  'GET /metrics': () => [['with another token', {}, 401]],
   'POST /api/keys': async () => {
     const headers = { 'Idempotency-Key': '"one key for two requests"' };
     const first = await call('POST /api/keys', { body: { name: 'a', scopes: ['read'] }, headers });
@@ -367,14 +382,18 @@ describe('the check', () => {
   const faultOf = (answer: Response) => contract.faultOf('GET /api/auth', answer);
 
   test('passes what the document describes, and further fields, which clients must expect', async () => {
-    expect(await faultOf(json({ registration: 'open' }))).toBeUndefined();
-    expect(await faultOf(json({ registration: 'open', more: 1 }))).toBeUndefined();
+    expect(await faultOf(json({ registration: 'open', signIn: true }))).toBeUndefined();
+    expect(await faultOf(json({ registration: 'open', signIn: true, more: 1 }))).toBeUndefined();
   });
 
   test.each([
-    ['another status', () => json({ registration: 'open' }, { status: 202 }), /202 is not described/],
+    [
+      'another status',
+      () => json({ registration: 'open', signIn: true }, { status: 202 }),
+      /202 is not described/,
+    ],
     ['another media type', () => new Response('open'), /is text\/plain/],
-    ['another value', () => json({ registration: 'ajar' }), /must be equal/],
+    ['another value', () => json({ registration: 'ajar', signIn: true }), /must be equal/],
     ['a missing field', () => json({}), /required property/],
     [
       'a problem that is none',

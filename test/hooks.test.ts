@@ -1,4 +1,4 @@
-import type { NewUpload } from '../core/uploads/create.js';
+import type { Creation } from '../core/uploads/create.js';
 import { type UploadHooks, type UploadQuestion, UploadRefused } from '../core/uploads/hooks.js';
 import { settle } from '../core/uploads/settle.js';
 import { startApp, type TestApp } from './support/app.js';
@@ -20,9 +20,10 @@ const question = (hook: string, { upload, actor }: UploadQuestion) => {
 };
 
 const hooks: UploadHooks = {
-  async beforeCreate({ id, metadata, actor }: NewUpload) {
+  async beforeCreate({ id, metadata, actor }: Creation) {
     asked.push(['create', id, Boolean(actor.userId)]);
     if (metadata.filename === 'no creation') throw new UploadRefused('Not this one');
+    return undefined;
   },
   beforeFinish: async (finish) => question('finish', finish),
   beforeEnd: async (end) => question('end', end),

@@ -31,6 +31,8 @@ import { makeDue } from './support/uploads.js';
 /** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
 const TAKEOVER_SECONDS = 150;
 
+const log = createLogger('silent', 'test');
+
 let processes: Processes;
 let user: TestUser;
 
@@ -133,9 +135,8 @@ describe('jobs', () => {
       added = [];
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
       const countOpen = async () => 0;
-      const nothing = async () => {};
-      const bull = undefined as never;
-      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, bull };
+      // The relay calls no others.
+      return { getState, countOpen, add } as unknown as ProcessingQueue;
     }
 
     beforeEach(async () => {
@@ -146,7 +147,6 @@ describe('jobs', () => {
 
     test('leaves alone a job that waits, and adds one that is missing', async () => {
       const { id } = await uploadImage();
-      const log = createLogger('silent', 'test');
       const queue = openQueue({
         databaseUrl: processes.database.url,
         redisUrl: undefined,
@@ -155,10 +155,10 @@ describe('jobs', () => {
         log,
       });
       try {
-        expect(await relayJobs({ database, queue })).toBe(0);
+        expect(await relayJobs({ database, queue, log })).toBe(0);
         await queue.bull.remove(`${id}-1`);
         expect(await queue.getState({ fileId: id, run: 1 })).toBe('missing');
-        expect(await relayJobs({ database, queue })).toBe(1);
+        expect(await relayJobs({ database, queue, log })).toBe(1);
         expect(await queue.getState({ fileId: id, run: 1 })).toBe('open');
       } finally {
         await queue.close();
@@ -182,7 +182,7 @@ describe('jobs', () => {
           comeBack = listener;
         },
       };
-      const relay = createRelay({ database, queue });
+      const relay = createRelay({ database, queue, log });
       expect(await relay()).toBe(0);
       expect(asked.splice(0)).toHaveLength(3);
       expect(await relay()).toBe(0);
@@ -190,7 +190,7 @@ describe('jobs', () => {
       open--;
       expect(await relay()).toBe(1);
       expect(asked.splice(0)).toHaveLength(3);
-      expect(added).toEqual([{ fileId: files[0]?.id, run: 1, priority: 0 }]);
+      expect(added).toEqual([{ fileId: files[0]?.id, run: 1, priority: 0, requestId: expect.any(String) }]);
       open++;
       comeBack();
       expect(await relay()).toBe(0);
@@ -206,8 +206,8 @@ describe('jobs', () => {
         await failFile(database, { ownerId, ...row }, problem);
         return 'failed';
       });
-      expect(await relayJobs({ database, queue })).toBe(1);
-      expect(added).toEqual([{ fileId: other.id, run: 1, priority: 0 }]);
+      expect(await relayJobs({ database, queue, log })).toBe(1);
+      expect(added).toEqual([{ fileId: other.id, run: 1, priority: 0, requestId: expect.any(String) }]);
       expect((await findFile(processes, ending.id)).error.detail).toBe('It was');
     });
   });

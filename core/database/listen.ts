@@ -20,7 +20,7 @@ const PROBE_EVERY_MS = 5_000;
 const LIMITS = { ...REQUEST_LIMITS, answer: PROBE_EVERY_MS };
 
 export interface Listener {
-  /** Calls `handle` with the payload of each notification on this channel from now on. One handler a channel. */
+  /** Calls `handle` with the payload of each notification on this channel from now on. */
   subscribe(channel: string, handle: (payload: string) => void): Promise<void>;
   close(): Promise<void>;
 }
@@ -30,16 +30,21 @@ interface Connection {
   ended: Promise<void>;
 }
 
-/** @throws {ConfigError} when the database cannot be reached now */
-export async function openListener(databaseUrl: string, log: Logger): Promise<Listener> {
-  const handlers = new Map<string, (payload: string) => void>();
+/**
+ * @param name shown in pg_stat_activity
+ * @throws {ConfigError} when the database cannot be reached now
+ */
+export async function openListener(databaseUrl: string, log: Logger, name?: string): Promise<Listener> {
+  const handlers = new Map<string, ((payload: string) => void)[]>();
   const closing = new AbortController();
   let current = await connect();
 
   async function connect(): Promise<Connection> {
-    const client = await connectOnce(databaseUrl, LIMITS);
+    const client = await connectOnce(databaseUrl, LIMITS, name);
     const ended = new Promise<void>((resolve) => client.once('end', resolve));
-    client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
+    client.on('notification', ({ channel, payload = '' }) => {
+      for (const handle of handlers.get(channel) ?? []) handle(payload);
+    });
     try {
       closing.signal.throwIfAborted();
       for (const channel of handlers.keys()) await client.query(`LISTEN ${channel}`);
@@ -79,7 +84,7 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
 
   return {
     async subscribe(channel, handle) {
-      handlers.set(channel, handle);
+      handlers.set(channel, [...(handlers.get(channel) ?? []), handle]);
       await current.client.query(`LISTEN ${channel}`);
     },
     async close() {

@@ -10,6 +10,7 @@ export interface FileJson {
   declaredType: string | null;
   detectedType: string | null;
   sha256: string | null;
+  duplicateOf: string | null;
   status: string;
   step: string | null;
   progress: number;
