@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { registerUser, type TestUser } from './support/client.js';
 import { makePng } from './support/fixtures.js';
-import { type Scrape, scrape } from './support/metrics.js';
+import { metricsIn, readText, type Scrape, scrape } from './support/metrics.js';
 import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
@@ -210,5 +210,47 @@ describe('the token', () => {
     );
     expect((await scrape(`http://127.0.0.1:${port}`)).types.get('landfall_uploads_total')).toBe('counter');
     await processes.stop('server-2');
+  });
+});
+
+describe('the files for operations', () => {
+  const told = async () => {
+    const both = await Promise.all([read('server'), read('worker')]);
+    return new Set(both.flatMap(({ types }) => [...types.keys()]));
+  };
+
+  test.each(['monitoring/alerts.yml', 'monitoring/grafana/landfall.json'])(
+    '%s names only metrics that are told',
+    async (path) => {
+      const names = metricsIn(readText(path));
+      const known = await told();
+      expect(names.length).toBeGreaterThan(10);
+      expect(names.filter((name) => !known.has(name))).toEqual([]);
+    },
+  );
+
+  test('the dashboard is JSON with a query in each panel', () => {
+    const { panels } = JSON.parse(readText('monitoring/grafana/landfall.json'));
+    const graphs = panels.filter(({ type }: { type: string }) => type !== 'row');
+    expect(graphs.length).toBeGreaterThan(15);
+    for (const { targets } of graphs) {
+      expect(targets.every(({ expr }: { expr: string }) => metricsIn(expr).length > 0)).toBe(true);
+    }
+  });
+
+  test('the page for operations lists each metric of ours with its type, and each alert', async () => {
+    const page = readText('docs/operations.md');
+    const listed = [...page.matchAll(/^\| `(landfall_\w+)` \| (\w+) \|/gm)].map(([, name, type]) => [
+      name,
+      type,
+    ]);
+    const both = await Promise.all([read('server'), read('worker')]);
+    const ours = new Map(
+      both.flatMap(({ types }) => [...types]).filter(([name]) => name.startsWith('landfall_')),
+    );
+    expect(new Map(listed as [string, string][])).toEqual(ours);
+    const alerts = [...readText('monitoring/alerts.yml').matchAll(/alert: (\w+)/g)].map(([, name]) => name);
+    expect(alerts.length).toBeGreaterThan(10);
+    expect(alerts.filter((name) => !page.includes(`\`${name}\``))).toEqual([]);
   });
 });

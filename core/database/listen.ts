@@ -76,16 +76,23 @@ export async function openListener(databaseUrl: string, log: Logger, name?: stri
     }
   }
 
+  let asked: Promise<unknown> = Promise.resolve();
+  /** One statement at a time: a client of pg takes no second one before the first is answered. */
+  async function ask(sql: string): Promise<void> {
+    asked = asked.catch(() => {}).then(() => current.client.query(sql));
+    await asked;
+  }
+
   // It ends only after close().
   keepConnected().catch(() => {});
   // A probe's error can be ignored: if the connection is broken, it ends and is opened again.
-  const timer = setInterval(() => void current.client.query('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
+  const timer = setInterval(() => void ask('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
   timer.unref();
 
   return {
     async subscribe(channel, handle) {
       handlers.set(channel, [...(handlers.get(channel) ?? []), handle]);
-      await current.client.query(`LISTEN ${channel}`);
+      await ask(`LISTEN ${channel}`);
     },
     async close() {
       clearInterval(timer);

@@ -25,11 +25,10 @@ const ANSWER_WITHIN_MS = 3000;
 /** Health checks for load balancers and orchestrators, and one for people. */
 export function healthRoutes(deps: HealthDeps): AnyRoute[] {
   const { storage, drain } = deps;
-  const needed = deps.checks.filter((check) => check.needed);
   let checking: Promise<Inspected[]> | undefined;
   /** These routes have no rate limit, so parallel requests share one check of database and storage. */
   function checkOnce(): Promise<Inspected[]> {
-    checking ??= inspect(needed).finally(() => {
+    checking ??= inspect(deps.checks.filter((check) => check.needed)).finally(() => {
       checking = undefined;
     });
     return checking;
