@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
+import type { HookTrial } from '../core/hooks/trial.js';
 import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
@@ -31,6 +32,7 @@ import { fileControlRoutes } from './routes/file-control.js';
 import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
+import { hookRoutes } from './routes/hooks.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
 import { logLevelRoutes } from './routes/log-level.js';
@@ -52,6 +54,9 @@ import { createTusLimits } from './tus/limits.js';
 import { tusPreflight } from './tus/preflight.js';
 
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
+  hook: Config['hook'];
+  hookAuth: Config['hookAuth'];
+  tryHook?: (() => Promise<HookTrial>) | undefined;
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
   slowRequestMs: Config['slowRequestMs'];
@@ -87,7 +92,7 @@ export function buildApp(deps: AppDeps): Express {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
     try {
-      await authenticate(req, access, { stillTrue: method === 'DELETE' });
+      await authenticate(req, access, { stillTrue: method === 'DELETE', byHook: deps.hookAuth });
     } catch (error) {
       const told = method === 'HEAD' ? lockedForNow(error) : error;
       // Callers who guess tokens, or may not upload at all, continue no upload, so their requests count.
@@ -154,6 +159,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     adminStatsRoute(deps),
     ...userRoutes(deps),
     ...invitationRoutes(deps),
+    ...hookRoutes(deps),
     ...auditRoutes(deps),
     ...logLevelRoutes(deps),
     ...healthRoutes(deps),

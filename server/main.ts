@@ -19,6 +19,7 @@ import { observeInstallation } from '../core/metrics/gauges.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
+import { findOrCreateOwner } from './accounts/hook-accounts.js';
 import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
@@ -78,7 +79,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
-  const hooks = openHooks({ config: config.hook, database, log });
+  const resolveOwner = (name: string) => findOrCreateOwner(database, name);
+  const hooks = await openHooks({
+    config: config.hook,
+    database,
+    metrics,
+    log,
+    ...(config.hookAuth ? { resolveOwner } : {}),
+  });
   const app = buildApp({
     ...config,
     ...services,
@@ -90,6 +98,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     limits,
     streams,
     hooksOf: hooks?.of,
+    tryHook: hooks?.try,
     checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,

@@ -223,6 +223,8 @@ const OPERATIONS: Record<string, Calls> = {
     const { id } = await made('/api/admin/invitations', {}, admin);
     return [at(`/api/admin/invitations/${id}`, { as: admin })];
   },
+  'GET /api/admin/hooks': asAdmin,
+  'POST /api/admin/hooks/test': asAdmin,
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
   'GET /health': plainly,

@@ -189,6 +189,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/invitations': { access: 'admin', ok: 200 },
   'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
+  'GET /api/admin/hooks': { access: 'admin', ok: 200 },
+  'POST /api/admin/hooks/test': { access: 'admin', ok: 200 },
   'GET /api/admin/audit': { access: 'admin', ok: 200 },
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health': { access: 'public', ok: 200 },

@@ -3,6 +3,7 @@ import type { HookConfig } from '../config.js';
 import type { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { Creation } from '../uploads/create.js';
 import { checkHookMetadata } from '../uploads/description.js';
 import {
@@ -25,7 +26,7 @@ import {
   questionJson,
   type UploadInfo,
 } from './question.js';
-import type { HookResults } from './results.js';
+import type { HookOutcome, HookResults } from './results.js';
 
 /*
  * The hooks of tusd by HTTP: pre-create, pre-finish and pre-terminate are questions, post-receive is a report of progress.
@@ -41,6 +42,7 @@ export interface HookDeps {
   database: DataSource;
   client: HookClient;
   results: HookResults;
+  metrics?: Pick<Metrics, 'hookAsked'> | undefined;
   log: Logger;
   config: HookConfig;
   /** Finds or makes the account that a hook names as the owner of an upload; undefined: hooks name no owners. */
@@ -48,7 +50,7 @@ export interface HookDeps {
 }
 
 /** The hooks of one request of a client, or of the reconciler. */
-export interface RequestHooks extends UploadHooks {
+interface RequestHooks extends UploadHooks {
   /** What the hooks of this request want in its answer. */
   readonly answer: HookAnswer;
 }
@@ -118,7 +120,7 @@ export function createHooks(deps: HookDeps): HooksOf {
       get answer() {
         return answer;
       },
-      ...(listens('pre-create') || resolveOwner ? { beforeCreate } : {}),
+      ...(listens('pre-create') && { beforeCreate }),
       ...(listens('pre-finish') && {
         async beforeFinish({ upload, partialIds }) {
           const count = () => countAsking(database, 'finish_asked', upload.id);
@@ -165,7 +167,8 @@ async function ask(deps: HookDeps, question: Question): Promise<HookReply | unde
     if (!(error instanceof HookFailed)) throw error;
     const { type, uploadId } = question;
     deps.log.error({ err: error, hook: type, uploadId }, 'a hook gave no answer');
-    if (deps.config.absent === 'allow') return undefined;
+    // Without an owner there can be no upload.
+    if (deps.config.absent === 'allow' && question.ownerId !== null) return undefined;
     throw new HookSilent(error);
   }
 }
@@ -182,13 +185,16 @@ async function report(deps: HookDeps, question: Question): Promise<HookReply | u
 
 /** @throws {HookFailed}; and the errors of `count` */
 async function send(
-  { client, config, results }: HookDeps,
+  { client, config, results, metrics }: HookDeps,
   { type, uploadId, ownerId, info, request, count }: Question,
   attempts: number,
 ): Promise<HookReply> {
   const started = performance.now();
-  const note = (outcome: Parameters<HookResults['note']>[1], error?: string) =>
-    results.note(type, outcome, performance.now() - started, error);
+  const note = (outcome: HookOutcome, error?: string) => {
+    const ms = performance.now() - started;
+    results.note(type, outcome, ms, error);
+    metrics?.hookAsked(type, outcome, ms / 1000);
+  };
   try {
     const asking = request?.();
     const json = await client.ask(questionJson(type, info, asking), attempts, async () => ({

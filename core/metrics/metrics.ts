@@ -30,6 +30,8 @@ export interface Metrics {
   receiving(change: 1 | -1): void;
   /** The S3 store has answered the sending of a part or of a whole object, or has failed for good. */
   sentToStore(kind: 'part' | 'object', isOk: boolean, seconds: number): void;
+  /** A hook was asked or told, with all attempts. @param outcome `answered`, `refused` or `failed` */
+  hookAsked(hook: string, outcome: string, seconds: number): void;
   /** An attempt has failed in this step, and another attempt follows. */
   stepRetried(step: string): void;
   /**
@@ -51,6 +53,7 @@ const READ_MS = 4_000;
 /** In seconds: from an answer out of memory to the body of a slow upload. */
 const REQUEST_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
 const STORE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const HOOK_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const STEP_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
 
 /** Creates the metrics of this process, with those of Node itself (event loop, memory, CPU). */
@@ -96,6 +99,12 @@ export function createMetrics(log: Logger): Metrics {
     ['kind', 'result'],
     STORE_BUCKETS,
   );
+  const hooks = histogram(
+    'landfall_hook_duration_seconds',
+    'Time until the hook had answered, with all attempts',
+    ['hook', 'outcome'],
+    HOOK_BUCKETS,
+  );
   const steps = counter('landfall_steps_total', 'Steps of the processing that ended', ['step', 'outcome']);
   const stepSeconds = histogram(
     'landfall_step_duration_seconds',
@@ -131,6 +140,7 @@ export function createMetrics(log: Logger): Metrics {
     bytesStored: (count) => bytes.inc(count),
     receiving: (change) => receiving.inc(change),
     sentToStore: (kind, isOk, seconds) => sends.observe({ kind, result: isOk ? 'ok' : 'failed' }, seconds),
+    hookAsked: (hook, outcome, seconds) => hooks.observe({ hook, outcome }, seconds),
     stepRetried: (step) => steps.inc({ step, outcome: 'retried' }),
     observe: (gauges, read) => void readers.push(createReader(registry, log, gauges, read)),
     scrape() {

@@ -45,6 +45,14 @@ const SERVICES = [
     start: async () => nothing({ HAPROXY_PATH: process.env.HAPROXY_PATH ?? 'haproxy' }),
   },
   {
+    // A suite starts a receiver of hooks that was written for tusd.
+    helper: 'test/support/tusd-receiver.ts',
+    variables: [],
+    programs: [['python3']],
+    packages: ['python3'],
+    start: async () => nothing(),
+  },
+  {
     helper: 'test/support/browser.ts',
     variables: ['CHROMIUM_PATH'],
     programs: [CHROMIUM],
