@@ -13,10 +13,7 @@ interface Asked {
 }
 
 /** An object is answered as JSON; nothing: the receiver has answered by itself, or never will. */
-type HookScript = (
-  asked: Asked,
-  res: ServerResponse,
-) => object | undefined | Promise<object | undefined>;
+type HookScript = (asked: Asked, res: ServerResponse) => object | undefined | Promise<object | undefined>;
 
 /** A receiver of hooks that answers as its test wants. */
 export interface HookReceiver {
