@@ -110,7 +110,7 @@ test.each([
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ FILE_RETENTION_HOURS: '1.5' }, /^FILE_RETENTION_HOURS=1.5: must be a whole number/],
-  [{ AUTH: 'none' }, 'AUTH=none: must be on or off'],
+  [{ AUTH: 'none' }, 'AUTH=none: must be on, off or hook'],
   [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
   [
     { AUTH: 'off', HOST: '0.0.0.0' },
