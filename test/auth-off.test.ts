@@ -6,6 +6,7 @@ import { registerUser, useAccount } from './support/client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { exchange, formRequest } from './support/raw-http.js';
 import { newAddress, postAuth, problemOf, send } from './support/sign-in.js';
+import { until } from './support/until.js';
 
 /*
  * AUTH=off: every request acts as one local account. Foreign pages must not be able to use that.
@@ -174,7 +175,7 @@ test('AUTH_OFF_ANYWHERE admits other machines by address or by PUBLIC_URL, and n
 
 test('the log warns of it at the start', async () => {
   const server = await start({ LOG_LEVEL: 'warn' });
-  expect(server.logOf('server')).toContain('AUTH=off');
+  await until('the warning', () => server.logOf('server').includes('AUTH=off'));
 });
 
 describe('in a browser', () => {

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { registerUser, type TestUser } from './support/client.js';
 import { makePng } from './support/fixtures.js';
 import { metricsIn, readText, type Scrape, scrape } from './support/metrics.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { freePort } from './support/services/port.js';
@@ -92,10 +93,7 @@ test('uploads that end without a file are counted by their outcome', async () =>
   await grownBy(1, before.terminated, ...outcome('terminated'));
   await grownBy(1, before.refused, ...outcome('refused'));
   await grownBy(2, before.created, ...outcome('created'));
-  // A worker that starts asks for a pass.
-  await processes.stop('worker');
-  await processes.start('worker', { METRICS_PORT: String(ports.worker) });
-  await until('the upload to expire', async () => (await total(...outcome('expired'))) > before.expired);
+  await runPasses(processes, async () => (await total(...outcome('expired'))) > before.expired);
 });
 
 test('a request that sends bytes is seen while it does', async () => {
