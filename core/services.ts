@@ -8,6 +8,7 @@ import { onNumbered, startSequencer } from './events/sequence.js';
 import { claimStorage } from './files/claim.js';
 import { type Estimates, openEstimates } from './files/estimates.js';
 import type { Logger } from './log.js';
+import { openLogLevel } from './log-level.js';
 import { observeProcess } from './metrics/gauges.js';
 import type { Metrics } from './metrics/metrics.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
@@ -48,6 +49,8 @@ export async function openServices(
 ): Promise<Services> {
   const { metrics } = options;
   const { databaseUrl } = requireConnected(config);
+  // First: without a handler the signal would end the process.
+  const level = openLogLevel(log);
   await migrate(databaseUrl, [migrateQueue]);
   const database = await openDatabase(databaseUrl, `landfall ${options.part}`, {
     poolSize: config.databasePoolSize,
@@ -60,6 +63,7 @@ export async function openServices(
   observeProcess(metrics, { database, storage });
   await claimStorage({ database, storage });
   const listener = await openListener(databaseUrl, log, listenerName(options.part));
+  await level.follow(database, listener);
   const leases = await openLeases({ database, listener, log }, options.holder);
   const queue = openQueue({
     databaseUrl,
@@ -77,6 +81,7 @@ export async function openServices(
     estimates: openEstimates(database, log),
     metrics,
     async close() {
+      level.close();
       leases.close();
       await listener.close();
       await queue.close();

@@ -33,6 +33,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { keyRoutes } from './routes/keys.js';
+import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
 import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
@@ -51,6 +52,7 @@ import { tusPreflight } from './tus/preflight.js';
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
@@ -94,7 +96,12 @@ export function buildApp(deps: AppDeps): Express {
 
   const routes = declareRoutes(deps);
   app.use(countRequests(deps.metrics, routes));
-  app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
+  app.use(
+    requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
+    lingeringClose(),
+    securityHeaders(deps.publicUrl),
+    refuseOddities,
+  );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
@@ -143,6 +150,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...userRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),
+    ...logLevelRoutes(deps),
     ...healthRoutes(deps),
     metricsRoute(deps),
   ];

@@ -4,10 +4,12 @@ import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
+import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
@@ -17,9 +19,11 @@ import { observeInstallation } from '../core/metrics/gauges.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
+import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
+import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
 import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
@@ -45,7 +49,7 @@ const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'server');
+  const log = createLogger(config.logLevel, 'server', config.logFiles);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
   const metrics = createMetrics(log);
@@ -74,15 +78,18 @@ async function start(config: Readonly<Config>): Promise<void> {
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
+  const hooks = openHooks({ config: config.hook, database, log });
   const app = buildApp({
     ...config,
     ...services,
     log,
     keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
+    admitLocal: await openLocally(config, database),
     refusals,
     limits,
     streams,
+    hooksOf: hooks?.of,
     checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
@@ -96,11 +103,13 @@ async function start(config: Readonly<Config>): Promise<void> {
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
+    hooks?.stop();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
     metricsPort?.close();
     await refusals.flush();
+    await hooks?.flush();
     await limits.close();
     await streams.close();
     await services.close();
@@ -109,6 +118,14 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** With AUTH=off, what stands for all authentication. */
+async function openLocally(config: Readonly<Config>, database: DataSource): Promise<AdmitLocal | undefined> {
+  const { authOff, publicUrl, corsOrigins } = config;
+  if (!authOff) return undefined;
+  const { id: userId } = await openLocalAccount(database);
+  return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
 }
 
 /** Adds whether each service answers that this server depends on. */
@@ -148,7 +165,13 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
 }
 
 /** Warns of settings that may be intended but are dangerous otherwise. */
-function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
+function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
+  const { trustProxy, identityProvider, authOff } = config;
+  if (authOff) {
+    const who =
+      authOff === 'anywhere' ? 'ANYBODY WHO CAN REACH THIS SERVER' : 'every program on this machine';
+    log.warn(`AUTH=off: ${who} can read, change and delete everything, as an admin, without signing in`);
+  }
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }

@@ -193,6 +193,14 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/admin/audit/export': asAdmin,
   'GET /health': plainly,
   'GET /health/detailed': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
   'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],
@@ -374,14 +382,18 @@ describe('the check', () => {
   const faultOf = (answer: Response) => contract.faultOf('GET /api/auth', answer);
 
   test('passes what the document describes, and further fields, which clients must expect', async () => {
-    expect(await faultOf(json({ registration: 'open' }))).toBeUndefined();
-    expect(await faultOf(json({ registration: 'open', more: 1 }))).toBeUndefined();
+    expect(await faultOf(json({ registration: 'open', signIn: true }))).toBeUndefined();
+    expect(await faultOf(json({ registration: 'open', signIn: true, more: 1 }))).toBeUndefined();
   });
 
   test.each([
-    ['another status', () => json({ registration: 'open' }, { status: 202 }), /202 is not described/],
+    [
+      'another status',
+      () => json({ registration: 'open', signIn: true }, { status: 202 }),
+      /202 is not described/,
+    ],
     ['another media type', () => new Response('open'), /is text\/plain/],
-    ['another value', () => json({ registration: 'ajar' }), /must be equal/],
+    ['another value', () => json({ registration: 'ajar', signIn: true }), /must be equal/],
     ['a missing field', () => json({}), /required property/],
     [
       'a problem that is none',

@@ -51,7 +51,7 @@ beforeAll(async () => {
   await until('the proxy to find a server', async () => {
     return (await connection.send('GET', '/health/ready')).status === 200;
   });
-}, 180_000);
+});
 
 afterAll(async () => {
   connection?.session.destroy();
@@ -316,7 +316,6 @@ test('without a server, a HEAD of tus is answered with 423, and one of the IETF 
 test('a browser sends three files at once over one connection, and they outlive a killed server', async () => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
   const faults = recordFaults(page);
   const devtools = await context.newCDPSession(page);
   const answered = await recordAnswers(devtools);

@@ -160,6 +160,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/audit': { access: 'admin', ok: 200 },
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health': { access: 'public', ok: 200 },
+  'GET /api/admin/log-level': { access: 'admin', ok: 200 },
+  'PUT /api/admin/log-level': { access: 'admin', ok: 200, body: () => ({ level: null }) },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
   'GET /health/detailed': { access: 'admin', ok: 200 },

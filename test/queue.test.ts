@@ -197,11 +197,10 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
       const jobs = [makeJob(), makeJob(), makeJob()];
       await queue.add(...jobs);
       expect(await queue.countOpen()).toBe(3);
-      // Another worker is not held up. Once it has taken a job, the paused worker could have taken one too.
-      const other = makeJob();
-      await queue.add(other);
+      // Another worker is not held up. Once it has done all jobs, the paused worker could have taken one too.
+      await queue.add(makeJob());
       const second = startWorker({ ...place, concurrency: 1, log, handle: async () => {} });
-      await until('another to take them', async () => (await queue.getState(other)) === 'completed');
+      await until('another to do them', async () => (await queue.countOpen()) === 0);
       await second.close();
       expect(seen).toHaveLength(round - 1);
 
@@ -243,7 +242,8 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
   test('a bounded number of ended jobs is kept', async () => {
     const jobs = Array.from({ length: 500 }, makeJob);
     const failing = new Set<string>(jobs.slice(0, 300).map(({ fileId }) => fileId));
-    await queue.add(...jobs);
+    // An answer to all of them at once might come too late on a busy machine.
+    for (let from = 0; from < jobs.length; from += 50) await queue.add(...jobs.slice(from, from + 50));
     const worker = startWorker({
       ...place,
       concurrency: 20,

@@ -49,11 +49,17 @@ const limits = createLimits({
 
 // No test here asks the database: see matrix.test.ts for tests that do.
 const database = undefined as unknown as DataSource;
-const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
+const authenticate = createAuthenticate({
+  database,
+  keys,
+  verifyExternal: undefined,
+  admitLocal: undefined,
+  refusals,
+});
 
 function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();
-  app.use(requestLog(log));
+  app.use(requestLog(app, { log, slowMs: 0 }));
   const deps = { authenticate: signIn, limits, refusals, once: createOnce({ database, keys, log }) };
   app.use(serve(routes, deps), notFound, problemHandler(log, refusals));
   return app;

@@ -77,6 +77,19 @@ export function sumOf(amounts: Amount[]): Amount {
   });
 }
 
+/**
+ * The bytes that are not stored because files of one owner share them: the sizes of all files, those in the trash too, less
+ * the sizes of their blobs. The database counts them as references come and go (migrations/1763981000002-saved-bytes.ts).
+ */
+export async function readSavedBytes(database: DataSource, ownerId: OwnerId): Promise<number> {
+  const [all] = await queryRows<{ saved: number }>(
+    database,
+    'SELECT coalesce(sum(saved_bytes), 0)::float8 AS saved FROM users WHERE $1::uuid IS NULL OR id = $1',
+    [ownerId ?? null],
+  );
+  return all?.saved ?? 0;
+}
+
 /** What became of files in one hour or several: those whose processing took about as long, or all. */
 interface Outcome extends Amount {
   outcome: 'created' | 'completed' | 'failed' | 'infected';

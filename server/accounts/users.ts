@@ -6,6 +6,7 @@ import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from '../auth/principal.js';
 import { RefusedError } from '../auth/refusals.js';
 import { getRoleNow, revokeSessions } from '../auth/sessions.js';
+import { isLocalAccount } from './local-account.js';
 
 /** The changes of an account by an admin; undefined leaves a value as it is. */
 export interface UserChange {
@@ -75,7 +76,9 @@ export async function changeUser(
         : change.disabled
           ? (user.disabledAt ?? new Date())
           : null;
-    const others = locked.filter((one) => one.id !== id && one.role === 'admin' && !one.disabledAt);
+    const others = locked.filter(
+      (one) => one.id !== id && one.role === 'admin' && !one.disabledAt && !isLocalAccount(one),
+    );
     if (others.length === 0 && user.role === 'admin' && (role !== 'admin' || disabledAt)) {
       throw new AppError('wrong_state', { detail: 'This is the only admin: make another one first' });
     }

@@ -13,6 +13,9 @@ export const stats = z
     ...amount.shape,
     byStatus: z.record(fileStatus, amount).describe('All but the files in the trash'),
     trash: amount,
+    savedBytes: bytes.describe(
+      'Bytes that need not be stored because files, in the trash or not, have the same content as older ones',
+    ),
     lastDay: z
       .object({
         since: timestamp.describe('The full hour at which these figures begin, 24 to 25 hours ago'),

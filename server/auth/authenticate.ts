@@ -7,6 +7,7 @@ import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
 import { isLinkOver, isLinkValid, readCallerLink } from './links.js';
+import type { AdmitLocal } from './local.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
@@ -41,6 +42,8 @@ export interface AuthenticateDeps {
   /** Undefined: there is no identity provider. */
   verifyExternal: VerifyExternal | undefined;
   refusals: Refusals;
+  /** Set with AUTH=off: then it alone decides, and tokens mean nothing. */
+  admitLocal: AdmitLocal | undefined;
 }
 
 /**
@@ -53,9 +56,10 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 
 /** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
-  const { database, keys, verifyExternal, refusals } = deps;
+  const { database, keys, verifyExternal, refusals, admitLocal } = deps;
 
   async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
+    if (admitLocal) return admitLocal(req);
     const header = req.get('Authorization');
     if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
     const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];

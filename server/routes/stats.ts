@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
-import { readLastDay, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
+import { readLastDay, readSavedBytes, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
 import { fileStatus } from '../answers/files.js';
 import { stats, typeStats } from '../answers/stats.js';
 import { EMPTY } from './answers.js';
@@ -52,6 +52,7 @@ export async function readStats(
       fileStatus.options.map((name) => [name, sumOf(kept.filter(({ status }) => status === name))]),
     ) as Record<(typeof fileStatus.options)[number], { files: number; bytes: number }>,
     trash: sumOf(totals.filter(({ trashed }) => trashed)),
+    savedBytes: await readSavedBytes(database, ownerId),
     lastDay: {
       since,
       ...day,

@@ -39,7 +39,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const config = loadConfig(env);
   const { dataDir, host, port } = config;
   const logLevel = env.LOG_LEVEL || 'warn';
-  const log = createLogger(logLevel, 'standalone');
+  const log = createLogger(logLevel, 'standalone', config.logFiles);
 
   await ensureDataFolder(dataDir);
   const lock = await lockFolder(dataDir);
@@ -80,6 +80,9 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const workerEnv = { ...childEnv, ...workerMetrics(config) };
   const worker = keepRunning({ name: 'worker', script: workerScript, env: workerEnv, log });
   const children = [server, worker];
+  process.on('SIGUSR2', () => {
+    for (const child of children) child.signal('SIGUSR2');
+  });
   stops.push((graceMs) =>
     Promise.all(children.map((child) => child.stop(Math.max(0, graceMs - POSTGRES_SHARE_MS)))),
   );
@@ -129,6 +132,7 @@ function printWelcome(
     ['Page', url.href.replace(/\/$/, '')],
     ['Data', config.dataDir],
     ...(postgresLocation && postgresLocation !== config.dataDir ? [['Database', postgresLocation]] : []),
+    ...(config.authOff ? [['Sign-in', 'none (AUTH=off): every request acts as an admin']] : []),
     ['Stop', 'Ctrl-C'],
   ];
   const width = Math.max(...lines.map(([name = '']) => name.length));

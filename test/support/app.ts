@@ -61,6 +61,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     log,
     keys,
     verifyExternal: undefined,
+    admitLocal: undefined,
     refusals,
     limits,
     streams,
