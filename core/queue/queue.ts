@@ -85,7 +85,7 @@ const WAITING = ['waiting', 'prioritized'] as const;
 const OPEN = [...WAITING, 'delayed', 'active'] as const;
 const COUNTED = [...OPEN, 'completed', 'failed'] as const;
 
-export type CountedState = (typeof COUNTED)[number];
+type CountedState = (typeof COUNTED)[number];
 
 /** Connections to PostgreSQL for one queue or worker. A worker uses one of them to listen for new jobs. */
 const POOL_SIZE = 5;
