@@ -28,11 +28,13 @@ import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
+import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
 import { meRoutes } from './routes/me.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
@@ -46,6 +48,7 @@ import { tusPreflight } from './tus/preflight.js';
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  redisUrl: Config['redisUrl'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
@@ -128,6 +131,8 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
     ...userRoutes(deps),
+    ...jobRoutes(deps),
+    ...queueRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),
     ...healthRoutes(deps),

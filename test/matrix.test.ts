@@ -61,6 +61,7 @@ type ObjectName =
   | 'key'
   | 'token'
   | 'user'
+  | 'job'
   | 'invitation';
 
 const tus = { 'Tus-Resumable': '1.0.0' };
@@ -153,6 +154,15 @@ const ROUTES: Record<string, Row> = {
     on: 'user',
     body: () => ({ maxFiles: 'default' }),
   },
+  'GET /api/admin/jobs': { access: 'admin', ok: 200 },
+  'GET /api/admin/jobs/:id': { access: 'admin', ok: 200, on: 'job' },
+  // Its processing is complete.
+  'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },
+  'DELETE /api/admin/jobs/:id': { access: 'admin', ok: 204, on: 'job', changes: true },
+  'GET /api/admin/queue': { access: 'admin', ok: 200 },
+  'POST /api/admin/queue/pause': { access: 'admin', ok: 200 },
+  // After the pause, which it ends.
+  'POST /api/admin/queue/resume': { access: 'admin', ok: 200 },
   'GET /api/admin/invitations': { access: 'admin', ok: 200 },
   'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
@@ -309,6 +319,7 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     const { rows } = await processes.database.query(`SELECT id FROM users WHERE role = 'user' LIMIT 1`);
     return rows[0].id;
   },
+  job: async (owner) => `${await makeObject.image(owner)}-1`,
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
 

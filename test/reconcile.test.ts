@@ -133,8 +133,8 @@ describe('jobs', () => {
       const add = async (...jobs: ProcessingJob[]) => void added.push(...jobs);
       const countOpen = async () => 0;
       const nothing = async () => {};
-      const bull = undefined as never;
-      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, bull };
+      const unused = { bull: undefined as never, controls: undefined as never };
+      return { getState, countOpen, add, wake: nothing, close: nothing, reachable: true, ...unused };
     }
 
     beforeEach(async () => {

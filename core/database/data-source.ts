@@ -23,6 +23,7 @@ import { Durations1763960000000 } from '../../migrations/1763960000000-durations
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
 import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
 import { EventCursors1763980000000 } from '../../migrations/1763980000000-event-cursors.js';
+import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed-jobs.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -87,6 +88,7 @@ export async function openDatabase(
       Retention1763970000000,
       Idempotency1763970000001,
       EventCursors1763980000000,
+      RemovedJobs1763986000000,
     ],
   });
   return database.initialize();

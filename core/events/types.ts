@@ -55,7 +55,12 @@ interface EventData extends Record<StatusEventType, RunData> {
   'invitation.created': Nothing;
   'invitation.revoked': Nothing;
   'user.changed': Record<string, unknown>;
+  /** By the board. */
   'queue.changed': { method: string; path: string };
+  'queue.paused': Nothing;
+  'queue.resumed': Nothing;
+  /** An admin took the job out of the queue and out of the list of jobs. */
+  'job.removed': RunData;
   'audit.exported': Record<string, unknown>;
   /** A request that was refused, where no other type fits. */
   access: Nothing;

@@ -12,6 +12,7 @@ import { DatabasePool, REQUEST_LIMITS } from '../database/client.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
+import { controlsOf, WAITING_WHILE_PAUSED } from './controls.js';
 
 /*
  * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The worker's side is in queue/worker.ts.
@@ -36,7 +37,40 @@ export interface ProcessingJob {
 /** `missing`: the queue does not know the job. `open`: it runs, waits or will be retried. */
 export type JobState = 'missing' | 'open' | 'completed' | 'failed';
 
+/** Where the queue has a job. Only `prioritized` jobs have a priority; `delayed` ones wait for their next attempt. */
+export type QueueState =
+  | 'missing'
+  | 'waiting'
+  | 'prioritized'
+  | 'delayed'
+  | 'active'
+  | 'completed'
+  | 'failed';
+
+export interface QueueFigures {
+  /** Whether workers take no jobs. */
+  paused: boolean;
+  jobs: Record<Exclude<QueueState, 'missing'>, number>;
+  /** When the oldest job that could run now was added. */
+  oldestWaitingAt: Date | null;
+  /** Connected workers; null: not known. */
+  workers: number | null;
+}
+
+/** For admins. All throw soon when the queue cannot be reached. */
+export interface QueueControls {
+  /** Lets no worker take jobs, until `resume`, also after restarts of everything. Running jobs go on. */
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  figures(): Promise<QueueFigures>;
+  /** @param jobId see jobId() */
+  look(jobId: string): Promise<QueueState>;
+  /** Takes a job out of the queue. @returns false if a worker runs it, and then it stays */
+  remove(jobId: string): Promise<boolean>;
+}
+
 export interface ProcessingQueue {
+  readonly controls: QueueControls;
   /** Adds the jobs that are not there already. @throws soon when the queue cannot be reached */
   add(...jobs: ProcessingJob[]): Promise<void>;
   /** @throws soon when the queue cannot be reached */
@@ -75,7 +109,7 @@ const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
 const KEEP_FAILED = { age: 60 * 60, count: 200 };
 
 /** BullMQ's names for the states of jobs that have not ended. */
-const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
+const OPEN = ['waiting', 'prioritized', 'delayed', 'active', WAITING_WHILE_PAUSED] as const;
 
 /** Connections to PostgreSQL for one queue or worker. A worker uses one of them to listen for new jobs. */
 const POOL_SIZE = 5;
@@ -193,7 +227,7 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
 function operations(
   bull: Queue<ProcessingJob>,
   isAway: () => boolean,
-): Pick<ProcessingQueue, 'add' | 'getState' | 'wake' | 'countOpen' | 'bull'> {
+): Pick<ProcessingQueue, 'add' | 'getState' | 'wake' | 'countOpen' | 'controls' | 'bull'> {
   /** Limits how long callers wait. A command that takes longer is still carried out. */
   async function promptly<T>(work: () => Promise<T>): Promise<T> {
     if (isAway()) throw queueAway();
@@ -203,6 +237,7 @@ function operations(
   }
   return {
     bull,
+    controls: controlsOf(bull, promptly),
     async add(...jobs) {
       const entries = jobs.map(({ priority, ...data }) => ({
         name: 'process',
