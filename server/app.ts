@@ -6,6 +6,7 @@ import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.j
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import { cors, preflight } from './http/cors.js';
+import { denyUserAgents } from './http/denied-agents.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
@@ -49,6 +50,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
   redisUrl: Config['redisUrl'];
+  deniedUserAgents: Config['deniedUserAgents'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
@@ -87,6 +89,7 @@ export function buildApp(deps: AppDeps): Express {
 
   app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  if (deps.deniedUserAgents.length > 0) app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
   app.all('/uploads{/*path}', resumableUploads(deps, gates));

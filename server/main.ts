@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { Server } from 'node:http';
+import type { RequestListener, Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -22,7 +22,8 @@ import { deriveKeys } from './auth/keys.js';
 import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
 import { createDrain } from './http/drain.js';
-import { createHttpServer } from './http/server.js';
+import { createHttpServer, createHttpsServer } from './http/server.js';
+import { followCertificate, readCertificate } from './http/tls.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
 import { openStreams } from './live/streams.js';
@@ -77,7 +78,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     drain,
     detectType: types.detect,
   });
-  const http = createHttpServer(app);
+  const http = await openHttp(config, app, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
@@ -104,6 +105,15 @@ async function openLocally(config: Readonly<Config>, database: DataSource): Prom
   if (!authOff) return undefined;
   const { id: userId } = await openLocalAccount(database);
   return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
+}
+
+/** With TLS_CERT_FILE the server speaks HTTPS, and follows the changes of the files. */
+async function openHttp({ tls }: Readonly<Config>, app: RequestListener, log: Logger): Promise<Server> {
+  if (!tls) return createHttpServer(app);
+  const certificate = await readCertificate(tls);
+  const https = createHttpsServer(app, certificate);
+  followCertificate(https, tls, certificate, log);
+  return https;
 }
 
 /** Detects types in a parser process. The first call starts the process. */
@@ -139,6 +149,11 @@ function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }
+  if (config.tls && config.publicUrl?.startsWith('http:')) {
+    log.warn(
+      'PUBLIC_URL is not HTTPS, but TLS_CERT_FILE makes this server speak HTTPS: clients get wrong addresses',
+    );
+  }
   if (identityProvider && !identityProvider.audience) {
     log.warn(
       'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
@@ -155,7 +170,7 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
     http.listen(config.port, config.host, () => {
       const { port } = http.address() as AddressInfo;
       const local = ['127.0.0.1', '::1', '0.0.0.0', '::', 'localhost'].includes(config.host);
-      resolve(`http://${local ? 'localhost' : config.host}:${port}`);
+      resolve(`${config.tls ? 'https' : 'http'}://${local ? 'localhost' : config.host}:${port}`);
     });
   });
 }

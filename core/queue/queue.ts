@@ -47,7 +47,7 @@ export type QueueState =
   | 'completed'
   | 'failed';
 
-export interface QueueFigures {
+interface QueueFigures {
   /** Whether workers take no jobs. */
   paused: boolean;
   jobs: Record<Exclude<QueueState, 'missing'>, number>;
