@@ -78,7 +78,7 @@ async function ask(path: string, { method = 'GET', headers = {}, body }: Options
   const ca = await readFile(join(folder, 'first.crt'));
   return new Promise<{ status: number; headers: NodeJS.Dict<string | string[]>; text: string }>(
     (resolve, reject) => {
-      const sent = request(`${processes.url}${path}`, { method, headers, ca, agent: false }, (res) => {
+      const sent = request(`${processes.url}${path}`, { method, headers, ca, agent: false, servername: 'localhost' }, (res) => {
         const chunks: Buffer[] = [];
         res.on('data', (chunk) => chunks.push(chunk));
         res.on('end', () =>

@@ -45,6 +45,7 @@ export function queueRoutes({ database, queue, redisUrl }: QueueDeps): AnyRoute[
         method: 'post',
         path: `/api/admin/queue/${change}`,
         access: 'admin',
+        keyed: true,
         limit: 'processing',
         summary: CHANGES[change],
         answers: { 200: queueState },
