@@ -1,12 +1,21 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { HookType } from './hooks/question.js';
+import type { LogFiles } from './log-files.js';
 import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
+const SECRETS = new Set([
+  'JWT_SECRET',
+  'DATABASE_URL',
+  'REDIS_URL',
+  'S3_SECRET_ACCESS_KEY',
+  'METRICS_TOKEN',
+  'HOOK_URL',
+]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
@@ -61,6 +70,10 @@ export interface Config {
   identityProvider: IdentityProvider | undefined;
   /** `invite` admits people with an invitation; `closed` admits no one after the first account. */
   registration: 'open' | 'invite' | 'closed';
+  /** Undefined: no hook is asked. */
+  hook: HookConfig | undefined;
+  /** Whether a hook decides about new uploads whose sender this server does not know; it names their owner. */
+  hookAuth: boolean;
   /** The quota of users for whom no admin has set one. */
   quota: Quota;
   rateLimits: RateLimits;
@@ -75,6 +88,10 @@ export interface Config {
   fileRetentionHours: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
+  /** Port on which a server or worker tells its metrics; undefined: none. */
+  metricsPort: number | undefined;
+  /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
+  metricsToken: string | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -83,12 +100,20 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Seconds before each repetition of a failed delivery to a webhook. */
+  webhookRetrySeconds: readonly number[];
+  /** Whether webhooks may be in private networks. */
+  webhookAllowPrivate: boolean;
   /**
    * A name that this server or worker keeps when it is restarted and that no other living server (or worker) has. After
    * a restart the process ends the leases under its name at once instead of waiting until they run out.
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Undefined: logs go to stdout. */
+  logFiles: LogFiles | undefined;
+  /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
+  slowRequestMs: number;
 }
 
 /** Absolute paths of PEM files. */
@@ -128,6 +153,23 @@ export interface IdentityProvider {
   /** Required `iss` and `aud` of a token; undefined: any value. */
   issuer: string | undefined;
   audience: string | undefined;
+}
+
+/** A receiver that is asked before this server acts, and told of it; see core/hooks. */
+export interface HookConfig {
+  /** May have a user and a password. */
+  url: string;
+  events: readonly HookType[];
+  /** Names of headers that are sent on with the question. */
+  forwardHeaders: readonly string[];
+  /** For all attempts of one question together. */
+  timeoutMs: number;
+  attempts: number;
+  backoffMs: number;
+  /** What it means when the receiver gives no answer. */
+  absent: 'refuse' | 'allow';
+  /** The shortest time between two reports of an upload's progress. */
+  progressMs: number;
 }
 
 /** Where and how objects are kept in S3. */
@@ -195,6 +237,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),
     registration: e.REGISTRATION,
+    hook: readHook(e),
+    hookAuth: e.AUTH === 'hook',
     quota: { bytes: e.QUOTA_BYTES || UNLIMITED, files: e.QUOTA_FILES || UNLIMITED },
     rateLimits: {
       uploads: e.RATE_LIMIT_UPLOADS,
@@ -210,14 +254,22 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     trashDays: e.TRASH_DAYS,
     fileRetentionHours: e.FILE_RETENTION_HOURS,
     healthPort: e.HEALTH_PORT,
+    metricsPort: e.METRICS_PORT,
+    metricsToken: e.METRICS_TOKEN,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
+    webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    logFiles: e.LOG_DIR
+      ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
+      : undefined,
+    slowRequestMs: e.SLOW_REQUEST_MS,
   });
 }
 
@@ -289,9 +341,30 @@ function readTlsFiles(e: Environment): TlsFiles | undefined {
     : undefined;
 }
 
+/** @throws {ConfigError} when one variable requires another */
+function readHook(e: Environment): HookConfig | undefined {
+  if (!e.HOOK_URL) {
+    if (e.AUTH === 'hook') throw new ConfigError('AUTH=hook needs a hook: set HOOK_URL');
+    return undefined;
+  }
+  if (e.AUTH === 'hook' && !e.HOOK_EVENTS.includes('pre-create')) {
+    throw new ConfigError('AUTH=hook asks the hook pre-create: name it in HOOK_EVENTS');
+  }
+  return {
+    url: e.HOOK_URL,
+    events: e.HOOK_EVENTS,
+    forwardHeaders: e.HOOK_FORWARD_HEADERS,
+    timeoutMs: e.HOOK_TIMEOUT_SECONDS * 1000,
+    attempts: e.HOOK_ATTEMPTS,
+    backoffMs: e.HOOK_BACKOFF_MS,
+    absent: e.HOOK_ABSENT,
+    progressMs: e.HOOK_PROGRESS_SECONDS * 1000,
+  };
+}
+
 /** @throws {ConfigError} when others than this machine could act without sign-in, and nobody has said that they may */
 function readAuthOff(e: Environment, host: string): AuthOff | undefined {
-  if (e.AUTH === 'on') {
+  if (e.AUTH !== 'off') {
     if (!e.AUTH_OFF_ANYWHERE) return undefined;
     throw new ConfigError('AUTH_OFF_ANYWHERE is set, but AUTH is not off: unset AUTH_OFF_ANYWHERE');
   }

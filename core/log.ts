@@ -1,15 +1,25 @@
 import { type Logger, pino, type SerializedError, stdSerializers, stdTimeFunctions } from 'pino';
+import { type LogFiles, openLogFile } from './log-files.js';
+import { gatherLines, writeToStdout } from './log-lines.js';
 
 export type { Logger };
 
-/** One JSON object a line on stdout. */
-export function createLogger(level: string, name: string): Logger {
-  return pino({
-    level,
-    base: { name },
-    timestamp: stdTimeFunctions.isoTime,
-    serializers: { err: withoutValues },
-  });
+/**
+ * One JSON object a line.
+ * @param files where the lines go; undefined: to stdout
+ * @throws {ConfigError} when the files cannot be written
+ */
+export function createLogger(level: string, name: string, files?: LogFiles): Logger {
+  const write = files ? openLogFile(files, name, writeToStdout) : writeToStdout;
+  return pino(
+    {
+      level,
+      base: { name },
+      timestamp: stdTimeFunctions.isoTime,
+      serializers: { err: withoutValues },
+    },
+    gatherLines(write),
+  );
 }
 
 /**

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
 
 /*
@@ -55,6 +56,15 @@ const integer = (min: number, max: number) =>
     .transform(Number)
     .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
 
+/** `5,30,120`: delays, in seconds. */
+const delays = z
+  .string()
+  .regex(
+    /^[1-9]\d{0,5}(,[1-9]\d{0,5}){0,49}$/,
+    'must be 1 to 50 delays in seconds, such as 5,30,120, each less than 1000000',
+  )
+  .transform((text) => text.split(',').map(Number));
+
 const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
 
 /** In milliseconds. */
@@ -104,6 +114,41 @@ const userAgents = z
     'must be parts of User-Agent headers, separated by commas, such as curl,bad*bot; * stands for any characters',
   );
 
+const headerNames = z
+  .string()
+  .regex(
+    /^\s*[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*\s*$/,
+    'must be names of headers, separated by commas',
+  );
+
+/** Headers of a request that are its own; sent on, they would garble the question to the hook. */
+const OWN_HEADERS =
+  /^(host|connection|keep-alive|content-.*|transfer-encoding|te|trailer|upgrade|expect|hook-.*)$/i;
+
+const forwardedHeaders = headerNames
+  .transform((text) => text.split(',').map((name) => name.trim()))
+  .refine(
+    (names) => !names.some((name) => OWN_HEADERS.test(name)),
+    'must be headers such as Cookie or Authorization, and none that every request has for itself',
+  );
+
+/** The hooks that tusd sends without being told to. */
+const USUAL_HOOKS: HookType[] = [
+  'pre-create',
+  'post-create',
+  'post-receive',
+  'post-finish',
+  'post-terminate',
+];
+
+const hookEvents = z.string().transform((text, context): HookType[] => {
+  const names = text.split(',').map((name) => name.trim());
+  const known = HOOK_TYPES.filter((type) => names.includes(type));
+  if (names.every((name) => known.some((type) => type === name))) return known;
+  context.addIssue(`must be some of ${HOOK_TYPES.join(', ')}, separated by commas`);
+  return z.NEVER;
+});
+
 /** Every variable that is read. */
 export const environment = z.object({
   HOST: z.string().min(1).optional(),
@@ -121,13 +166,7 @@ export const environment = z.object({
     .transform(parseTrustProxy)
     .default(false),
   CORS_ORIGINS: z.string().default('*'),
-  CORS_HEADERS: z
-    .string()
-    .regex(
-      /^\s*[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*\s*$/,
-      'must be names of headers, separated by commas',
-    )
-    .optional(),
+  CORS_HEADERS: headerNames.optional(),
   DATA_DIR: z.string().min(1).default('./data'),
   DATA_DIR_SHARED: boolean.default(false),
   DATABASE_URL: z
@@ -161,7 +200,7 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
-  AUTH: z.enum(['on', 'off'], 'must be on or off').default('on'),
+  AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
   AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
@@ -169,6 +208,14 @@ export const environment = z.object({
   JWT_PUBLIC_KEY: z.string().optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
+  HOOK_URL: exactUrl.optional(),
+  HOOK_EVENTS: hookEvents.default(USUAL_HOOKS),
+  HOOK_FORWARD_HEADERS: forwardedHeaders.default([]),
+  HOOK_TIMEOUT_SECONDS: integer(1, 60).default(15),
+  HOOK_ATTEMPTS: integer(1, 20).default(3),
+  HOOK_BACKOFF_MS: integer(0, 60_000).default(1000),
+  HOOK_ABSENT: z.enum(['refuse', 'allow'], 'must be refuse or allow').default('refuse'),
+  HOOK_PROGRESS_SECONDS: integer(1, 3600).default(1),
   REGISTRATION: z.enum(['open', 'invite', 'closed'], 'must be open, invite or closed').default('open'),
   QUOTA_BYTES: bytes.refine((n) => n <= Number.MAX_SAFE_INTEGER, 'must be at most 8191 TiB').default(0),
   QUOTA_FILES: integer(0, 2 ** 31).default(0),
@@ -192,6 +239,11 @@ export const environment = z.object({
   // libuv reads this variable before any of our code runs. We read it to know its value.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
   HEALTH_PORT: integer(0, 65_535).optional(),
+  METRICS_PORT: integer(0, 65_535).optional(),
+  METRICS_TOKEN: z
+    .string()
+    .regex(/^[\w.~+/=-]{16,}$/, 'must be at least 16 letters, digits and . ~ + / = _ -')
+    .optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
@@ -201,11 +253,20 @@ export const environment = z.object({
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
+  WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z
     .string()
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+  LOG_DIR: z.string().min(1).optional(),
+  LOG_FILE_SIZE: bytes
+    // A smaller file would hold no more than one write.
+    .refine((n) => n >= 100 * 1024 && n <= 2 ** 40, 'must be at least 100 KiB and at most 1 TiB')
+    .default(20 * 1024 ** 2),
+  LOG_FILES: integer(1, 1000).default(10),
+  SLOW_REQUEST_MS: integer(0, 3_600_000).default(5000),
 });
 
 export type Environment = z.infer<typeof environment>;

@@ -2,15 +2,18 @@ import { existsSync } from 'node:fs';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
+import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
+import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
 import { denyUserAgents } from './http/denied-agents.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
+import { countRequests } from './http/request-metrics.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
@@ -19,6 +22,7 @@ import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
+import { adminStatsRoute } from './routes/admin-stats.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -31,7 +35,9 @@ import { healthRoutes } from './routes/health.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
+import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
+import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
@@ -51,12 +57,18 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   redisUrl: Config['redisUrl'];
   deniedUserAgents: Config['deniedUserAgents'];
+  slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
   limits: Limits;
   streams: Streams;
   estimates: Estimates;
+  metrics: Metrics;
+  /** Of the services that this server depends on. */
+  checks: readonly Check[];
+  dataDir: string;
+  metricsToken: Config['metricsToken'];
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -87,7 +99,14 @@ export function buildApp(deps: AppDeps): Express {
     next();
   };
 
-  app.use(requestLog(deps.log), lingeringClose(), securityHeaders(deps.publicUrl), refuseOddities);
+  const routes = declareRoutes(deps);
+  app.use(countRequests(deps.metrics, routes));
+  app.use(
+    requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
+    lingeringClose(),
+    securityHeaders(deps.publicUrl),
+    refuseOddities,
+  );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
   if (deps.deniedUserAgents.length > 0) app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
@@ -104,7 +123,7 @@ export function buildApp(deps: AppDeps): Express {
   );
   app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
   app.use('/api/files', resumablePosts(deps, gates));
-  const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
+  const tracked = routes.map((route) => ({ ...route, handle: drain.track(route.handle) }));
   const once = drain.track(createOnce(deps));
   app.use(serve(tracked, { authenticate, limits, refusals, once }));
   app.use(BOARD_PATH, limits.global);
@@ -133,12 +152,15 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
+    adminStatsRoute(deps),
     ...userRoutes(deps),
     ...jobRoutes(deps),
     ...queueRoutes(deps),
     ...invitationRoutes(deps),
     ...auditRoutes(deps),
+    ...logLevelRoutes(deps),
     ...healthRoutes(deps),
+    metricsRoute(deps),
   ];
   return [...routes, openApiRoute(routes)];
 }

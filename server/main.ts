@@ -9,11 +9,15 @@ import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
+import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
+import { observeInstallation } from '../core/metrics/gauges.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
 import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
@@ -21,6 +25,7 @@ import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
 import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
+import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
 import { createHttpServer, createHttpsServer } from './http/server.js';
 import { followCertificate, readCertificate } from './http/tls.js';
@@ -45,10 +50,19 @@ const HANG_UP_EVERY_MS = 20;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { jwtSecret } = requireConnected(config);
-  const log = createLogger(config.logLevel, 'server');
+  const log = createLogger(config.logLevel, 'server', config.logFiles);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const metrics = createMetrics(log);
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: REQUEST_LIMITS,
+    holder,
+    metrics,
+  });
+  const checks = createChecks(services);
+  observeInstallation(metrics, services);
+  observeDependencies(metrics, checks);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -59,11 +73,13 @@ async function start(config: Readonly<Config>): Promise<void> {
     shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
     accountKey: keys.limitedAccount,
     refusals,
+    metrics,
     log,
   });
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
+  const hooks = openHooks({ config: config.hook, database, log });
   const app = buildApp({
     ...config,
     ...services,
@@ -74,21 +90,27 @@ async function start(config: Readonly<Config>): Promise<void> {
     refusals,
     limits,
     streams,
+    hooksOf: hooks?.of,
+    checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
   });
   const http = await openHttp(config, app, log);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
+    hooks?.stop();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    metricsPort?.close();
     await refusals.flush();
+    await hooks?.flush();
     await limits.close();
     await streams.close();
     await services.close();
@@ -114,6 +136,20 @@ async function openHttp({ tls }: Readonly<Config>, app: RequestListener, log: Lo
   const https = createHttpsServer(app, certificate);
   followCertificate(https, tls, certificate, log);
   return https;
+}
+
+/** Adds whether each service answers that this server depends on. */
+function observeDependencies(metrics: Metrics, checks: Check[]): void {
+  metrics.observe(
+    {
+      landfall_dependency_up: { help: 'Whether a service answers this server: 1 or 0', label: 'dependency' },
+    },
+    async () => {
+      const found = await inspect(checks);
+      const states = found.map(({ name, state }) => [name, state === 'up' ? 1 : 0] as const);
+      return { landfall_dependency_up: Object.fromEntries(states) };
+    },
+  );
 }
 
 /** Detects types in a parser process. The first call starts the process. */

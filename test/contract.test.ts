@@ -28,6 +28,8 @@ interface Call {
 /** Makes the calls of one operation that must succeed. */
 type Calls = () => Promise<Call[]> | Call[];
 
+const METRICS_TOKEN = 'a-token-of-the-contract';
+
 let bucket: TestBucket;
 let processes: Processes;
 let contract: Contract;
@@ -42,7 +44,7 @@ let text: string;
 
 beforeAll(async () => {
   bucket = await createBucket();
-  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV });
+  processes = await startProcesses({ ...bucket.env, ...MATRIX_ENV, METRICS_TOKEN });
   contract = await readContract(processes.url);
   admin = await registerUser(() => processes.url);
   owner = await registerUser(() => processes.url);
@@ -175,6 +177,7 @@ const OPERATIONS: Record<string, Calls> = {
   'POST /api/uploads/complete': async () => [{ body: { id: await sentUpload() } }],
   'GET /api/stats': plainly,
   'GET /api/stats/types': plainly,
+  'GET /api/admin/stats': asAdmin,
   'GET /api/admin/users': asAdmin,
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
@@ -199,8 +202,19 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
+  'GET /health': plainly,
+  'GET /health/detailed': asAdmin,
+  'GET /api/admin/log-level': async () => {
+    await call('PUT /api/admin/log-level', { as: admin, body: { level: 'error', seconds: 60 } });
+    return asAdmin();
+  },
+  'PUT /api/admin/log-level': () => [
+    { as: admin, body: { level: 'error', seconds: 60 } },
+    { as: admin, body: { level: null } },
+  ],
   'GET /health/live': plainly,
   'GET /health/ready': plainly,
+  'GET /metrics': () => [{ as: useAccount(owner, METRICS_TOKEN, () => processes.url) }],
   'GET /openapi.json': plainly,
 };
 
@@ -317,6 +331,7 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     const { id } = await made('/api/uploads/presign', { size: 3 });
     return [['without its bytes', { body: { id } }, 409]];
   },
+  'GET /metrics': () => [['with another token', {}, 401]],
   'POST /api/keys': async () => {
     const headers = { 'Idempotency-Key': '"one key for two requests"' };
     const first = await call('POST /api/keys', { body: { name: 'a', scopes: ['read'] }, headers });

@@ -5,6 +5,7 @@ import { usageOf } from './support/books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
 import { terminate } from './support/deletions.js';
 import { storageKeyOf } from './support/objects.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
@@ -176,6 +177,18 @@ describe('an upload straight to S3', () => {
     const { Body } = await bucket.client.send(new GetObjectCommand({ Bucket: bucket.bucket, Key }));
     expect(await Body?.transformToString()).toBe('good');
     await expectProblem(await presign({ id: presigned.id }), 409, 'wrong_state');
+  });
+
+  it('shares its bytes with an older file that has the same', async () => {
+    const content = randomBytes(PART + 1);
+    const first = await user.upload(content);
+    expect(await user.settled(first)).toMatchObject({ status: 'completed', duplicateOf: null });
+    const presigned = await begin(content.byteLength);
+    await send(presigned, content);
+    expect(await expectFile(await complete(presigned.id), content)).toMatchObject({ duplicateOf: first });
+    await runPasses(processes, async () => (await listStored(presigned.id)).length === 0);
+    expect(await terminate(user, first)).toBe(204);
+    await expectFile(await complete(presigned.id), content);
   });
 
   it('stands among the unfinished uploads', async () => {

@@ -355,11 +355,9 @@ describe('requests that cannot be served', () => {
     await expectProblem(await user.fetch('/api/files/%E0%A4%A'), 400, 'invalid_request');
   });
 
-  it('gives each answer an id, which is the client’s own if that is harmless', async () => {
-    const ask = async (id: string) =>
-      (await user.fetch('/api/nothing', { headers: { 'X-Request-Id': id } })).headers.get('X-Request-Id');
-    expect(await ask('abc-1')).toBe('abc-1');
-    expect(await ask('a b<script>')).toMatch(/^[0-9a-f-]{36}$/);
+  it('gives each answer an id of its own, whatever a client sends', async () => {
+    const { headers } = await user.fetch('/api/nothing', { headers: { 'X-Request-Id': 'abc-1' } });
+    expect(headers.get('X-Request-Id')).toMatch(/^[0-9a-f-]{36}$/);
   });
 });
 

@@ -6,6 +6,8 @@ import { until } from './support/until.js';
 const JWT_SECRET = 'a secret of the server that no log may show';
 const PASSWORD = 'a password that no log may show';
 const WRONG = 'a wrong password that no log may show';
+const AGENT = 'an agent that no log may show';
+const FILENAME = 'a file name that no log may show.txt';
 
 let processes: Processes;
 
@@ -30,7 +32,7 @@ function send(
   });
 }
 
-test('no secret gets into the logs of server and worker, whatever it is used for', async () => {
+test('no secret and no personal data get into the logs of server and worker, whatever they are used for', async () => {
   const email = `${randomUUID()}@example.org`;
   const registered = await send('POST', '/api/auth/register', {}, { email, password: PASSWORD });
   const cookies = registered.headers.getSetCookie().map((line) => line.split(';')[0] ?? '');
@@ -54,6 +56,8 @@ test('no secret gets into the logs of server and worker, whatever it is used for
     Authorization: `Bearer ${uploadToken}`,
     'Tus-Resumable': '1.0.0',
     'Upload-Length': '0',
+    'Upload-Metadata': `filename ${btoa(FILENAME)}`,
+    'User-Agent': AGENT,
   });
   const id = idOf(created.headers.get('Location') ?? '');
   const { links } = await until('the file to be clean', async () => {
@@ -62,6 +66,12 @@ test('no secret gets into the logs of server and worker, whatever it is used for
   });
   expect((await fetch(`${processes.url}${links.content}`)).status).toBe(200);
   expect((await fetch(`${processes.url}${links.content}x`)).status).toBe(401);
+  const change = { filename: `${FILENAME}\0` };
+  await send('PATCH', `/api/files/${id}`, bearer, change);
+  await send('GET', `/api/files?q=${encodeURIComponent(FILENAME)}`, bearer);
+  await send('GET', `/api/files/${id}/content`, { Range: 'bytes=9-', Authorization: `Bearer ${key}` });
+  await send('POST', '/api/admin/invitations', bearer, { email });
+  await send('POST', '/api/me/password', bearer, { currentPassword: WRONG, newPassword: PASSWORD });
   await send('POST', '/api/auth/refresh', {}, { refreshToken });
   await send('POST', '/api/auth/refresh', {}, '{not JSON');
   await send('POST', '/api/auth/refresh', { Cookie: cookies.join('; ') });
@@ -75,7 +85,19 @@ test('no secret gets into the logs of server and worker, whatever it is used for
     expect(log).toContain(`"path":"${path}"`);
   }
   const secrets: Record<string, string> = {
-    ...{ JWT_SECRET, PASSWORD, WRONG, accessToken, refreshToken, key, uploadToken, invitation },
+    ...{
+      JWT_SECRET,
+      PASSWORD,
+      WRONG,
+      AGENT,
+      FILENAME,
+      email,
+      accessToken,
+      refreshToken,
+      key,
+      uploadToken,
+      invitation,
+    },
     signature: accessToken.split('.')[2],
     link: links.content.split('token=')[1],
     database: new URL(processes.database.url).password || 'none is set',

@@ -147,6 +147,7 @@ const ROUTES: Record<string, Row> = {
   },
   'GET /api/stats': { access: 'read', ok: 200 },
   'GET /api/stats/types': { access: 'read', ok: 200 },
+  'GET /api/admin/stats': { access: 'admin', ok: 200 },
   'GET /api/admin/users': { access: 'admin', ok: 200 },
   'PATCH /api/admin/users/:id': {
     access: 'admin',
@@ -168,8 +169,14 @@ const ROUTES: Record<string, Row> = {
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
   'GET /api/admin/audit': { access: 'admin', ok: 200 },
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
+  'GET /health': { access: 'public', ok: 200 },
+  'GET /api/admin/log-level': { access: 'admin', ok: 200 },
+  'PUT /api/admin/log-level': { access: 'admin', ok: 200, body: () => ({ level: null }) },
   'GET /health/live': { access: 'public', ok: 200 },
   'GET /health/ready': { access: 'public', ok: 200 },
+  'GET /health/detailed': { access: 'admin', ok: 200 },
+  // Without METRICS_TOKEN; see metrics.test.ts.
+  'GET /metrics': { access: 'public', ok: 404 },
   'GET /openapi.json': { access: 'public', ok: 200 },
 };
 
@@ -279,6 +286,9 @@ const WITHOUT_LIMIT = [
   // Load balancers ask as often as they like.
   'GET /health/live',
   'GET /health/ready',
+  'GET /health',
+  // Prometheus has a token of its own.
+  'GET /metrics',
   // It is the same for every request, like the page.
   'GET /openapi.json',
 ];
@@ -405,7 +415,8 @@ describe('the table', () => {
  * routes in OTHERS too; if you add one that only looks at requests, list it here.
  */
 const MOUNTED = [
-  // The log of requests, unwanted bodies, headers, odd requests, CORS.
+  // The count of requests, their log, unwanted bodies, headers, odd requests, CORS.
+  '<anonymous>',
   '<anonymous>',
   '<anonymous>',
   'helmetMiddleware',

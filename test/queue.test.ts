@@ -106,13 +106,10 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     work(async ({ fileId }) => void seen.push(fileId));
     const later = open();
     try {
-      await until('the worker to be known', async () => (await later.controls.figures()).workers === 1);
-      const { oldestWaitingAt, ...figures } = await later.controls.figures();
-      expect(figures).toMatchObject({
-        paused: true,
-        jobs: { waiting: 2, prioritized: 1, delayed: 0, active: 0 },
-      });
-      expect(oldestWaitingAt?.getTime()).toBeGreaterThanOrEqual(before - 1000);
+      await until('the worker to be known', async () => (await later.controls.countWorkers()) === 1);
+      expect(await later.controls.isPaused()).toBe(true);
+      expect(await later.countByState()).toMatchObject({ waiting: 2, prioritized: 1, delayed: 0, active: 0 });
+      expect((await later.waitingSince())?.getTime()).toBeGreaterThanOrEqual(before - 1000);
       // The relay would take uncounted jobs for missing ones.
       expect(await later.countOpen()).toBe(3);
       const [first, second, third] = jobs.map((job) => `${job.fileId}-${job.run}`);
@@ -128,7 +125,7 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     }
     await until('the others to run', () => seen.length === 2);
     await until('none to be open', async () => (await queue.countOpen()) === 0);
-    expect(await queue.controls.figures()).toMatchObject({ paused: false, oldestWaitingAt: null });
+    expect([await queue.controls.isPaused(), await queue.waitingSince()]).toEqual([false, undefined]);
   });
 
   test('a job that runs cannot be removed', async () => {
@@ -248,11 +245,10 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
       const jobs = [makeJob(), makeJob(), makeJob()];
       await queue.add(...jobs);
       expect(await queue.countOpen()).toBe(3);
-      // Another worker is not held up. Once it has taken a job, the paused worker could have taken one too.
-      const other = makeJob();
-      await queue.add(other);
+      // Another worker is not held up. Once it has done all jobs, the paused worker could have taken one too.
+      await queue.add(makeJob());
       const second = startWorker({ ...place, concurrency: 1, log, handle: async () => {} });
-      await until('another to take them', async () => (await queue.getState(other)) === 'completed');
+      await until('another to do them', async () => (await queue.countOpen()) === 0);
       await second.close();
       expect(seen).toHaveLength(round - 1);
 
@@ -294,7 +290,8 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
   test('a bounded number of ended jobs is kept', async () => {
     const jobs = Array.from({ length: 500 }, makeJob);
     const failing = new Set<string>(jobs.slice(0, 300).map(({ fileId }) => fileId));
-    await queue.add(...jobs);
+    // An answer to all of them at once might come too late on a busy machine.
+    for (let from = 0; from < jobs.length; from += 50) await queue.add(...jobs.slice(from, from + 50));
     const worker = startWorker({
       ...place,
       concurrency: 20,

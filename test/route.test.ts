@@ -59,7 +59,7 @@ const authenticate = createAuthenticate({
 
 function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();
-  app.use(requestLog(log));
+  app.use(requestLog(app, { log, slowMs: 0 }));
   const deps = { authenticate: signIn, limits, refusals, once: createOnce({ database, keys, log }) };
   app.use(serve(routes, deps), notFound, problemHandler(log, refusals));
   return app;

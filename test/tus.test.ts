@@ -654,13 +654,13 @@ describe('expiration', () => {
     const path = await user.create(10);
     const other = await user.create(10);
     await patch(path, 0, 'abc');
+    await processes.stop('worker');
     await letExpire(path);
     expect((await user.tus('HEAD', path)).status).toBe(410);
     expect((await patch(path, 3, 'def')).status).toBe(410);
 
     const stored = await storedAt(path);
     expect(await isStored(stored)).toBe(true);
-    await processes.stop('worker');
     await processes.start('worker');
     await until('the bytes are deleted', async () => !(await isStored(stored)));
     expect(await user.get(`/api${path}`)).toMatchObject({ status: 'expired', expiresAt: null });

@@ -1,5 +1,6 @@
 import { AttemptOver } from '../core/files/attempt.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
+import { jobId } from '../core/queue/queue.js';
 import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
 import { StorageFull } from '../core/storage/disk-room.js';
 import type { Attempt, PipelineDeps } from './attempt.js';
@@ -48,7 +49,8 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
   const started = await startAttempt(deps.database, job, deps.steps.reading[0]?.name ?? '');
   if (!started) return undefined;
   const { file, blob } = started;
-  const log = deps.log.child({ fileId: file.id, run: file.run, requestId: job.requestId });
+  const log = deps.log.child({ requestId: job.requestId, fileId: file.id, jobId: jobId(job) });
+  log.info({ attempt: file.attempts }, 'attempt begins');
   const { lastAttempt, signal } = job;
   const attempt: Attempt = { file, blob, step: file.step ?? '', lastAttempt, signal, log };
   if (job.crashes > MAX_CRASHES) {
@@ -62,11 +64,13 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
       const { step, record, facts } = infected;
       const problem = { step, code: 'infected', detail: `Found: ${facts.threat}` };
       await infectFile(deps.database, file, problem, record);
+      log.info('file is infected');
       return undefined;
     }
     const deadline = await runSteps(deps, attempt);
     const reading = deps.steps.reading.map(({ name }) => name);
     if (!deadline) await completeFile(deps.database, file, reading);
+    log.info({ until: deadline }, deadline ? 'file waits for an answer' : 'file completed');
     return deadline;
   } catch (error) {
     if (!(await isBlameless(deps, attempt, error))) await recordFailure(deps, attempt, error);

@@ -14,6 +14,20 @@ export async function listEvents(database: DataSource, subjectId: string): Promi
   );
 }
 
+/** Maps ids of files to ids of the requests that brought their last bytes. A file that the worker has made is missing. */
+export async function mapFilesToRequests(
+  database: DataSource,
+  fileIds: string[],
+): Promise<Map<string, string>> {
+  const found = await queryRows<{ id: string; request: string }>(
+    database,
+    `SELECT subject_id AS id, actor ->> 'requestId' AS request FROM all_events
+     WHERE subject_id = ANY ($1) AND type = 'file.created' AND actor ? 'requestId'`,
+    [fileIds],
+  );
+  return new Map(found.map(({ id, request }) => [id, request]));
+}
+
 export interface AuditFilter {
   /** Such as `auth.login`, or `auth.*` for all types that begin with `auth.`. */
   type?: string | undefined;

@@ -5,7 +5,7 @@ import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
-import type { ProcessingQueue } from '../queue/queue.js';
+import { jobId, type ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';
 import {
   cleanUpAgain,
@@ -17,7 +17,7 @@ import {
 } from './commit.js';
 import { loseUpload, refuseUpload } from './end.js';
 import { LeaseLost, UploadEnded } from './errors.js';
-import { UploadRefused } from './hooks.js';
+import { type UploadQuestion, UploadRefused } from './hooks.js';
 import type { Lease } from './lease.js';
 
 /*
@@ -94,17 +94,17 @@ function whyNoFile(error: unknown): Upload['error'] {
 }
 
 /**
- * @param upload as it will be finished
+ * @param about.upload as it will be finished
  * @throws {UploadRefused} after the upload was ended; and errors of a hook that gives no answer
  */
 export async function askHook(
   deps: SettleDeps,
   lease: Lease,
   actor: Actor | undefined,
-  upload = lease.upload,
+  about: Omit<UploadQuestion, 'actor'> = { upload: lease.upload },
 ): Promise<void> {
   try {
-    await deps.hooks?.beforeFinish?.({ upload, actor: actor ?? null });
+    await deps.hooks?.beforeFinish?.({ ...about, actor: actor ?? null });
   } catch (error) {
     if (error instanceof UploadRefused) await refuseUpload(deps, lease, error);
     throw error;
@@ -145,10 +145,12 @@ export async function addJobs(
   const pending = files.filter(({ status }) => status === 'pending');
   if (pending.length === 0) return;
   const requestId = actor?.requestId;
+  const jobs = pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId }));
   try {
-    await queue.add(...pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId })));
+    await queue.add(...jobs);
+    for (const job of jobs) log.info({ requestId, uploadId: job.fileId, jobId: jobId(job) }, 'job queued');
   } catch (error) {
-    const fileIds = pending.map(({ id }) => id);
-    log.warn({ err: error, fileIds }, 'jobs could not be queued; the relay will');
+    const uploadIds = jobs.map(({ fileId }) => fileId);
+    log.warn({ err: error, requestId, uploadIds }, 'jobs could not be queued; the relay will');
   }
 }

@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { type Role, User } from '../../core/database/entities/user.js';
-import { queryEntities } from '../../core/database/rows.js';
+import { queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from '../auth/principal.js';
@@ -29,6 +29,19 @@ export async function listUsers(
     'SELECT * FROM users WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2',
     [after ?? null, limit],
   );
+}
+
+/** How many accounts there are; `admins` are those that are not disabled. */
+export async function countUsers(
+  database: DataSource,
+): Promise<{ total: number; admins: number; disabled: number }> {
+  const [row] = await queryRows<{ total: number; admins: number; disabled: number }>(
+    database,
+    `SELECT count(*)::float8 AS total, count(disabled_at)::float8 AS disabled,
+            count(*) FILTER (WHERE role = 'admin' AND disabled_at IS NULL)::float8 AS admins
+     FROM users`,
+  );
+  return row ?? { total: 0, admins: 0, disabled: 0 };
 }
 
 /**

@@ -49,6 +49,14 @@ export const auditPage = pageOf(
   }),
 );
 
+export const logLevel = z.object({
+  level: z
+    .enum(['error', 'warn', 'info', 'debug', 'trace'])
+    .nullable()
+    .describe('Of all servers and workers; null: each has the level of its configuration'),
+  until: timestamp.nullable().describe('Then each goes back to the level of its configuration'),
+});
+
 export type AccountJson = z.input<typeof account>;
 
 export type AccountPageJson = z.input<typeof accountPage>;

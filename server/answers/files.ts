@@ -30,6 +30,11 @@ export const file = z
     declaredType: z.string().nullable().describe('Media type that the client declared'),
     detectedType: z.string().nullable().describe('Media type that was recognised from the bytes'),
     sha256: z.string().nullable().describe('Hex'),
+    duplicateOf: id
+      .nullable()
+      .describe(
+        'An older file of mine that had the same bytes, which are stored once; it may be deleted since',
+      ),
     status: fileStatus,
     step,
     progress,

@@ -53,7 +53,9 @@ export const queueState = z
         failed: count.describe('Of the last hour only'),
       })
       .describe('Numbers of jobs by state'),
-    oldestWaitingAt: timestamp.nullable().describe('When the oldest job was added that could run now'),
+    oldestWaitingAt: timestamp
+      .nullable()
+      .describe('When the job was added that comes next; null: none could run now'),
     oldestWaitingSeconds: z.number().min(0).nullable().describe('How long ago that is'),
     workers: count.nullable().describe('Connected workers; null: the store of the queue does not tell'),
   })

@@ -21,11 +21,13 @@ export function readBody(req: IncomingMessage, limit = Number.POSITIVE_INFINITY)
         const { socket } = req;
         const length = Number(req.headers['content-length'] ?? Number.POSITIVE_INFINITY);
         const rests = createRests(socket);
+        const began = performance.now();
         let received = 0;
 
         finish = (error) => {
           if (ended) return;
           ended = true;
+          req.bodyMs = (req.bodyMs ?? 0) + performance.now() - began;
           req.off('data', onData).off('end', onEnd).off('error', onGone).off('close', onGone);
           socket.off('end', checkEnd);
           rests.end();

@@ -21,12 +21,19 @@ const CHANGES = {
 /** The queue as a whole, for admins. */
 export function queueRoutes({ database, queue, redisUrl }: QueueDeps): AnyRoute[] {
   async function stateNow(): Promise<z.output<typeof queueState>> {
-    const figures = await queue.controls.figures();
-    const { oldestWaitingAt } = figures;
+    const [paused, jobs, oldest, workers] = await Promise.all([
+      queue.controls.isPaused(),
+      queue.countByState(),
+      queue.waitingSince(),
+      queue.controls.countWorkers(),
+    ]);
     return {
       backend: redisUrl ? 'redis' : 'postgresql',
-      ...figures,
-      oldestWaitingSeconds: oldestWaitingAt && Math.max(0, Date.now() - oldestWaitingAt.getTime()) / 1000,
+      paused,
+      jobs,
+      oldestWaitingAt: oldest ?? null,
+      oldestWaitingSeconds: oldest ? Math.max(0, Date.now() - oldest.getTime()) / 1000 : null,
+      workers,
     };
   }
 

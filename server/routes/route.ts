@@ -18,7 +18,7 @@ import { type Answered, type Answers, NOBODY, statusOf } from './answers.js';
  * they describe. The OpenAPI document, the page's types and the access matrix derive from the declaration.
  */
 export interface Route<P, Q, B, A extends Answers, H = unknown> {
-  method: 'get' | 'post' | 'patch' | 'delete';
+  method: 'get' | 'post' | 'put' | 'patch' | 'delete';
   path: string;
   /** The action that the caller must be allowed to do. */
   access: Access;

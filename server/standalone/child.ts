@@ -15,6 +15,8 @@ export interface Child {
   ready: Promise<string | undefined>;
   /** Sends SIGTERM, and SIGKILL after `graceMs`. Resolves when the process has ended. */
   stop(graceMs: number): Promise<void>;
+  /** Passes a signal on, if the process is ready for it. */
+  signal(name: NodeJS.Signals): void;
 }
 
 export interface ChildOptions {
@@ -36,6 +38,8 @@ export function keepRunning({ name, script, options = [], env, log }: ChildOptio
   const stopping = new AbortController();
   let child: ChildProcess | undefined;
   let wasReady = false;
+  /** Whether the present child is ready. */
+  let isUp = false;
 
   const run = async (onReady: (url: string | undefined) => void, onFailed: (error: Error) => void) => {
     let delay = FIRST_DELAY_MS;
@@ -46,11 +50,13 @@ export function keepRunning({ name, script, options = [], env, log }: ChildOptio
       child.on('message', (message) => {
         if (!isReady(message)) return;
         wasReady = true;
+        isUp = true;
         onReady(message.url);
       });
       const stopWatching = killWhenSilent(child, () => log.error(`the ${name} hangs and is killed`));
       const how = await ended(child);
       stopWatching();
+      isUp = false;
       if (!wasReady) return onFailed(new Error(`the ${name} did not start (${how})`));
       if (stopping.signal.aborted) return;
       if (Date.now() - started > STEADY_MS) delay = FIRST_DELAY_MS;
@@ -71,7 +77,10 @@ export function keepRunning({ name, script, options = [], env, log }: ChildOptio
     await finished;
     clearTimeout(timer);
   };
-  return { ready, stop };
+  const signal = (name: NodeJS.Signals) => {
+    if (isUp) child?.kill(name);
+  };
+  return { ready, stop, signal };
 }
 
 /** @returns a function that ends the watch */

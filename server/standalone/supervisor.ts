@@ -39,7 +39,7 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   const config = loadConfig(env);
   const { dataDir, host, port } = config;
   const logLevel = env.LOG_LEVEL || 'warn';
-  const log = createLogger(logLevel, 'standalone');
+  const log = createLogger(logLevel, 'standalone', config.logFiles);
 
   await ensureDataFolder(dataDir);
   const lock = await lockFolder(dataDir);
@@ -77,8 +77,12 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     log,
   });
   const workerScript = new URL('../../worker/main.js', import.meta.url);
-  const worker = keepRunning({ name: 'worker', script: workerScript, env: childEnv, log });
+  const workerEnv = { ...childEnv, ...workerMetrics(config) };
+  const worker = keepRunning({ name: 'worker', script: workerScript, env: workerEnv, log });
   const children = [server, worker];
+  process.on('SIGUSR2', () => {
+    for (const child of children) child.signal('SIGUSR2');
+  });
   stops.push((graceMs) =>
     Promise.all(children.map((child) => child.stop(Math.max(0, graceMs - POSTGRES_SHARE_MS)))),
   );
@@ -88,6 +92,11 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   // A restarted server keeps the port that clients know.
   if (url) serverEnv.PORT = new URL(url).port || String(port);
   printWelcome(config, url, postgres?.location);
+}
+
+/** Both processes tell their metrics, and cannot share a port: the worker takes the next one. */
+function workerMetrics({ metricsPort }: Config): NodeJS.ProcessEnv {
+  return metricsPort ? { METRICS_PORT: String(metricsPort + 1) } : {};
 }
 
 /** Checks that the server will be able to listen there. @throws {ConfigError} names PORT or HOST */

@@ -44,6 +44,7 @@ export interface UploadCall {
  * @param drainMs how long a request that was asked to release its lease may still write
  */
 export function openCall(leases: Leases, req: Request, res: Response, drainMs = DRAIN_MS): UploadCall {
+  req.uploadId = findUploadId(req.path);
   const gone = new AbortController();
   const stop = new AbortController();
   let lease: Lease | undefined;
@@ -89,8 +90,7 @@ export function findUploadId(path: string): string | undefined {
 }
 
 /** The upload that the call's path names. @throws {AppError} not_found */
-export function uploadIdOf({ req }: UploadCall): string {
-  const id = findUploadId(req.path);
-  if (!id) throw new AppError('not_found');
-  return id;
+export function uploadIdOf({ req: { uploadId } }: UploadCall): string {
+  if (!uploadId) throw new AppError('not_found');
+  return uploadId;
 }

@@ -70,6 +70,7 @@ export async function beginUpload(
     actor: call.actor,
     token: uploadToken,
   });
+  call.req.uploadId = upload.id;
   return { upload, lease: goesOn ? call.adopt(upload) : undefined };
 }
 

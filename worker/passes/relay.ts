@@ -1,9 +1,11 @@
 import type { DataSource } from 'typeorm';
 import { forEachOf } from '../../core/concurrency.js';
+import { mapFilesToRequests } from '../../core/events/queries.js';
 import { AttemptOver } from '../../core/files/attempt.js';
 import { countUnfinished, findFile, listUnfinished, type UnfinishedFile } from '../../core/files/queries.js';
 import { failFile, raiseRun } from '../../core/files/status.js';
-import type { ProcessingJob, ProcessingQueue } from '../../core/queue/queue.js';
+import type { Logger } from '../../core/log.js';
+import { jobId, type ProcessingJob, type ProcessingQueue } from '../../core/queue/queue.js';
 
 /** How many files are read at once. */
 const BATCH = 500;
@@ -26,6 +28,7 @@ const AFTER_RETURN_MS = 10_000;
 interface RelayDeps {
   database: DataSource;
   queue: ProcessingQueue;
+  log: Logger;
 }
 
 /**
@@ -74,11 +77,23 @@ export async function relayJobs(deps: RelayDeps): Promise<number> {
       if (job) missing.push(job);
     });
     for (let first = 0; first < missing.length; first += JOBS) {
-      await deps.queue.add(...missing.slice(first, first + JOBS));
+      await addJobs(deps, missing.slice(first, first + JOBS));
     }
     added += missing.length;
     after = files.at(-1)?.id;
     if (files.length < BATCH) return added;
+  }
+}
+
+async function addJobs({ database, queue, log }: RelayDeps, jobs: ProcessingJob[]): Promise<void> {
+  const requests = await mapFilesToRequests(
+    database,
+    jobs.map(({ fileId }) => fileId),
+  );
+  const traced = jobs.map((job) => ({ ...job, requestId: requests.get(job.fileId) }));
+  await queue.add(...traced);
+  for (const { fileId, run, requestId } of traced) {
+    log.info({ requestId, fileId, jobId: jobId({ fileId, run }) }, 'missing job queued');
   }
 }
 

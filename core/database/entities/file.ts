@@ -71,6 +71,10 @@ export class File {
   @Column('text', { nullable: true })
   sha256: string | null;
 
+  /** The file that had the same bytes already when these were measured; it may be gone. Null: there was none. */
+  @Column('uuid', { name: 'duplicate_of', nullable: true })
+  duplicateOf: string | null;
+
   @Column('text')
   status: FileStatus;
 
