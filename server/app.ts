@@ -108,7 +108,7 @@ export function buildApp(deps: AppDeps): Express {
     refuseOddities,
   );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
-  if (deps.deniedUserAgents.length > 0) app.use(denyUserAgents(deps.deniedUserAgents));
+  app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
   app.all('/uploads{/*path}', resumableUploads(deps, gates));

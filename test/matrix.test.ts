@@ -423,6 +423,8 @@ const MOUNTED = [
   '<anonymous>',
   'refuseOddities',
   '<anonymous> at /api and /uploads',
+  // Programs that are not served.
+  'denyNamed',
   // The IETF draft of resumable uploads: its limits, its uploads, and its creations at /api/files.
   '<anonymous> at /uploads and /api/files',
   'route /uploads{/*path}',
@@ -481,6 +483,7 @@ function inertDeps(): AppDeps {
   return {
     corsOrigins: '*',
     corsHeaders: [],
+    deniedUserAgents: [],
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },

@@ -15,7 +15,7 @@ const ALWAYS = /^\/health(\/|$)/;
  */
 export function denyUserAgents(patterns: readonly string[]): RequestHandler {
   const denied = patterns.map((pattern) => pattern.toLowerCase().split('*'));
-  return (req, _res, next) => {
+  return function denyNamed(req, _res, next) {
     const agent = req.get('User-Agent')?.toLowerCase();
     if (agent && !ALWAYS.test(req.path) && denied.some((parts) => hasInOrder(agent, parts))) {
       throw new AppError('user_agent_denied', { detail: 'This server does not serve this program' });
