@@ -133,6 +133,8 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
     await worker.close();
 
     await processes.start('worker');
+    // The relay notices that the other worker has not processed its file.
+    await user.settled(running);
     // Its owner may have it processed all the same, which makes a new job.
     expect((await send(user, 'POST', `/api/files/${waiting}/retry`, {})).status).toBe(200);
     await until('it to complete', async () => (await jobOf(waiting, 2)).status === 'completed');

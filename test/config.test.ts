@@ -116,7 +116,7 @@ test.each([
     { DENY_USER_AGENTS: text },
     /^DENY_USER_AGENTS=.*: must be parts of User-Agent headers/,
   ]),
-  [{ AUTH: 'none' }, 'AUTH=none: must be on or off'],
+  [{ AUTH: 'none' }, 'AUTH=none: must be on, off or hook'],
   [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
   [
     { AUTH: 'off', HOST: '0.0.0.0' },
