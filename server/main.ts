@@ -78,7 +78,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
-  const hooks = openHooks({ config: config.hook, database, log });
+  const hooks = openHooks({ config: config.hook, database, metrics, log });
   const app = buildApp({
     ...config,
     ...services,

@@ -81,7 +81,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
-  const hooks = openHooks({ config: config.hook, database, log });
+  const hooks = openHooks({ config: config.hook, database, metrics, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
@@ -100,6 +100,7 @@ async function start(config: Readonly<Config>): Promise<void> {
         retrySeconds: config.webhookRetrySeconds,
       }),
     },
+    metrics,
     log,
   });
   const health =

@@ -3,6 +3,7 @@ import type { HookConfig } from '../config.js';
 import type { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { Creation } from '../uploads/create.js';
 import { checkHookMetadata } from '../uploads/description.js';
 import {
@@ -41,6 +42,7 @@ export interface HookDeps {
   database: DataSource;
   client: HookClient;
   results: HookResults;
+  metrics: Pick<Metrics, 'hookAsked'>;
   log: Logger;
   config: HookConfig;
   /** Finds or makes the account that a hook names as the owner of an upload; undefined: hooks name no owners. */
@@ -182,13 +184,16 @@ async function report(deps: HookDeps, question: Question): Promise<HookReply | u
 
 /** @throws {HookFailed}; and the errors of `count` */
 async function send(
-  { client, config, results }: HookDeps,
+  { client, config, results, metrics }: HookDeps,
   { type, uploadId, ownerId, info, request, count }: Question,
   attempts: number,
 ): Promise<HookReply> {
   const started = performance.now();
-  const note = (outcome: Parameters<HookResults['note']>[1], error?: string) =>
-    results.note(type, outcome, performance.now() - started, error);
+  const note = (outcome: Parameters<HookResults['note']>[1], error?: string) => {
+    const ms = performance.now() - started;
+    results.note(type, outcome, ms, error);
+    metrics.hookAsked(type, outcome, ms);
+  };
   try {
     const asking = request?.();
     const json = await client.ask(questionJson(type, info, asking), attempts, async () => ({
