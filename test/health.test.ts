@@ -81,12 +81,15 @@ test('a worker that ends is counted no more', async () => {
   await processes.stop('worker');
   await until('the worker to be gone', async () => (await detailed()).processes.workers === 0);
   await processes.start('worker');
-  expect((await detailed()).processes.workers).toBe(1);
+  await until('the new one', async () => (await detailed()).processes.workers === 1);
 });
 
 test('without Redis the server is ready, and degraded', async () => {
   await redis.stop();
-  await until('Redis to be missed', async () => (await states()).redis === 'down');
+  await until('Redis to be missed', async () => {
+    const { queue, redis: inRedis } = await states();
+    return queue === 'down' && inRedis === 'down';
+  });
   expect(await states()).toEqual({ ...ALL_UP, queue: 'down', redis: 'down' });
   expect(await detailed()).toMatchObject({ status: 'degraded' });
   expect(await statusOf('/health/ready')).toBe(200);

@@ -6,6 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { coverageEnv } from './support/coverage.js';
 import { scrape } from './support/metrics.js';
 import { fastFolder } from './support/services/memory.js';
 import { freePort } from './support/services/port.js';
@@ -76,7 +77,7 @@ function launch(variables: Record<string, string> = {}): {
   const { PATH = '', HOME = '' } = process.env;
   const child = spawn(process.execPath, [SCRIPT], {
     cwd: folder,
-    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...variables },
+    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...coverageEnv, ...variables },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   supervisors.add(child);

@@ -4,6 +4,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
 import { openHooks } from '../core/hooks/open.js';
+import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
@@ -36,6 +37,9 @@ const GIVE_UP_MS = 5_000;
 
 /** Shorter than the time that the supervisor and containers wait before they kill the process. */
 const SHUTDOWN_MS = 7_000;
+
+/** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
+const HOOK_MS = 30_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -81,7 +85,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
-  const hooks = openHooks({ config: config.hook, database, metrics, log });
+  const hooks = await openHooks({ config: config.hook, database, metrics, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
@@ -98,6 +102,16 @@ async function start(config: Readonly<Config>): Promise<void> {
         post: createPost({ allowPrivate: config.webhookAllowPrivate }),
         key: deriveWebhookKey(jwtSecret),
         retrySeconds: config.webhookRetrySeconds,
+      }),
+      ...(hooks && {
+        hook: createHookSender({
+          database,
+          post: createPost({ allowPrivate: true, totalMs: Math.min(hooks.config.timeoutMs, HOOK_MS) }),
+          config: hooks.config,
+          results: hooks.results,
+          metrics,
+          retrySeconds: config.webhookRetrySeconds,
+        }),
       }),
     },
     metrics,

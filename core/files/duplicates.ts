@@ -83,18 +83,25 @@ type Twin = Pick<File, 'id' | 'blobId'>;
  */
 export async function findTwin(
   database: Database,
-  { id, ownerId, size }: Pick<File, 'id' | 'ownerId' | 'size'>,
+  file: Pick<File, 'id' | 'ownerId' | 'size'>,
   sha256: string,
   except: string[] = [],
 ): Promise<Twin | undefined> {
-  const [twin] = await queryRows<Twin>(
-    database,
-    `SELECT id, blob_id AS "blobId" FROM files
-     WHERE owner_id = $1 AND sha256 = $2 AND size = $3 AND id <> $4 AND blob_id <> ALL ($5)
-     ORDER BY id LIMIT 1`,
-    [ownerId, sha256, size, id, except],
-  );
+  const { sql, parameters } = selectTwin(file, sha256, except);
+  const [twin] = await queryRows<Twin>(database, sql, parameters);
   return twin;
+}
+
+/** The statement of findTwin(). */
+export function selectTwin(
+  { id, ownerId, size }: Pick<File, 'id' | 'ownerId' | 'size'>,
+  sha256: string,
+  except: string[] = [],
+): { sql: string; parameters: unknown[] } {
+  const sql = `SELECT id, blob_id AS "blobId" FROM files
+     WHERE owner_id = $1 AND sha256 = $2 AND size = $3 AND id <> $4 AND blob_id <> ALL ($5)
+     ORDER BY id LIMIT 1`;
+  return { sql, parameters: [ownerId, sha256, size, id, except] };
 }
 
 async function getBlob(manager: EntityManager, id: string): Promise<Blob> {

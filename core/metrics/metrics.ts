@@ -30,10 +30,10 @@ export interface Metrics {
   receiving(change: 1 | -1): void;
   /** The S3 store has answered the sending of a part or of a whole object, or has failed for good. */
   sentToStore(kind: 'part' | 'object', isOk: boolean, seconds: number): void;
-  /** A hook was asked, or told. @param ms until its answer, with all attempts */
-  hookAsked(type: string, outcome: 'answered' | 'refused' | 'failed', ms: number): void;
   /** An event was sent to a webhook, or to a hook of the operator. `retried`: it failed, and another attempt follows. */
   delivered(kind: 'webhook' | 'hook', outcome: 'delivered' | 'retried' | 'failed', ms: number): void;
+  /** A hook was asked or told, with all attempts. @param outcome `answered`, `refused` or `failed` */
+  hookAsked(hook: string, outcome: string, seconds: number): void;
   /** An attempt has failed in this step, and another attempt follows. */
   stepRetried(step: string): void;
   /**
@@ -100,19 +100,18 @@ export function createMetrics(log: Logger): Metrics {
     ['kind', 'result'],
     CALL_BUCKETS,
   );
+  const hooks = histogram(
+    'landfall_hook_duration_seconds',
+    'Time until the hook had answered, with all attempts',
+    ['hook', 'outcome'],
+    CALL_BUCKETS,
+  );
   const steps = counter('landfall_steps_total', 'Steps of the processing that ended', ['step', 'outcome']);
   const stepSeconds = histogram(
     'landfall_step_duration_seconds',
     'Time that a step took for one file',
     ['step'],
     STEP_BUCKETS,
-  );
-  const hooks = counter('landfall_hooks_total', 'Questions to hooks by outcome', ['type', 'outcome']);
-  const hookSeconds = histogram(
-    'landfall_hook_duration_seconds',
-    'Time until the answer of a hook, with all attempts',
-    ['type'],
-    CALL_BUCKETS,
   );
   const deliveries = counter('landfall_deliveries_total', 'Attempts to deliver an event', [
     'kind',
@@ -152,14 +151,11 @@ export function createMetrics(log: Logger): Metrics {
     bytesStored: (count) => bytes.inc(count),
     receiving: (change) => receiving.inc(change),
     sentToStore: (kind, isOk, seconds) => sends.observe({ kind, result: isOk ? 'ok' : 'failed' }, seconds),
-    hookAsked(type, outcome, ms) {
-      hooks.inc({ type, outcome });
-      hookSeconds.observe({ type }, ms / 1000);
-    },
     delivered(kind, outcome, ms) {
       deliveries.inc({ kind, outcome });
       deliverySeconds.observe({ kind }, ms / 1000);
     },
+    hookAsked: (hook, outcome, seconds) => hooks.observe({ hook, outcome }, seconds),
     stepRetried: (step) => steps.inc({ step, outcome: 'retried' }),
     observe: (gauges, read) => void readers.push(createReader(registry, log, gauges, read)),
     scrape() {

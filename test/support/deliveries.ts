@@ -19,7 +19,7 @@ import { until } from './until.js';
 const KEY = deriveWebhookKey('a secret of the tests, long enough');
 
 /** What a caller of core/webhooks passes. */
-const CALLER = { actor: {}, admit: async () => {} };
+export const CALLER = { actor: {}, admit: async () => {} };
 
 const log = createLogger('silent', 'test');
 
