@@ -114,6 +114,7 @@ async function start(config: Readonly<Config>): Promise<void> {
         }),
       }),
     },
+    metrics,
     log,
   });
   const health =
