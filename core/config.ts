@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import type { HookType } from './hooks/question.js';
 import type { LogFiles } from './log-files.js';
 import { isLoopback } from './loopback.js';
+import type { NatsAddress } from './nats-address.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
@@ -15,10 +16,11 @@ const SECRETS = new Set([
   'S3_SECRET_ACCESS_KEY',
   'METRICS_TOKEN',
   'HOOK_URL',
+  'NATS_URL',
 ]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
-const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
+const NOT_YET = ['CLAMAV_HOST'] as const;
 
 /** Variables that need S3_BUCKET. Setting one without it is a mistake: the operator means to use S3. */
 const S3_NEEDS_BUCKET = [
@@ -53,6 +55,8 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
+  /** The NATS server to which the worker publishes events; undefined: none. */
+  nats: NatsConfig | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
   /** Bytes of slow uploads that this process may keep on local disk on their way to S3; 0: none. */
@@ -120,6 +124,11 @@ export interface Config {
 export interface TlsFiles {
   certFile: string;
   keyFile: string;
+}
+
+export interface NatsConfig extends NatsAddress {
+  /** A file with the JWT and the key of a user of NATS. */
+  credentialsFile: string | undefined;
 }
 
 /** Without sign-in: only programs on this machine are served, or all that reach the server. */
@@ -228,6 +237,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
+    nats: readNats(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
@@ -339,6 +349,19 @@ function readTlsFiles(e: Environment): TlsFiles | undefined {
   return e.TLS_CERT_FILE && e.TLS_KEY_FILE
     ? { certFile: resolve(e.TLS_CERT_FILE), keyFile: resolve(e.TLS_KEY_FILE) }
     : undefined;
+}
+
+/** @throws {ConfigError} when one variable requires or excludes another */
+function readNats(e: Environment): NatsConfig | undefined {
+  if (e.NATS_CREDS_FILE && !e.NATS_URL) {
+    throw new ConfigError(
+      'NATS_CREDS_FILE is set, but NATS_URL is not: set the address, or unset NATS_CREDS_FILE',
+    );
+  }
+  if (e.NATS_CREDS_FILE && (e.NATS_URL?.user || e.NATS_URL?.token)) {
+    throw new ConfigError('NATS_CREDS_FILE is set, and NATS_URL has credentials too: use one of them');
+  }
+  return e.NATS_URL && { ...e.NATS_URL, credentialsFile: e.NATS_CREDS_FILE };
 }
 
 /** @throws {ConfigError} when one variable requires another */

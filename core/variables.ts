@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
+import { parseNatsAddress } from './nats-address.js';
 
 /*
  * The environment variables, each by itself: its allowed values and its default. config.ts checks how they combine.
@@ -94,6 +95,16 @@ const rate = (usual: number, limit: number) =>
     )
     .transform((value) => (value.limit === 0 ? undefined : value));
 
+const natsAddress = z.string().transform((text, context) => {
+  const address = parseNatsAddress(text);
+  if (address) return address;
+  context.addIssue(
+    'must look like nats://user:password@host:4222, nats://token@host or tls://…; several servers of one cluster ' +
+      'are separated by commas',
+  );
+  return z.NEVER;
+});
+
 const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https address' });
 
 /** An address to which paths are appended, so without slashes at its end. */
@@ -177,6 +188,8 @@ export const environment = z.object({
   REDIS_URL: z
     .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
     .optional(),
+  NATS_URL: natsAddress.optional(),
+  NATS_CREDS_FILE: z.string().min(1).optional(),
   S3_BUCKET: z
     .string()
     .regex(

@@ -61,6 +61,14 @@ const SERVICES = [
     start: async () => nothing(),
   },
   {
+    // Suites kill and stop it, so each starts its own.
+    helper: 'test/support/nats.ts',
+    variables: ['NATS_SERVER_PATH'],
+    programs: [['nats-server']],
+    packages: ['nats-server'],
+    start: async () => nothing({ NATS_SERVER_PATH: process.env.NATS_SERVER_PATH ?? 'nats-server' }),
+  },
+  {
     helper: 'test/support/browser.ts',
     variables: ['CHROMIUM_PATH'],
     programs: [CHROMIUM],
