@@ -10,7 +10,7 @@ import { isLinkOver, isLinkValid, readCallerLink } from './links.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
-import { TokenExpired, verifyToken } from './tokens.js';
+import { createVerifyToken, TokenExpired, verifyToken } from './tokens.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
 /** The action of can() that a caller must be allowed to do, or `public`. */
@@ -54,6 +54,7 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 /** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals } = deps;
+  const verifyAccess = createVerifyToken(keys.access);
 
   async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
     const header = req.get('Authorization');
@@ -64,7 +65,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
     if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
-    return verifyToken(bearer, keys.access);
+    return verifyAccess(bearer);
   }
 
   /** Verifying a key or an upload token has already asked the database. */
