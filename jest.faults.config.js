@@ -7,6 +7,5 @@ import base from './jest.config.js';
 export default {
   ...base,
   testMatch: ['<rootDir>/test/faults/*.test.ts'],
-  testTimeout: 300_000,
   maxWorkers: 2,
 };

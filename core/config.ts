@@ -1,12 +1,21 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import type { HookType } from './hooks/question.js';
 import type { LogFiles } from './log-files.js';
+import { isLoopback } from './loopback.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
 /** Values that are never printed. */
-const SECRETS = new Set(['JWT_SECRET', 'DATABASE_URL', 'REDIS_URL', 'S3_SECRET_ACCESS_KEY']);
+const SECRETS = new Set([
+  'JWT_SECRET',
+  'DATABASE_URL',
+  'REDIS_URL',
+  'S3_SECRET_ACCESS_KEY',
+  'METRICS_TOKEN',
+  'HOOK_URL',
+]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
 const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
@@ -25,6 +34,10 @@ export interface Config {
   port: number;
   /** Origin (and path prefix) at which clients reach this server; undefined: taken from each request. */
   publicUrl: string | undefined;
+  /** Undefined: the server speaks plain HTTP. */
+  tls: TlsFiles | undefined;
+  /** Patterns of User-Agent headers that are refused. */
+  deniedUserAgents: readonly string[];
   /** Value of Express' `trust proxy`. */
   trustProxy: boolean | number | string;
   /** Origins that browsers may call from, or '*'. */
@@ -48,6 +61,8 @@ export interface Config {
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
   threadPoolSize: number;
+  /** Set with AUTH=off: who may reach this server, where every request acts as the local account. */
+  authOff: AuthOff | undefined;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;
   accessTokenMinutes: number;
@@ -55,6 +70,10 @@ export interface Config {
   identityProvider: IdentityProvider | undefined;
   /** `invite` admits people with an invitation; `closed` admits no one after the first account. */
   registration: 'open' | 'invite' | 'closed';
+  /** Undefined: no hook is asked. */
+  hook: HookConfig | undefined;
+  /** Whether a hook decides about new uploads whose sender this server does not know; it names their owner. */
+  hookAuth: boolean;
   /** The quota of users for whom no admin has set one. */
   quota: Quota;
   rateLimits: RateLimits;
@@ -69,6 +88,10 @@ export interface Config {
   fileRetentionHours: number;
   /** Port on which a worker answers health checks; undefined: none. */
   healthPort: number | undefined;
+  /** Port on which a server or worker tells its metrics; undefined: none. */
+  metricsPort: number | undefined;
+  /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
+  metricsToken: string | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -77,6 +100,10 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Seconds before each repetition of a failed delivery to a webhook. */
+  webhookRetrySeconds: readonly number[];
+  /** Whether webhooks may be in private networks. */
+  webhookAllowPrivate: boolean;
   /**
    * A name that this server or worker keeps when it is restarted and that no other living server (or worker) has. After
    * a restart the process ends the leases under its name at once instead of waiting until they run out.
@@ -88,6 +115,15 @@ export interface Config {
   /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
   slowRequestMs: number;
 }
+
+/** Absolute paths of PEM files. */
+export interface TlsFiles {
+  certFile: string;
+  keyFile: string;
+}
+
+/** Without sign-in: only programs on this machine are served, or all that reach the server. */
+export type AuthOff = 'loopback' | 'anywhere';
 
 /** How much one user may hold: bytes, and files. */
 export interface Quota {
@@ -117,6 +153,23 @@ export interface IdentityProvider {
   /** Required `iss` and `aud` of a token; undefined: any value. */
   issuer: string | undefined;
   audience: string | undefined;
+}
+
+/** A receiver that is asked before this server acts, and told of it; see core/hooks. */
+export interface HookConfig {
+  /** May have a user and a password. */
+  url: string;
+  events: readonly HookType[];
+  /** Names of headers that are sent on with the question. */
+  forwardHeaders: readonly string[];
+  /** For all attempts of one question together. */
+  timeoutMs: number;
+  attempts: number;
+  backoffMs: number;
+  /** What it means when the receiver gives no answer. */
+  absent: 'refuse' | 'allow';
+  /** The shortest time between two reports of an upload's progress. */
+  progressMs: number;
 }
 
 /** Where and how objects are kept in S3. */
@@ -159,10 +212,13 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   const e = readVariables(env);
+  const host = e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1');
   return Object.freeze({
-    host: e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1'),
+    host,
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
+    tls: readTlsFiles(e),
+    deniedUserAgents: e.DENY_USER_AGENTS,
     trustProxy: e.TRUST_PROXY,
     corsOrigins:
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
@@ -176,10 +232,13 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
     threadPoolSize: e.UV_THREADPOOL_SIZE,
+    authOff: readAuthOff(e, host),
     jwtSecret: e.JWT_SECRET,
     accessTokenMinutes: e.ACCESS_TOKEN_MINUTES,
     identityProvider: readIdentityProvider(e),
     registration: e.REGISTRATION,
+    hook: readHook(e),
+    hookAuth: e.AUTH === 'hook',
     quota: { bytes: e.QUOTA_BYTES || UNLIMITED, files: e.QUOTA_FILES || UNLIMITED },
     rateLimits: {
       uploads: e.RATE_LIMIT_UPLOADS,
@@ -195,12 +254,16 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     trashDays: e.TRASH_DAYS,
     fileRetentionHours: e.FILE_RETENTION_HOURS,
     healthPort: e.HEALTH_PORT,
+    metricsPort: e.METRICS_PORT,
+    metricsToken: e.METRICS_TOKEN,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
+    webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
     logFiles: e.LOG_DIR
@@ -266,6 +329,59 @@ function readS3(e: Environment): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** The server reads the files itself, see server/http/tls.ts. @throws {ConfigError} when one variable lacks the other */
+function readTlsFiles(e: Environment): TlsFiles | undefined {
+  if ((e.TLS_CERT_FILE === undefined) !== (e.TLS_KEY_FILE === undefined)) {
+    throw new ConfigError('TLS_CERT_FILE and TLS_KEY_FILE go together: set both or neither');
+  }
+  return e.TLS_CERT_FILE && e.TLS_KEY_FILE
+    ? { certFile: resolve(e.TLS_CERT_FILE), keyFile: resolve(e.TLS_KEY_FILE) }
+    : undefined;
+}
+
+/** @throws {ConfigError} when one variable requires another */
+function readHook(e: Environment): HookConfig | undefined {
+  if (!e.HOOK_URL) {
+    if (e.AUTH === 'hook') throw new ConfigError('AUTH=hook needs a hook: set HOOK_URL');
+    return undefined;
+  }
+  if (e.AUTH === 'hook' && !e.HOOK_EVENTS.includes('pre-create')) {
+    throw new ConfigError('AUTH=hook asks the hook pre-create: name it in HOOK_EVENTS');
+  }
+  return {
+    url: e.HOOK_URL,
+    events: e.HOOK_EVENTS,
+    forwardHeaders: e.HOOK_FORWARD_HEADERS,
+    timeoutMs: e.HOOK_TIMEOUT_SECONDS * 1000,
+    attempts: e.HOOK_ATTEMPTS,
+    backoffMs: e.HOOK_BACKOFF_MS,
+    absent: e.HOOK_ABSENT,
+    progressMs: e.HOOK_PROGRESS_SECONDS * 1000,
+  };
+}
+
+/** @throws {ConfigError} when others than this machine could act without sign-in, and nobody has said that they may */
+function readAuthOff(e: Environment, host: string): AuthOff | undefined {
+  if (e.AUTH !== 'off') {
+    if (!e.AUTH_OFF_ANYWHERE) return undefined;
+    throw new ConfigError('AUTH_OFF_ANYWHERE is set, but AUTH is not off: unset AUTH_OFF_ANYWHERE');
+  }
+  const provider = (['JWT_JWKS_URL', 'JWT_PUBLIC_KEY'] as const).find((name) => e[name] !== undefined);
+  if (provider) throw new ConfigError(`AUTH=off accepts no tokens: unset ${provider}, or set AUTH=on`);
+  if (e.AUTH_OFF_ANYWHERE) return 'anywhere';
+  const openTo = (what: string) =>
+    new ConfigError(
+      `AUTH=off: ${what}, so that others could read and delete everything without signing in: change that, set ` +
+        'AUTH=on, or set AUTH_OFF_ANYWHERE=true if all who can reach this server may do everything',
+    );
+  if (!isLoopback(host)) throw openTo(`HOST=${host} is reached from other machines`);
+  if (e.TRUST_PROXY !== false) throw openTo('TRUST_PROXY says that a proxy passes on requests of others');
+  if (e.PUBLIC_URL && !isLoopback(new URL(e.PUBLIC_URL).hostname)) {
+    throw openTo(`PUBLIC_URL=${e.PUBLIC_URL} is an address for other machines`);
+  }
+  return 'loopback';
 }
 
 /** @throws {ConfigError} when the key cannot be read, or one variable requires or excludes another */

@@ -6,6 +6,7 @@ const ERRORS = {
   forbidden: [403, 'Not allowed'],
   registration_closed: [403, 'Registration is not open'],
   refused: [403, 'Refused by this server'],
+  user_agent_denied: [403, 'Not served to this program'],
   infected: [403, 'The file is infected'],
   not_found: [404, 'Not found'],
   method_not_allowed: [405, 'Method not allowed'],
@@ -40,6 +41,7 @@ const ERRORS = {
   chunk_mismatch: [460, 'Checksum Mismatch'],
   internal: [500, 'Internal error'],
   parser_died: [500, 'The process that read the content died'],
+  hook_unusable: [502, 'The hook of this server asks for something that cannot be done'],
   unavailable: [503, 'Temporarily unavailable'],
   storage_full: [507, 'No space left'],
 } as const satisfies Record<string, readonly [status: number, title: string]>;

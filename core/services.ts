@@ -4,11 +4,13 @@ import type { TimeLimits } from './database/client.js';
 import { openDatabase } from './database/data-source.js';
 import { type Listener, openListener } from './database/listen.js';
 import { migrate } from './database/migrate.js';
-import { startSequencer } from './events/sequence.js';
+import { onNumbered, startSequencer } from './events/sequence.js';
 import { claimStorage } from './files/claim.js';
 import { type Estimates, openEstimates } from './files/estimates.js';
 import type { Logger } from './log.js';
 import { openLogLevel } from './log-level.js';
+import { observeProcess } from './metrics/gauges.js';
+import type { Metrics } from './metrics/metrics.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
 import { openStorage } from './storage/open.js';
 import type { Storage } from './storage/storage.js';
@@ -22,8 +24,16 @@ export interface Services {
   leases: Leases;
   queue: ProcessingQueue;
   estimates: Estimates;
+  metrics: Metrics;
   /** Call it after everything that uses the services has ended. */
   close(): Promise<void>;
+}
+
+type Part = 'server' | 'worker';
+
+/** The name of the one connection of each process that is always open; health checks count the processes by it. */
+export function listenerName(part: Part): string {
+  return `landfall ${part} listening`;
 }
 
 /**
@@ -35,8 +45,9 @@ export interface Services {
 export async function openServices(
   config: Readonly<Config>,
   log: Logger,
-  options: { part: 'server' | 'worker'; limits: TimeLimits; holder: string },
+  options: { part: Part; limits: TimeLimits; holder: string; metrics: Metrics },
 ): Promise<Services> {
+  const { metrics } = options;
   const { databaseUrl } = requireConnected(config);
   // First: without a handler the signal would end the process.
   const level = openLogLevel(log);
@@ -47,9 +58,11 @@ export async function openServices(
     onError: (error) => log.warn({ err: error }, 'database connection'),
   });
   const sequencer = startSequencer(database, log);
-  const storage = await openStorage(config, log);
+  onNumbered(database, metrics.eventsNumbered);
+  const storage = await openStorage(config, log, metrics);
+  observeProcess(metrics, { database, storage });
   await claimStorage({ database, storage });
-  const listener = await openListener(databaseUrl, log);
+  const listener = await openListener(databaseUrl, log, listenerName(options.part));
   await level.follow(database, listener);
   const leases = await openLeases({ database, listener, log }, options.holder);
   const queue = openQueue({
@@ -66,6 +79,7 @@ export async function openServices(
     leases,
     queue,
     estimates: openEstimates(database, log),
+    metrics,
     async close() {
       level.close();
       leases.close();

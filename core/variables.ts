@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
 
 /*
@@ -55,6 +56,15 @@ const integer = (min: number, max: number) =>
     .transform(Number)
     .refine((n) => n >= min && n <= max, `must be a whole number from ${min} to ${max}`);
 
+/** `5,30,120`: delays, in seconds. */
+const delays = z
+  .string()
+  .regex(
+    /^[1-9]\d{0,5}(,[1-9]\d{0,5}){0,49}$/,
+    'must be 1 to 50 delays in seconds, such as 5,30,120, each less than 1000000',
+  )
+  .transform((text) => text.split(',').map(Number));
+
 const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
 
 /** In milliseconds. */
@@ -89,11 +99,64 @@ const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https 
 /** An address to which paths are appended, so without slashes at its end. */
 const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
 
+/** Longer patterns would be mistakes; together they are compared with each request. */
+const LONGEST_PATTERN = 200;
+const MOST_PATTERNS = 1000;
+
+/** `curl, bad*bot`: parts of User-Agent headers. */
+const userAgents = z
+  .string()
+  .transform((text) => text.split(',').map((one) => one.trim()))
+  .refine(
+    (patterns) =>
+      patterns.length <= MOST_PATTERNS &&
+      patterns.every((one) => one.length <= LONGEST_PATTERN && /[^*\s]/.test(one) && /^\P{C}*$/u.test(one)),
+    'must be parts of User-Agent headers, separated by commas, such as curl,bad*bot; * stands for any characters',
+  );
+
+const headerNames = z
+  .string()
+  .regex(
+    /^\s*[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*\s*$/,
+    'must be names of headers, separated by commas',
+  );
+
+/** Headers of a request that are its own; sent on, they would garble the question to the hook. */
+const OWN_HEADERS =
+  /^(host|connection|keep-alive|content-.*|transfer-encoding|te|trailer|upgrade|expect|hook-.*)$/i;
+
+const forwardedHeaders = headerNames
+  .transform((text) => text.split(',').map((name) => name.trim()))
+  .refine(
+    (names) => !names.some((name) => OWN_HEADERS.test(name)),
+    'must be headers such as Cookie or Authorization, and none that every request has for itself',
+  );
+
+/** The hooks that tusd sends without being told to. */
+const USUAL_HOOKS: HookType[] = [
+  'pre-create',
+  'post-create',
+  'post-receive',
+  'post-finish',
+  'post-terminate',
+];
+
+const hookEvents = z.string().transform((text, context): HookType[] => {
+  const names = text.split(',').map((name) => name.trim());
+  const known = HOOK_TYPES.filter((type) => names.includes(type));
+  if (names.every((name) => known.some((type) => type === name))) return known;
+  context.addIssue(`must be some of ${HOOK_TYPES.join(', ')}, separated by commas`);
+  return z.NEVER;
+});
+
 /** Every variable that is read. */
 export const environment = z.object({
   HOST: z.string().min(1).optional(),
   PORT: integer(0, 65_535).default(3000),
   PUBLIC_URL: httpUrl.optional(),
+  TLS_CERT_FILE: z.string().min(1).optional(),
+  TLS_KEY_FILE: z.string().min(1).optional(),
+  DENY_USER_AGENTS: userAgents.default([]),
   TRUST_PROXY: z
     .string()
     .refine(
@@ -103,13 +166,7 @@ export const environment = z.object({
     .transform(parseTrustProxy)
     .default(false),
   CORS_ORIGINS: z.string().default('*'),
-  CORS_HEADERS: z
-    .string()
-    .regex(
-      /^\s*[\w!#$%&'*+.^`|~-]+(\s*,\s*[\w!#$%&'*+.^`|~-]+)*\s*$/,
-      'must be names of headers, separated by commas',
-    )
-    .optional(),
+  CORS_HEADERS: headerNames.optional(),
   DATA_DIR: z.string().min(1).default('./data'),
   DATA_DIR_SHARED: boolean.default(false),
   DATABASE_URL: z
@@ -143,12 +200,22 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
+  AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
   ACCESS_TOKEN_MINUTES: integer(1, 1440).default(15),
   JWT_JWKS_URL: exactUrl.optional(),
   JWT_PUBLIC_KEY: z.string().optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
+  HOOK_URL: exactUrl.optional(),
+  HOOK_EVENTS: hookEvents.default(USUAL_HOOKS),
+  HOOK_FORWARD_HEADERS: forwardedHeaders.default([]),
+  HOOK_TIMEOUT_SECONDS: integer(1, 60).default(15),
+  HOOK_ATTEMPTS: integer(1, 20).default(3),
+  HOOK_BACKOFF_MS: integer(0, 60_000).default(1000),
+  HOOK_ABSENT: z.enum(['refuse', 'allow'], 'must be refuse or allow').default('refuse'),
+  HOOK_PROGRESS_SECONDS: integer(1, 3600).default(1),
   REGISTRATION: z.enum(['open', 'invite', 'closed'], 'must be open, invite or closed').default('open'),
   QUOTA_BYTES: bytes.refine((n) => n <= Number.MAX_SAFE_INTEGER, 'must be at most 8191 TiB').default(0),
   QUOTA_FILES: integer(0, 2 ** 31).default(0),
@@ -172,6 +239,11 @@ export const environment = z.object({
   // libuv reads this variable before any of our code runs. We read it to know its value.
   UV_THREADPOOL_SIZE: integer(1, 1024).default(4),
   HEALTH_PORT: integer(0, 65_535).optional(),
+  METRICS_PORT: integer(0, 65_535).optional(),
+  METRICS_TOKEN: z
+    .string()
+    .regex(/^[\w.~+/=-]{16,}$/, 'must be at least 16 letters, digits and . ~ + / = _ -')
+    .optional(),
   WORKER_CONCURRENCY: integer(1, 64).default(4),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
@@ -181,6 +253,8 @@ export const environment = z.object({
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
+  WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z
     .string()
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')

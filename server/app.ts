@@ -2,14 +2,19 @@ import { existsSync } from 'node:fs';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
+import type { HookTrial } from '../core/hooks/trial.js';
+import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
+import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
+import { denyUserAgents } from './http/denied-agents.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
+import { countRequests } from './http/request-metrics.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
@@ -18,6 +23,7 @@ import { resumablePosts, resumableUploads } from './ietf/routes.js';
 import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
+import { adminStatsRoute } from './routes/admin-stats.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -27,33 +33,50 @@ import { fileControlRoutes } from './routes/file-control.js';
 import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
+import { hookRoutes } from './routes/hooks.js';
 import { invitationRoutes } from './routes/invitations.js';
+import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
 import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
+import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
+import { webhookDeliveryRoutes } from './routes/webhook-deliveries.js';
+import { webhookRoutes } from './routes/webhooks.js';
 import { createTusHandler, type TusDeps } from './tus/handler.js';
 import { createTusLimits } from './tus/limits.js';
 import { tusPreflight } from './tus/preflight.js';
 
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
+  hook: Config['hook'];
+  hookAuth: Config['hookAuth'];
+  tryHook?: (() => Promise<HookTrial>) | undefined;
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  redisUrl: Config['redisUrl'];
+  deniedUserAgents: Config['deniedUserAgents'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
+  webhookAllowPrivate: Config['webhookAllowPrivate'];
   limits: Limits;
   streams: Streams;
   estimates: Estimates;
+  metrics: Metrics;
+  /** Of the services that this server depends on. */
+  checks: readonly Check[];
+  dataDir: string;
+  metricsToken: Config['metricsToken'];
   /** Folder of the built page. */
   pageDir: string;
   drain: Drain;
@@ -74,7 +97,7 @@ export function buildApp(deps: AppDeps): Express {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
     try {
-      await authenticate(req, access, { stillTrue: method === 'DELETE' });
+      await authenticate(req, access, { stillTrue: method === 'DELETE', byHook: deps.hookAuth });
     } catch (error) {
       const told = method === 'HEAD' ? lockedForNow(error) : error;
       // Callers who guess tokens, or may not upload at all, continue no upload, so their requests count.
@@ -84,6 +107,8 @@ export function buildApp(deps: AppDeps): Express {
     next();
   };
 
+  const routes = declareRoutes(deps);
+  app.use(countRequests(deps.metrics, routes));
   app.use(
     requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
     lingeringClose(),
@@ -91,6 +116,7 @@ export function buildApp(deps: AppDeps): Express {
     refuseOddities,
   );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
   app.all('/uploads{/*path}', resumableUploads(deps, gates));
@@ -105,7 +131,7 @@ export function buildApp(deps: AppDeps): Express {
   );
   app.use('/api', preflight(deps.corsHeaders), drain.refuse, limits.global);
   app.use('/api/files', resumablePosts(deps, gates));
-  const tracked = declareRoutes(deps).map((route) => ({ ...route, handle: drain.track(route.handle) }));
+  const tracked = routes.map((route) => ({ ...route, handle: drain.track(route.handle) }));
   const once = drain.track(createOnce(deps));
   app.use(serve(tracked, { authenticate, limits, refusals, once }));
   app.use(BOARD_PATH, limits.global);
@@ -131,14 +157,21 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),
+    ...webhookRoutes(deps),
+    ...webhookDeliveryRoutes(deps),
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
+    adminStatsRoute(deps),
     ...userRoutes(deps),
+    ...jobRoutes(deps),
+    ...queueRoutes(deps),
     ...invitationRoutes(deps),
+    ...hookRoutes(deps),
     ...auditRoutes(deps),
     ...logLevelRoutes(deps),
     ...healthRoutes(deps),
+    metricsRoute(deps),
   ];
   return [...routes, openApiRoute(routes)];
 }

@@ -1,25 +1,35 @@
 import { randomBytes } from 'node:crypto';
-import type { Server } from 'node:http';
+import type { RequestListener, Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { type Config, ConfigError, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { REQUEST_LIMITS } from '../core/database/client.js';
 import { hasCode } from '../core/errors.js';
+import { openHooks } from '../core/hooks/open.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger, type Logger } from '../core/log.js';
 import type { TaskSource } from '../core/media/parser-task.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
 import type { Detected } from '../core/media/types.js';
+import { observeInstallation } from '../core/metrics/gauges.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { openServices } from '../core/services.js';
+import { findOrCreateOwner } from './accounts/hook-accounts.js';
+import { openLocalAccount } from './accounts/local-account.js';
 import { buildApp } from './app.js';
 import { createVerifyExternal } from './auth/external.js';
 import { deriveKeys } from './auth/keys.js';
+import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
+import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
-import { createHttpServer } from './http/server.js';
+import { createHttpServer, createHttpsServer } from './http/server.js';
+import { followCertificate, readCertificate } from './http/tls.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
 import { openStreams } from './live/streams.js';
@@ -44,7 +54,16 @@ async function start(config: Readonly<Config>): Promise<void> {
   const log = createLogger(config.logLevel, 'server', config.logFiles);
   warnOfOpenDoors(config, log);
   const holder = config.instanceId ?? `${hostname()}:${process.pid}:${randomBytes(4).toString('hex')}`;
-  const services = await openServices(config, log, { part: 'server', limits: REQUEST_LIMITS, holder });
+  const metrics = createMetrics(log);
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: REQUEST_LIMITS,
+    holder,
+    metrics,
+  });
+  const checks = createChecks(services);
+  observeInstallation(metrics, services);
+  observeDependencies(metrics, checks);
   const { database, leases, listener } = services;
 
   const drain = createDrain();
@@ -55,35 +74,52 @@ async function start(config: Readonly<Config>): Promise<void> {
     shared: config.redisUrl ? await openSharedCounts(config.redisUrl, log) : undefined,
     accountKey: keys.limitedAccount,
     refusals,
+    metrics,
     log,
   });
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
   const { identityProvider } = config;
+  const resolveOwner = (name: string) => findOrCreateOwner(database, name);
+  const hooks = await openHooks({
+    config: config.hook,
+    database,
+    metrics,
+    log,
+    ...(config.hookAuth ? { resolveOwner } : {}),
+  });
   const app = buildApp({
     ...config,
     ...services,
     log,
     keys,
     verifyExternal: identityProvider && createVerifyExternal(identityProvider, database),
+    admitLocal: await openLocally(config, database),
     refusals,
     limits,
     streams,
+    hooksOf: hooks?.of,
+    tryHook: hooks?.try,
+    checks,
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
   });
-  const http = createHttpServer(app);
+  const http = await openHttp(config, app, log);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
     streams.drain();
     // The process that replaces an orphan needs its port.
     if (!orphaned) await Promise.race([drain.whenIdle(), pause(FINISH_MS)]);
     leases.askAll();
+    hooks?.stop();
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    metricsPort?.close();
     await refusals.flush();
+    await hooks?.flush();
     await limits.close();
     await streams.close();
     await services.close();
@@ -92,6 +128,37 @@ async function start(config: Readonly<Config>): Promise<void> {
   const url = await listen(http, config);
   log.info({ url }, 'listening');
   announceReady(url);
+}
+
+/** With AUTH=off, what stands for all authentication. */
+async function openLocally(config: Readonly<Config>, database: DataSource): Promise<AdmitLocal | undefined> {
+  const { authOff, publicUrl, corsOrigins } = config;
+  if (!authOff) return undefined;
+  const { id: userId } = await openLocalAccount(database);
+  return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
+}
+
+/** With TLS_CERT_FILE the server speaks HTTPS, and follows the changes of the files. */
+async function openHttp({ tls }: Readonly<Config>, app: RequestListener, log: Logger): Promise<Server> {
+  if (!tls) return createHttpServer(app);
+  const certificate = await readCertificate(tls);
+  const https = createHttpsServer(app, certificate);
+  followCertificate(https, tls, certificate, log);
+  return https;
+}
+
+/** Adds whether each service answers that this server depends on. */
+function observeDependencies(metrics: Metrics, checks: Check[]): void {
+  metrics.observe(
+    {
+      landfall_dependency_up: { help: 'Whether a service answers this server: 1 or 0', label: 'dependency' },
+    },
+    async () => {
+      const found = await inspect(checks);
+      const states = found.map(({ name, state }) => [name, state === 'up' ? 1 : 0] as const);
+      return { landfall_dependency_up: Object.fromEntries(states) };
+    },
+  );
 }
 
 /** Detects types in a parser process. The first call starts the process. */
@@ -117,9 +184,20 @@ function startTypeParser(config: Readonly<Config>, log: Logger) {
 }
 
 /** Warns of settings that may be intended but are dangerous otherwise. */
-function warnOfOpenDoors({ trustProxy, identityProvider }: Readonly<Config>, log: Logger): void {
+function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
+  const { trustProxy, identityProvider, authOff } = config;
+  if (authOff) {
+    const who =
+      authOff === 'anywhere' ? 'ANYBODY WHO CAN REACH THIS SERVER' : 'every program on this machine';
+    log.warn(`AUTH=off: ${who} can read, change and delete everything, as an admin, without signing in`);
+  }
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
+  }
+  if (config.tls && config.publicUrl?.startsWith('http:')) {
+    log.warn(
+      'PUBLIC_URL is not HTTPS, but TLS_CERT_FILE makes this server speak HTTPS: clients get wrong addresses',
+    );
   }
   if (identityProvider && !identityProvider.audience) {
     log.warn(
@@ -137,7 +215,7 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
     http.listen(config.port, config.host, () => {
       const { port } = http.address() as AddressInfo;
       const local = ['127.0.0.1', '::1', '0.0.0.0', '::', 'localhost'].includes(config.host);
-      resolve(`http://${local ? 'localhost' : config.host}:${port}`);
+      resolve(`${config.tls ? 'https' : 'http'}://${local ? 'localhost' : config.host}:${port}`);
     });
   });
 }

@@ -2,6 +2,7 @@ import type { Browser, Page } from 'playwright-core';
 import { launchBrowser } from './support/browser.js';
 import { expectToFit } from './support/page.js';
 import { type Processes, startProcesses } from './support/processes.js';
+import { until } from './support/until.js';
 
 /*
  * The two pages that show the description of the interface: Swagger UI and ReDoc.
@@ -56,9 +57,11 @@ test.each(cases)('$path shows every operation on a $size', async ({ path, operat
   const page = await browser.newPage({ viewport });
   const trouble = recordTrouble(page);
   await page.goto(`${processes.url}${path}`);
-  await page.locator(operation).first().waitFor();
-  const shown = await page.locator(operation).allInnerTexts();
   const summaries = await readSummaries();
+  const shown = await until('all operations', async () => {
+    const texts = await page.locator(operation).allInnerTexts();
+    return texts.length >= summaries.length && texts;
+  });
   expect(shown).toHaveLength(summaries.length);
   for (const summary of summaries) {
     expect(shown).toContainEqual(expect.stringContaining(summary));

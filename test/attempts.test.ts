@@ -7,6 +7,7 @@ import { changeByUser } from '../core/files/status.js';
 import { answerStep } from '../core/files/steps.js';
 import { createLogger } from '../core/log.js';
 import { type Parsers, startParsers } from '../core/media/parsers.js';
+import { createMetrics } from '../core/metrics/metrics.js';
 import { openQueue, type ProcessingQueue, type QueuePlace } from '../core/queue/queue.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { terminateUpload } from '../core/uploads/end.js';
@@ -70,11 +71,13 @@ async function work(run: Step['run'], optional = false): Promise<void> {
   const steps = { reading: [createVerifyStep(), createScanStep()], decoding: [step] };
   const { database, storage } = ledger;
   const estimates = openEstimates(database, log);
+  const metrics = createMetrics(log);
   worker = startWorker({
     ...place,
     concurrency: 1,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, estimates, log }, job),
+    handle: (job) =>
+      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
   });
   stopWatching = await stopEndedRuns({ database, listener, worker, log });
 }

@@ -252,7 +252,7 @@ describe.each(['files', 's3'] as const)('%s', (form) => {
       const keys = (await installation?.bucket.listKeys()) ?? [];
       return keys.filter((key) => key.startsWith(row.storage_key)).length === 1;
     });
-    const found = await owner.settled(idOf(path), 60);
+    const found = await owner.settled(idOf(path));
     expect(found.sha256).toBe(createHash('sha256').update(content).digest('hex'));
   });
 

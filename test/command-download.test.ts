@@ -19,14 +19,17 @@ let user: TestUser;
 let home: Home;
 /** The Range and If-Range of each request for a content. */
 let asked: { range?: string | undefined; ifRange?: string | undefined }[];
+/** Resolves when the proxy may go on with requests for a content after the first one. */
+let mayGoOn: Promise<void>;
 /** What happens to the next answers with a content: after so many bytes they break off, or nothing more comes. */
 let faults: { after: number; end: 'break' | 'silence' }[];
 
 beforeAll(async () => {
   processes = await startProcesses();
   proxy = await startHttpProxy(() => processes.url);
-  proxy.meddle = (request, response) => {
+  proxy.meddle = async (request, response) => {
     if (!request.url?.includes('/content')) return false;
+    if (asked.length > 0) await mayGoOn;
     asked.push({ range: request.headers.range, ifRange: request.headers['if-range'] as string | undefined });
     const fault = faults.shift();
     if (fault) forwardPart(request, response, fault);
@@ -42,6 +45,7 @@ afterAll(async () => {
 beforeEach(async () => {
   asked = [];
   faults = [];
+  mayGoOn = Promise.resolve();
   user = await registerUser(() => processes.url);
   home = await makeHome({ LANDFALL_URL: proxy.url, LANDFALL_API_KEY: user.token });
 });
@@ -133,9 +137,14 @@ describe('where it lies', () => {
   test('a file that appears during the download is not replaced', async () => {
     const id = await store(randomBytes(MIB), 'a.bin');
     faults = [{ after: MIB / 2, end: 'break' }];
+    let goOn = () => {};
+    mayGoOn = new Promise((resolve) => {
+      goOn = resolve;
+    });
     const running = home.start(['get', id]);
     await until('the download to begin', () => asked.length > 0);
     await writeFile(join(home.folder, 'a.bin'), 'mine');
+    goOn();
     expect((await running.ended).code).toBe(1);
     expect((await read('a.bin')).toString()).toBe('mine');
     // The bytes are here: the download is over as soon as a place is named.

@@ -110,7 +110,34 @@ test.each([
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ FILE_RETENTION_HOURS: '1.5' }, /^FILE_RETENTION_HOURS=1.5: must be a whole number/],
+  [{ TLS_CERT_FILE: 'a.crt' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  [{ TLS_KEY_FILE: 'a.key' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  ...[',', 'a,', '*', 'a,**', 'a\u0000', 'x'.repeat(201)].map((text): [NodeJS.ProcessEnv, RegExp] => [
+    { DENY_USER_AGENTS: text },
+    /^DENY_USER_AGENTS=.*: must be parts of User-Agent headers/,
+  ]),
+  [{ AUTH: 'none' }, 'AUTH=none: must be on, off or hook'],
+  [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
+  [
+    { AUTH: 'off', HOST: '0.0.0.0' },
+    /^AUTH=off: HOST=0.0.0.0 is reached from other machines, .*AUTH_OFF_ANYWHERE=true/,
+  ],
+  [{ ...connected, AUTH: 'off' }, /^AUTH=off: HOST=0.0.0.0 /],
+  [{ AUTH: 'off', HOST: '::' }, /^AUTH=off: HOST=:: /],
+  [{ AUTH: 'off', HOST: '127.0.0.1.evil.example' }, /^AUTH=off: HOST=/],
+  [{ AUTH: 'off', TRUST_PROXY: 'loopback' }, /^AUTH=off: TRUST_PROXY says/],
+  [
+    { AUTH: 'off', PUBLIC_URL: 'https://files.example.org' },
+    /^AUTH=off: PUBLIC_URL=https:\/\/files.example.org is /,
+  ],
+  [{ AUTH: 'off', JWT_JWKS_URL: 'https://i.example/k' }, /^AUTH=off accepts no tokens: unset JWT_JWKS_URL/],
+  [{ WEBHOOK_RETRY_SECONDS: '5,0' }, /^WEBHOOK_RETRY_SECONDS=5,0: must be 1 to 50 delays in seconds/],
+  [{ WEBHOOK_RETRY_SECONDS: '5;30' }, /^WEBHOOK_RETRY_SECONDS=5;30: must be 1 to 50 delays/],
+  [{ WEBHOOK_ALLOW_PRIVATE: 'yes' }, 'WEBHOOK_ALLOW_PRIVATE=yes: must be true or false'],
   [{ JWT_SECRET: 'short' }, 'JWT_SECRET=…: must have at least 32 characters'],
+  [{ METRICS_PORT: 'on' }, 'METRICS_PORT=on: must be a whole number from 0 to 65535'],
+  [{ METRICS_TOKEN: 'short' }, 'METRICS_TOKEN=…: must be at least 16 letters, digits and . ~ + / = _ -'],
+  [{ METRICS_TOKEN: 'a token with spaces in it' }, /^METRICS_TOKEN=…: /],
   [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL=loud: /],
   [{ LOG_FILE_SIZE: '1KiB' }, /^LOG_FILE_SIZE=1KiB: must be at least 100 KiB/],
   [{ LOG_FILES: '0' }, /^LOG_FILES=0: must be a whole number from 1 to 1000/],
@@ -123,10 +150,28 @@ test.each([
   [{ S3_ENDPOINT: 'http://h:9000' }, /^S3_ENDPOINT is set, but S3_BUCKET is not/],
   [{ S3_BUCKET: 'bucket', S3_ACCESS_KEY_ID: 'a' }, /set both or neither/],
   [{ S3_BUCKET: 'bucket', S3_KMS_KEY_ID: 'a' }, /^S3_KMS_KEY_ID is set: set S3_SSE=aws:kms too/],
+  [{ AUTH: 'hook' }, 'AUTH=hook needs a hook: set HOOK_URL'],
+  [{ AUTH: 'hook', HOOK_URL: 'http://h', HOOK_EVENTS: 'pre-finish' }, /^AUTH=hook asks the hook pre-create/],
+  [{ HOOK_URL: 'ftp://u:sekret@h' }, 'HOOK_URL=…: must be an http or https address'],
+  [{ HOOK_EVENTS: 'pre-create,pre-delete' }, /^HOOK_EVENTS=.*: must be some of pre-create, pre-finish,/],
+  [{ HOOK_FORWARD_HEADERS: 'a b' }, /^HOOK_FORWARD_HEADERS=a b: must be names of headers/],
+  [{ HOOK_FORWARD_HEADERS: 'Cookie,Host' }, /^HOOK_FORWARD_HEADERS=.*: must be headers such as Cookie/],
+  [{ HOOK_TIMEOUT_SECONDS: '0' }, 'HOOK_TIMEOUT_SECONDS=0: must be a whole number from 1 to 60'],
+  [{ HOOK_ABSENT: 'yes' }, 'HOOK_ABSENT=yes: must be refuse or allow'],
   [{ UPLOAD_MEMORY_BUDGET: '1MiB' }, /^UPLOAD_MEMORY_BUDGET=1MiB: must be at least 32 MiB/],
 ])('one clear line for %j', (env, message) => {
   expect(() => loadConfig(env)).toThrow(ConfigError);
   expect(() => loadConfig(env)).toThrow(message);
+});
+
+test.each([
+  [{ AUTH: 'on', HOST: '0.0.0.0' }, undefined],
+  [{ AUTH: 'off' }, 'loopback'],
+  [{ AUTH: 'off', HOST: '::1', PUBLIC_URL: 'http://localhost:3000' }, 'loopback'],
+  [{ ...connected, AUTH: 'off', HOST: 'localhost' }, 'loopback'],
+  [{ AUTH: 'off', HOST: '0.0.0.0', TRUST_PROXY: 'true', AUTH_OFF_ANYWHERE: 'true' }, 'anywhere'],
+])('who is served without sign-in by %j', (env, served) => {
+  expect(loadConfig(env).authOff).toBe(served);
 });
 
 test('.env.example names every variable, with its default', () => {
@@ -148,6 +193,22 @@ test('with a bucket, the S3 variables say where and how', () => {
   expect(s3).toMatchObject({ bucket: 'files', prefix: 'a/b/', region: 'us-east-1', forcePathStyle: false });
   const own = loadConfig({ S3_BUCKET: 'files', S3_ENDPOINT: 'http://minio:9000/' }).s3;
   expect(own).toMatchObject({ endpoint: 'http://minio:9000', forcePathStyle: true, prefix: '' });
+});
+
+test('a hook is asked as tusd asks', () => {
+  expect(loadConfig({}).hook).toBeUndefined();
+  expect(
+    loadConfig({ HOOK_URL: 'http://u:p@10.0.0.1/x?y', HOOK_FORWARD_HEADERS: 'Cookie, x-a' }).hook,
+  ).toEqual({
+    url: 'http://u:p@10.0.0.1/x?y',
+    events: ['pre-create', 'post-create', 'post-receive', 'post-finish', 'post-terminate'],
+    forwardHeaders: ['Cookie', 'x-a'],
+    timeoutMs: 15_000,
+    attempts: 3,
+    backoffMs: 1000,
+    absent: 'refuse',
+    progressMs: 1000,
+  });
 });
 
 describe('an identity provider', () => {

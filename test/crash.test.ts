@@ -13,7 +13,7 @@ import { type Part, type Processes, startProcesses } from './support/processes.j
 import { until } from './support/until.js';
 
 /** A dead worker is noticed after 15 s, a lost job after 30 s; then the job still has to run. */
-const TAKEOVER_SECONDS = 90;
+const TAKEOVER_SECONDS = 150;
 
 let processes: Processes;
 let user: TestUser;
@@ -188,7 +188,7 @@ describe('the worker', () => {
       async () => (await countUnreferenced(processes)) === 0,
     );
     await expectBlobsInOrder(processes);
-  }, 240_000);
+  });
 
   test('stands still for longer than its locks: another takes over, the first changes nothing', async () => {
     await start(['server']);
@@ -231,7 +231,7 @@ describe('the worker', () => {
     for (const { id, content } of files) await expectCompletedOnce(processes, user, id, content);
     await expectBlobsInOrder(processes);
     expect(exitCode).toBe(0);
-  }, 240_000);
+  });
 });
 
 function reachesStep(id: string, step: string): string {
@@ -279,7 +279,7 @@ test('server and workers are killed again and again under twenty uploads: every 
   const uploads = contents.map((content, index) =>
     user.tusUpload(content, {
       chunkSize: 256 * 1024,
-      retryDelays: Array(100).fill(200),
+      retryDelays: Array(500).fill(200),
       metadata: { filename: `${index}.jpg` },
       onAfterResponse(request, response) {
         const offset = response.getHeader('Upload-Offset');
@@ -293,7 +293,7 @@ test('server and workers are killed again and again under twenty uploads: every 
   // Each kill comes when a random share of all bytes has been acknowledged.
   const moments = Array.from({ length: 7 }, () => Math.random() * 0.9).sort((a, b) => a - b);
   for (const [index, moment] of moments.entries()) {
-    await until(`${moment} of the bytes to be here`, () => received() > moment * total, 60);
+    await until(`${moment} of the bytes to be here`, () => received() > moment * total);
     const part = index === 2 || index === 5 ? 'worker' : 'server';
     await processes.kill(part);
     await processes.start(part);
@@ -308,4 +308,4 @@ test('server and workers are killed again and again under twenty uploads: every 
     expect(offsets).toEqual([...offsets].sort((a, b) => a - b));
   }
   await expectBlobsInOrder(processes);
-}, 300_000);
+});

@@ -5,6 +5,7 @@ import { usageOf } from './support/books.js';
 import { type FileJson, registerUser, type TestUser, useAccount } from './support/client.js';
 import { terminate } from './support/deletions.js';
 import { storageKeyOf } from './support/objects.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { type S3Proxy, startS3Proxy } from './support/s3-proxy.js';
@@ -178,6 +179,18 @@ describe('an upload straight to S3', () => {
     await expectProblem(await presign({ id: presigned.id }), 409, 'wrong_state');
   });
 
+  it('shares its bytes with an older file that has the same', async () => {
+    const content = randomBytes(PART + 1);
+    const first = await user.upload(content);
+    expect(await user.settled(first)).toMatchObject({ status: 'completed', duplicateOf: null });
+    const presigned = await begin(content.byteLength);
+    await send(presigned, content);
+    expect(await expectFile(await complete(presigned.id), content)).toMatchObject({ duplicateOf: first });
+    await runPasses(processes, async () => (await listStored(presigned.id)).length === 0);
+    expect(await terminate(user, first)).toBe(204);
+    await expectFile(await complete(presigned.id), content);
+  });
+
   it('stands among the unfinished uploads', async () => {
     const { id, expiresAt } = await begin(10);
     const upload = await user.get(`/api/uploads/${id}`);
@@ -304,8 +317,7 @@ describe('completing', () => {
     const answer = await complete(presigned.id);
     remove();
     await expectProblem(answer, 503, 'unavailable');
-    await processes.stop('worker');
-    await processes.start('worker');
+    await runPasses(processes, async () => (await findUpload(processes, presigned.id)).status === 'finished');
     expect(await user.settled(presigned.id)).toMatchObject({ status: 'completed', size: 4 });
   });
 });
@@ -344,9 +356,7 @@ describe('an unfinished upload', () => {
       `UPDATE uploads SET addresses_until = now(), retry_at = now() WHERE id = $1`,
       [id],
     );
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the last look', async () => (await findUpload(processes, id)).discarded_at);
+    await runPasses(processes, async () => (await findUpload(processes, id)).discarded_at);
     expect(await listStored(id)).toEqual([]);
   });
 
@@ -355,9 +365,7 @@ describe('an unfinished upload', () => {
     await letExpire(id);
     await expectProblem(await presign({ id }), 410, 'gone');
     await expectProblem(await complete(id), 410, 'gone');
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the upload to be discarded', async () => (await listStored(id)).length === 0);
+    await runPasses(processes, async () => (await listStored(id)).length === 0);
     expect((await findUpload(processes, id)).status).toBe('expired');
   });
 

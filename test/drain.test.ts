@@ -4,7 +4,7 @@ import type { IncomingMessage } from 'node:http';
 import { findFile, findUpload } from './support/aftermath.js';
 import { closeBarrier } from './support/barrier.js';
 import { idOf, registerUser, type TestUser } from './support/client.js';
-import { sendHalf } from './support/half-open.js';
+import { sendHalf, whenRead } from './support/half-open.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -37,6 +37,7 @@ test('a server that stops begins nothing new and lets its uploads go on at anoth
   const half = sendHalf(processes.url, first, path, { offset: 0, length: content.length, sent });
   const parked = once(half, 'response') as Promise<[IncomingMessage]>;
   await whenHeld(idOf(path));
+  await whenRead(half);
 
   const stopped = processes.stop('server');
   await until('the server not to be ready', async () => {

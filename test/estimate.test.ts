@@ -60,8 +60,15 @@ test('a file has an estimate while it is read, and its steps take no longer than
   );
   const status = () => statusOf(id);
   let sent = 0;
+  /** Sends no more bytes than these, and none while the pipe is full. */
+  const send = async (bytes: number) => {
+    sent += await pipe
+      .write(content, sent, bytes)
+      .then(({ bytesWritten }) => bytesWritten)
+      .catch((error) => (error.code === 'EAGAIN' ? 0 : Promise.reject(error)));
+  };
   const told = await until('an estimate', async () => {
-    if (sent < content.length / 2) sent += (await pipe.write(content, sent, PIECE)).bytesWritten;
+    if (sent < content.length / 2) await send(PIECE);
     const { etaSeconds } = await status();
     return etaSeconds === null ? undefined : { etaSeconds };
   });
@@ -73,17 +80,12 @@ test('a file has an estimate while it is read, and its steps take no longer than
     [content.length],
   );
   await until('the time of later steps to count', async () => {
-    sent += (await pipe.write(content, sent, 4096)).bytesWritten;
+    await send(4096);
     const { etaSeconds, step } = await status();
     return step === 'verify' && etaSeconds > 100;
   });
   await processes.database.query('DELETE FROM processing_durations');
-  while (sent < content.length) {
-    sent += await pipe
-      .write(content, sent, content.length - sent)
-      .then(({ bytesWritten }) => bytesWritten)
-      .catch((error) => (error.code === 'EAGAIN' ? 0 : Promise.reject(error)));
-  }
+  while (sent < content.length) await send(content.length - sent);
   await pipe.close();
 
   const file = await user.settled(id);

@@ -1,9 +1,10 @@
-import type { NewUpload } from '../core/uploads/create.js';
+import type { Creation } from '../core/uploads/create.js';
 import { type UploadHooks, type UploadQuestion, UploadRefused } from '../core/uploads/hooks.js';
 import { settle } from '../core/uploads/settle.js';
 import { startApp, type TestApp } from './support/app.js';
 import { expectBooksRight } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
+import { postFinal } from './support/concatenated-upload.js';
 import { expectProblem, filesOf, post } from './support/plain-client.js';
 
 /* Hooks that may say no: they refuse what has `no` in the name of the hook's step. */
@@ -19,9 +20,10 @@ const question = (hook: string, { upload, actor }: UploadQuestion) => {
 };
 
 const hooks: UploadHooks = {
-  async beforeCreate({ id, metadata, actor }: NewUpload) {
+  async beforeCreate({ id, metadata, actor }: Creation) {
     asked.push(['create', id, Boolean(actor.userId)]);
     if (metadata.filename === 'no creation') throw new UploadRefused('Not this one');
+    return undefined;
   },
   beforeFinish: async (finish) => question('finish', finish),
   beforeEnd: async (end) => question('end', end),
@@ -69,11 +71,9 @@ test('a final upload is asked about when its partial uploads are complete, and t
   const partial = await user.create(3, { 'Upload-Concat': 'partial', ...named('no end') });
   expect((await user.tus('PATCH', partial, { 'Upload-Offset': '0' }, 'abc')).status).toBe(204);
   expect(asked).toEqual([['create', idOf(partial), true]]);
-  const join = (headers: Record<string, string>) =>
-    user.tus('POST', '/uploads', { 'Upload-Concat': `final;${partial}`, ...headers });
-  const refused = await join(named('no end'));
+  const refused = await postFinal(user, [partial], named('no end'));
   expect([refused.status, await refused.text()]).toEqual([403, 'Not for us\n']);
-  const made = await join(named('a.txt'));
+  const made = await postFinal(user, [partial], named('a.txt'));
   expect(made.status).toBe(201);
   expect(asked.slice(3)).toEqual([
     ['create', idOf(made.headers.get('Location') ?? ''), true],

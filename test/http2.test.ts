@@ -27,6 +27,8 @@ const MiB = 1024 ** 2;
 const GiB = 1024 ** 3;
 const OCTETS = { 'content-type': 'application/offset+octet-stream' };
 
+const METRICS_TOKEN = 'a-token-of-the-test-suite';
+
 let proxy: Haproxy;
 let processes: Processes;
 let user: TestUser;
@@ -38,7 +40,7 @@ beforeAll(async () => {
   const limits = ['UPLOADS', 'STATUS', 'GLOBAL'].map((bucket) => [`RATE_LIMIT_${bucket}`, '0']);
   [proxy, processes, browser, folder] = await Promise.all([
     startHaproxy(2),
-    startProcesses({ ...Object.fromEntries(limits), MAX_UPLOAD_SIZE: '6GiB' }, ['worker']),
+    startProcesses({ ...Object.fromEntries(limits), MAX_UPLOAD_SIZE: '6GiB', METRICS_TOKEN }, ['worker']),
     launchBrowser(),
     mkdtemp(join(tmpdir(), 'landfall-http2-')),
   ]);
@@ -49,7 +51,7 @@ beforeAll(async () => {
   await until('the proxy to find a server', async () => {
     return (await connection.send('GET', '/health/ready')).status === 200;
   });
-}, 180_000);
+});
 
 afterAll(async () => {
   connection?.session.destroy();
@@ -57,6 +59,14 @@ afterAll(async () => {
   await proxy?.stop();
   await processes?.close();
   if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+test('the proxy passes no metrics on, not even with the token', async () => {
+  const authorization = `Bearer ${METRICS_TOKEN}`;
+  expect((await fetch(`${processes.url}/metrics`, { headers: { authorization } })).status).toBe(200);
+  for (const path of ['/metrics', '/METRICS', '/metrics/', '/metrics?a=b', '//metrics']) {
+    expect([path, (await connection.send('GET', path, { authorization })).status]).toEqual([path, 404]);
+  }
 });
 
 async function create(length: number): Promise<string> {
@@ -306,7 +316,6 @@ test('without a server, a HEAD of tus is answered with 423, and one of the IETF 
 test('a browser sends three files at once over one connection, and they outlive a killed server', async () => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
   const faults = recordFaults(page);
   const devtools = await context.newCDPSession(page);
   const answered = await recordAnswers(devtools);

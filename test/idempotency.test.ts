@@ -3,6 +3,7 @@ import { closeBarrier } from './support/barrier.js';
 import { registerUser, type TestUser, useAccount } from './support/client.js';
 import { purge } from './support/deletions.js';
 import { ageKeys, essence, isReplayed, postKeyed } from './support/keyed.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { eventsOf, problemOf, send } from './support/sign-in.js';
@@ -177,9 +178,13 @@ test('a request that is not valid keeps no key', async () => {
 });
 
 test('the answer stays the same when the request would not be valid any more', async () => {
-  const key = newKey();
-  const body = { expiresAt: new Date(Date.now() + 1500).toISOString() };
-  const first = await postKeyed(user, key, '/api/upload-tokens', body);
+  const ask = (key: string, ms: number) => {
+    const body = { expiresAt: new Date(Date.now() + ms).toISOString() };
+    return postKeyed(user, key, '/api/upload-tokens', body).then((first) => ({ key, body, first }));
+  };
+  const quick = await ask(newKey(), 1500);
+  // On a busy machine the time may be past before the request is handled.
+  const { key, body, first } = quick.first.status === 201 ? quick : await ask(newKey(), 30_000);
   expect(first.status).toBe(201);
   await until('the time is past', () => Date.now() > Date.parse(body.expiresAt));
   expect(await problemOf(await postKeyed(user, newKey(), '/api/upload-tokens', body))).toEqual([
@@ -194,16 +199,16 @@ test('a key that met a rate limit is free', async () => {
   const there = useAccount({ id: user.id, email: user.email, role: 'user' }, user.token, () =>
     processes.urlOf('server-3'),
   );
-  const key = newKey();
-  const answers: Response[] = [];
-  await until('the limit lets a request in again', async () => {
-    if (answers.length === 0) await postKeyed(there, newKey(), '/api/upload-tokens', {});
-    const answer = await postKeyed(there, key, '/api/upload-tokens', {});
-    answers.push(answer);
-    return answer.status === 201;
+  const refused = await until('a request to meet the limit', async () => {
+    const keys = [newKey(), newKey()];
+    const answers = await Promise.all(keys.map((key) => postKeyed(there, key, '/api/upload-tokens', {})));
+    return keys.find((_, index) => answers[index]?.status === 429);
   });
-  expect(answers[0]?.status).toBe(429);
-  expect(isReplayed(answers.at(-1) as Response)).toBe(false);
+  const admitted = await until('the limit to let it in', async () => {
+    const answer = await postKeyed(there, refused, '/api/upload-tokens', {});
+    return answer.status !== 429 && answer;
+  });
+  expect([admitted.status, isReplayed(admitted)]).toEqual([201, false]);
   await processes.stop('server-3');
 });
 
@@ -218,9 +223,7 @@ test('a day later the key is free, and its answer is deleted', async () => {
   expect([second.status, isReplayed(second)]).toEqual([201, false]);
   expect((await second.json()).id).not.toBe(first.id);
   await ageKeys(processes.database, 86_400);
-  await processes.stop('worker');
-  await processes.start('worker');
-  await until('the worker has deleted all keys', async () => {
+  await runPasses(processes, async () => {
     const { rows } = await processes.database.query('SELECT count(*)::int AS count FROM keyed_requests');
     return rows[0].count === 0;
   });

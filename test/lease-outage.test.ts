@@ -1,6 +1,6 @@
 import { openListener } from '../core/database/listen.js';
 import { createLogger } from '../core/log.js';
-import { openLeases } from '../core/uploads/lease.js';
+import { LEASE_MS, openLeases } from '../core/uploads/lease.js';
 import { freeLease } from './support/leases.js';
 import { openLedger, type TestLedger } from './support/ledger.js';
 import { type PostgresProxy, type Statement, startPostgresProxy } from './support/postgres-proxy.js';
@@ -43,10 +43,14 @@ test('a lease outlives a renewal that hangs, and renewals do not pile up', async
   const { id, lease, close } = await acquire('renews');
   const hanging = wire.pauseAt(isRenewal, 'before');
   await hanging.reached;
-  const from = wire.statements.length;
+  const [from, began] = [wire.statements.length, performance.now()];
   const { lease_expires_at: before } = await ledger.row(id);
   await until('another renewal', async () => (await ledger.row(id)).lease_expires_at > before);
-  expect(wire.statements.slice(from).filter(isRenewal)).toHaveLength(1);
+  // There is one in a third of the time of a lease; a busy machine may let some of these pass.
+  const most = Math.max(1, Math.round((performance.now() - began) / (LEASE_MS / 3)));
+  const renewals = wire.statements.slice(from).filter(isRenewal).length;
+  expect(renewals).toBeGreaterThanOrEqual(1);
+  expect(renewals).toBeLessThanOrEqual(most);
   hanging.open();
   await lease.release();
   await close();

@@ -183,23 +183,32 @@ test('in Redis every key expires and has our prefix, and no key tells an e-mail 
 });
 
 test('taking an attempt off a count that has ended leaves no key without an expiry', async () => {
-  const user = await newUser();
-  const barrier = await closeBarrier(processes.database, 'INSERT ON sessions', `NEW.user_id = '${user.id}'`);
-  const keys = () => ask((client) => client.keys('landfall:limit:*'));
-  await ask((client) => client.flushdb());
-  const answer = fetch(`${processes.url}/api/auth/login`, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
-    body: JSON.stringify({ email: user.email, password: PASSWORD }),
+  await together(async () => {
+    const user = await newUser();
+    const barrier = await closeBarrier(
+      processes.database,
+      'INSERT ON sessions',
+      `NEW.user_id = '${user.id}'`,
+    );
+    const keys = () => ask((client) => client.keys('landfall:limit:*'));
+    await ask((client) => client.flushdb());
+    const answer = fetch(`${processes.url}/api/auth/login`, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', 'X-Forwarded-For': newAddress() },
+      body: JSON.stringify({ email: user.email, password: PASSWORD }),
+    });
+    try {
+      await timed(barrier.reached());
+      expect((await keys()).some((key) => key.includes('auth-account'))).toBe(true);
+      await ask((client) => client.flushdb());
+    } finally {
+      await barrier.open();
+    }
+    expect((await answer).status).toBe(200);
+    // This request reaches Redis after the command whose effect is checked.
+    await create(user);
+    expect((await keys()).filter((key) => key.includes(':auth'))).toEqual([]);
   });
-  await barrier.reached();
-  expect((await keys()).some((key) => key.includes('auth-account'))).toBe(true);
-  await ask((client) => client.flushdb());
-  await barrier.open();
-  expect((await answer).status).toBe(200);
-  // This request reaches Redis after the command whose effect is checked.
-  await create(user);
-  expect((await keys()).filter((key) => key.includes(':auth'))).toEqual([]);
 });
 
 test('a key that has lost its expiry does not shut a user out for ever', async () => {
@@ -221,12 +230,16 @@ test('without Redis each server counts for itself', async () => {
 });
 
 test('while Redis is away each server counts for itself, and together again when it is back, empty', async () => {
-  const user = await newUser();
-  const [first, second] = everywhere(user) as [TestUser, TestUser];
-  expect([await create(first), await create(second)]).toEqual([201, 201]);
-  await redis.stop();
-  expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
-  await redis.start();
+  await together(async () => {
+    const [first, second] = everywhere(await newUser()) as [TestUser, TestUser];
+    expect([await create(first), await create(second)]).toEqual([201, 201]);
+    await redis.stop();
+    try {
+      expect([await countAllowed(first), await countAllowed(second)]).toEqual([LIMIT, LIMIT]);
+    } finally {
+      await redis.start();
+    }
+  });
   await whenShared();
   await together(async () => {
     const after = everywhere(await newUser()) as [TestUser, TestUser];

@@ -97,16 +97,25 @@ test('the account: disabling it ends its streams', async () => {
 });
 
 test('the time: a stream ends when its token or its key expires, and a link does not outlive its key', async () => {
-  const short = signToken({ userId: user.id, role: 'user' }, deriveKeys(SECRET).access, 3 / 60);
-  const expiresAt = new Date(Date.now() + 3_000);
-  const { as } = await newKey(['read'], expiresAt);
-  const link = await linkOf(as);
-  expect(new Date(link.expiresAt).getTime()).toBeLessThanOrEqual(expiresAt.getTime());
-  const streams = [
-    await open(useAccount(user, short, () => processes.url)),
-    await open(as),
-    await open(nobody, link.url.replace('/api/events', '')),
-  ];
+  const openFor = async (seconds: number) => {
+    const short = signToken({ userId: user.id, role: 'user' }, deriveKeys(SECRET).access, seconds / 60);
+    const expiresAt = new Date(Date.now() + 1000 * seconds);
+    const { as } = await newKey(['read'], expiresAt);
+    const link = await linkOf(as);
+    expect(new Date(link.expiresAt).getTime()).toBeLessThanOrEqual(expiresAt.getTime());
+    return [
+      await open(useAccount(user, short, () => processes.url)),
+      await open(as),
+      await open(nobody, link.url.replace('/api/events', '')),
+    ];
+  };
+  let streams: EventStream[] = [];
+  // On a busy machine they may expire before they are open: then they are given more time.
+  for (const seconds of [3, 30]) {
+    streams = await openFor(seconds);
+    if (streams.every(({ answer }) => answer.ok)) break;
+  }
+  expect(streams.map(({ answer }) => answer.status)).toEqual([200, 200, 200]);
   expect(await Promise.all(streams.map(ended))).toEqual(['ended', 'ended', 'ended']);
 });
 

@@ -124,7 +124,7 @@ test('a client that comes back again and again, now here, now there, gets each e
   first.close();
   const writers = [write(), write(), write(), number()];
   const heard: LiveEvent[] = [];
-  for (let visit = 0; visit < 40; visit++) {
+  for (let visit = 0; visit < 40 || commits <= 20; visit++) {
     const stream = await listen(random.chance(0.5) ? user : second, '', { 'Last-Event-ID': lastId });
     const wanted = random.whole(0, 400);
     await until('some events', () => stream.events.length >= wanted || stream.lastId !== lastId);
@@ -141,7 +141,6 @@ test('a client that comes back again and again, now here, now there, gets each e
   const last = await listen(second, '', { 'Last-Event-ID': lastId });
   await until('the last event', () => last.lastId === String(all.at(-1)));
   heard.push(...last.events);
-  expect(commits).toBeGreaterThan(20);
   expect(seqsOf(heard)).toEqual(all);
 });
 
@@ -210,7 +209,7 @@ test('a stream can be of some files, and of some types', async () => {
 });
 
 test('a reader that is slow costs the server no memory, holds up nobody, and gets all in the end', async () => {
-  const count = 60_000;
+  const count = 20_000;
   const slowUser = await registerUser(() => processes.url);
   const quick = await listen(slowUser);
   const { hostname, port } = new URL(processes.url);
@@ -223,7 +222,7 @@ test('a reader that is slow costs the server no memory, holds up nobody, and get
   // Together they have some 40 MB.
   await processes.database.query(
     `INSERT INTO event_inbox (type, subject_id, owner_id, data)
-     SELECT 'file.processing', $1, $1, jsonb_build_object('run', n, 'error', repeat('x', 500)) FROM generate_series(1, $2) AS n`,
+     SELECT 'file.processing', $1, $1, jsonb_build_object('run', n, 'error', repeat('x', 1700)) FROM generate_series(1, $2) AS n`,
     [slowUser.id, count],
   );
   await slowUser.create(10);

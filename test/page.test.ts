@@ -49,7 +49,7 @@ beforeAll(async () => {
     body: JSON.stringify(admin),
   });
   expect(answer.ok).toBe(true);
-}, 180_000);
+});
 
 afterAll(async () => {
   await browser?.close();

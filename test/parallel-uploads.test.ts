@@ -15,7 +15,8 @@ import { type Processes, startProcesses } from './support/processes.js';
 /* Clients that no one here wrote send the parts of a file over four connections, and go on after kills. */
 
 const MIB = 1024 ** 2;
-const RETRY_DELAYS = [0, 200, 500, 1000, 2000, 4000, 8000];
+/** Together longer than a server takes to start on a busy machine. */
+const RETRY_DELAYS = [0, 200, 500, 1000, 2000, 4000, 8000, 16_000, 16_000, 16_000];
 
 let processes: Processes;
 let user: TestUser;

@@ -170,16 +170,17 @@ describe('files that are overdue in the trash', () => {
     expect(await purgeAllOverdue(ledger, rule)).toBe(1);
   });
 
-  test('are found also when they are more than one batch', async () => {
+  test('are found once each, also when they are more than one batch and cannot be purged', async () => {
     const ids = await trash(1300);
     await age(ids, 100);
     const found: string[] = [];
     for await (const batch of listOverdue(ledger.database, rule)) {
       expect(batch.length).toBeLessThanOrEqual(1000);
       found.push(...batch);
-      await ledger.query('DELETE FROM files WHERE id = ANY ($1)', [batch]);
+      if (found.length > ids.length) break;
     }
     expect(found.sort()).toEqual(ids.sort());
+    await ledger.query('DELETE FROM files WHERE id = ANY ($1)', [ids]);
   });
 
   test('are purged once by two passes at a time', async () => {

@@ -89,7 +89,7 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
     user.tusUpload(content, {
       // Some uploads are one request, which a server that stops ends early.
       ...(index % 4 ? { chunkSize: 300_000 } : {}),
-      retryDelays: Array(100).fill(200),
+      retryDelays: Array(500).fill(200),
       metadata: { filename: `${index}.jpg` },
       onBeforeRequest: () => until('the next restart', mayGoOn, 120).then(() => {}),
       onAfterResponse(request, response) {
@@ -122,4 +122,4 @@ test('servers and workers are restarted one by one under twenty uploads: nothing
   const { items } = await user.get('/api/files?limit=200');
   expect(items).toHaveLength(contents.length);
   await expectBlobsInOrder(processes, form.bucket);
-}, 300_000);
+});

@@ -49,7 +49,13 @@ const limits = createLimits({
 
 // No test here asks the database: see matrix.test.ts for tests that do.
 const database = undefined as unknown as DataSource;
-const authenticate = createAuthenticate({ database, keys, verifyExternal: undefined, refusals });
+const authenticate = createAuthenticate({
+  database,
+  keys,
+  verifyExternal: undefined,
+  admitLocal: undefined,
+  refusals,
+});
 
 function appOf(routes: AnyRoute[], signIn: Authenticate = authenticate) {
   const app = express();

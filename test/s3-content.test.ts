@@ -38,7 +38,7 @@ async function close(): Promise<void> {
 }
 
 const upload = async (content: Uint8Array, filename: string) =>
-  user.settled(await user.upload(content, { filename }), 60);
+  user.settled(await user.upload(content, { filename }));
 
 /** GET of a file's content that does not follow a redirect. */
 const content = (file: FileJson, init: RequestInit = {}, query = '') =>

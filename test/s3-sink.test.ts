@@ -50,6 +50,9 @@ function openSpool(): Spool & { bytes: number } {
   const spool = createSpool(folder, { budget: 100 * MIB, room, disk: createLimiter(4), log });
   const counting = {
     bytes: 0,
+    get used() {
+      return spool.used;
+    },
     create() {
       const file = spool.create();
       return {

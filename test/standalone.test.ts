@@ -6,6 +6,8 @@ import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { coverageEnv } from './support/coverage.js';
+import { scrape } from './support/metrics.js';
 import { fastFolder } from './support/services/memory.js';
 import { freePort } from './support/services/port.js';
 import { until } from './support/until.js';
@@ -75,7 +77,7 @@ function launch(variables: Record<string, string> = {}): {
   const { PATH = '', HOME = '' } = process.env;
   const child = spawn(process.execPath, [SCRIPT], {
     cwd: folder,
-    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...variables },
+    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...coverageEnv, ...variables },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   supervisors.add(child);
@@ -179,11 +181,12 @@ function ours(): Process[] {
 /** A process that was killed at the last moment may take some more milliseconds to end. */
 const nothingIsLeft = () => until('no process is left', () => ours().length === 0);
 
-/** The pid of the one process whose command matches. */
-function find(command: RegExp): number {
-  const pids = ours().filter((process) => command.test(process.command));
-  expect(pids).toHaveLength(1);
-  return pids[0]?.pid ?? 0;
+/** The pid of the one process whose command matches. A child that it starts has its command, too, for a moment. */
+function find(command: RegExp): Promise<number> {
+  return until(`one process of ${command}`, () => {
+    const pids = ours().filter((process) => command.test(process.command));
+    return pids.length === 1 && pids[0]?.pid;
+  });
 }
 
 function kill(pid: number, signal: NodeJS.Signals): void {
@@ -206,15 +209,25 @@ async function listen(port = 0): Promise<{ port: number; close(): Promise<void> 
 
 describe('start and stop', () => {
   test('prints its address, keeps the data that it was given, and leaves no process behind', async () => {
-    const first = await start();
+    const port = await freePort();
+    const first = await start({ PORT: String(port) });
     expect(first.stdout).toMatch(/^\n {2}Landfall is running\n {4}Page {4}http:\/\/localhost:\d+\n/);
     expect(first.stdout).toContain(`\n    Data    ${dataDir}\n`);
     expect(await register(first)).toBe(201);
     expect(await stop(first.process)).toBe(0);
     await nothingIsLeft();
-    await (await listen(Number(new URL(first.url).port))).close();
+    await (await listen(port)).close();
 
     expect(await logIn(await start())).toBe(200);
+  });
+
+  test('tells the metrics of server and worker on two ports, one behind the other', async () => {
+    const port = await freePort();
+    await startPrepared({ METRICS_PORT: String(port) });
+    const server = await scrape(`http://127.0.0.1:${port}`);
+    expect(server.series.some((one) => one.startsWith('landfall_queue_jobs'))).toBe(true);
+    const worker = await scrape(`http://127.0.0.1:${port + 1}`);
+    expect(worker.sum('landfall_worker_slots')).toBeGreaterThan(0);
   });
 
   test('keeps secrets for its owner only', async () => {
@@ -290,9 +303,9 @@ describe('accidents', () => {
     ['server', /server\/main\.js/],
     ['worker', /worker\/main\.js/],
   ])('brings a killed %s back', async (_name, command) => {
-    const started = await startPrepared({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent', PORT: String(await freePort()) });
     await register(started);
-    const pid = find(command);
+    const pid = await find(command);
     kill(pid, 'SIGKILL');
     await until('another one runs', () =>
       ours().some((process) => command.test(process.command) && process.pid !== pid),
@@ -302,10 +315,10 @@ describe('accidents', () => {
   });
 
   test('replaces a server and a worker that stand still', async () => {
-    const started = await startPrepared({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent', PORT: String(await freePort()) });
     await register(started);
     const commands = [/server\/main\.js/, /worker\/main\.js/];
-    const pids = commands.map(find);
+    const pids = await Promise.all(commands.map(find));
     for (const pid of pids) kill(pid, 'SIGSTOP');
     for (const [index, command] of commands.entries()) {
       await until('another one runs', () =>
@@ -317,7 +330,7 @@ describe('accidents', () => {
   });
 
   test('brings a killed PostgreSQL back, even while a statement is running', async () => {
-    const started = await startPrepared({ LOG_LEVEL: 'silent' });
+    const started = await startPrepared({ LOG_LEVEL: 'silent', PORT: String(await freePort()) });
     await register(started);
     const [pid = '', , , port] = (await readFile(join(dataDir, 'postgres/postmaster.pid'), 'utf8')).split(
       '\n',

@@ -5,7 +5,7 @@ import { idOf, registerUser, type TestUser } from './support/client.js';
 import { concatenate } from './support/concatenated-upload.js';
 import { IETF } from './support/dialects.js';
 import { FORMS, type Form } from './support/forms.js';
-import { sendHalf as openHalf } from './support/half-open.js';
+import { sendHalf as openHalf, whenRead } from './support/half-open.js';
 import { open, PARTIAL, say } from './support/ietf-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
@@ -50,7 +50,7 @@ function statusOf(request: ClientRequest): Promise<number | undefined> {
   });
 }
 
-/** Waits until the first server holds the lease and has likely received the bytes sent to it. */
+/** Waits until the first server holds the lease. */
 async function whenHeld(id: string): Promise<void> {
   await until('the first server to hold the lease', async () => {
     return (await findUpload(processes, id)).lease_holder === 'server';
@@ -107,6 +107,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       const path = await first.create(content.length);
       const half = sendHalf(path, content.length, content.subarray(0, 150_000));
       await whenHeld(idOf(path));
+      await whenRead(half);
 
       if (method === 'PATCH') {
         // The client does not know the offset: it gets 409, and the bytes that arrived are kept.

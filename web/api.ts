@@ -53,8 +53,12 @@ export class Api {
 
   /** Tells who may create an account now. */
   async registration(): Promise<Registration> {
-    const answer: RegistrationJson = await (await send('/api/auth')).json();
-    return answer.registration;
+    return (await askAboutSignIn()).registration;
+  }
+
+  /** Whether people sign in to this server. Without an answer they do. */
+  async needsSignIn(): Promise<boolean> {
+    return (await askAboutSignIn().catch(() => undefined))?.signIn ?? true;
   }
 
   async signIn(action: 'login' | 'register', credentials: Credentials): Promise<User> {
@@ -157,6 +161,10 @@ export class Api {
       throw error;
     }
   }
+}
+
+async function askAboutSignIn(): Promise<RegistrationJson> {
+  return (await send('/api/auth')).json();
 }
 
 /** Gets a new access token. Only a 401 means that the session is over. */

@@ -34,9 +34,16 @@ async function restoreSession(): Promise<User | undefined> {
   }
 }
 
+/** With AUTH=off there is neither a session to end nor a password to change. */
+function hideSignIn(isNeeded: boolean): void {
+  for (const id of ['sign-out', 'account-password', 'account-sessions'])
+    byId(id, HTMLElement).hidden = !isNeeded;
+}
+
 async function showApp(user: User): Promise<void> {
   setText(byId('who', HTMLElement), user.email);
   byId('queue', HTMLElement).hidden = user.role !== 'admin';
+  void api.needsSignIn().then(hideSignIn);
   byId('account', HTMLElement).hidden = false;
   byId('app', HTMLElement).hidden = false;
   byId('account-open', HTMLButtonElement).addEventListener('click', prepareAccountDialog(api, user));

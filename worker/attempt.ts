@@ -1,10 +1,11 @@
 import type { DataSource } from 'typeorm';
-import type { Blob } from '../core/database/entities/blob.js';
 import type { File } from '../core/database/entities/file.js';
+import type { StoredBlob } from '../core/files/blobs.js';
 import type { Estimates } from '../core/files/estimates.js';
 import type { StepResult } from '../core/files/steps.js';
 import type { Logger } from '../core/log.js';
 import type { Parsers } from '../core/media/parsers.js';
+import type { Metrics } from '../core/metrics/metrics.js';
 import type { Storage } from '../core/storage/storage.js';
 import type { Dependencies } from './dependencies.js';
 import type { Outcome, Steps } from './steps/step.js';
@@ -18,6 +19,7 @@ export interface PipelineDeps {
   parsers: Parsers;
   steps: Steps;
   estimates: Pick<Estimates, 'decodeMs'>;
+  metrics: Pick<Metrics, 'stepRetried'>;
   log: Logger;
 }
 
@@ -25,7 +27,8 @@ export interface PipelineDeps {
 export interface Attempt {
   /** As it was when the attempt began, with its detected type as soon as that is known. */
   readonly file: File;
-  readonly blob: Blob;
+  /** Holds the bytes of the file; another one as soon as the file shares those of an older file. */
+  blob: StoredBlob;
   /** Name of the step that is running; a failure is recorded under it. */
   step: string;
   readonly lastAttempt: boolean;

@@ -39,7 +39,10 @@ export async function recordFailure(deps: PipelineDeps, attempt: Attempt, error:
   const level = error instanceof AppError && !error.retryable ? 'info' : 'warn';
   log[level]({ err: error, step, lastAttempt }, 'step failed');
   if (!isRetryable(error) || lastAttempt) await failFile(deps.database, file, problem);
-  else await recordAttemptError(deps.database, file, problem);
+  else {
+    await recordAttemptError(deps.database, file, problem);
+    deps.metrics.stepRetried(step);
+  }
 }
 
 export function toProblem(step: string, error: unknown): Problem {

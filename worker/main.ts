@@ -3,15 +3,23 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { openHooks } from '../core/hooks/open.js';
+import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
-import { startWorker } from '../core/queue/worker.js';
+import { openMetricsPort } from '../core/metrics/listener.js';
+import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
+import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { createWebhookSender } from '../core/webhooks/message.js';
+import { createPost } from '../core/webhooks/post.js';
+import { deriveWebhookKey } from '../core/webhooks/secrets.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
+import { startDelivery } from './passes/deliver.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
@@ -30,12 +38,16 @@ const GIVE_UP_MS = 5_000;
 /** Shorter than the time that the supervisor and containers wait before they kill the process. */
 const SHUTDOWN_MS = 7_000;
 
+/** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
+const HOOK_MS = 30_000;
+
 async function start(config: Readonly<Config>): Promise<void> {
-  const { databaseUrl } = requireConnected(config);
+  const { databaseUrl, jwtSecret } = requireConnected(config);
   const log = createLogger(config.logLevel, 'worker', config.logFiles);
   // Not the INSTANCE_ID, because a server may have the same one.
   const holder = `worker:${randomUUID()}`;
-  const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder });
+  const metrics = createMetrics(log);
+  const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
   const { database, storage, listener, estimates } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
@@ -67,32 +79,78 @@ async function start(config: Readonly<Config>): Promise<void> {
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
-    handle: (job) => processFile({ database, storage, dependencies, parsers, steps, estimates, log }, job),
+    handle: (job) =>
+      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
   });
+  observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
+  const hooks = await openHooks({ config: config.hook, database, metrics, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
+    hooks: hooks?.of(),
     workerName,
+    log,
+  });
+  const stopDelivery = startDelivery({
+    database,
+    listener,
+    workerName,
+    senders: {
+      webhook: createWebhookSender({
+        post: createPost({ allowPrivate: config.webhookAllowPrivate }),
+        key: deriveWebhookKey(jwtSecret),
+        retrySeconds: config.webhookRetrySeconds,
+      }),
+      ...(hooks && {
+        hook: createHookSender({
+          database,
+          post: createPost({ allowPrivate: true, totalMs: Math.min(hooks.config.timeoutMs, HOOK_MS) }),
+          config: hooks.config,
+          results: hooks.results,
+          metrics,
+          retrySeconds: config.webhookRetrySeconds,
+        }),
+      }),
+    },
+    metrics,
     log,
   });
   const health =
     config.healthPort === undefined ? undefined : await openHealth(config.host, config.healthPort);
+  const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async () => {
-    const cut = setTimeout(() => worker.interrupt(), FINISH_MS);
+    const cut = setTimeout(() => {
+      worker.interrupt();
+      hooks?.stop();
+    }, FINISH_MS);
     // A queue whose database has just broken down may never close; it then ends with the process.
-    await Promise.race([Promise.all([worker.close(), stopReconciler()]), pause(GIVE_UP_MS)]);
+    await Promise.race([Promise.all([worker.close(), stopReconciler(), stopDelivery()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);
+    hooks?.stop();
+    await hooks?.flush();
     stopWatching();
     dependencies.stop();
     health?.close();
+    metricsPort?.close();
     parsers.close();
     await services.close();
   });
 
   log.info('working');
   announceReady();
+}
+
+/** Adds how busy this worker is. */
+function observeWorker(metrics: Metrics, worker: ProcessingWorker, slots: number): void {
+  metrics.observe(
+    {
+      landfall_worker_jobs_running: { help: 'Jobs that this worker runs now' },
+      landfall_worker_slots: { help: 'Jobs that this worker runs at once, at most' },
+    },
+    () => ({ landfall_worker_jobs_running: worker.running().length, landfall_worker_slots: slots }),
+  );
 }
 
 try {

@@ -1,7 +1,8 @@
 import { addAbortSignal } from 'node:stream';
-import { recordSteps, type StepResult, showProgress } from '../core/files/steps.js';
+import { type StepResult, showProgress } from '../core/files/steps.js';
 import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { openContent } from './content.js';
+import { recordReading } from './duplicates.js';
 
 const PROGRESS_EVERY_MS = 200;
 
@@ -40,9 +41,9 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
   }
   // A step that found a threat is recorded with the verdict: a step recorded as done never runs again.
   const infected = results.find(({ facts }) => facts.threat !== undefined);
-  await recordSteps(
-    deps.database,
-    file,
+  await recordReading(
+    deps,
+    attempt,
     results.filter((result) => result !== infected),
     {
       step: deps.steps.decoding[0]?.name ?? attempt.step,

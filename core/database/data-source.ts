@@ -23,6 +23,12 @@ import { Durations1763960000000 } from '../../migrations/1763960000000-durations
 import { Retention1763970000000 } from '../../migrations/1763970000000-retention.js';
 import { Idempotency1763970000001 } from '../../migrations/1763970000001-idempotency.js';
 import { EventCursors1763980000000 } from '../../migrations/1763980000000-event-cursors.js';
+import { Duplicates1763981000000 } from '../../migrations/1763981000000-duplicates.js';
+import { DuplicatesIndex1763981000001 } from '../../migrations/1763981000001-duplicates-index.js';
+import { SavedBytes1763981000002 } from '../../migrations/1763981000002-saved-bytes.js';
+import { Webhooks1763982000000 } from '../../migrations/1763982000000-webhooks.js';
+import { Hooks1763983000000 } from '../../migrations/1763983000000-hooks.js';
+import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed-jobs.js';
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
@@ -88,6 +94,12 @@ export async function openDatabase(
       Retention1763970000000,
       Idempotency1763970000001,
       EventCursors1763980000000,
+      Duplicates1763981000000,
+      DuplicatesIndex1763981000001,
+      SavedBytes1763981000002,
+      Webhooks1763982000000,
+      Hooks1763983000000,
+      RemovedJobs1763986000000,
       LogLevel1763987000000,
     ],
   });

@@ -20,7 +20,7 @@ const PROBE_EVERY_MS = 5_000;
 const LIMITS = { ...REQUEST_LIMITS, answer: PROBE_EVERY_MS };
 
 export interface Listener {
-  /** Calls `handle` with the payload of each notification on this channel from now on. One handler a channel. */
+  /** Calls `handle` with the payload of each notification on this channel from now on. */
   subscribe(channel: string, handle: (payload: string) => void): Promise<void>;
   close(): Promise<void>;
 }
@@ -30,16 +30,21 @@ interface Connection {
   ended: Promise<void>;
 }
 
-/** @throws {ConfigError} when the database cannot be reached now */
-export async function openListener(databaseUrl: string, log: Logger): Promise<Listener> {
-  const handlers = new Map<string, (payload: string) => void>();
+/**
+ * @param name shown in pg_stat_activity
+ * @throws {ConfigError} when the database cannot be reached now
+ */
+export async function openListener(databaseUrl: string, log: Logger, name?: string): Promise<Listener> {
+  const handlers = new Map<string, ((payload: string) => void)[]>();
   const closing = new AbortController();
   let current = await connect();
 
   async function connect(): Promise<Connection> {
-    const client = await connectOnce(databaseUrl, LIMITS);
+    const client = await connectOnce(databaseUrl, LIMITS, name);
     const ended = new Promise<void>((resolve) => client.once('end', resolve));
-    client.on('notification', ({ channel, payload }) => handlers.get(channel)?.(payload ?? ''));
+    client.on('notification', ({ channel, payload = '' }) => {
+      for (const handle of handlers.get(channel) ?? []) handle(payload);
+    });
     try {
       closing.signal.throwIfAborted();
       for (const channel of handlers.keys()) await client.query(`LISTEN ${channel}`);
@@ -71,16 +76,23 @@ export async function openListener(databaseUrl: string, log: Logger): Promise<Li
     }
   }
 
+  let asked: Promise<unknown> = Promise.resolve();
+  /** One statement at a time: a client of pg takes no second one before the first is answered. */
+  async function ask(sql: string): Promise<void> {
+    asked = asked.catch(() => {}).then(() => current.client.query(sql));
+    await asked;
+  }
+
   // It ends only after close().
   keepConnected().catch(() => {});
   // A probe's error can be ignored: if the connection is broken, it ends and is opened again.
-  const timer = setInterval(() => void current.client.query('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
+  const timer = setInterval(() => void ask('SELECT 1').catch(() => {}), PROBE_EVERY_MS);
   timer.unref();
 
   return {
     async subscribe(channel, handle) {
-      handlers.set(channel, handle);
-      await current.client.query(`LISTEN ${channel}`);
+      handlers.set(channel, [...(handlers.get(channel) ?? []), handle]);
+      await ask(`LISTEN ${channel}`);
     },
     async close() {
       clearInterval(timer);

@@ -88,17 +88,25 @@ export async function sequenceEvents(database: DataSource): Promise<number> {
   return sequenceAll(database, 'FOR UPDATE');
 }
 
+const listeners = new WeakMap<DataSource, (events: HashedRow[]) => void>();
+
+/** Calls `listener` with the events that this process has numbered, after the commit. One listener a database. */
+export function onNumbered(database: DataSource, listener: (events: HashedRow[]) => void): void {
+  listeners.set(database, listener);
+}
+
 async function sequenceAll(database: DataSource, lock: string): Promise<number> {
   let total = 0;
   for (;;) {
     const numbered = await database.transaction((manager) => sequenceBatch(manager, lock));
-    total += numbered;
-    if (numbered < BATCH) return total;
+    listeners.get(database)?.(numbered);
+    total += numbered.length;
+    if (numbered.length < BATCH) return total;
   }
 }
 
 /** @param lock how to lock the head */
-async function sequenceBatch(manager: EntityManager, lock: string): Promise<number> {
+async function sequenceBatch(manager: EntityManager, lock: string): Promise<HashedRow[]> {
   // A separate statement, so that the next one sees everything that earlier sequencers have committed.
   const [head] = await queryRows<EventHead>(
     manager,
@@ -110,7 +118,7 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
     `SELECT ${HASHED_COLUMNS} FROM event_inbox ORDER BY event_inbox.id LIMIT $1`,
     [BATCH],
   );
-  if (rows.length === 0) return 0;
+  if (rows.length === 0) return [];
   let { seq, hash } = head;
   const numbered = rows.map((row) => {
     seq++;
@@ -141,14 +149,14 @@ async function sequenceBatch(manager: EntityManager, lock: string): Promise<numb
     ],
   );
   await execute(manager, `SELECT pg_notify('${GROWN}', '')`);
-  return rows.length;
+  return rows;
 }
 
 /** Without a head row: either another sequencer has locked it, or the table is empty. */
-async function headIsMissing(manager: EntityManager): Promise<number> {
+async function headIsMissing(manager: EntityManager): Promise<[]> {
   const heads = await queryRows(manager, 'SELECT FROM event_head');
   if (heads.length === 0) throw new Error('event_head is empty');
-  return 0;
+  return [];
 }
 
 export interface Sequencer {

@@ -37,6 +37,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   /** Bytes. */
   'file.created': { size: number };
   'file.step': StepRecord & { step: string };
+  /** The id of the older file with which it shares its bytes from now on. */
+  'file.deduplicated': { duplicateOf: string };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -55,7 +57,21 @@ interface EventData extends Record<StatusEventType, RunData> {
   'invitation.created': Nothing;
   'invitation.revoked': Nothing;
   'user.changed': Record<string, unknown>;
+  /** `host`: of its address, whose path may hold a secret. */
+  'webhook.created': { host: string; events: string[]; scope: string };
+  'webhook.changed': { host?: string; events?: string[]; enabled?: boolean };
+  'webhook.deleted': Nothing;
+  /** The system has disabled it: its receiver has failed for a day, or has answered 410. */
+  'webhook.disabled': { reason: 'failing' | 'gone' };
+  'webhook.rotated': Nothing;
+  'webhook.replayed': { from: string };
+  'webhook.test': Nothing;
+  /** By the board. */
   'queue.changed': { method: string; path: string };
+  'queue.paused': Nothing;
+  'queue.resumed': Nothing;
+  /** An admin took the job out of the queue and out of the list of jobs. */
+  'job.removed': RunData;
   'audit.exported': Record<string, unknown>;
   /** The level of all logs for a time; null: that of the configuration again. */
   'log.level': { level: string | null; seconds?: number };
@@ -77,6 +93,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.created': true,
   'file.processing': true,
   'file.step': true,
+  'file.deduplicated': true,
   'file.completed': true,
   'file.failed': true,
   'file.infected': true,
@@ -139,6 +156,6 @@ export interface PublicEvent {
   createdAt: Date;
 }
 
-export function toPublicEvent({ seq, type, subjectId, data, createdAt }: Event): PublicEvent {
+export function toPublicEvent({ seq, type, subjectId, data, createdAt }: PublicEvent): PublicEvent {
   return { seq, type, subjectId, data, createdAt };
 }

@@ -168,6 +168,29 @@ export async function referenceBlobs(manager: EntityManager, ids: string[]): Pro
   throw doomed();
 }
 
+/**
+ * Moves a reference from one blob to another, which loses or gets it. Part of the caller's transaction. The reconciler deletes
+ * `from` if that was its last reference.
+ * @returns false if `to` is deleted or marked for deletion: then nothing has changed
+ */
+export async function moveReference(manager: EntityManager, from: string, to: string): Promise<boolean> {
+  // A purge that is releasing `to` holds this lock until its mark can be seen.
+  const found = await countChanged(
+    manager,
+    'SELECT FROM blobs WHERE id = $1 AND doomed_at IS NULL FOR NO KEY UPDATE',
+    [to],
+  );
+  if (found === 0) return false;
+  await execute(
+    manager,
+    `UPDATE blobs SET refs = refs + CASE id WHEN $2 THEN 1 ELSE -1 END,
+       doomed_at = CASE WHEN id = $1 AND refs = 1 THEN now() END
+     WHERE id IN ($1, $2)`,
+    [from, to],
+  );
+  return true;
+}
+
 /** The error for a blob that is marked for deletion. */
 function doomed(): AppError {
   return new AppError('unavailable', { detail: 'The stored bytes have been given up', retryable: true });

@@ -22,17 +22,22 @@ export function overdueBy({ since }: PurgeRule, hours: string): string {
 }
 
 /**
- * Files that are overdue by a rule, oldest first.
- * @returns ids, in batches; the caller must purge each batch before it asks for the next one
+ * Files that are overdue by a rule, oldest first. A file that the caller leaves as it is does not come again.
+ * @returns ids, in batches
  */
 export async function* listOverdue(database: DataSource, rule: PurgeRule): AsyncGenerator<string[]> {
-  let found: { id: string }[];
+  let found: { id: string; at: string }[];
+  let last: { id: string; at: string } | undefined;
   do {
     found = await queryRows(
       database,
-      `SELECT id FROM files WHERE ${overdueBy(rule, '$1')} ORDER BY ${rule.since} LIMIT ${BATCH}`,
-      [rule.hours],
+      // As text, because a Date has no microseconds.
+      `SELECT id, ${rule.since}::text AS at FROM files
+       WHERE ${overdueBy(rule, '$1')} ${last ? `AND (${rule.since}, id) > ($2, $3)` : ''}
+       ORDER BY ${rule.since}, id LIMIT ${BATCH}`,
+      last ? [rule.hours, last.at, last.id] : [rule.hours],
     );
-    if (found.length > 0) yield found.map(({ id }) => id);
+    last = found.at(-1);
+    if (last) yield found.map(({ id }) => id);
   } while (found.length === BATCH);
 }

@@ -2,7 +2,15 @@ import type { DataSource } from 'typeorm';
 import type { FileStatus } from '../database/entities/file.js';
 import { queryRows } from '../database/rows.js';
 
-/* Statistics of an owner's files, from the sums of totals.ts and the changes that are not in them yet. */
+/*
+ * Statistics of the files of one owner or of all, from the sums of totals.ts and the changes that are not in them yet.
+ */
+
+/** The owner whose files are counted; undefined: all owners. */
+type OwnerId = string | undefined;
+
+/** The condition of an owner in SQL. The parameter $1 stands in it in either case. */
+const ofOwner = (ownerId: OwnerId) => (ownerId === undefined ? '$1::uuid IS NULL' : 'owner_id = $1');
 
 export interface Amount {
   files: number;
@@ -16,12 +24,12 @@ export interface StatusTotal extends Amount {
 }
 
 /** How many files there are in each status, in the trash and outside of it. */
-export async function sumByStatus(database: DataSource, ownerId: string): Promise<StatusTotal[]> {
+export async function sumByStatus(database: DataSource, ownerId: OwnerId): Promise<StatusTotal[]> {
   return queryRows(
     database,
-    `SELECT trashed, status, sum(files)::float8 AS files, sum(bytes)::float8 AS bytes FROM (${TOTALS}) AS total
+    `SELECT trashed, status, sum(files)::float8 AS files, sum(bytes)::float8 AS bytes FROM (${totalsOf(ownerId)}) AS total
      GROUP BY trashed, status HAVING sum(files) <> 0`,
-    [ownerId],
+    [ownerId ?? null],
   );
 }
 
@@ -44,7 +52,7 @@ export async function sumByType(
     `SELECT nullif(type, '') AS type, sum(files)::float8 AS files, sum(bytes)::float8 AS bytes,
             count(*) OVER ()::float8 AS "allTypes", sum(sum(files)) OVER ()::float8 AS "allFiles",
             sum(sum(bytes)) OVER ()::float8 AS "allBytes"
-     FROM (${TOTALS}) AS total WHERE NOT trashed GROUP BY type HAVING sum(files) <> 0
+     FROM (${totalsOf(ownerId)}) AS total WHERE NOT trashed GROUP BY type HAVING sum(files) <> 0
      ORDER BY sum(files) DESC, type LIMIT $2`,
     [ownerId, limit],
   );
@@ -69,6 +77,19 @@ export function sumOf(amounts: Amount[]): Amount {
   });
 }
 
+/**
+ * The bytes that are not stored because files of one owner share them: the sizes of all files, those in the trash too, less
+ * the sizes of their blobs. The database counts them as references come and go (migrations/1763981000002-saved-bytes.ts).
+ */
+export async function readSavedBytes(database: DataSource, ownerId: OwnerId): Promise<number> {
+  const [all] = await queryRows<{ saved: number }>(
+    database,
+    'SELECT coalesce(sum(saved_bytes), 0)::float8 AS saved FROM users WHERE $1::uuid IS NULL OR id = $1',
+    [ownerId ?? null],
+  );
+  return all?.saved ?? 0;
+}
+
 /** What became of files in one hour or several: those whose processing took about as long, or all. */
 interface Outcome extends Amount {
   outcome: 'created' | 'completed' | 'failed' | 'infected';
@@ -91,8 +112,8 @@ export interface DayStatistics {
   p95Ms: number | null;
 }
 
-/** What happened to an owner's files in the last day, in the trash too. */
-export async function readLastDay(database: DataSource, ownerId: string): Promise<DayStatistics> {
+/** What happened to files in the last day, in the trash too. */
+export async function readLastDay(database: DataSource, ownerId: OwnerId): Promise<DayStatistics> {
   const rows = await queryRows<Outcome & { since: Date; hours: number }>(
     database,
     `WITH day AS (SELECT date_trunc('hour', now()) - interval '24 hours' AS since)
@@ -100,13 +121,13 @@ export async function readLastDay(database: DataSource, ownerId: string): Promis
             coalesce(ms_class, -1) AS "msClass", coalesce(sum(files), 0)::float8 AS files,
             coalesce(sum(bytes), 0)::float8 AS bytes, coalesce(sum(ms), 0)::float8 AS ms
      FROM day LEFT JOIN LATERAL (
-       SELECT outcome, ms_class, files, bytes, ms FROM file_hours WHERE owner_id = $1 AND hour >= since
+       SELECT outcome, ms_class, files, bytes, ms FROM file_hours WHERE ${ofOwner(ownerId)} AND hour >= since
        UNION ALL
        SELECT outcome, ms_class, files, bytes, ms FROM file_changes
-       WHERE owner_id = $1 AND at >= since AND outcome IS NOT NULL
+       WHERE ${ofOwner(ownerId)} AND at >= since AND outcome IS NOT NULL
      ) AS one ON true
      GROUP BY since, outcome, ms_class`,
-    [ownerId],
+    [ownerId ?? null],
   );
   const sumWhere = (name: Outcome['outcome']) => sumOf(rows.filter(({ outcome }) => outcome === name));
   const timed = rows.filter(({ msClass }) => msClass >= 0);
@@ -142,8 +163,8 @@ function durationOf(msClass: number): number {
   return 2 ** ((msClass - 0.5) / 8);
 }
 
-/** Sums and changes of one owner, $1. */
-const TOTALS = `
-  SELECT trashed, status, type, files, bytes FROM file_totals WHERE owner_id = $1
+/** Sums and changes. */
+const totalsOf = (ownerId: OwnerId) => `
+  SELECT trashed, status, type, files, bytes FROM file_totals WHERE ${ofOwner(ownerId)}
   UNION ALL
-  SELECT trashed, status, type, files, bytes FROM file_changes WHERE owner_id = $1`;
+  SELECT trashed, status, type, files, bytes FROM file_changes WHERE ${ofOwner(ownerId)}`;

@@ -89,15 +89,21 @@ export function isWaiting(record: StepRecord | WaitingStep | undefined): record 
 /**
  * Writes the facts of steps and records how the steps ended, with an event for each.
  * @param next the run's progress after these steps
- * @throws {AttemptOver}
+ * @param also further work of the same transaction
+ * @returns what `also` returns
+ * @throws {AttemptOver}, and as `also`
  */
-export async function recordSteps(
+export async function recordSteps<T = void>(
   database: DataSource,
   file: FileRun,
   results: StepResult[],
   next: Progress,
-): Promise<void> {
-  await database.transaction((manager) => writeSteps(manager, file, results, next));
+  also?: (manager: EntityManager) => Promise<T>,
+): Promise<T | undefined> {
+  return database.transaction(async (manager) => {
+    await writeSteps(manager, file, results, next);
+    return also?.(manager);
+  });
 }
 
 /** Records that a step waits for an answer, without an event. @throws {AttemptOver} */

@@ -12,6 +12,7 @@ import { DatabasePool, REQUEST_LIMITS } from '../database/client.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
+import { controlsOf } from './controls.js';
 
 /*
  * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The worker's side is in queue/worker.ts.
@@ -36,7 +37,25 @@ export interface ProcessingJob {
 /** `missing`: the queue does not know the job. `open`: it runs, waits or will be retried. */
 export type JobState = 'missing' | 'open' | 'completed' | 'failed';
 
+/** Where the queue has a job. Only `prioritized` jobs have a priority; `delayed` ones wait for their next attempt. */
+export type QueueState = 'missing' | CountedState;
+
+/** For admins. All throw soon when the queue cannot be reached. */
+export interface QueueControls {
+  /** Lets no worker take jobs, until `resume`, also after restarts of everything. Running jobs go on. */
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  isPaused(): Promise<boolean>;
+  /** Connected workers; null: not known. */
+  countWorkers(): Promise<number | null>;
+  /** @param jobId see jobId() */
+  look(jobId: string): Promise<QueueState>;
+  /** Takes a job out of the queue. @returns false if a worker runs it, and then it stays */
+  remove(jobId: string): Promise<boolean>;
+}
+
 export interface ProcessingQueue {
+  readonly controls: QueueControls;
   /** Adds the jobs that are not there already. @throws soon when the queue cannot be reached */
   add(...jobs: ProcessingJob[]): Promise<void>;
   /** @throws soon when the queue cannot be reached */
@@ -45,11 +64,17 @@ export interface ProcessingQueue {
   wake(job: ProcessingJob): Promise<void>;
   /** How many jobs have not ended. @throws soon when the queue cannot be reached */
   countOpen(): Promise<number>;
+  /** How many jobs there are in each state; of ended jobs only the last are kept. @throws soon when the queue cannot be reached */
+  countByState(): Promise<Record<CountedState, number>>;
+  /** When the job was added that comes next; undefined: none waits. @throws soon when the queue cannot be reached */
+  waitingSince(): Promise<Date | undefined>;
   close(): Promise<void>;
   /** Whether the queue answers, as far as is known. */
   readonly reachable: boolean;
   /** Calls `listener` each time a queue that may lose jobs is back after it was away. */
   onBack?(listener: () => void): void;
+  /** What Redis tells about itself (INFO); absent if the queue is in PostgreSQL. @throws soon when it cannot be reached */
+  redisInfo?(): Promise<string>;
   /** For Bull Board. */
   readonly bull: Queue;
 }
@@ -74,8 +99,18 @@ export const PREFIX = 'landfall';
 const KEEP_COMPLETED = { age: 10 * 60, count: 100 };
 const KEEP_FAILED = { age: 60 * 60, count: 200 };
 
-/** BullMQ's names for the states of jobs that have not ended. */
-const OPEN = ['waiting', 'prioritized', 'delayed', 'active'] as const;
+/** BullMQ's names for the states of jobs that wait for a worker, and of those that have not ended. */
+const WAITING = ['waiting', 'prioritized'] as const;
+const OPEN = [...WAITING, 'delayed', 'active'] as const;
+const COUNTED = [...OPEN, 'completed', 'failed'] as const;
+
+/**
+ * With PostgreSQL BullMQ counts the waiting jobs of a paused queue under this name, which its types do not know. With Redis
+ * there are none.
+ */
+const WAITING_WHILE_PAUSED = 'paused' as string as 'wait';
+
+type CountedState = (typeof COUNTED)[number];
 
 /** Connections to PostgreSQL for one queue or worker. A worker uses one of them to listen for new jobs. */
 const POOL_SIZE = 5;
@@ -176,9 +211,11 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
   const { client, reportError, onBack } = connectRedis(url, log, { use: 'queue' });
   const bull = new Queue<ProcessingJob>(QUEUE, { connection: client, prefix: PREFIX, defaultJobOptions });
   bull.on('error', reportError);
+  const isAway = () => ['close', 'reconnecting', 'end'].includes(client.status);
   return {
     // While Redis is away, commands wait and are carried out when it is back. Our callers do not wait for them.
-    ...operations(bull, () => ['close', 'reconnecting', 'end'].includes(client.status)),
+    ...operations(bull, isAway),
+    redisInfo: () => promptly(isAway, () => client.info()),
     onBack,
     get reachable() {
       return client.status === 'ready';
@@ -193,36 +230,34 @@ function openRedisQueue(url: string, log: Logger, defaultJobOptions: DefaultJobO
 function operations(
   bull: Queue<ProcessingJob>,
   isAway: () => boolean,
-): Pick<ProcessingQueue, 'add' | 'getState' | 'wake' | 'countOpen' | 'bull'> {
-  /** Limits how long callers wait. A command that takes longer is still carried out. */
-  async function promptly<T>(work: () => Promise<T>): Promise<T> {
-    if (isAway()) throw queueAway();
-    return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
-      throw error instanceof TimedOut ? queueAway() : error;
-    });
-  }
+): Pick<
+  ProcessingQueue,
+  'add' | 'getState' | 'wake' | 'countOpen' | 'countByState' | 'waitingSince' | 'controls' | 'bull'
+> {
+  const soon = <T>(work: () => Promise<T>) => promptly(isAway, work);
   return {
     bull,
+    controls: controlsOf(bull, soon),
     async add(...jobs) {
       const entries = jobs.map(({ priority, ...data }) => ({
         name: 'process',
         data,
         opts: { jobId: jobId(data), ...(priority ? { priority } : {}) },
       }));
-      await promptly(() => bull.addBulk(entries));
+      await soon(() => bull.addBulk(entries));
     },
     async getState(job) {
       const id = jobId(job);
-      const found = await promptly(() => bull.getJob(id));
+      const found = await soon(() => bull.getJob(id));
       if (!found) return 'missing';
       // For a job that has not ended, getJobState would search the list of all waiting jobs.
       if (!found.finishedOn) return 'open';
-      const state = await promptly(() => bull.getJobState(id));
+      const state = await soon(() => bull.getJobState(id));
       if (state === 'completed' || state === 'failed') return state;
       return state === 'unknown' ? 'missing' : 'open';
     },
     wake: (job) =>
-      promptly(async () => {
+      soon(async () => {
         // An active job may have recorded that it waits, and be about to go back to the queue.
         for (const end = Date.now() + ANSWER_MS; ; await pause(WAKE_PAUSE_MS)) {
           const found = await bull.getJob(jobId(job));
@@ -232,8 +267,31 @@ function operations(
           if (!isActive || Date.now() >= end) return;
         }
       }),
-    countOpen: () => promptly(() => bull.getJobCountByTypes(...OPEN)),
+    countOpen: () => soon(() => bull.getJobCountByTypes(...OPEN, WAITING_WHILE_PAUSED)),
+    countByState: () =>
+      soon(async () => {
+        const { [WAITING_WHILE_PAUSED]: held = 0, ...counts } = await bull.getJobCounts(
+          ...COUNTED,
+          WAITING_WHILE_PAUSED,
+        );
+        return { ...counts, waiting: (counts.waiting ?? 0) + held } as Record<CountedState, number>;
+      }),
+    waitingSince: () =>
+      soon(async () => {
+        // The first of each state: those without a priority are in the order of their arrival.
+        const first = await Promise.all(WAITING.map((state) => bull.getJobs([state], 0, 0, true)));
+        const times = first.flat().map((job) => job.timestamp);
+        return times.length > 0 ? new Date(Math.min(...times)) : undefined;
+      }),
   };
+}
+
+/** Limits how long callers wait. A command that takes longer is still carried out. */
+async function promptly<T>(isAway: () => boolean, work: () => Promise<T>): Promise<T> {
+  if (isAway()) throw queueAway();
+  return within(ANSWER_MS, work(), 'queue').catch((error: unknown) => {
+    throw error instanceof TimedOut ? queueAway() : error;
+  });
 }
 
 /** Whether BullMQ has refused a command because the job is gone or in another state. It numbers its refusals. */

@@ -119,6 +119,7 @@ export async function openFileStorage(
     uploads,
     room,
     check: () => access(root, constants.W_OK),
+    usage: () => ({ memory: budget.taken }),
     async *list() {
       // Folder by folder: all names together may not fit into memory. A file outside these folders is no object.
       const folders = await readdir(root, { withFileTypes: true });

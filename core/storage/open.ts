@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { createLimiter } from '../concurrency.js';
 import type { Config } from '../config.js';
 import type { Logger } from '../log.js';
+import type { Metrics } from '../metrics/metrics.js';
 import { watchDiskRoom } from './disk-room.js';
 import { openFileStorage } from './file.js';
 import { createSpool } from './s3/spool.js';
@@ -16,10 +17,14 @@ type StorageConfig = Pick<
  * Opens the storage that the configuration asks for. The only place that chooses. The SDK of S3 is loaded only where it is
  * used, because loading it is a good part of a start.
  */
-export async function openStorage(config: StorageConfig, log: Logger): Promise<Storage> {
+export async function openStorage(
+  config: StorageConfig,
+  log: Logger,
+  metrics?: Pick<Metrics, 'sentToStore'>,
+): Promise<Storage> {
   if (config.s3) {
     const { openS3Storage } = await import('./s3/storage.js');
-    return openS3Storage(config.s3, config.uploadMemoryBudget, log, spoolOf(config, log));
+    return openS3Storage(config.s3, config.uploadMemoryBudget, log, { spool: spoolOf(config, log), metrics });
   }
   return openFileStorage(join(config.dataDir, 'blobs'), config, log);
 }

@@ -14,6 +14,8 @@ export interface Storage {
   readonly room?: StorageRoom;
   /** Throws when nothing can be stored at the moment. */
   check(): Promise<void>;
+  /** Bytes of uploads that wait in this process, in its memory and in files of the spool. */
+  usage(): { memory: number; spool?: number };
   /** Lists everything that is stored, unfinished multipart uploads too. The sweep finds orphans with it. */
   list(): AsyncIterable<StoredObject>;
   /** Deletes an object from that list; no error if it is gone. */

@@ -29,7 +29,7 @@ export interface LedgerDeps extends CreationDeps {
  * @throws {LeaseLost}
  */
 export async function commitProgress(
-  deps: Pick<LedgerDeps, 'database' | 'uploadExpiryHours'>,
+  deps: Pick<LedgerDeps, 'database' | 'uploadExpiryHours' | 'metrics'>,
   lease: Lease,
   { offset, state, parts = [], untidy = false, objectKey }: Progress,
 ): Promise<void> {
@@ -67,6 +67,7 @@ export async function commitProgress(
     throw error;
   });
   if (!committed) throw new LeaseLost();
+  deps.metrics?.bytesStored(offset - lease.upload.offset);
   lease.upload = committed;
 }
 

@@ -18,7 +18,7 @@ import {
   PARTIALS_OF_FINAL,
   partialEnded,
 } from './concatenations.js';
-import { createUpload, type NewUpload, refuseToken } from './create.js';
+import { type Creation, countRefusal, insertFinal, prepareCreation, refuseToken } from './create.js';
 import { interpretMetadata } from './description.js';
 import { abandonUpload, refuseUpload } from './end.js';
 import { UploadEnded } from './errors.js';
@@ -96,15 +96,25 @@ export async function conclude(deps: ConcatenateDeps, lease: Lease, finish: Fini
  */
 export async function createFinal(
   deps: ConcatenateDeps,
-  upload: Omit<NewUpload, 'leaseHolder' | 'length' | 'direct' | 'concat'>,
+  creation: Omit<Creation, 'leaseHolder' | 'length' | 'direct' | 'concat'>,
   { partialIds, header }: { partialIds: string[]; header: string },
 ): Promise<Upload> {
   // First: a guest must not learn which uploads the owner has.
-  refuseToken(upload.token);
-  const partials = await findPartials(deps.database, upload.ownerId, partialIds);
-  requireSize(deps, partials, interpretMetadata(upload.metadata).declaredType);
-  const concat = { kind: 'final', partialIds, header } as const;
-  const row = await createUpload(deps, { ...upload, length: null, concat, leaseHolder: deps.leases.holder });
+  refuseToken(creation.token);
+  const find = async (ownerId: string) => {
+    const found = await findPartials(deps.database, ownerId, partialIds);
+    requireSize(deps, found, interpretMetadata(creation.metadata).declaredType);
+    return found;
+  };
+  const known = creation.ownerId === null ? undefined : await find(creation.ownerId);
+  const concat = { kind: 'final', partialIds, header, length: known && lengthOf(known) } as const;
+  const leaseHolder = deps.leases.holder;
+  const { upload, partials, row } = await countRefusal(deps, async () => {
+    const upload = await prepareCreation(deps, { ...creation, length: null, concat, leaseHolder });
+    // A sender whom only the hook knows is told of uploads after the hook has named the owner.
+    const partials = known ?? (await find(upload.ownerId));
+    return { upload, partials, row: await insertFinal(deps, upload, partialIds) };
+  });
   const lease = deps.leases.adopt(row, () => {});
   try {
     await settleFinal(deps, lease, upload.actor);
@@ -186,7 +196,8 @@ async function settleFinal(deps: ConcatenateDeps, lease: Lease, actor: Actor | u
     if (!partials.some(hasEnded)) {
       const length = lengthOf(partials);
       if (length === undefined || !areReady(partials)) return;
-      await askHook(deps, lease, actor, { ...lease.upload, offset: length, length });
+      const partialIds = partials.map(({ id }) => id);
+      await askHook(deps, lease, actor, { upload: { ...lease.upload, offset: length, length }, partialIds });
     }
   }
   try {

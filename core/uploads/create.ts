@@ -9,6 +9,7 @@ import { countChanged, execute } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { mayBeAllowed } from '../media/allowed.js';
 import { typeNotAllowed } from '../media/media-types.js';
+import type { Metrics } from '../metrics/metrics.js';
 import type { Storage } from '../storage/storage.js';
 import { type Description, interpretMetadata } from './description.js';
 import { endRefusedUploadOf } from './end.js';
@@ -35,6 +36,7 @@ export interface CreationDeps extends SizeLimits {
   /** Of users who have none of their own. */
   quota: Quota;
   hooks?: UploadHooks | undefined;
+  metrics?: Pick<Metrics, 'uploadRefused' | 'bytesStored' | 'receiving'> | undefined;
 }
 
 export interface NewUpload extends Description {
@@ -54,6 +56,9 @@ export interface NewUpload extends Description {
   token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
 
+/** A new upload whose owner may be unknown: a hook then names the owner. */
+export type Creation = Omit<NewUpload, 'ownerId'> & { ownerId: string | null };
+
 /** The role of an upload in a concatenation; see concatenate.ts. */
 export type Concat =
   | { kind: 'partial' }
@@ -63,6 +68,8 @@ export type Concat =
       partialIds: string[];
       /** Upload-Concat as it came. */
       header: string;
+      /** Bytes of the partial uploads together; undefined: not known yet. */
+      length?: number | undefined;
     };
 
 interface Waiting {
@@ -83,20 +90,27 @@ const lists = new WeakMap<DataSource, Map<string, Waiting[]>>();
 /**
  * Writes the row and the event of a new upload and reserves room for it. The row holds a lease of epoch 1 for
  * `leaseHolder`.
- * @throws {AppError} unauthenticated when there is no such owner (any more), or when the token was used before;
- * too_large; quota_exceeded; storage_full; forbidden, too_large, type_not_allowed by the limits of the token;
- * {UploadRefused} by a hook
+ * @throws {AppError} as prepareCreation(); unauthenticated when there is no such owner (any more), or when the token was
+ * used before; quota_exceeded; forbidden, too_large, type_not_allowed by the limits of the token
  */
-export async function createUpload(deps: CreationDeps, upload: NewUpload): Promise<Upload> {
-  const { token, length, concat } = upload;
-  if (length !== null) {
-    requireAllowedLength(deps, length, interpretMetadata(upload.metadata).declaredType);
+export function createUpload(deps: CreationDeps, creation: Creation): Promise<Upload> {
+  return countRefusal(deps, () => createAllowed(deps, creation));
+}
+
+/** Counts a creation that is refused. @throws what `create` throws */
+export async function countRefusal<T>({ metrics }: CreationDeps, create: () => Promise<T>): Promise<T> {
+  try {
+    return await create();
+  } catch (error) {
+    if (error instanceof AppError && error.status < 500) metrics?.uploadRefused();
+    throw error;
   }
-  if (concat) refuseToken(token);
-  // A final upload stores nothing.
-  if (concat?.kind !== 'final') await deps.storage.room?.require();
-  await deps.hooks?.beforeCreate?.(upload);
-  if (concat?.kind === 'final') return insertFinal(deps, upload, concat.partialIds);
+}
+
+/** @throws as createUpload() */
+async function createAllowed(deps: CreationDeps, creation: Creation): Promise<Upload> {
+  const upload = await prepareCreation(deps, creation);
+  const { token } = upload;
   if (!token) return insertUpload(deps, upload);
   checkLimits(token, upload);
   return deps.database.transaction(async (manager) => {
@@ -116,6 +130,38 @@ export async function createUpload(deps: CreationDeps, upload: NewUpload): Promi
   });
 }
 
+/**
+ * Checks a new upload and asks the hook about it.
+ * @returns the upload with the hook's changes
+ * @throws {AppError} unauthenticated when nobody owns it; too_large; storage_full; forbidden for a concatenation by an upload
+ * token; hook_unusable; {UploadRefused} by a hook; {HookSilent}
+ */
+export async function prepareCreation(deps: CreationDeps, creation: Creation): Promise<NewUpload> {
+  const { concat } = creation;
+  requireLength(deps, creation);
+  if (concat) refuseToken(creation.token);
+  // A final upload stores nothing.
+  if (concat?.kind !== 'final') await deps.storage.room?.require();
+  const { description, ownerId } = (await deps.hooks?.beforeCreate?.(creation)) ?? {};
+  const owner = creation.ownerId ?? ownerId;
+  if (!owner) {
+    throw new AppError('unauthenticated', { detail: 'Sign in: the hook of this server names no owner' });
+  }
+  const actor = creation.ownerId ? creation.actor : { ...creation.actor, userId: owner };
+  const upload = { ...creation, ...description, ownerId: owner, actor };
+  // The hook may have changed the type.
+  if (description) requireLength(deps, upload);
+  return upload;
+}
+
+/** @throws {AppError} too_large */
+function requireLength(
+  deps: CreationDeps,
+  { length, metadata }: Pick<Creation, 'length' | 'metadata'>,
+): void {
+  if (length !== null) requireAllowedLength(deps, length, interpretMetadata(metadata).declaredType);
+}
+
 /** Refuses a concatenation by an upload token. @throws {AppError} forbidden */
 export function refuseToken(token: NewUpload['token']): void {
   if (!token) return;
@@ -124,7 +170,7 @@ export function refuseToken(token: NewUpload['token']): void {
 }
 
 /** Writes the row of a final upload, and which partial uploads it is made of. @throws as insertAlone() */
-function insertFinal(deps: CreationDeps, upload: NewUpload, partialIds: string[]): Promise<Upload> {
+export function insertFinal(deps: CreationDeps, upload: NewUpload, partialIds: string[]): Promise<Upload> {
   return deps.database.transaction(async (manager) => {
     const row = await insertAlone(deps, manager, upload);
     await execute(

@@ -131,6 +131,18 @@ export function checkMetadata(metadata: Metadata): Description {
 }
 
 /**
+ * Checks metadata that a hook puts in place of the client's. Unlike ours, its keys may be anything.
+ * @throws {AppError} invalid_request
+ */
+export function checkHookMetadata(metadata: Metadata): Description {
+  const wrong = Object.keys(metadata).find((key) => !KEY.test(key));
+  if (wrong !== undefined) throw invalid('A key of the metadata must be visible ASCII without commas');
+  // A key without a value comes as an empty one.
+  const values = Object.entries(metadata).map(([key, value]) => [key, value || null]);
+  return { ...checkMetadata(Object.fromEntries(values)), metadataHeader: null };
+}
+
+/**
  * Checks a new name for a file, by the same rules as at its creation: a path is reduced to the bare name.
  * @returns the name to keep, and a warning if characters were removed from it
  * @throws {AppError} invalid_request

@@ -12,7 +12,9 @@ export interface Gate {
   take(chunk: Uint8Array, sink: Pick<UploadSink, 'write'> | undefined): Promise<void> | undefined;
   /** Waits for the chunk that waits for room. */
   settled(): Promise<void>;
-  /** AppError too_large or quota_exceeded, or LeaseLost. */
+  /** Lets no further bytes pass, for this reason unless there is another one. */
+  refuse(error: unknown): void;
+  /** AppError too_large or quota_exceeded, LeaseLost, or what was given to refuse(). */
   refusal(): Failure | undefined;
 }
 
@@ -74,6 +76,7 @@ export function createGate(options: {
     async settled() {
       await reserving;
     },
+    refuse,
     refusal: () => refusal,
   };
 }

@@ -1,7 +1,8 @@
 import type { Actor } from '../database/entities/event.js';
 import type { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
-import type { NewUpload } from './create.js';
+import type { Creation } from './create.js';
+import type { Description } from './description.js';
 
 /*
  * Questions that this server asks before it acts. Each hook is asked outside of any transaction, and may refuse by
@@ -11,7 +12,7 @@ import type { NewUpload } from './create.js';
 
 export interface UploadHooks {
   /** Asked before an upload is created. After a refusal there is no upload. */
-  beforeCreate?(creation: NewUpload): Promise<void>;
+  beforeCreate?(creation: Creation): Promise<CreationChanges | undefined>;
   /**
    * Asked when the object of an upload is assembled, before there is a file. After a refusal the upload is terminated,
    * its bytes are deleted, and its `error` names the reason.
@@ -26,30 +27,57 @@ export interface UploadHooks {
    * when an upload expires, when the store has lost its bytes, or when its own request has failed.
    */
   beforeEnd?(end: UploadQuestion): Promise<void>;
+  /**
+   * Told after bytes of an upload were committed; must neither wait nor throw.
+   * @param stop ends the upload for the reason given, if its request still takes bytes
+   */
+  onReceived?(upload: Upload, stop: (refusal: UploadRefused) => void): void;
+}
+
+/** Changes that a hook makes to an upload before it is created. */
+export interface CreationChanges {
+  /** Replaces all that the client has sent as metadata. */
+  description?: Description | undefined;
+  /** The account that owns the upload; counts only for a sender whom this server does not know. */
+  ownerId?: string | undefined;
 }
 
 export interface UploadQuestion {
   upload: Upload;
   /** The sender of the request; null: there is no request, because the reconciler acts. */
   actor: Actor | null;
+  /** Of a final upload: its partial uploads, in their order. */
+  partialIds?: string[] | undefined;
 }
 
-/** A whole HTTP answer, for hooks that choose it themselves. */
+/** The parts of an HTTP answer that a hook chooses itself. */
 export interface HookAnswer {
-  status: number;
-  headers?: Record<string, string>;
-  body?: string;
+  status?: number | undefined;
+  headers?: Record<string, string> | undefined;
+  body?: string | undefined;
 }
 
 /** A hook's refusal, and so the answer to the client. */
 export class UploadRefused extends AppError {
   override name = 'UploadRefused';
-  /** Sent by tus in place of the usual answer to this error; undefined: the hook leaves the answer to this server. */
+  /** Replaces parts of the usual answer to this error; undefined: the hook leaves the answer to this server. */
   readonly answer: HookAnswer | undefined;
 
   /** @param detail is shown to the client and the owner unchanged */
   constructor(detail?: string, answer?: HookAnswer) {
     super('refused', detail === undefined ? {} : { detail });
     this.answer = answer;
+  }
+}
+
+/** The hook could not be asked, or gave no answer that can be read. */
+export class HookSilent extends AppError {
+  override name = 'HookSilent';
+  constructor(cause: unknown) {
+    super('unavailable', {
+      detail: 'The hook of this server does not answer: try again',
+      cause,
+      retryable: true,
+    });
   }
 }

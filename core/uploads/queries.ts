@@ -28,6 +28,18 @@ export async function listUnfinishedUploads(
   );
 }
 
+/** How many uploads of all owners are under way, and how many bytes of them have arrived. */
+export async function countOpenUploads(
+  database: DataSource,
+): Promise<{ open: number; receivedBytes: number }> {
+  const [row] = await queryRows<{ open: number; receivedBytes: number }>(
+    database,
+    `SELECT count(*)::float8 AS open, coalesce(sum("offset"), 0)::float8 AS "receivedBytes"
+     FROM uploads WHERE status = 'uploading'`,
+  );
+  return row ?? { open: 0, receivedBytes: 0 };
+}
+
 /**
  * SQL expression for the new `expires_at` of an upload that has just received bytes. A time that is at most a
  * hundredth too early is kept: the column is in an index, so an update that changes it is no HOT update.

@@ -9,9 +9,10 @@ import {
   toStored,
 } from './commit.js';
 import { createDigest, type DigestName } from './digests.js';
-import { loseUpload } from './end.js';
+import { loseUpload, refuseUpload } from './end.js';
 import { LeaseLost } from './errors.js';
 import { createGate, type Failure, type Gate } from './gate.js';
+import { UploadRefused } from './hooks.js';
 import type { Lease } from './lease.js';
 import { openReservation, reserve } from './quota.js';
 
@@ -69,7 +70,8 @@ export function bytesLeft({ maxUploadSize }: Pick<LedgerDeps, 'maxUploadSize'>, 
  * @returns the digests of the bytes
  * @throws {AppError} too_large and quota_exceeded after the last byte that fits was stored; storage_full; unavailable;
  * {BytesLost}; {LeaseLost} when another request has taken the lease; {UploadEnded}; locked when a body that has to be
- * verified must stop before its end; and the errors of `verify` and of the source
+ * verified must stop before its end; {UploadRefused} after a hook has stopped the upload, which has ended; and the errors
+ * of `verify` and of the source
  */
 export async function receive<Name extends DigestName = never>(
   deps: LedgerDeps,
@@ -101,6 +103,7 @@ export async function receive<Name extends DigestName = never>(
       await options.verify?.(digests);
     },
   };
+  deps.metrics?.receiving(1);
   try {
     // Nothing is left to store for a complete upload. The body is still read, so that one that is too long is noticed.
     if (offset === length) await pour(flow, undefined);
@@ -109,6 +112,7 @@ export async function receive<Name extends DigestName = never>(
       await declareLength(deps, lease, lease.upload.offset);
     }
   } finally {
+    deps.metrics?.receiving(-1);
     if (lease.upload.length === null) {
       // Gives back the part of the reservation that no bytes used. If this fails, the upload gives it back when it
       // continues or ends.
@@ -135,9 +139,12 @@ async function store(
   flow: Flow,
   onCommitted: ReceiveOptions<never>['onCommitted'],
 ): Promise<void> {
+  const { hooks } = deps;
+  const stop = (refusal: UploadRefused) => flow.gate.refuse(refusal);
   const commit = async (progress: Progress) => {
     await commitProgress(deps, lease, progress);
     tell(onCommitted, progress.offset);
+    hooks?.onReceived?.(lease.upload, stop);
   };
   try {
     await pour(flow, await deps.storage.uploads.open(toStored(lease.upload), commit, flow.time));
@@ -146,6 +153,7 @@ async function store(
     await cleanUpAgain(deps, lease.id);
     if (error instanceof LeaseLost) throw await explainLoss(deps, lease.id, error);
     if (error instanceof BytesLost) await loseUpload(deps, lease);
+    if (error instanceof UploadRefused) await refuseUpload(deps, lease, error);
     throw error;
   }
 }

@@ -17,7 +17,7 @@ import {
 } from './commit.js';
 import { loseUpload, refuseUpload } from './end.js';
 import { LeaseLost, UploadEnded } from './errors.js';
-import { UploadRefused } from './hooks.js';
+import { type UploadQuestion, UploadRefused } from './hooks.js';
 import type { Lease } from './lease.js';
 
 /*
@@ -94,17 +94,17 @@ function whyNoFile(error: unknown): Upload['error'] {
 }
 
 /**
- * @param upload as it will be finished
+ * @param about.upload as it will be finished
  * @throws {UploadRefused} after the upload was ended; and errors of a hook that gives no answer
  */
 export async function askHook(
   deps: SettleDeps,
   lease: Lease,
   actor: Actor | undefined,
-  upload = lease.upload,
+  about: Omit<UploadQuestion, 'actor'> = { upload: lease.upload },
 ): Promise<void> {
   try {
-    await deps.hooks?.beforeFinish?.({ upload, actor: actor ?? null });
+    await deps.hooks?.beforeFinish?.({ ...about, actor: actor ?? null });
   } catch (error) {
     if (error instanceof UploadRefused) await refuseUpload(deps, lease, error);
     throw error;

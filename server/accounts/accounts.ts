@@ -10,6 +10,7 @@ import type { SignedInActor } from '../auth/principal.js';
 import { RefusedError } from '../auth/refusals.js';
 import { lockAccount, revokeSessions } from '../auth/sessions.js';
 import { checkInvitation, useInvitation } from './invitations.js';
+import { isAnybodyRegistered } from './local-account.js';
 import { hashPassword, isPassword } from './passwords.js';
 
 /** Key of the advisory lock ("frst" in ASCII) for creating accounts: the first one becomes the admin. */
@@ -71,7 +72,7 @@ export async function registrationNow(
   registration: Config['registration'],
 ): Promise<Config['registration']> {
   if (registration === 'open') return 'open';
-  return (await database.getRepository(User).existsBy({})) ? registration : 'open';
+  return (await isAnybodyRegistered(database.manager)) ? registration : 'open';
 }
 
 function registrationClosed(): AppError {
@@ -81,7 +82,7 @@ function registrationClosed(): AppError {
 /** Blocks other transactions from creating an account until this one ends. */
 async function nextRole(manager: EntityManager): Promise<'admin' | 'user'> {
   await execute(manager, 'SELECT pg_advisory_xact_lock($1)', [FIRST_ACCOUNT_LOCK]);
-  return (await manager.getRepository(User).existsBy({})) ? 'user' : 'admin';
+  return (await isAnybodyRegistered(manager)) ? 'user' : 'admin';
 }
 
 /**
@@ -119,7 +120,7 @@ export async function changePassword(
   const { id, passwordHash: before } = user;
   if (before === null) {
     throw new AppError('wrong_state', {
-      detail: 'The password of this account is kept by its identity provider',
+      detail: 'This account has no password here: its identity provider keeps it, or it is the local account',
     });
   }
   if (!(await isPassword(passwords.current, before))) throw currentIsWrong(id);

@@ -1,11 +1,12 @@
 import type { DataSource } from 'typeorm';
 import { type Role, User } from '../../core/database/entities/user.js';
-import { queryEntities } from '../../core/database/rows.js';
+import { queryEntities, queryRows } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
 import { appendEvents } from '../../core/events/append.js';
 import type { SignedInActor } from '../auth/principal.js';
 import { RefusedError } from '../auth/refusals.js';
 import { getRoleNow, revokeSessions } from '../auth/sessions.js';
+import { isLocalAccount } from './local-account.js';
 
 /** The changes of an account by an admin; undefined leaves a value as it is. */
 export interface UserChange {
@@ -28,6 +29,19 @@ export async function listUsers(
     'SELECT * FROM users WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2',
     [after ?? null, limit],
   );
+}
+
+/** How many accounts there are; `admins` are those that are not disabled. */
+export async function countUsers(
+  database: DataSource,
+): Promise<{ total: number; admins: number; disabled: number }> {
+  const [row] = await queryRows<{ total: number; admins: number; disabled: number }>(
+    database,
+    `SELECT count(*)::float8 AS total, count(disabled_at)::float8 AS disabled,
+            count(*) FILTER (WHERE role = 'admin' AND disabled_at IS NULL)::float8 AS admins
+     FROM users`,
+  );
+  return row ?? { total: 0, admins: 0, disabled: 0 };
 }
 
 /**
@@ -62,7 +76,9 @@ export async function changeUser(
         : change.disabled
           ? (user.disabledAt ?? new Date())
           : null;
-    const others = locked.filter((one) => one.id !== id && one.role === 'admin' && !one.disabledAt);
+    const others = locked.filter(
+      (one) => one.id !== id && one.role === 'admin' && !one.disabledAt && !isLocalAccount(one),
+    );
     if (others.length === 0 && user.role === 'admin' && (role !== 'admin' || disabledAt)) {
       throw new AppError('wrong_state', { detail: 'This is the only admin: make another one first' });
     }

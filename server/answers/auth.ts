@@ -3,6 +3,7 @@ import { user } from './account.js';
 
 export const registrationNow = z.object({
   registration: z.enum(['open', 'invite', 'closed']).describe('Who may create an account now'),
+  signIn: z.boolean().describe('False (AUTH=off): requests need no token, and all act as one local user'),
 });
 
 const tokens = z.object({

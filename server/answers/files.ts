@@ -11,7 +11,7 @@ export const attempts = z.int().min(0).describe('Without attempts that were inte
 
 export const step = z.string().nullable().describe('The step that runs, or the last one that ran');
 
-const stepRecord = z.object({
+export const stepRecord = z.object({
   state: z.enum(['done', 'failed', 'skipped']),
   ms: z.number().min(0).describe('Milliseconds that the step took'),
   reason: z.string().optional(),
@@ -30,6 +30,11 @@ export const file = z
     declaredType: z.string().nullable().describe('Media type that the client declared'),
     detectedType: z.string().nullable().describe('Media type that was recognised from the bytes'),
     sha256: z.string().nullable().describe('Hex'),
+    duplicateOf: id
+      .nullable()
+      .describe(
+        'An older file of mine that had the same bytes, which are stored once; it may be deleted since',
+      ),
     status: fileStatus,
     step,
     progress,

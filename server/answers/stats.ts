@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { fileStatus } from './files.js';
 import { bytes, timestamp } from './shapes.js';
 
+/** Files and bytes. */
 const amount = z.object({ files: z.int().min(0), bytes });
 
 const seconds = z.number().min(0).nullable().describe('Null if no processing ended');
@@ -12,6 +13,9 @@ export const stats = z
     ...amount.shape,
     byStatus: z.record(fileStatus, amount).describe('All but the files in the trash'),
     trash: amount,
+    savedBytes: bytes.describe(
+      'Bytes that need not be stored because files, in the trash or not, have the same content as older ones',
+    ),
     lastDay: z
       .object({
         since: timestamp.describe('The full hour at which these figures begin, 24 to 25 hours ago'),
@@ -29,6 +33,30 @@ export const stats = z
       .describe('What happened in the last day, also to files that are in the trash or gone'),
   })
   .meta({ id: 'Stats' });
+
+const count = z.int().min(0);
+
+/** Counts of the whole installation, for admins. */
+export const adminStats = stats
+  .extend({
+    users: z.object({ total: count, admins: count, disabled: count }),
+    uploads: z.object({
+      open: count.describe('Neither finished nor ended'),
+      receivedBytes: bytes.describe('Of these uploads'),
+    }),
+    jobs: z
+      .object({
+        waiting: count,
+        prioritized: count,
+        delayed: count,
+        active: count,
+        completed: count,
+        failed: count,
+      })
+      .nullable()
+      .describe('By state; of ended jobs only the last are kept. Null if the queue does not answer'),
+  })
+  .meta({ id: 'AdminStats' });
 
 export const typeStats = z.object({
   items: z.array(

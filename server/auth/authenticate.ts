@@ -2,15 +2,18 @@ import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { validate as isUuid } from 'uuid';
 import { AppError, type ErrorCode } from '../../core/errors.js';
+import { findUploadId } from '../uploads/call.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
 import { isLinkOver, isLinkValid, readCallerLink } from './links.js';
+import type { AdmitLocal } from './local.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
-import { createVerifyToken, TokenExpired, verifyToken } from './tokens.js';
+import { createVerifyToken, isWrongToken, TokenExpired, verifyToken } from './tokens.js';
+import { findAddressHolder } from './upload-addresses.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
 /** The action of can() that a caller must be allowed to do, or `public`. */
@@ -30,6 +33,11 @@ interface AuthenticateOptions {
    * Whether to check in the database that the token still holds, even if `access` alone would not require it.
    */
   stillTrue?: boolean;
+  /**
+   * With AUTH=hook, on requests to uploads: the token in an upload's address counts. A new upload may come without
+   * credentials of ours, and then there is no principal yet: the hook decides, and names the owner.
+   */
+  byHook?: boolean;
 }
 
 /** Sets `req.principal`, or throws if the request does not have the rights that `access` requires. */
@@ -41,6 +49,8 @@ export interface AuthenticateDeps {
   /** Undefined: there is no identity provider. */
   verifyExternal: VerifyExternal | undefined;
   refusals: Refusals;
+  /** Set with AUTH=off: then it alone decides, and tokens mean nothing. */
+  admitLocal: AdmitLocal | undefined;
 }
 
 /**
@@ -53,13 +63,14 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 
 /** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
-  const { database, keys, verifyExternal, refusals } = deps;
+  const { database, keys, verifyExternal, refusals, admitLocal } = deps;
   const verifyAccess = createVerifyToken(keys.access);
 
   async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
+    if (admitLocal) return admitLocal(req);
     const header = req.get('Authorization');
     if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
-    const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];
+    const [, bearer] = BEARER.exec(header ?? '') ?? [];
     if (!header) throw new NoToken();
     if (!bearer) throw new AppError('unauthenticated', { detail: HOW });
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
@@ -82,6 +93,32 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     return caller !== undefined;
   }
 
+  /** Whether the address of an upload opens it, or a hook is to decide about a new one. */
+  async function admitByHook(req: Request, action: Action): Promise<boolean> {
+    const id = findUploadId(req.path);
+    const { token } = req.query;
+    if (id && typeof token === 'string') {
+      const holder = await findAddressHolder(database, keys.uploadAddress, id, token);
+      if (holder) {
+        req.principal = holder;
+        return true;
+      }
+      note(req, action, 'unauthenticated');
+      throw new AppError('unauthenticated', { detail: 'The address of this upload is not valid' });
+    }
+    return !id && !(await isKnown(req));
+  }
+
+  /** Whether a request brings credentials that this server knows, valid or not any more. */
+  async function isKnown(req: Request): Promise<boolean> {
+    const [, bearer = ''] = BEARER.exec(req.get('Authorization') ?? '') ?? [];
+    if (bearer === '' || isApiKey(bearer) || isUploadToken(bearer)) return bearer !== '';
+    return verify(req, {}).then(
+      () => true,
+      (error: unknown) => !isWrongToken(error),
+    );
+  }
+
   function note(req: Request, action: Action, code: ErrorCode): void {
     const { id } = req.params;
     const subjectId = typeof id === 'string' && isUuid(id) ? id : undefined;
@@ -97,6 +134,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
       if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
+    if (options.byHook && (await admitByHook(req, access))) return;
     try {
       req.principal = await verify(req, options);
       // The principal is set before this check, so that the log names the refused user.
@@ -113,6 +151,8 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   };
 }
 
+const BEARER = /^Bearer ([\w.-]+)$/i;
+
 const HOW = 'Send Authorization: Bearer <access token>';
 
 /** The request brought no token, so nothing was tried. */
@@ -122,7 +162,8 @@ class NoToken extends AppError {
   }
 }
 
-function whyForbidden({ key, uploadToken }: Principal, access: Access): { detail?: string } {
+function whyForbidden({ key, uploadToken, byHook }: Principal, access: Access): { detail?: string } {
+  if (byHook) return { detail: 'The address of an upload sends that upload and does nothing else' };
   if (uploadToken) return { detail: 'An upload token sends one file and does nothing else' };
   if (!key) return {};
   const isScope = access === 'upload' || access === 'read' || access === 'manage';

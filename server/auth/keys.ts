@@ -1,4 +1,6 @@
-import { createSecretKey, hkdfSync, type KeyObject } from 'node:crypto';
+import type { KeyObject } from 'node:crypto';
+import { deriveKey } from '../../core/seal.js';
+import { deriveWebhookKey } from '../../core/webhooks/secrets.js';
 
 /** Keys derived from one secret, so that a token made for one purpose is useless for another. */
 export interface Keys {
@@ -7,23 +9,28 @@ export interface Keys {
   board: KeyObject;
   link: KeyObject;
   uploadToken: KeyObject;
+  /** Signs the addresses of uploads whose senders only a hook knows. */
+  uploadAddress: KeyObject;
   /** Hashes account names in the counts of the rate limits. */
   limitedAccount: KeyObject;
   /** Encrypts the answers that are kept for repeated requests. */
   keptAnswer: KeyObject;
+  /** Encrypts the secrets of webhooks. The worker derives it too. */
+  webhookSecret: KeyObject;
 }
 
-/** Derives a key for each purpose by HKDF (RFC 5869). */
+/** Derives a key for each purpose. */
 export function deriveKeys(secret: string): Keys {
-  const key = (purpose: string) =>
-    createSecretKey(Buffer.from(hkdfSync('sha256', secret, 'landfall', purpose, 32)));
+  const key = (purpose: string) => deriveKey(secret, purpose);
   return {
     access: key('access token'),
     refresh: key('refresh token'),
     board: key('board cookie'),
     link: key('signed link'),
     uploadToken: key('upload token'),
+    uploadAddress: key('upload address'),
     limitedAccount: key('account in rate limits'),
     keptAnswer: key('kept answer'),
+    webhookSecret: deriveWebhookKey(secret),
   };
 }

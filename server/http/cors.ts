@@ -1,5 +1,6 @@
 import type { Request, RequestHandler } from 'express';
 import type { Config } from '../../core/config.js';
+import { isLoopback } from '../../core/loopback.js';
 import { type Refusal, RefusedError } from '../auth/refusals.js';
 import { originOf } from './origin.js';
 
@@ -86,11 +87,11 @@ export function preflight(more: string[]): RequestHandler {
 }
 
 /** The pages that may do more than any page may. */
-interface KnownPages {
+export interface KnownPages {
   /** The URL at which clients reach this server; undefined: each request tells it. */
   publicUrl: string | undefined;
   /** The origins of other pages that are allowed too; `*` allows none. Undefined: no others. */
-  corsOrigins?: Config['corsOrigins'];
+  corsOrigins?: Config['corsOrigins'] | undefined;
 }
 
 /**
@@ -108,7 +109,7 @@ export function requireKnownOrigin(
 ): void {
   const origin = req.get('Origin');
   if (origin === undefined || ['GET', 'HEAD'].includes(req.method)) return;
-  if (isOwnPage(req, origin, publicUrl) || isNamed(origin, corsOrigins)) return;
+  if (isKnownPage(req, origin, { publicUrl, corsOrigins })) return;
   const others = corsOrigins ? '; if it is another one of yours, name its origin in CORS_ORIGINS' : '';
   throw new RefusedError(
     'forbidden',
@@ -117,13 +118,15 @@ export function requireKnownOrigin(
   );
 }
 
+/** Whether the page at `origin`, which has sent the request, is a page of this server or one of the others. */
+export function isKnownPage(req: Request, origin: string, { publicUrl, corsOrigins }: KnownPages): boolean {
+  return isOwnPage(req, origin, publicUrl) || isNamed(origin, corsOrigins);
+}
+
 /** `null` matches no page: every page can send it from a frame. */
 function isNamed(origin: string, origins: KnownPages['corsOrigins']): boolean {
   return Array.isArray(origins) && origin !== 'null' && origins.includes(origin);
 }
-
-/** Names of this machine that do not depend on DNS, in the notation of URL. */
-const THIS_MACHINE = /^(localhost|.+\.localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 function isOwnPage(req: Request, origin: string, publicUrl: string | undefined): boolean {
   // No script can set this header. Browsers omit it over plain HTTP; then the address decides.
@@ -133,7 +136,7 @@ function isOwnPage(req: Request, origin: string, publicUrl: string | undefined):
   if (!URL.canParse(asked)) return false;
   const own = new URL(asked);
   // DNS rebinding can point the name of a foreign page at this machine, and it then looks like our page.
-  return own.origin === origin && (THIS_MACHINE.test(own.hostname) || !isLocal(req));
+  return own.origin === origin && (isLoopback(own.hostname) || !isLocal(req));
 }
 
 /**

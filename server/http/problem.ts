@@ -3,9 +3,11 @@ import type { z } from 'zod';
 import { isConflict, isDatabaseAway } from '../../core/database/outage.js';
 import { AppError } from '../../core/errors.js';
 import type { Logger } from '../../core/log.js';
+import { UploadRefused } from '../../core/uploads/hooks.js';
 import type { problem } from '../answers/shapes.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
+import { setHookHeaders } from '../uploads/hooked.js';
 
 /** Answers requests that no route took. */
 export const notFound: RequestHandler = () => {
@@ -30,6 +32,8 @@ export function problemHandler(log: Logger, refusals: Refusals): ErrorRequestHan
     for (const name of CONTENT_HEADERS) res.removeHeader(name);
     res.setHeader('Cache-Control', 'no-store');
     setErrorHeaders(res, error);
+    // Outside of the upload protocols the status and the form of a refusal are declared, so a hook chooses its text only.
+    if (error instanceof UploadRefused && error.answer) setHookHeaders(res, error.answer);
     res.status(error.status).type('application/problem+json').send(problemJson(error));
   };
 }

@@ -11,11 +11,11 @@ import {
   releaseKey,
 } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
+import { seal, unseal } from '../../core/seal.js';
 import type { Keys } from '../auth/keys.js';
 import type { Principal } from '../auth/principal.js';
 import { toAppError } from '../http/problem.js';
 import { parseString } from '../ietf/fields.js';
-import { seal, unseal } from './seal.js';
 
 /*
  * Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a client that got no answer repeats its request with the

@@ -1,4 +1,6 @@
 import type { Response } from 'express';
+import type { HookAnswer } from '../../core/uploads/hooks.js';
+import { mergeHookAnswer, setHookHeaders } from '../uploads/hooked.js';
 
 /** An answer when all goes well. */
 export interface Answer {
@@ -8,9 +10,12 @@ export interface Answer {
   json?: object;
 }
 
-export function sendAnswer(res: Response, { status, headers, json }: Answer): void {
+/** @param hook what the hooks want in the answer */
+export function sendAnswer(res: Response, { status, headers, json }: Answer, hook: HookAnswer): void {
   if (res.destroyed) return;
-  res.status(status).setHeaders(new Map(Object.entries(headers)));
-  if (json) res.json(json);
-  else res.end();
+  const merged = mergeHookAnswer({ status }, hook);
+  res.status(merged.status).setHeaders(new Map(Object.entries(headers)));
+  setHookHeaders(res, hook);
+  if (json && merged.body === undefined) res.json(json);
+  else res.end(merged.body);
 }

@@ -5,7 +5,8 @@ import { LeaseLost } from '../../core/uploads/errors.js';
 import { UploadRefused } from '../../core/uploads/hooks.js';
 import { noteIfRefused, type Refusals } from '../auth/refusals.js';
 import { TokenExpired } from '../auth/tokens.js';
-import { problemJson, setErrorHeaders, toAppError } from '../http/problem.js';
+import { setErrorHeaders, toAppError, toProblem } from '../http/problem.js';
+import { setHookHeaders } from '../uploads/hooked.js';
 import { type Call, completeness } from './call.js';
 import { limitsOf } from './limits.js';
 import { ContentMismatch, LetGo, UploadProblem } from './problems.js';
@@ -52,10 +53,10 @@ export async function answerError(
   if (dialect.tellsOnErrors && ['POST', 'PUT', 'PATCH'].includes(req.method)) {
     setAll(res, completeness(dialect, isFinal(req, error, call)));
   }
-  if (error instanceof UploadRefused && error.answer) {
-    const { status, headers = {}, body = '' } = error.answer;
-    setAll(res, headers);
-    res.status(status).end(body);
+  const hook = error instanceof UploadRefused ? error.answer : undefined;
+  if (hook) setHookHeaders(res, hook);
+  if (hook?.body !== undefined) {
+    res.status(hook.status ?? error.status).end(hook.body);
     return;
   }
   if (error instanceof UploadProblem) setAll(res, error.headers);
@@ -63,12 +64,15 @@ export async function answerError(
   // Versions 3 to 6: "If the server does not consider the upload resource to be active, it MUST respond with a 404".
   const isForgotten = dialect.forgetsEnded && error.code === 'gone';
   const told = isForgotten ? new AppError('not_found') : error;
-  res.status(told.status).type('application/problem+json').send(toJson(told));
+  res
+    .status(hook?.status ?? told.status)
+    .type('application/problem+json')
+    .send(toJson(told));
 }
 
 function toJson(error: AppError): string {
-  if (!(error instanceof UploadProblem)) return problemJson(error);
-  return JSON.stringify({ ...JSON.parse(problemJson(error)), type: error.type, ...error.members });
+  const more = error instanceof UploadProblem ? { type: error.type, ...error.members } : {};
+  return JSON.stringify({ ...toProblem(error), ...more });
 }
 
 function setAll(res: Response, headers: Record<string, string>): void {

@@ -5,6 +5,7 @@ import type { Drain } from '../http/drain.js';
 import type { Limits } from '../limits/limits.js';
 import type { TusLimits } from '../tus/limits.js';
 import { findUploadId } from '../uploads/call.js';
+import { type HookedDeps, hooked } from '../uploads/hooked.js';
 import { noteForeign } from '../uploads/steps.js';
 import { sendAnswer } from './answer.js';
 import { append } from './append.js';
@@ -20,7 +21,7 @@ import { dialectOf, VERSION_FIELD } from './versions.js';
  * go on at `/uploads/{id}`, like those of tus. This folder translates; policy and state are those of the ledger.
  */
 
-export interface ResumableDeps extends UploadDeps, ErrorDeps {
+export interface ResumableDeps extends UploadDeps, ErrorDeps, HookedDeps {
   drain: Drain;
   limits: Limits;
 }
@@ -46,7 +47,7 @@ export function resumableUploads(
     gates.limits.globally,
     gates.asUploader,
     gates.limits.byKind,
-    drain.track(createHandler(deps, gates.limits, (call) => dispatch(deps, call))),
+    drain.track(createHandler(deps, gates.limits, dispatch)),
     createErrorHandler(deps),
   ];
 }
@@ -65,7 +66,7 @@ export function resumablePosts(deps: ResumableDeps, { authenticate, limits }: Ga
     nameVersion,
     signIn,
     deps.limits.bucket('uploads'),
-    drain.track(createHandler(deps, limits, (call) => create(deps, call))),
+    drain.track(createHandler(deps, limits, create)),
     createErrorHandler(deps),
   ];
   return Router().all('/', handlers);
@@ -84,13 +85,14 @@ function createErrorHandler(deps: ErrorDeps): ErrorRequestHandler {
 function createHandler(
   deps: ResumableDeps,
   limits: Pick<TusLimits, 'countMiss'>,
-  work: (call: Call) => ReturnType<typeof create>,
+  work: (deps: ResumableDeps, call: Call) => ReturnType<typeof create>,
 ): RequestHandler {
   return async (req, res) => {
     const call = openCall(deps.leases, req, res);
+    const bound = hooked(deps, req);
     try {
-      const answer = await work(call).finally(() => call.end());
-      sendAnswer(res, answer);
+      const answer = await work(bound.deps, call).finally(() => call.end());
+      sendAnswer(res, answer, req.method === 'HEAD' ? {} : bound.answer());
     } catch (error) {
       await answerError(deps, call, await noteMiss(deps, limits, call, error), call);
     }

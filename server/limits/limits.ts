@@ -4,6 +4,7 @@ import { type RateLimitInfo, rateLimit, type Store } from 'express-rate-limit';
 import type { Rate, RateLimits } from '../../core/config.js';
 import { AppError } from '../../core/errors.js';
 import type { Logger } from '../../core/log.js';
+import type { Metrics } from '../../core/metrics/metrics.js';
 import type { Refusals } from '../auth/refusals.js';
 import { networkOf } from '../http/network.js';
 import { createMemoryStore, type SharedCounts } from './counts.js';
@@ -46,6 +47,7 @@ interface LimitDeps {
   /** Hides e-mail addresses in the keys of the counts. */
   accountKey: KeyObject;
   refusals: Refusals;
+  metrics?: Pick<Metrics, 'rateLimited'> | undefined;
   log: Logger;
 }
 
@@ -87,7 +89,7 @@ const COUNTED: Record<string, string> = {
 const pass: RequestHandler = (_req, _res, next) => next();
 
 /** Creates the rate limits of this server. An undefined rate limits nothing. */
-export function createLimits({ rateLimits, shared, accountKey, refusals, log }: LimitDeps): Limits {
+export function createLimits({ rateLimits, shared, accountKey, refusals, metrics, log }: LimitDeps): Limits {
   const stores: Store[] = [];
   const warnOfProxy = createProxyWarning(log);
 
@@ -97,7 +99,7 @@ export function createLimits({ rateLimits, shared, accountKey, refusals, log }: 
     // The name contains the window: after a window was shortened, nobody waits for the end of the longer one.
     const store = shared?.createStore(`${name}:${rate.windowMs / 1000}`) ?? createMemoryStore();
     stores.push(store);
-    return createLimit(name, { ...counting, rate }, { store, warnOfProxy, log });
+    return createLimit(name, { ...counting, rate }, { store, warnOfProxy, metrics, log });
   };
   const byCaller = (name: Bucket) => limit(name, { rate: rateLimits[name], keyOf: callerOf });
 
@@ -149,7 +151,12 @@ function limitAttempts(
 function createLimit(
   name: string,
   { rate, keyOf, isFree, onFirstRefusal }: Counting & { rate: Rate },
-  { store, warnOfProxy, log }: { store: Store; warnOfProxy(req: Request): void; log: Logger },
+  {
+    store,
+    warnOfProxy,
+    metrics,
+    log,
+  }: Pick<LimitDeps, 'metrics' | 'log'> & { store: Store; warnOfProxy(req: Request): void },
 ): RequestHandler {
   const count = rateLimit({
     identifier: name,
@@ -167,6 +174,7 @@ function createLimit(
       // Each refused request raises the count, in Redis too, so exactly one request sees this number.
       if (used === rate.limit + 1) onFirstRefusal?.(req);
       if (key.startsWith('address:')) warnOfProxy(req);
+      metrics?.rateLimited(name);
       next(tooMany(name, rate, resetTime, res));
     },
     // The library's checks write to stdout. This configuration and the tests cover what they check.

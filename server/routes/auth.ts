@@ -5,9 +5,10 @@ import { z } from 'zod';
 import type { Config } from '../../core/config.js';
 import type { User } from '../../core/database/entities/user.js';
 import { AppError } from '../../core/errors.js';
-import { logIn, register, registrationNow } from '../accounts/accounts.js';
+import { getUser, logIn, register, registrationNow } from '../accounts/accounts.js';
 import { refreshedSession, registrationNow as registrationAnswer, session } from '../answers/auth.js';
 import type { Keys } from '../auth/keys.js';
+import type { AdmitLocal } from '../auth/local.js';
 import { actorOf } from '../auth/principal.js';
 import { type OpenSession, rotateSession, SESSION_DAYS } from '../auth/refresh-tokens.js';
 import { closeSession, openSession } from '../auth/sessions.js';
@@ -26,6 +27,8 @@ interface AuthDeps {
   registration: Config['registration'];
   publicUrl: string | undefined;
   corsOrigins: Config['corsOrigins'];
+  /** Set with AUTH=off: then nobody signs in. */
+  admitLocal: AdmitLocal | undefined;
 }
 
 const REFRESH_COOKIE = 'landfall_refresh';
@@ -38,16 +41,17 @@ const refresh = z.object({ refreshToken: z.string().max(2000).optional() });
 
 /** Registration, sign-in, and the session that survives a reload of the page. */
 export function authRoutes(deps: AuthDeps): AnyRoute[] {
-  const { database, keys, registration } = deps;
+  const { database, keys, registration, admitLocal } = deps;
   return [
     route({
       method: 'get',
       path: '/api/auth',
       access: 'public',
-      summary: 'Tell who may create an account now',
+      summary: 'Tell who may create an account now, and whether requests need a token at all',
       answers: { 200: registrationAnswer },
       async handle() {
-        return { registration: await registrationNow(database, registration) };
+        if (admitLocal) return { registration: 'closed', signIn: false };
+        return { registration: await registrationNow(database, registration), signIn: true };
       },
     }),
     route({
@@ -58,9 +62,10 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'Create an account; the first one is the admin',
       body: credentials.extend({ invitation: z.string().max(200).optional() }),
       answers: { 201: session },
-      problems: ['forbidden', 'registration_closed', 'email_taken', 'wrong_credentials'],
+      problems: ['forbidden', 'registration_closed', 'email_taken', 'wrong_credentials', 'wrong_state'],
       async handle({ body, req, res }) {
         requireKnownOrigin(req, deps, { type: 'auth.register', action: 'register' });
+        if (admitLocal) throw nobodySignsIn();
         const actor = actorOf(req);
         const user = await register(database, registration, body, actor);
         return answer(deps, req, res, user, await openSession(database, user, actor, 'auth.register'));
@@ -74,8 +79,9 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       summary: 'Sign in',
       body: credentials,
       answers: { 200: session },
-      problems: ['wrong_credentials'],
+      problems: ['wrong_credentials', 'wrong_state'],
       async handle({ body, req, res }) {
+        if (admitLocal) throw nobodySignsIn();
         const actor = actorOf(req);
         const user = await logIn(database, body.email, body.password);
         return answer(deps, req, res, user, await openSession(database, user, actor, 'auth.login'));
@@ -90,6 +96,7 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       answers: { 200: refreshedSession },
       problems: ['unauthenticated', 'forbidden'],
       async handle({ body, req, res }) {
+        if (admitLocal) return localSession(deps, await getUser(database, admitLocal(req).userId));
         const token = givenToken(deps, req, body, 'refresh');
         if (!token) throw new AppError('unauthenticated', { detail: 'There is no refresh token' });
         const { user, session } = await rotateSession(database, keys.refresh, token, actorOf(req));
@@ -115,6 +122,19 @@ export function authRoutes(deps: AuthDeps): AnyRoute[] {
       },
     }),
   ];
+}
+
+function nobodySignsIn(): AppError {
+  const detail = 'AUTH=off: nobody signs in here; send requests without a token, or with any';
+  return new AppError('wrong_state', { detail });
+}
+
+/** With AUTH=off pages need no other code than with accounts. The token opens nothing, even when AUTH is on again. */
+function localSession(
+  { accessTokenMinutes }: AuthDeps,
+  { id, email, role }: User,
+): z.output<typeof refreshedSession> {
+  return { user: { id, email, role }, accessToken: 'auth-is-off', expiresIn: accessTokenMinutes * 60 };
 }
 
 /** The answer after a session opens or continues. Also sets the cookies of the page. */

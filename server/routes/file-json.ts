@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import type { Derivative } from '../../core/database/entities/derivative.js';
 import type { File } from '../../core/database/entities/file.js';
+import { findTwin } from '../../core/files/duplicates.js';
 import { listDerivatives } from '../../core/files/queries.js';
 import { endedSteps } from '../../core/files/steps.js';
 import type { file as fileAnswer, sentFile } from '../answers/files.js';
@@ -31,13 +32,22 @@ export async function fileToJson({ database, keys }: FileJsonDeps, file: File): 
   return fileJson(file, await listDerivatives(database, [file.id]), keys.link);
 }
 
-/** A file as the API shows it to its sender: without facts and links if the sender may not read files. */
+/**
+ * A file as the API shows it to its sender: without facts and links if the sender may not read files. Such a sender must not
+ * learn either whether the owner had these bytes.
+ * @param sha256 hex; of a file that was measured while it arrived: an older file with these bytes is named at once
+ */
 export async function sentFileToJson(
   deps: FileJsonDeps,
   file: File,
   principal: Principal,
+  sha256?: string,
 ): Promise<z.output<typeof sentFile>> {
-  if (can(principal, 'read', file)) return fileToJson(deps, file);
+  if (can(principal, 'read', file)) {
+    const known = await fileToJson(deps, file);
+    const twin = sha256 && !known.duplicateOf ? await findTwin(deps.database, file, sha256) : undefined;
+    return twin ? { ...known, duplicateOf: twin.id } : known;
+  }
   const { id, filename, size, declaredType, status, createdAt } = file;
   return { id, filename, size, declaredType, status, createdAt };
 }
@@ -61,6 +71,7 @@ function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']):
     declaredType: file.declaredType,
     detectedType: file.detectedType,
     sha256: file.sha256,
+    duplicateOf: file.duplicateOf,
     status: file.status,
     step: file.step,
     progress: file.progress,

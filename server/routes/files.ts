@@ -7,12 +7,13 @@ import type { LedgerDeps } from '../../core/uploads/commit.js';
 import { terminateUpload } from '../../core/uploads/end.js';
 import { file as fileAnswer, timeline } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
+import { type HookedDeps, hooked, setHookHeaders } from '../uploads/hooked.js';
 import { EMPTY } from './answers.js';
 import { byId } from './fields.js';
 import { fileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor } from './route.js';
 
-interface FileDeps extends LedgerDeps {
+interface FileDeps extends LedgerDeps, HookedDeps {
   keys: Keys;
 }
 
@@ -47,8 +48,10 @@ export function fileRoutes(deps: FileDeps): AnyRoute[] {
         const permanent = call.query.permanent === '1';
         const { id } = call.own(await getFile(database, call.params.id, { trashed: permanent }));
         const actor = signedInActor(call);
-        if (permanent) await terminateUpload(deps, id, actor);
-        else await trashFile(database, id, actor);
+        if (!permanent) return trashFile(database, id, actor);
+        const bound = hooked(deps, call.req);
+        await terminateUpload(bound.deps, id, actor);
+        setHookHeaders(call.res, bound.answer());
       },
     }),
     route({

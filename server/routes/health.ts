@@ -1,11 +1,13 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
-import { execute } from '../../core/database/rows.js';
 import { AppError } from '../../core/errors.js';
-import { checkStorage } from '../../core/storage/check.js';
+import { readLibraryVersions } from '../../core/media/library-versions.js';
 import type { Storage } from '../../core/storage/storage.js';
-import { live, ready } from '../answers/health.js';
+import { readVersion } from '../../core/version.js';
+import { detailed, live, ready } from '../answers/health.js';
+import { type Check, type Inspected, inspect } from '../health/checks.js';
+import { countProcesses, readDisks, readMemory } from '../health/machine.js';
 import type { Drain } from '../http/drain.js';
 import { type AnyRoute, route } from './route.js';
 
@@ -13,21 +15,33 @@ interface HealthDeps {
   database: DataSource;
   storage: Storage;
   drain: Drain;
+  checks: readonly Check[];
+  dataDir: string;
 }
 
-/** Health checks for load balancers and orchestrators. */
-export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute[] {
-  let checking: Promise<void> | undefined;
+/** As for one dependency; see checks.ts. */
+const ANSWER_WITHIN_MS = 3000;
+
+/** Health checks for load balancers and orchestrators, and one for people. */
+export function healthRoutes(deps: HealthDeps): AnyRoute[] {
+  const { storage, drain } = deps;
+  let checking: Promise<Inspected[]> | undefined;
   /** These routes have no rate limit, so parallel requests share one check of database and storage. */
-  function checkOnce(): Promise<void> {
-    checking ??= checkParts().finally(() => {
+  function checkOnce(): Promise<Inspected[]> {
+    checking ??= inspect(deps.checks.filter((check) => check.needed)).finally(() => {
       checking = undefined;
     });
     return checking;
   }
-  async function checkParts(): Promise<void> {
-    await check('database', () => execute(database, 'SELECT 1'));
-    await check('storage', () => checkStorage(storage));
+  async function isReady(): Promise<z.output<typeof ready>> {
+    if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
+    const down = (await checkOnce()).find(({ state }) => state === 'down');
+    if (down) {
+      throw new AppError('unavailable', { detail: `The ${down.name} does not answer`, retryable: true });
+    }
+    // A full disk only refuses uploads. Reading and deleting work, and other servers use the same disk.
+    const isShort = await storage.room?.isShort();
+    return { status: 'ok', ...(isShort ? { warnings: ['storage_full'] } : {}) };
   }
 
   return [
@@ -46,28 +60,61 @@ export function healthRoutes({ database, storage, drain }: HealthDeps): AnyRoute
       summary:
         'Tell whether this server can take requests: database and storage work; `warnings` lists minor problems',
       answers: { 200: ready },
-      async handle(): Promise<z.output<typeof ready>> {
-        if (drain.draining) throw new AppError('unavailable', { detail: 'Shutting down', retryable: true });
-        await checkOnce();
-        // A full disk only refuses uploads. Reading and deleting work, and other servers use the same disk.
-        const isShort = await storage.room?.isShort();
-        return { status: 'ok', ...(isShort ? { warnings: ['storage_full'] } : {}) };
-      },
+      handle: isReady,
     }),
+    route({
+      method: 'get',
+      path: '/health',
+      access: 'public',
+      summary: 'The same as /health/ready',
+      answers: { 200: ready },
+      handle: isReady,
+    }),
+    detailedRoute(deps),
   ];
 }
 
-/** The longest time for an answer: one connection that hangs must not delay all later checks. */
-const ANSWER_WITHIN_MS = 3000;
+function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps): AnyRoute {
+  let libraries: Promise<{ sharp: string; libvips: string } | null> | undefined;
+  return route({
+    method: 'get',
+    path: '/health/detailed',
+    access: 'admin',
+    limit: 'status',
+    summary: 'Tell how this server and each of its dependencies are; 200 also when one is down',
+    answers: { 200: detailed },
+    async handle(): Promise<z.output<typeof detailed>> {
+      libraries ??= readLibraryVersions().catch(() => {
+        // Perhaps the machine was only busy: the next request asks again.
+        libraries = undefined;
+        return null;
+      });
+      const orNull = <T>(work: Promise<T>) => within(ANSWER_WITHIN_MS, work, 'health').catch(() => null);
+      const [dependencies, isShort, processes, disk, versions] = await Promise.all([
+        inspect(checks),
+        orNull(Promise.resolve(storage.room?.isShort())),
+        orNull(countProcesses(database)),
+        orNull(readDisks(dataDir)),
+        orNull(libraries),
+      ]);
+      return {
+        status: drain.draining ? 'not_ready' : statusOf(dependencies),
+        warnings: isShort ? ['storage_full'] : [],
+        version: readVersion(),
+        node: process.versions.node,
+        uptimeSeconds: Math.floor(process.uptime()),
+        dependencies,
+        processes,
+        disk: disk ?? { data: null, spool: null },
+        memory: readMemory(),
+        libraries: versions,
+      };
+    },
+  });
+}
 
-async function check(part: string, works: () => Promise<unknown>): Promise<void> {
-  try {
-    await within(ANSWER_WITHIN_MS, works(), part);
-  } catch (error) {
-    throw new AppError('unavailable', {
-      detail: `The ${part} does not answer`,
-      cause: error,
-      retryable: true,
-    });
-  }
+function statusOf(dependencies: Inspected[]): 'ok' | 'degraded' | 'not_ready' {
+  const down = dependencies.filter(({ state }) => state === 'down');
+  if (down.length === 0) return 'ok';
+  return down.some(({ needed }) => needed) ? 'not_ready' : 'degraded';
 }

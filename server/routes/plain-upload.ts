@@ -18,11 +18,12 @@ import {
   type Sender,
   shutsDown,
 } from '../plain/upload.js';
+import { type HookedDeps, hooked, setHookHeaders } from '../uploads/hooked.js';
 import { NOBODY } from './answers.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, route, signedInActor, userOf } from './route.js';
 
-interface PlainRouteDeps extends PlainUploadDeps {
+interface PlainRouteDeps extends PlainUploadDeps, HookedDeps {
   estimates: Estimates;
   keys: Keys;
   drain: Drain;
@@ -47,6 +48,7 @@ const PROBLEMS = [
   'locked',
   'storage_full',
   'refused',
+  'hook_unusable',
 ] as const;
 
 /** Bytes by which coding may enlarge an incompressible body, besides one percent. */
@@ -55,7 +57,7 @@ const CODING_OVERHEAD = 4096;
 const rawQuery = z.object({ filename: z.string().optional(), sha256: z.string().optional() });
 
 /** Routes that take uploads in one request, for clients without tus. */
-export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
+export function plainUploadRoutes(allDeps: PlainRouteDeps): AnyRoute[] {
   return [
     route({
       method: 'post',
@@ -70,6 +72,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
       problems: PROBLEMS,
       async handle(call) {
         const { req, res } = call;
+        const { deps, answer } = hooked(allDeps, req);
         const stop = new AbortController();
         const sender: Sender = {
           principal: userOf(call),
@@ -85,6 +88,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
           const received = isForm(req)
             ? await receiveForm(deps, sender, call)
             : [await receiveRaw(deps, sender, req, call.query)];
+          setHookHeaders(res, answer());
           return { files: await Promise.all(received.map((one) => toJson(deps, one, sender.principal))) };
         } catch (error) {
           if (res.destroyed) return NOBODY;
@@ -98,7 +102,7 @@ export function plainUploadRoutes(deps: PlainRouteDeps): AnyRoute[] {
 
 async function toJson(deps: PlainRouteDeps, { file, sha256 }: ReceivedFile, principal: Principal) {
   const etaSeconds = await deps.estimates.secondsLeft(file);
-  return { ...(await sentFileToJson(deps, file, principal)), sha256, etaSeconds };
+  return { ...(await sentFileToJson(deps, file, principal, sha256)), sha256, etaSeconds };
 }
 
 function receiveRaw(

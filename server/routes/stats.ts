@@ -1,5 +1,6 @@
 import type { DataSource } from 'typeorm';
-import { readLastDay, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
+import type { z } from 'zod';
+import { readLastDay, readSavedBytes, sumByStatus, sumByType, sumOf } from '../../core/files/statistics.js';
 import { fileStatus } from '../answers/files.js';
 import { stats, typeStats } from '../answers/stats.js';
 import { EMPTY } from './answers.js';
@@ -19,26 +20,7 @@ export function statsRoutes({ database }: { database: DataSource }): AnyRoute[] 
       summary: 'How many files I have, by status, and what happened to them in the last day',
       answers: { 200: stats },
       async handle(call) {
-        const { userId } = userOf(call);
-        const totals = await sumByStatus(database, userId);
-        const kept = totals.filter(({ trashed }) => !trashed);
-        const { since, hours, averageMs, p95Ms, ...day } = await readLastDay(database, userId);
-        return {
-          ...sumOf(kept),
-          byStatus: Object.fromEntries(
-            fileStatus.options.map((name) => [name, sumOf(kept.filter(({ status }) => status === name))]),
-          ) as Record<(typeof fileStatus.options)[number], { files: number; bytes: number }>,
-          trash: sumOf(totals.filter(({ trashed }) => trashed)),
-          lastDay: {
-            since,
-            ...day,
-            throughput: {
-              filesPerHour: day.completed.files / hours,
-              bytesPerHour: day.completed.bytes / hours,
-            },
-            processingSeconds: { average: toSeconds(averageMs), p95: toSeconds(p95Ms) },
-          },
-        };
+        return readStats(database, userOf(call).userId);
       },
     }),
     route({
@@ -54,6 +36,33 @@ export function statsRoutes({ database }: { database: DataSource }): AnyRoute[] 
       },
     }),
   ];
+}
+
+/** @param ownerId undefined: all owners */
+export async function readStats(
+  database: DataSource,
+  ownerId: string | undefined,
+): Promise<z.output<typeof stats>> {
+  const totals = await sumByStatus(database, ownerId);
+  const kept = totals.filter(({ trashed }) => !trashed);
+  const { since, hours, averageMs, p95Ms, ...day } = await readLastDay(database, ownerId);
+  return {
+    ...sumOf(kept),
+    byStatus: Object.fromEntries(
+      fileStatus.options.map((name) => [name, sumOf(kept.filter(({ status }) => status === name))]),
+    ) as Record<(typeof fileStatus.options)[number], { files: number; bytes: number }>,
+    trash: sumOf(totals.filter(({ trashed }) => trashed)),
+    savedBytes: await readSavedBytes(database, ownerId),
+    lastDay: {
+      since,
+      ...day,
+      throughput: {
+        filesPerHour: day.completed.files / hours,
+        bytesPerHour: day.completed.bytes / hours,
+      },
+      processingSeconds: { average: toSeconds(averageMs), p95: toSeconds(p95Ms) },
+    },
+  };
 }
 
 function toSeconds(ms: number | null): number | null {

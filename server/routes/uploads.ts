@@ -17,12 +17,13 @@ import { getUpload, listUnfinishedUploads } from '../../core/uploads/queries.js'
 import { completedFile, signedParts, upload as uploadAnswer, uploadPage } from '../answers/uploads.js';
 import { uploadAccessOf } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
+import { type HookedDeps, hooked, setHookHeaders } from '../uploads/hooked.js';
 import { EMPTY } from './answers.js';
 import { byId, idCursor, pageLimit } from './fields.js';
 import { sentFileToJson } from './file-json.js';
 import { type AnyRoute, pageOf, route, signedInActor, userOf } from './route.js';
 
-interface UploadDeps extends DirectDeps {
+interface UploadDeps extends DirectDeps, HookedDeps {
   estimates: Estimates;
   keys: Keys;
 }
@@ -111,6 +112,7 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         'quota_exceeded',
         'type_not_allowed',
         'locked',
+        'hook_unusable',
       ],
       async handle(call) {
         const { id, parts, size = 0, ...described } = call.body;
@@ -122,7 +124,10 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         const description = checkMetadata(toMetadata(described));
         const { userId: ownerId, uploadToken: token } = principal;
         const begun = { id: uuidv7(), ownerId, length: size, token, actor: signedInActor(call) };
-        return signedJson(await beginDirectUpload(deps, { ...begun, ...description }));
+        const bound = hooked(deps, call.req);
+        const signed = await beginDirectUpload(bound.deps, { ...begun, ...description });
+        setHookHeaders(call.res, bound.answer());
+        return signedJson(signed);
       },
     }),
     route({
@@ -147,7 +152,9 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         await requireOwn(call, call.body.id);
         const principal = userOf(call);
         const access = uploadAccessOf(principal);
-        const id = await completeDirectUpload(deps, access, call.body.id, signedInActor(call));
+        const bound = hooked(deps, call.req);
+        const id = await completeDirectUpload(bound.deps, access, call.body.id, signedInActor(call));
+        setHookHeaders(call.res, bound.answer());
         const file = await getFile(database, id);
         const etaSeconds = await deps.estimates.secondsLeft(file);
         return { ...(await sentFileToJson(deps, file, principal)), etaSeconds };

@@ -77,7 +77,8 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
     log,
   });
   const workerScript = new URL('../../worker/main.js', import.meta.url);
-  const worker = keepRunning({ name: 'worker', script: workerScript, env: childEnv, log });
+  const workerEnv = { ...childEnv, ...workerMetrics(config) };
+  const worker = keepRunning({ name: 'worker', script: workerScript, env: workerEnv, log });
   const children = [server, worker];
   process.on('SIGUSR2', () => {
     for (const child of children) child.signal('SIGUSR2');
@@ -91,6 +92,11 @@ async function start(stops: Stop[], signal: AbortSignal): Promise<void> {
   // A restarted server keeps the port that clients know.
   if (url) serverEnv.PORT = new URL(url).port || String(port);
   printWelcome(config, url, postgres?.location);
+}
+
+/** Both processes tell their metrics, and cannot share a port: the worker takes the next one. */
+function workerMetrics({ metricsPort }: Config): NodeJS.ProcessEnv {
+  return metricsPort ? { METRICS_PORT: String(metricsPort + 1) } : {};
 }
 
 /** Checks that the server will be able to listen there. @throws {ConfigError} names PORT or HOST */
@@ -126,6 +132,7 @@ function printWelcome(
     ['Page', url.href.replace(/\/$/, '')],
     ['Data', config.dataDir],
     ...(postgresLocation && postgresLocation !== config.dataDir ? [['Database', postgresLocation]] : []),
+    ...(config.authOff ? [['Sign-in', 'none (AUTH=off): every request acts as an admin']] : []),
     ['Stop', 'Ctrl-C'],
   ];
   const width = Math.max(...lines.map(([name = '']) => name.length));

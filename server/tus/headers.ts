@@ -11,8 +11,8 @@ import type { UploadCall } from '../uploads/call.js';
 export interface TusAnswer {
   status: number;
   headers: Record<string, string | number>;
-  /** Plain text. */
-  body?: string;
+  /** Plain text, unless a hook has chosen it. */
+  body?: string | undefined;
 }
 
 /** The type of a body that is a piece of a file. */

@@ -56,7 +56,7 @@ test('a completion that keeps failing is done by the reconciler once the store i
 
   const before = s3.count('CompleteMultipartUpload');
   await processes.start('worker');
-  await until('the reconciler to try it, too', () => s3.count('CompleteMultipartUpload') > before, 60);
+  await until('the reconciler to try it, too', () => s3.count('CompleteMultipartUpload') > before);
   expect(await isLocked(upload.path)).toBe(true);
   expect(await findFile(processes, upload.id)).toBeUndefined();
   await processes.stop('worker');
@@ -64,7 +64,7 @@ test('a completion that keeps failing is done by the reconciler once the store i
   heal();
   await letRetry(processes.database);
   await processes.start('worker');
-  await until('the file', () => findFile(processes, upload.id), 60);
+  await until('the file', () => findFile(processes, upload.id));
   await expectAllGood(upload.id, content);
 });
 
@@ -103,14 +103,10 @@ test('the next request recognises a completion whose answer never comes', async 
   const { rows } = await processes.database.query('SELECT id FROM uploads');
   const path = `/uploads/${rows[0].id}`;
   // The HEAD asks the PATCH to let go, and finds the object.
-  const head = await until(
-    'the offset',
-    async () => {
-      const answer = await user.tus('HEAD', path);
-      return answer.status === 200 ? answer : undefined;
-    },
-    60,
-  );
+  const head = await until('the offset', async () => {
+    const answer = await user.tus('HEAD', path);
+    return answer.status === 200 ? answer : undefined;
+  });
   expect(head.headers.get('Upload-Offset')).toBe(String(LENGTH));
   expect(await findUpload(processes, rows[0].id)).toMatchObject({ status: 'finished' });
   expect((await sending).status).not.toBe(500);

@@ -123,7 +123,7 @@ type Stalled = Awaited<ReturnType<typeof beginStalled>>;
 
 /** The client asks the other server, which has to wait until the lease has run out. */
 async function takeOver(other: TestUser, { path, dialect, offset }: Stalled): Promise<void> {
-  const told = await until('the other server to have the upload', () => dialect.ask(other, path), 40);
+  const told = await until('the other server to have the upload', () => dialect.ask(other, path));
   expect(told.offset).toBe(offset);
 }
 

@@ -49,7 +49,7 @@ export async function expectCompletedOnce(
   user: TestUser,
   id: string,
   content: Uint8Array,
-  seconds = 60,
+  seconds?: number,
 ): Promise<FileJson> {
   const file = await user.settled(id, seconds);
   expect({ id, status: file.status, error: file.error }).toEqual({ id, status: 'completed', error: null });

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadConfig, requireConnected } from '../../core/config.js';
 import { createLogger } from '../../core/log.js';
+import { createMetrics } from '../../core/metrics/metrics.js';
 import { openServices } from '../../core/services.js';
 import type { UploadHooks } from '../../core/uploads/hooks.js';
 import { type AppDeps, buildApp } from '../../server/app.js';
 import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
+import { createChecks } from '../../server/health/checks.js';
 import { createDrain } from '../../server/http/drain.js';
 import { createLimits } from '../../server/limits/limits.js';
 import { openStreams } from '../../server/live/streams.js';
@@ -35,7 +37,12 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     JWT_SECRET: 'a secret of the test, which is long enough',
     ...Object.fromEntries(off),
   });
-  const services = await openServices(config, log, { part: 'server', limits: {}, holder: 'app' });
+  const services = await openServices(config, log, {
+    part: 'server',
+    limits: {},
+    holder: 'app',
+    metrics: createMetrics(log),
+  });
   const { database } = services;
   const refusals = createRefusals({ database, log });
   const keys = deriveKeys(requireConnected(config).jwtSecret);
@@ -54,9 +61,11 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     log,
     keys,
     verifyExternal: undefined,
+    admitLocal: undefined,
     refusals,
     limits,
     streams,
+    checks: createChecks(services),
     hooks,
     pageDir: join(folder, 'no page'),
     drain: createDrain(),

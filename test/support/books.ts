@@ -19,6 +19,16 @@ const WRONG_UPLOADS = `
   SELECT id, reserved_bytes, "offset", length FROM uploads
   WHERE status = 'uploading' AND (reserved_bytes < "offset" OR reserved_bytes <> length)`;
 
+/** The users whose count of saved bytes differs from what their files really share. */
+const WRONG_SAVINGS = `
+  SELECT id, saved_bytes, held.* FROM users, LATERAL (
+    SELECT coalesce(sum(shared.size * (shared.files - 1)), 0) AS bytes FROM (
+      SELECT blobs.size, count(*) AS files FROM files JOIN blobs ON blobs.id = blob_id
+      WHERE owner_id = users.id GROUP BY blobs.id
+    ) AS shared
+  ) AS held
+  WHERE saved_bytes <> held.bytes`;
+
 /**
  * Compares the counts in the users' rows with the uploads and files that exist. Each check is one statement,
  * and every transaction changes both sides, so the checks must hold at every moment, not only when all is
@@ -27,6 +37,7 @@ const WRONG_UPLOADS = `
 export async function expectBooksRight({ query }: Pick<TestDatabase, 'query'>): Promise<void> {
   expect((await query(WRONG_USERS)).rows).toEqual([]);
   expect((await query(WRONG_UPLOADS)).rows).toEqual([]);
+  expect((await query(WRONG_SAVINGS)).rows).toEqual([]);
 }
 
 /** The usage of a user, as the server reports it. */

@@ -10,6 +10,7 @@ export interface FileJson {
   declaredType: string | null;
   detectedType: string | null;
   sha256: string | null;
+  duplicateOf: string | null;
   status: string;
   step: string | null;
   progress: number;
@@ -137,7 +138,8 @@ export function useAccount(
         const upload = new tus.Upload(content, {
           endpoint: `${url()}/uploads`,
           headers: { Authorization: `Bearer ${token}` },
-          retryDelays: [0, 100, 500, 1000, 2000, 5000],
+          // On a busy machine a server takes long to start.
+          retryDelays: [0, 100, ...Array<number>(150).fill(500)],
           onSuccess: () => resolve(idOf(upload.url ?? '')),
           onError: reject,
           ...options,

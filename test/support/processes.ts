@@ -5,7 +5,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { coverageEnv } from './coverage.js';
 import { createDatabase, type TestDatabase } from './database.js';
+import { freePort } from './services/port.js';
 
 type Program = 'server' | 'worker';
 
@@ -57,19 +59,24 @@ export async function startProcesses(
     database,
     dataDir,
     async start(part, more = {}) {
+      // Not one that the system chooses: another program might get it while the server is down.
+      const port = urls.has(part) ? new URL(processes.urlOf(part)).port : await freePort();
       const child = fork(resolve(`dist/${part.replace(/-.*/, '')}/main.js`), {
         // A developer's .env may lie in the project's folder, so the process runs in another one.
         cwd: dataDir,
         execArgv: [...process.execArgv, ...(part.startsWith('server') ? CHECKED : [])],
         env: {
           PATH: process.env.PATH ?? '',
+          ...coverageEnv,
           DATABASE_URL: databaseUrl,
           DATA_DIR: dataDir,
           DATA_DIR_SHARED: 'true',
           JWT_SECRET: 'only-for-tests-only-for-tests-only',
           HOST: '127.0.0.1',
-          PORT: urls.has(part) ? new URL(processes.urlOf(part)).port : '0',
+          PORT: String(port),
           INSTANCE_ID: part,
+          // On a busy machine even a small picture may take a minute.
+          PARSER_TIMEOUT_SECONDS: '600',
           LOG_LEVEL: process.env.TEST_LOG_LEVEL ?? 'silent',
           JOB_BACKOFF_MS: '50',
           // One suite registers more users from one address than the real limit allows.

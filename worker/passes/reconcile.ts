@@ -12,7 +12,8 @@ import { type ConcatenateDeps, conclude } from '../../core/uploads/concatenate.j
 import { discardUploads, listUnfinishedComplete } from '../../core/uploads/discard.js';
 import { UploadEnded } from '../../core/uploads/errors.js';
 import { expireUploads } from '../../core/uploads/expire.js';
-import { UploadRefused } from '../../core/uploads/hooks.js';
+import { HookSilent, UploadRefused } from '../../core/uploads/hooks.js';
+import { forgetDeliveries } from '../../core/webhooks/deliveries.js';
 import { joinLeadership, type Leader } from './leader.js';
 import { createTrim, purgeAllOverdue } from './purge.js';
 import { createRelay } from './relay.js';
@@ -37,7 +38,7 @@ export interface ReconcileDeps extends ConcatenateDeps {
   fileRetentionHours: number;
 }
 
-/** A store that leaves this many requests in a row unanswered is asked again at the next pass. */
+/** A store or a hook that leaves this many requests in a row unanswered is asked again at the next pass. */
 const MAX_FAILURES = 3;
 
 /**
@@ -56,6 +57,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     },
     'files purged from a trash that is too full': createTrim(deps),
     ...overdueParts(deps),
+    'deliveries forgotten': () => forgetDeliveries(deps.database),
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
@@ -189,9 +191,11 @@ async function finishUploads(deps: ReconcileDeps): Promise<number> {
       // Another process, or a hook, has ended it.
       if (error instanceof UploadEnded || error instanceof UploadRefused) continue;
       const away = isStoreAway(error);
+      // A hook may be silent about this upload only. So the upload is put off, and others are tried, but not too many.
+      const silent = error instanceof HookSilent;
       const failures = away ? undefined : await putOff(deps.database, 'uploads', id);
       deps.log.error({ err: error, uploadId: id, failures }, 'reconciler: upload not finished');
-      if (!away) refused++;
+      if (!away && !silent) refused++;
       else if (++unanswered === MAX_FAILURES) break;
     } finally {
       await lease.release();

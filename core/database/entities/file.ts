@@ -71,6 +71,10 @@ export class File {
   @Column('text', { nullable: true })
   sha256: string | null;
 
+  /** The file that had the same bytes already when these were measured; it may be gone. Null: there was none. */
+  @Column('uuid', { name: 'duplicate_of', nullable: true })
+  duplicateOf: string | null;
+
   @Column('text')
   status: FileStatus;
 
@@ -89,6 +93,10 @@ export class File {
   /** Part of the job's id, `<id>-<run>`; raised for every new job. */
   @Column('integer')
   run: number;
+
+  /** The run whose job an admin has removed, so that lists of jobs leave it out; null: none. */
+  @Column('integer', { name: 'removed_run', nullable: true })
+  removedRun: number | null;
 
   /** Of the present run in the queue; see ProcessingJob. */
   @Column('smallint')

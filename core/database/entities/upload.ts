@@ -140,6 +140,14 @@ export class Upload {
   @Column('jsonb', { nullable: true })
   error: Pick<Problem, 'code' | 'detail'> | null;
 
+  /** How often the hook was asked whether this upload may become a file, … */
+  @Column('integer', { name: 'finish_asked', default: 0 })
+  finishAsked: number;
+
+  /** … and whether it may be deleted. */
+  @Column('integer', { name: 'end_asked', default: 0 })
+  endAsked: number;
+
   /** How often the reconciler has failed to make the object, or to clean up the store; see retries.ts. */
   @Column('integer', { default: 0 })
   failures: number;

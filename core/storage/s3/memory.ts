@@ -30,6 +30,8 @@ export interface Holder {
 }
 
 export interface Memory {
+  /** Bytes that are taken now. */
+  readonly taken: number;
   /** The most bytes that one sink takes at a time. */
   readonly portion: number;
   /** How many bytes of a slow sender to gather. */
@@ -92,6 +94,9 @@ export function createMemory(limit: number): Memory {
   }
 
   return {
+    get taken() {
+      return taken;
+    },
     portion: Math.max(SMALLEST_STEP, Math.floor(limit * PORTION)),
     step: () => Math.max(SMALLEST_STEP, Math.min(LARGEST_STEP, Math.floor(limit / 2 / holders.size))),
     take(bytes, share) {

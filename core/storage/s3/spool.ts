@@ -20,6 +20,8 @@ const KEPT_BUFFERS = 16;
 const REST_MS = 30_000;
 
 export interface Spool {
+  /** Bytes for which its files have taken room. */
+  readonly used: number;
   /** A new file, which is made when the first bytes are written. */
   create(): SpoolFile;
 }
@@ -40,6 +42,7 @@ export interface SpoolFile {
 
 /** A spool that has no room. */
 export const NO_SPOOL: Spool = {
+  used: 0,
   create: () => ({
     size: 0,
     reserve: () => false,
@@ -87,6 +90,9 @@ export function createSpool(
   }
 
   return {
+    get used() {
+      return used;
+    },
     create() {
       let handle: FileHandle | undefined;
       let reserved = 0;

@@ -9,6 +9,7 @@ import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
 import { ConfigError, type S3Config } from '../../config.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
+import type { Metrics } from '../../metrics/metrics.js';
 import { BytesLost, MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
 import { completeInS3 } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
@@ -31,19 +32,20 @@ const CHECK_MS = 3_000;
 /**
  * Opens the storage and creates the bucket if it is missing.
  * @param memoryBudget bytes that uploads may hold in this process
- * @param spool holds the bytes of slow uploads
+ * @param options.spool holds the bytes of slow uploads; by default there is none
  * @throws {ConfigError} naming the variable, with why the bucket cannot be used
  */
 export async function openS3Storage(
   config: S3Config,
   memoryBudget: number,
   log: Logger,
-  spool: Spool = NO_SPOOL,
+  { spool = NO_SPOOL, metrics }: { spool?: Spool; metrics?: StoreMetrics | undefined } = {},
 ): Promise<Storage> {
-  const connection = openConnection(config);
+  const connection = timed(openConnection(config), metrics);
   await ensureBucket(connection, log);
   const objects = createObjectStore(connection, log);
-  const openSink = createSinks({ objects, memory: createMemory(memoryBudget), spool });
+  const memory = createMemory(memoryBudget);
+  const openSink = createSinks({ objects, memory, spool });
   const { client, publicClient } = connection;
   const named = (key: string) => ({ Bucket: config.bucket, Key: config.prefix + key });
 
@@ -117,6 +119,7 @@ export async function openS3Storage(
           throw unavailable(error);
         }),
     },
+    usage: () => ({ memory: memory.taken, spool: spool.used }),
     async check() {
       const signal = AbortSignal.timeout(CHECK_MS);
       await client.send(new HeadBucketCommand({ Bucket: config.bucket }), { abortSignal: signal });
@@ -142,6 +145,29 @@ export async function openS3Storage(
         const bytes = Buffer.from(content);
         await objects.put(MARKER, { size: bytes.byteLength, chunks: [bytes] });
       },
+    },
+  };
+}
+
+export type StoreMetrics = Pick<Metrics, 'sentToStore'>;
+
+/** The connection, with the time of each sending measured. */
+function timed(connection: S3Connection, metrics: StoreMetrics | undefined): S3Connection {
+  if (!metrics) return connection;
+  return {
+    ...connection,
+    async put(request) {
+      const began = performance.now();
+      let isOk = false;
+      try {
+        const answer = await connection.put(request);
+        isOk = true;
+        return answer;
+      } finally {
+        const isGivenUp = !isOk && request.signal?.aborted;
+        const kind = request.query ? 'part' : 'object';
+        if (!isGivenUp) metrics.sentToStore(kind, isOk, (performance.now() - began) / 1000);
+      }
     },
   };
 }

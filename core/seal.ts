@@ -1,8 +1,16 @@
-import { createCipheriv, createDecipheriv, type KeyObject, randomBytes } from 'node:crypto';
+import {
+  createCipheriv,
+  createDecipheriv,
+  createSecretKey,
+  hkdfSync,
+  type KeyObject,
+  randomBytes,
+} from 'node:crypto';
 
 /*
- * Answers may hold secrets that are stored nowhere else: API keys, tokens, signed links. So an answer is encrypted (AES-256-GCM)
- * before it is stored, with a key that is derived from JWT_SECRET and is not in the database.
+ * Secrets that have to be stored in a form that can be read again: kept answers, which may hold API keys, tokens and
+ * signed links, and the secrets of webhooks. They are encrypted (AES-256-GCM) with a key that is derived from JWT_SECRET
+ * and is not in the database.
  */
 
 const CIPHER = 'aes-256-gcm';
@@ -11,7 +19,12 @@ const CIPHER = 'aes-256-gcm';
 const NONCE = 12;
 const TAG = 16;
 
-/** @param id of the request; the sealed text opens for this id only */
+/** Derives a key by HKDF (RFC 5869). A key is for one purpose only. @param secret JWT_SECRET */
+export function deriveKey(secret: string, purpose: string): KeyObject {
+  return createSecretKey(Buffer.from(hkdfSync('sha256', secret, 'landfall', purpose, 32)));
+}
+
+/** @param id of what the text belongs to; the sealed text opens for this id only */
 export function seal(text: string, id: Buffer, key: KeyObject): Buffer {
   const nonce = randomBytes(NONCE);
   const cipher = createCipheriv(CIPHER, key, nonce, { authTagLength: TAG }).setAAD(id);
