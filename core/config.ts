@@ -114,6 +114,8 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Where traces are sent (OTLP over HTTP); undefined: none are made. */
+  otlpEndpoint: string | undefined;
   /** Undefined: logs go to stdout. */
   logFiles: LogFiles | undefined;
   /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
@@ -276,6 +278,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    otlpEndpoint: e.OTEL_EXPORTER_OTLP_ENDPOINT,
     logFiles: e.LOG_DIR
       ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
       : undefined,

@@ -273,6 +273,7 @@ export const environment = z.object({
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
   LOG_DIR: z.string().min(1).optional(),
   LOG_FILE_SIZE: bytes
     // A smaller file would hold no more than one write.

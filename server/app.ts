@@ -15,6 +15,7 @@ import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
 import { countRequests } from './http/request-metrics.js';
+import { traceRequests } from './http/request-traces.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
@@ -109,6 +110,7 @@ export function buildApp(deps: AppDeps): Express {
 
   const routes = declareRoutes(deps);
   app.use(countRequests(deps.metrics, routes));
+  if (deps.tracer) app.use(traceRequests(deps.tracer));
   app.use(
     requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
     lingeringClose(),

@@ -157,6 +157,10 @@ test.each([
   ...['http://h', 'h:4222', 'nats://', 'nats://h/path', 'nats://u:sekret@h?x=1', 'nats://h,', 'nats://a%4@h']
     .concat('nats://a,tls://b', 'nats://u:sekret@a,nats://u:other@b')
     .map((text): [NodeJS.ProcessEnv, RegExp] => [{ NATS_URL: text }, /^NATS_URL=…: must look like nats:/]),
+  [
+    { OTEL_EXPORTER_OTLP_ENDPOINT: 'h:4318' },
+    /^OTEL_EXPORTER_OTLP_ENDPOINT=h:4318: must be an http or https address/,
+  ],
   [{ NATS_CREDS_FILE: 'f' }, /^NATS_CREDS_FILE is set, but NATS_URL is not/],
   [
     { NATS_URL: 'nats://u:p@h', NATS_CREDS_FILE: 'f' },

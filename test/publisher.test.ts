@@ -52,8 +52,11 @@ test('whatever fails, every event is stored, and those of a file in their order,
   const total = await sequenceEvents(database);
   expect(total).toBe(1200);
   const cursorIsAtEnd = async () =>
-    (await ledger.query('SELECT FROM event_cursors, event_head WHERE event_cursors.seq = event_head.seq'))
-      .length > 0;
+    (
+      await ledger.query(
+        `SELECT FROM event_cursors, event_head WHERE name = 'nats' AND event_cursors.seq = event_head.seq`,
+      )
+    ).length > 0;
   while (!(await cursorIsAtEnd())) await Promise.all(publishers.map((one) => one.publishNew()));
   expect(stored.size).toBe(total);
   for (const id of files) {

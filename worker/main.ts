@@ -49,7 +49,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
-  const { database, storage, listener, estimates } = services;
+  const { database, storage, listener, estimates, tracer } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -81,7 +81,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
+      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log }, job),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });

@@ -32,6 +32,8 @@ export interface ProcessingJob {
   priority?: number;
   /** Id of the request that caused the job, for the logs. */
   requestId?: string | undefined;
+  /** By which the job continues the trace of that request. */
+  traceparent?: string | undefined;
 }
 
 /** `missing`: the queue does not know the job. `open`: it runs, waits or will be retried. */
