@@ -37,6 +37,10 @@ export interface Config {
   port: number;
   /** Origin (and path prefix) at which clients reach this server; undefined: taken from each request. */
   publicUrl: string | undefined;
+  /** Undefined: the server speaks plain HTTP. */
+  tls: TlsFiles | undefined;
+  /** Patterns of User-Agent headers that are refused. */
+  deniedUserAgents: readonly string[];
   /** Value of Express' `trust proxy`. */
   trustProxy: boolean | number | string;
   /** Origins that browsers may call from, or '*'. */
@@ -119,6 +123,12 @@ export interface Config {
   logFiles: LogFiles | undefined;
   /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
   slowRequestMs: number;
+}
+
+/** Absolute paths of PEM files. */
+export interface TlsFiles {
+  certFile: string;
+  keyFile: string;
 }
 
 export interface NatsConfig extends NatsAddress {
@@ -221,6 +231,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     host,
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
+    tls: readTlsFiles(e),
+    deniedUserAgents: e.DENY_USER_AGENTS,
     trustProxy: e.TRUST_PROXY,
     corsOrigins:
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
@@ -334,6 +346,16 @@ function readS3(e: Environment): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** The server reads the files itself, see server/http/tls.ts. @throws {ConfigError} when one variable lacks the other */
+function readTlsFiles(e: Environment): TlsFiles | undefined {
+  if ((e.TLS_CERT_FILE === undefined) !== (e.TLS_KEY_FILE === undefined)) {
+    throw new ConfigError('TLS_CERT_FILE and TLS_KEY_FILE go together: set both or neither');
+  }
+  return e.TLS_CERT_FILE && e.TLS_KEY_FILE
+    ? { certFile: resolve(e.TLS_CERT_FILE), keyFile: resolve(e.TLS_KEY_FILE) }
+    : undefined;
 }
 
 /** @throws {ConfigError} when one variable requires or excludes another */

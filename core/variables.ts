@@ -110,6 +110,21 @@ const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https 
 /** An address to which paths are appended, so without slashes at its end. */
 const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
 
+/** Longer patterns would be mistakes; together they are compared with each request. */
+const LONGEST_PATTERN = 200;
+const MOST_PATTERNS = 1000;
+
+/** `curl, bad*bot`: parts of User-Agent headers. */
+const userAgents = z
+  .string()
+  .transform((text) => text.split(',').map((one) => one.trim()))
+  .refine(
+    (patterns) =>
+      patterns.length <= MOST_PATTERNS &&
+      patterns.every((one) => one.length <= LONGEST_PATTERN && /[^*\s]/.test(one) && /^\P{C}*$/u.test(one)),
+    'must be parts of User-Agent headers, separated by commas, such as curl,bad*bot; * stands for any characters',
+  );
+
 const headerNames = z
   .string()
   .regex(
@@ -150,6 +165,9 @@ export const environment = z.object({
   HOST: z.string().min(1).optional(),
   PORT: integer(0, 65_535).default(3000),
   PUBLIC_URL: httpUrl.optional(),
+  TLS_CERT_FILE: z.string().min(1).optional(),
+  TLS_KEY_FILE: z.string().min(1).optional(),
+  DENY_USER_AGENTS: userAgents.default([]),
   TRUST_PROXY: z
     .string()
     .refine(

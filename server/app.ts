@@ -2,12 +2,14 @@ import { existsSync } from 'node:fs';
 import express, { type Express, type RequestHandler } from 'express';
 import type { Config } from '../core/config.js';
 import type { Estimates } from '../core/files/estimates.js';
+import type { HookTrial } from '../core/hooks/trial.js';
 import type { Metrics } from '../core/metrics/metrics.js';
 import { type AuthenticateDeps, createAuthenticate } from './auth/authenticate.js';
 import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
+import { denyUserAgents } from './http/denied-agents.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
@@ -32,7 +34,9 @@ import { fileControlRoutes } from './routes/file-control.js';
 import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
+import { hookRoutes } from './routes/hooks.js';
 import { invitationRoutes } from './routes/invitations.js';
+import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
 import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
@@ -40,23 +44,32 @@ import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
 import { userRoutes } from './routes/users.js';
+import { webhookDeliveryRoutes } from './routes/webhook-deliveries.js';
+import { webhookRoutes } from './routes/webhooks.js';
 import { createTusHandler, type TusDeps } from './tus/handler.js';
 import { createTusLimits } from './tus/limits.js';
 import { tusPreflight } from './tus/preflight.js';
 
 export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
+  hook: Config['hook'];
+  hookAuth: Config['hookAuth'];
+  tryHook?: (() => Promise<HookTrial>) | undefined;
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  redisUrl: Config['redisUrl'];
+  deniedUserAgents: Config['deniedUserAgents'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
   fileRetentionHours: Config['fileRetentionHours'];
+  webhookAllowPrivate: Config['webhookAllowPrivate'];
   limits: Limits;
   streams: Streams;
   estimates: Estimates;
@@ -85,7 +98,7 @@ export function buildApp(deps: AppDeps): Express {
     const { method } = req;
     const access = method === 'OPTIONS' ? 'public' : 'upload';
     try {
-      await authenticate(req, access, { stillTrue: method === 'DELETE' });
+      await authenticate(req, access, { stillTrue: method === 'DELETE', byHook: deps.hookAuth });
     } catch (error) {
       const told = method === 'HEAD' ? lockedForNow(error) : error;
       // Callers who guess tokens, or may not upload at all, continue no upload, so their requests count.
@@ -105,6 +118,7 @@ export function buildApp(deps: AppDeps): Express {
     refuseOddities,
   );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
   app.all('/uploads{/*path}', resumableUploads(deps, gates));
@@ -145,12 +159,17 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),
+    ...webhookRoutes(deps),
+    ...webhookDeliveryRoutes(deps),
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),
     adminStatsRoute(deps),
     ...userRoutes(deps),
+    ...jobRoutes(deps),
+    ...queueRoutes(deps),
     ...invitationRoutes(deps),
+    ...hookRoutes(deps),
     ...auditRoutes(deps),
     ...logLevelRoutes(deps),
     ...healthRoutes(deps),

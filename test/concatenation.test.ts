@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { expectBlobsInOrder, timeline } from './support/aftermath.js';
+import { expectBlobsInOrder, findUpload, timeline } from './support/aftermath.js';
 import { expectBooksRight, setQuota, usageOf } from './support/books.js';
 import { encodeMetadata, idOf, registerUser, type TestUser, useAccount } from './support/client.js';
 import { concatenate, postFinal } from './support/concatenated-upload.js';
 import { makeJpeg } from './support/fixtures.js';
 import { listBlobs } from './support/objects.js';
+import { runPasses } from './support/passes.js';
 import { sha256 } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
@@ -127,12 +128,7 @@ describe.each(['files', 'S3 with redirects'])('concatenation in %s', (kind) => {
 
     // After their time the used partial uploads give up their bytes.
     await makeUsedUp(processes.database);
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until(
-      'the used partial uploads to end',
-      async () => (await head(user, paths[1] ?? '')).status === 410,
-    );
+    await runPasses(processes, async () => (await head(user, paths[1] ?? '')).status === 410);
     await expectBlobsInOrder(processes, bucket);
     await until('all blobs to be deleted', async () => (await listBlobs(processes)).length === 0);
   });
@@ -349,22 +345,16 @@ describe('the small print of concatenation', () => {
     ];
     const waiting = await concatenate(user, [kept, slow]);
     for (const path of [kept, unused]) await makeDue(processes.database, idOf(path));
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the unused one to expire', async () => (await head(user, unused)).status === 410);
+    const statusOf = async (id: string) => (await findUpload(processes, id)).status;
+    await runPasses(processes, async () => (await statusOf(idOf(unused))) === 'expired');
+    expect((await head(user, unused)).status).toBe(410);
     expect((await head(user, kept)).status).toBe(200);
     expect((await head(user, `/uploads/${waiting}`)).status).toBe(200);
 
     expect((await user.tus('DELETE', slow)).status).toBe(204);
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until(
-      'the final one to expire',
-      async () => (await head(user, `/uploads/${waiting}`)).status === 410,
-    );
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('what it waited with to expire', async () => (await head(user, kept)).status === 410);
+    await runPasses(processes, async () => (await head(user, `/uploads/${waiting}`)).status === 410);
+    await runPasses(processes, async () => (await statusOf(idOf(kept))) === 'expired');
+    expect((await head(user, kept)).status).toBe(410);
     await until('everything to be given back', async () => (await usageOf(user)).files === used.files);
     await expectBlobsInOrder(processes);
   });

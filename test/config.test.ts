@@ -119,7 +119,13 @@ test.each([
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ FILE_RETENTION_HOURS: '1.5' }, /^FILE_RETENTION_HOURS=1.5: must be a whole number/],
-  [{ AUTH: 'none' }, 'AUTH=none: must be on or off'],
+  [{ TLS_CERT_FILE: 'a.crt' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  [{ TLS_KEY_FILE: 'a.key' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  ...[',', 'a,', '*', 'a,**', 'a\u0000', 'x'.repeat(201)].map((text): [NodeJS.ProcessEnv, RegExp] => [
+    { DENY_USER_AGENTS: text },
+    /^DENY_USER_AGENTS=.*: must be parts of User-Agent headers/,
+  ]),
+  [{ AUTH: 'none' }, 'AUTH=none: must be on, off or hook'],
   [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
   [
     { AUTH: 'off', HOST: '0.0.0.0' },

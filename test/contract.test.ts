@@ -41,6 +41,7 @@ let uploader: TestUser;
 /** Two files whose processing is complete. */
 let image: string;
 let text: string;
+let webhook: string;
 
 beforeAll(async () => {
   bucket = await createBucket();
@@ -55,6 +56,7 @@ beforeAll(async () => {
   )) as [TestUser, TestUser];
   image = await owner.upload(await makePng({ width: 400, height: 300 }), { filename: 'image.png' });
   text = await newFile();
+  webhook = await newWebhook();
   await Promise.all([image, text].map((id) => owner.settled(id)));
   await processes.stop('worker');
 });
@@ -75,10 +77,34 @@ async function made(path: string, body: object, as = owner): Promise<any> {
 /** A file that waits for a worker. None runs any more. */
 const newFile = () => owner.upload(Buffer.from('a file'), { filename: 'a.txt' });
 
+async function canceledFile(): Promise<string> {
+  const id = await newFile();
+  await made(`/api/files/${id}/cancel`, {});
+  return id;
+}
+
 async function sentUpload(): Promise<string> {
   const { id, parts } = await made('/api/uploads/presign', { size: 3 });
   const answer = await fetch(parts[0].url, { method: 'PUT', body: 'abc' });
   expect(answer.status).toBe(200);
+  return id;
+}
+
+const WEBHOOK = { url: 'https://receiver.example/', events: ['file.*'] };
+
+const newWebhook = async (): Promise<string> => (await made('/api/webhooks', WEBHOOK)).id;
+
+/** A user who may create webhooks still. */
+const withRoom = () => registerUser(() => processes.url);
+
+/** A delivery that has failed for good. */
+async function newDelivery(): Promise<string> {
+  const id = uuidv7();
+  await processes.database.query(
+    `INSERT INTO deliveries (id, subscription_id, seq, type, subject_id, state, finished_at)
+     VALUES ($1, $2, floor(random() * 1000000) + 1000000, 'file.created', $1, 'failed', now())`,
+    [id, webhook],
+  );
   return id;
 }
 
@@ -143,11 +169,7 @@ const OPERATIONS: Record<string, Calls> = {
     await owner.fetch(`/api/files/${id}`, { method: 'DELETE' });
     return [at(`/api/files/${id}/restore`)];
   },
-  'POST /api/files/{id}/retry': async () => {
-    const id = await newFile();
-    await made(`/api/files/${id}/cancel`, {});
-    return [at(`/api/files/${id}/retry`)];
-  },
+  'POST /api/files/{id}/retry': async () => [at(`/api/files/${await canceledFile()}/retry`)],
   'POST /api/files/{id}/cancel': async () => [at(`/api/files/${await newFile()}/cancel`)],
   'POST /api/files/{id}/pause': async () => [at(`/api/files/${await newFile()}/pause`)],
   'POST /api/files/{id}/resume': async () => {
@@ -162,6 +184,20 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,
+  'GET /api/webhooks': plainly,
+  'POST /api/webhooks': async () => [{ as: await withRoom(), body: WEBHOOK }],
+  'GET /api/webhooks/{id}': () => [at(`/api/webhooks/${webhook}`)],
+  'PATCH /api/webhooks/{id}': () => [at(`/api/webhooks/${webhook}`, { body: { enabled: true } })],
+  'DELETE /api/webhooks/{id}': async () => [at(`/api/webhooks/${await newWebhook()}`)],
+  'POST /api/webhooks/{id}/rotate-secret': () => [at(`/api/webhooks/${webhook}/rotate-secret`)],
+  'POST /api/webhooks/{id}/replay': async () => [
+    at(`/api/webhooks/${await newWebhook()}/replay`, { body: { from: '2026-01-01T00:00:00Z' } }),
+  ],
+  'POST /api/webhooks/{id}/test': () => [at(`/api/webhooks/${webhook}/test`)],
+  'GET /api/webhooks/{id}/deliveries': () => [at(`/api/webhooks/${webhook}/deliveries?state=failed`)],
+  'POST /api/webhooks/deliveries/{id}/redeliver': async () => [
+    at(`/api/webhooks/deliveries/${await newDelivery()}/redeliver`),
+  ],
   'GET /api/uploads': async () => {
     await owner.create(100);
     return [at('/api/uploads?limit=1')];
@@ -180,6 +216,15 @@ const OPERATIONS: Record<string, Calls> = {
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
   ],
+  'GET /api/admin/jobs': () => [at('/api/admin/jobs?limit=1&status=completed', { as: admin })],
+  'GET /api/admin/jobs/{id}': () => [at(`/api/admin/jobs/${image}-1`, { as: admin })],
+  'POST /api/admin/jobs/{id}/retry': async () => [
+    at(`/api/admin/jobs/${await canceledFile()}-1/retry`, { as: admin }),
+  ],
+  'DELETE /api/admin/jobs/{id}': async () => [at(`/api/admin/jobs/${await canceledFile()}-1`, { as: admin })],
+  'GET /api/admin/queue': asAdmin,
+  'POST /api/admin/queue/pause': asAdmin,
+  'POST /api/admin/queue/resume': asAdmin,
   'GET /api/admin/invitations': async () => {
     await made('/api/admin/invitations', { email: newAddress() }, admin);
     return asAdmin();
@@ -189,6 +234,8 @@ const OPERATIONS: Record<string, Calls> = {
     const { id } = await made('/api/admin/invitations', {}, admin);
     return [at(`/api/admin/invitations/${id}`, { as: admin })];
   },
+  'GET /api/admin/hooks': asAdmin,
+  'POST /api/admin/hooks/test': asAdmin,
   'GET /api/admin/audit': asAdmin,
   'GET /api/admin/audit/export': asAdmin,
   'GET /health': plainly,
@@ -300,6 +347,9 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     ['with a wrong password', { body: { email: owner.email, password: 'a wrong one' } }, 401],
   ],
   'POST /api/auth/refresh': () => [['with a wrong token', { body: { refreshToken: 'a wrong one' } }, 401]],
+  'POST /api/admin/jobs/{id}/retry': () => [
+    ['not failed', at(`/api/admin/jobs/${image}-1/retry`, { as: admin }), 409],
+  ],
   'POST /api/files/{id}/restore': () => [['not in the trash', at(`/api/files/${image}/restore`), 409]],
   'POST /api/files/{id}/retry': () => [['not failed', at(`/api/files/${image}/retry`), 409]],
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],
@@ -323,6 +373,26 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     const first = await call('POST /api/keys', { body: { name: 'a', scopes: ['read'] }, headers });
     expect(first.status).toBe(201);
     return [['with a used key', { body: { name: 'b', scopes: ['read'] }, headers }, 422]];
+  },
+  'POST /api/webhooks': () => [
+    ['with a private address', { body: { ...WEBHOOK, url: 'http://10.0.0.1/' } }, 400],
+    ['with an unknown type', { body: { ...WEBHOOK, events: ['file.eaten'] } }, 400],
+    ['for the events of all', { body: { ...WEBHOOK, scope: 'all' } }, 403],
+  ],
+  'POST /api/webhooks/{id}/replay': async () => {
+    const path = `/api/webhooks/${await newWebhook()}/replay`;
+    await made(path, { from: '2026-01-01T00:00:00Z' });
+    return [['while another one is under way', at(path, { body: { from: '2026-01-01T00:00:00Z' } }), 409]];
+  },
+  'POST /api/webhooks/{id}/test': async () => {
+    const id = await newWebhook();
+    await call('PATCH /api/webhooks/{id}', { path: `/api/webhooks/${id}`, body: { enabled: false } });
+    return [['of a disabled one', at(`/api/webhooks/${id}/test`), 409]];
+  },
+  'POST /api/webhooks/deliveries/{id}/redeliver': async () => {
+    const path = `/api/webhooks/deliveries/${await newDelivery()}/redeliver`;
+    await made(path, {});
+    return [['that is not finished', at(path), 409]];
   },
   'POST /api/files': () => [
     ['with a wrong sum', at(`/api/files?sha256=${'0'.repeat(64)}`, { body: {} }), 422],

@@ -243,38 +243,47 @@ describe('the processing', () => {
     expect(files.map((file) => file.status)).toEqual(ids.map(() => 'completed'));
   });
 
-  it.each(['retry', 'cancel', 'pause', 'resume', 'process'])(
-    '%s answers 409 only in a wrong state, and 404 for the files of others and in the trash',
-    async (action) => {
-      const { id } = await settled();
+  describe('without a worker', () => {
+    const actions = ['retry', 'cancel', 'pause', 'resume', 'process'];
+    /** A file for each action. */
+    let ids: string[];
+    beforeAll(async () => {
+      ids = (await Promise.all(actions.map(() => settled()))).map(({ id }) => id);
       await processes.stop('worker');
-      const answers = [];
-      for (const status of ['pending', 'paused', 'canceled', 'failed', 'infected', 'completed']) {
-        await setStatus(id, status);
-        const answer = await act(id, action);
-        const { detail = '' } = await answer.json();
-        answers.push([status, answer.status]);
-        if (answer.status === 409) expect(detail).not.toMatch(new RegExp(`possible now: .*${action}`));
-      }
-      const allowed: Record<string, string[]> = {
-        retry: ['canceled', 'failed'],
-        cancel: ['pending', 'paused'],
-        pause: ['pending'],
-        resume: ['paused'],
-        process: ['canceled', 'failed', 'infected', 'completed'],
-      };
-      const expected = answers.map(([status]) => [
-        status,
-        allowed[action]?.includes(String(status)) ? 200 : 409,
-      ]);
-      expect(answers).toEqual(expected);
-      expect(await problemOf(await act(id, action, admin))).toEqual([404, 'not_found']);
-      expect(await problemOf(await act(randomUUID(), action))).toEqual([404, 'not_found']);
-      await trash(user, id);
-      expect(await problemOf(await act(id, action))).toEqual([404, 'not_found']);
-      await processes.start('worker');
-    },
-  );
+    });
+    afterAll(() => processes.start('worker'));
+
+    it.each(actions)(
+      '%s answers 409 only in a wrong state, and 404 for the files of others and in the trash',
+      async (action) => {
+        const id = ids[actions.indexOf(action)] ?? '';
+        const answers = [];
+        for (const status of ['pending', 'paused', 'canceled', 'failed', 'infected', 'completed']) {
+          await setStatus(id, status);
+          const answer = await act(id, action);
+          const { detail = '' } = await answer.json();
+          answers.push([status, answer.status]);
+          if (answer.status === 409) expect(detail).not.toMatch(new RegExp(`possible now: .*${action}`));
+        }
+        const allowed: Record<string, string[]> = {
+          retry: ['canceled', 'failed'],
+          cancel: ['pending', 'paused'],
+          pause: ['pending'],
+          resume: ['paused'],
+          process: ['canceled', 'failed', 'infected', 'completed'],
+        };
+        const expected = answers.map(([status]) => [
+          status,
+          allowed[action]?.includes(String(status)) ? 200 : 409,
+        ]);
+        expect(answers).toEqual(expected);
+        expect(await problemOf(await act(id, action, admin))).toEqual([404, 'not_found']);
+        expect(await problemOf(await act(randomUUID(), action))).toEqual([404, 'not_found']);
+        await trash(user, id);
+        expect(await problemOf(await act(id, action))).toEqual([404, 'not_found']);
+      },
+    );
+  });
 
   it('of an infected file can be repeated', async () => {
     const { id } = await settled();

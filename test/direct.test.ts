@@ -317,8 +317,7 @@ describe('completing', () => {
     const answer = await complete(presigned.id);
     remove();
     await expectProblem(answer, 503, 'unavailable');
-    await processes.stop('worker');
-    await processes.start('worker');
+    await runPasses(processes, async () => (await findUpload(processes, presigned.id)).status === 'finished');
     expect(await user.settled(presigned.id)).toMatchObject({ status: 'completed', size: 4 });
   });
 });
@@ -357,9 +356,7 @@ describe('an unfinished upload', () => {
       `UPDATE uploads SET addresses_until = now(), retry_at = now() WHERE id = $1`,
       [id],
     );
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the last look', async () => (await findUpload(processes, id)).discarded_at);
+    await runPasses(processes, async () => (await findUpload(processes, id)).discarded_at);
     expect(await listStored(id)).toEqual([]);
   });
 
@@ -368,9 +365,7 @@ describe('an unfinished upload', () => {
     await letExpire(id);
     await expectProblem(await presign({ id }), 410, 'gone');
     await expectProblem(await complete(id), 410, 'gone');
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the upload to be discarded', async () => (await listStored(id)).length === 0);
+    await runPasses(processes, async () => (await listStored(id)).length === 0);
     expect((await findUpload(processes, id)).status).toBe('expired');
   });
 

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { v7 as uuidv7 } from 'uuid';
 import { migrate } from '../core/database/migrate.js';
+import { selectTwin } from '../core/files/duplicates.js';
 import { type FileList, selectFiles } from '../core/files/list.js';
 import { createDatabase, type TestDatabase } from './support/database.js';
 import { countRead } from './support/plans.js';
@@ -152,5 +153,20 @@ test('a database without pg_trgm is migrated, and has every index but the one fo
     await admin.query(`DROP DATABASE IF EXISTS ${name} WITH (FORCE)`);
     await admin.query(`DROP ROLE IF EXISTS ${name}`);
     await admin.end();
+  }
+});
+
+test('a file with the same bytes is found in the index, whether there is none or half of all files have them', async () => {
+  await database.query(
+    `UPDATE files SET size = 5, sha256 = CASE WHEN status = 'failed' THEN repeat('a', 64) ELSE md5(id::text) || md5(filename) END`,
+  );
+  await database.query(
+    `UPDATE files SET sha256 = repeat('b', 64) WHERE owner_id = $1 AND id > '80000000-0000-0000-0000-000000000000'`,
+    [ownerId],
+  );
+  await database.query('ANALYZE files');
+  for (const sha256 of ['a', 'b', 'c'].map((letter) => letter.repeat(64))) {
+    const { sql, parameters } = selectTwin({ id: uuidv7(), ownerId, size: 5 }, sha256);
+    expect(await countRead(database, sql, parameters)).toBeLessThan(10);
   }
 });

@@ -33,7 +33,13 @@ afterAll(async () => {
 });
 
 const statusOf = async (path: string) => (await fetch(`${processes.url}${path}`)).status;
-const detailed = () => admin.get('/health/detailed');
+/** The answer, whose status is 503 exactly if the server is not ready. */
+async function detailed() {
+  const answer = await admin.fetch('/health/detailed');
+  const health = await answer.json();
+  expect(answer.status).toBe(health.status === 'not_ready' ? 503 : 200);
+  return health;
+}
 
 /** The state of each dependency in /health/detailed. */
 async function states(): Promise<Record<string, string>> {
@@ -81,12 +87,15 @@ test('a worker that ends is counted no more', async () => {
   await processes.stop('worker');
   await until('the worker to be gone', async () => (await detailed()).processes.workers === 0);
   await processes.start('worker');
-  expect((await detailed()).processes.workers).toBe(1);
+  await until('the new one', async () => (await detailed()).processes.workers === 1);
 });
 
 test('without Redis the server is ready, and degraded', async () => {
   await redis.stop();
-  await until('Redis to be missed', async () => (await states()).redis === 'down');
+  await until('Redis to be missed', async () => {
+    const { queue, redis: inRedis } = await states();
+    return queue === 'down' && inRedis === 'down';
+  });
   expect(await states()).toEqual({ ...ALL_UP, queue: 'down', redis: 'down' });
   expect(await detailed()).toMatchObject({ status: 'degraded' });
   expect(await statusOf('/health/ready')).toBe(200);

@@ -5,6 +5,7 @@ import {
   BAD_JSON,
   BAD_METADATA,
   BAD_NAMES,
+  BAD_RECEIVERS,
   GOOD_NAMES,
   ODD_CONCATS,
   ODD_METADATA,
@@ -16,6 +17,7 @@ import {
 } from './support/hostile-inputs.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { type Answer, exchange, formRequest } from './support/raw-http.js';
+import { send } from './support/sign-in.js';
 import { until } from './support/until.js';
 import { makeDue } from './support/uploads.js';
 
@@ -33,6 +35,8 @@ let pid: number;
 let path: string;
 /** A file of the admin, which the tests change at will. */
 let file: string;
+/** A webhook of the admin, likewise. */
+let webhook: string;
 let tried = 0;
 
 beforeAll(async () => {
@@ -47,6 +51,8 @@ beforeAll(async () => {
   victim = await registerUser(() => processes.url);
   path = await user.create(10);
   file = await admin.upload(Buffer.from('a file'), { filename: 'a.txt' });
+  const made = { url: 'https://receiver.example/', events: ['file.completed'] };
+  webhook = (await (await send(admin, 'POST', '/api/webhooks', made)).json()).id;
   pid = processes.pid('server');
 });
 
@@ -256,6 +262,7 @@ test('paths and methods', async () => {
 test('queries', async () => {
   const targets = [
     ...['/api/files', '/api/uploads', '/api/uploads/info', '/api/processing/estimate', '/api/admin/users'],
+    '/api/admin/jobs',
     `/api/files/${path.slice(9)}/content`,
   ];
   await attempt(
@@ -317,6 +324,9 @@ test('JSON', async () => {
     ['POST', '/api/me/password'],
     ['POST', '/api/keys'],
     ['POST', '/api/upload-tokens'],
+    ['POST', '/api/webhooks'],
+    ['PATCH', `/api/webhooks/${webhook}`],
+    ['POST', `/api/webhooks/${webhook}/replay`],
     ['POST', '/api/uploads/presign'],
     ['POST', '/api/uploads/complete'],
     ['PATCH', `/api/admin/users/${victim.id}`],
@@ -380,6 +390,14 @@ test('fields of JSON', async () => {
     ],
     ['POST', '/api/keys', ['name', 'scopes', 'expiresAt'], '"name":"n","scopes":["read"],'],
     ['POST', '/api/upload-tokens', ['label', 'maxSize', 'types', 'expiresAt'], ''],
+    [
+      'POST',
+      '/api/webhooks',
+      ['url', 'events', 'scope', 'enabled'],
+      '"url":"https://receiver.example/","events":["file.*"],',
+    ],
+    ['PATCH', `/api/webhooks/${webhook}`, ['url', 'events', 'enabled', 'secret'], ''],
+    ['POST', `/api/webhooks/${webhook}/replay`, ['from'], ''],
     ['POST', '/api/admin/invitations', ['email', 'expiresInHours'], ''],
     ['PUT', '/api/admin/log-level', ['level', 'seconds'], '"level":"error",'],
     ['POST', '/api/uploads/presign', ['id', 'parts', 'size', 'filename', 'type', 'sha256'], '"size":1,'],
@@ -407,6 +425,48 @@ test('fields of JSON', async () => {
           ),
         })),
       ),
+    ),
+  );
+});
+
+test('addresses of receivers', async () => {
+  await attempt(
+    BAD_RECEIVERS.flatMap((url) => [
+      {
+        what: `a webhook for ${url}`,
+        request: formRequest(
+          'POST',
+          '/api/webhooks',
+          { ...bearer(admin), ...JSON_TYPE },
+          JSON.stringify({ url, events: ['file.*'] }),
+        ),
+        expected: [400],
+      },
+      {
+        what: `a webhook moved to ${url}`,
+        request: formRequest(
+          'PATCH',
+          `/api/webhooks/${webhook}`,
+          { ...bearer(admin), ...JSON_TYPE },
+          JSON.stringify({ url }),
+        ),
+        expected: [400],
+      },
+    ]),
+  );
+});
+
+test('the list of deliveries', async () => {
+  await attempt(
+    ['state', 'cursor', 'limit', 'other'].flatMap((name) =>
+      VALUES.map((value) => ({
+        what: `deliveries by ${name} ${value}`,
+        request: formRequest(
+          'GET',
+          `/api/webhooks/${webhook}/deliveries?${new URLSearchParams({ [name]: value })}`,
+          bearer(admin),
+        ),
+      })),
     ),
   );
 });

@@ -3,6 +3,7 @@ import { closeBarrier } from './support/barrier.js';
 import { registerUser, type TestUser, useAccount } from './support/client.js';
 import { purge } from './support/deletions.js';
 import { ageKeys, essence, isReplayed, postKeyed } from './support/keyed.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { eventsOf, problemOf, send } from './support/sign-in.js';
@@ -222,9 +223,7 @@ test('a day later the key is free, and its answer is deleted', async () => {
   expect([second.status, isReplayed(second)]).toEqual([201, false]);
   expect((await second.json()).id).not.toBe(first.id);
   await ageKeys(processes.database, 86_400);
-  await processes.stop('worker');
-  await processes.start('worker');
-  await until('the worker has deleted all keys', async () => {
+  await runPasses(processes, async () => {
     const { rows } = await processes.database.query('SELECT count(*)::int AS count FROM keyed_requests');
     return rows[0].count === 0;
   });

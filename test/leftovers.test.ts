@@ -4,6 +4,7 @@ import { findUpload } from './support/aftermath.js';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
 import { purge, terminate, trash } from './support/deletions.js';
 import { listKeys, pathOf } from './support/folder.js';
+import { runPasses } from './support/passes.js';
 import { post } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
@@ -44,12 +45,6 @@ async function findPlaces(text: string): Promise<string[]> {
   return places.sort();
 }
 
-/** Restarts the worker, which runs its passes when it starts. */
-async function reconcile(): Promise<void> {
-  await processes.stop('worker');
-  await processes.start('worker');
-}
-
 /** Begins an upload and sends some of its bytes. Returns its id. */
 async function beginUpload(secret: string): Promise<string> {
   const metadata = encodeMetadata({ filename: `${secret}.txt`, filetype: 'text/plain', note: secret });
@@ -83,8 +78,7 @@ test('an upload that has expired leaves nothing', async () => {
   const secret = randomUUID();
   const id = await beginUpload(secret);
   await makeDue(processes.database, id);
-  await reconcile();
-  await until('it is gone', async () => (await findUpload(processes, id)).discarded_at);
+  await runPasses(processes, async () => (await findUpload(processes, id)).discarded_at);
   expect(await findPlaces(secret)).toEqual([]);
   expect((await user.tus('HEAD', `/uploads/${id}`)).status).toBe(410);
 });

@@ -61,7 +61,10 @@ type ObjectName =
   | 'key'
   | 'token'
   | 'user'
-  | 'invitation';
+  | 'job'
+  | 'invitation'
+  | 'webhook'
+  | 'delivery';
 
 const tus = { 'Tus-Resumable': '1.0.0' };
 const ietf = { 'Upload-Draft-Interop-Version': '8' };
@@ -132,6 +135,36 @@ const ROUTES: Record<string, Row> = {
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
+  'GET /api/webhooks': { access: 'manage', ok: 200 },
+  'POST /api/webhooks': {
+    access: 'manage',
+    ok: 201,
+    body: () => ({ url: 'https://receiver.example/', events: ['file.*'] }),
+  },
+  'GET /api/webhooks/:id': { access: 'manage', ok: 200, on: 'webhook' },
+  'PATCH /api/webhooks/:id': {
+    access: 'manage',
+    ok: 200,
+    on: 'webhook',
+    body: () => ({ events: ['file.completed'] }),
+  },
+  'DELETE /api/webhooks/:id': { access: 'manage', ok: 204, on: 'webhook', changes: true },
+  'POST /api/webhooks/:id/rotate-secret': { access: 'manage', ok: 200, on: 'webhook' },
+  'POST /api/webhooks/:id/replay': {
+    access: 'manage',
+    ok: 202,
+    on: 'webhook',
+    changes: true,
+    body: () => ({ from: '2026-01-01T00:00:00Z' }),
+  },
+  'POST /api/webhooks/:id/test': { access: 'manage', ok: 202, on: 'webhook' },
+  'GET /api/webhooks/:id/deliveries': { access: 'manage', ok: 200, on: 'webhook' },
+  'POST /api/webhooks/deliveries/:id/redeliver': {
+    access: 'manage',
+    ok: 202,
+    on: 'delivery',
+    changes: true,
+  },
   'POST /api/files': { access: 'upload', ok: 201, begins: true, body: () => ({ in: 'a file' }) },
   'GET /api/uploads': { access: 'upload', ok: 200 },
   'GET /api/uploads/info': { access: 'public', ok: 200 },
@@ -154,9 +187,20 @@ const ROUTES: Record<string, Row> = {
     on: 'user',
     body: () => ({ maxFiles: 'default' }),
   },
+  'GET /api/admin/jobs': { access: 'admin', ok: 200 },
+  'GET /api/admin/jobs/:id': { access: 'admin', ok: 200, on: 'job' },
+  // Its processing is complete.
+  'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },
+  'DELETE /api/admin/jobs/:id': { access: 'admin', ok: 204, on: 'job', changes: true },
+  'GET /api/admin/queue': { access: 'admin', ok: 200 },
+  'POST /api/admin/queue/pause': { access: 'admin', ok: 200 },
+  // After the pause, which it ends.
+  'POST /api/admin/queue/resume': { access: 'admin', ok: 200 },
   'GET /api/admin/invitations': { access: 'admin', ok: 200 },
   'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
+  'GET /api/admin/hooks': { access: 'admin', ok: 200 },
+  'POST /api/admin/hooks/test': { access: 'admin', ok: 200 },
   'GET /api/admin/audit': { access: 'admin', ok: 200 },
   'GET /api/admin/audit/export': { access: 'admin', ok: 200 },
   'GET /health': { access: 'public', ok: 200 },
@@ -319,8 +363,23 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     const { rows } = await processes.database.query(`SELECT id FROM users WHERE role = 'user' LIMIT 1`);
     return rows[0].id;
   },
+  webhook: newWebhook,
+  async delivery(owner) {
+    const { rows } = await processes.database.query(
+      `INSERT INTO deliveries (id, subscription_id, seq, type, subject_id, state, finished_at)
+       VALUES ($1, $2, 1, 'file.created', $1, 'failed', now()) RETURNING id`,
+      [uuidv7(), await newWebhook(owner)],
+    );
+    return rows[0].id;
+  },
+  job: async (owner) => `${await makeObject.image(owner)}-1`,
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
+
+async function newWebhook(owner: TestUser): Promise<string> {
+  const made = { url: 'https://receiver.example/', events: ['file.*'] };
+  return (await (await send(owner, 'POST', '/api/webhooks', made)).json()).id;
+}
 
 /** A further session of the owner; returns its refresh token. */
 async function openSession(): Promise<string> {
@@ -412,6 +471,8 @@ const MOUNTED = [
   '<anonymous>',
   'refuseOddities',
   '<anonymous> at /api and /uploads',
+  // Programs that are not served.
+  'denyNamed',
   // The IETF draft of resumable uploads: its limits, its uploads, and its creations at /api/files.
   '<anonymous> at /uploads and /api/files',
   'route /uploads{/*path}',
@@ -470,6 +531,7 @@ function inertDeps(): AppDeps {
   return {
     corsOrigins: '*',
     corsHeaders: [],
+    deniedUserAgents: [],
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },

@@ -1,8 +1,10 @@
+import { randomBytes } from 'node:crypto';
 import { expectBooksRight, usageOf } from './support/books.js';
 import { registerUser, type TestUser } from './support/client.js';
 import { restore, trash } from './support/deletions.js';
 import { listKeys } from './support/folder.js';
 import { fileKeyOf } from './support/objects.js';
+import { runPasses } from './support/passes.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -20,7 +22,7 @@ beforeAll(async () => {
 
 afterAll(() => processes?.close());
 
-const uploadFile = () => user.upload(Buffer.from('a file'), { filename: 'a.txt' });
+const uploadFile = () => user.upload(randomBytes(6), { filename: 'a.txt' });
 
 /** Lets days pass for one file. */
 const letPass = (id: string, column: 'created_at' | 'deleted_at', days: number) =>
@@ -28,12 +30,6 @@ const letPass = (id: string, column: 'created_at' | 'deleted_at', days: number) 
     id,
     days,
   ]);
-
-/** A starting worker begins its passes at once. */
-async function runPasses(): Promise<void> {
-  await processes.stop('worker');
-  await processes.start('worker');
-}
 
 const isGone = async (id: string) =>
   (await processes.database.query('SELECT FROM files WHERE id = $1', [id])).rowCount === 0;
@@ -48,8 +44,7 @@ test('a file can be restored from the trash for TRASH_DAYS, and is then deleted 
   for (const id of [old, young]) expect(await trash(user, id)).toBe(204);
   await letPass(old, 'deleted_at', 7);
   await letPass(young, 'deleted_at', 6.99);
-  await runPasses();
-  await until('the file is deleted', () => isGone(old));
+  await runPasses(processes, () => isGone(old));
   await until('its bytes are deleted', async () => !(await listKeys(processes.dataDir)).includes(key));
   expect(await restore(user, old)).toBe(404);
   expect((await user.tus('HEAD', `/uploads/${old}`)).status).toBe(410);
@@ -61,7 +56,7 @@ test('a file can be restored from the trash for TRASH_DAYS, and is then deleted 
 
 test('no file outlives FILE_RETENTION_HOURS, whether its owner has deleted it or not', async () => {
   const owner = await registerUser(() => processes.url);
-  const upload = () => owner.upload(Buffer.from('a file'), { filename: 'a.txt' });
+  const upload = () => owner.upload(randomBytes(6), { filename: 'a.txt' });
   const [kept, old, trashed, restored, young] = await Promise.all(Array.from({ length: 5 }, upload));
   const all = [kept, old, trashed, restored, young].map(String);
   const keys = await Promise.all(all.map((id) => fileKeyOf(processes, id)));
@@ -70,10 +65,7 @@ test('no file outlives FILE_RETENTION_HOURS, whether its owner has deleted it or
   expect(await restore(owner, String(restored))).toBe(200);
   await Promise.all(overdue.map((id) => letPass(id, 'created_at', 20)));
   await letPass(String(young), 'created_at', 19.99);
-  await runPasses();
-  await until('all old files are deleted', async () =>
-    (await Promise.all(overdue.map(isGone))).every((gone) => gone),
-  );
+  await runPasses(processes, async () => (await Promise.all(overdue.map(isGone))).every((gone) => gone));
   const left = (await owner.get('/api/files')).items.map(({ id }: { id: string }) => id);
   expect(left.sort()).toEqual([String(kept), String(young)].sort());
   expect(await usageOf(owner)).toEqual({ bytes: 12, files: 2 });

@@ -6,6 +6,7 @@ import { expectBooksRight, setQuota, usageOf, userWithQuota } from './support/bo
 import { idOf, registerUser, type TestUser } from './support/client.js';
 import { FORMS, type Form } from './support/forms.js';
 import { sendHalf } from './support/half-open.js';
+import { runPasses } from './support/passes.js';
 import { type PostgresProxy, startPostgresProxy } from './support/postgres-proxy.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
@@ -278,9 +279,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
         if (how === 'it is terminated') expect((await user.tus('DELETE', path)).status).toBe(204);
         else {
           await makeDue(processes.database, id);
-          await processes.stop('worker');
-          await processes.start('worker');
-          await until('it to expire', async () => (await findUpload(processes, id)).status === 'expired');
+          await runPasses(processes, async () => (await findUpload(processes, id)).status === 'expired');
         }
         expect(await usageOf(user)).toEqual({ bytes: 0, files: 0 });
       }

@@ -10,10 +10,20 @@ const LONGEST = [
   'crash',
   'reconcile',
   'processing',
+  'quota-deferred',
+  'claim',
   'account-page',
   'concatenation',
+  'control',
   'ietf',
-  'queue',
+  'audit-verify',
+  'checksum',
+  'upload-tokens',
+  'two-servers',
+  'command-line',
+  'live',
+  'redis-outage',
+  'rolling-restart',
 ];
 
 /** @param {{ path: string }} test @returns {number} its place in the list, or a place behind all of it */

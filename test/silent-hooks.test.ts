@@ -18,7 +18,8 @@ beforeAll(async () => {
     {
       HOOK_URL: receiver.url,
       HOOK_EVENTS: 'pre-create,pre-finish,pre-terminate,post-receive',
-      HOOK_TIMEOUT_SECONDS: '2',
+      // Not less: on a busy machine the receivers that do answer need some of it.
+      HOOK_TIMEOUT_SECONDS: '5',
       HOOK_ATTEMPTS: '2',
       HOOK_BACKOFF_MS: '10',
     },

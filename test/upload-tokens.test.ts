@@ -16,6 +16,7 @@ import { makeJpeg, makePdf, makePng, makeSvg, makeXmlSvg, makeZip } from './supp
 import { openS3AndRedis } from './support/forms.js';
 import { sendHalf } from './support/half-open.js';
 import { storageKeyOf } from './support/objects.js';
+import { runPasses } from './support/passes.js';
 import { begin, expectProblem, filesOf, post, streamOf } from './support/plain-client.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { problemOf, send } from './support/sign-in.js';
@@ -537,10 +538,7 @@ describe('time', () => {
       ['upload_token.revoked', undefined],
       ['upload.terminated', undefined],
     ]);
-    // The worker runs its passes when it starts.
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('the bytes are deleted', async () => !(await isStored()));
+    await runPasses(processes, async () => !(await isStored()));
     await expectBooksRight(processes.database);
   });
 
@@ -609,11 +607,9 @@ describe('time', () => {
     // Not 423, after which clients come again.
     expect(answer.statusCode).toBe(410);
     expect(await findFile(processes, idOf(path))).toBeUndefined();
-    // Bytes that came after the revocation are deleted too. The worker runs its passes when it starts.
+    // Bytes that came after the revocation are deleted too.
     const storageKey = await storageKeyOf(processes, idOf(path));
-    await processes.stop('worker');
-    await processes.start('worker');
-    await until('nothing is stored', async () => {
+    await runPasses(processes, async () => {
       const { untidy, discarded_at } = await findUpload(processes, idOf(path));
       const stored = await form.listStored(processes);
       return discarded_at && !untidy && !stored.some((key) => key.startsWith(storageKey));

@@ -5,6 +5,7 @@ import { type Config, loadConfig, readEnvironment, requireConnected } from '../c
 import { PASS_LIMITS } from '../core/database/client.js';
 import { openErrorReports } from '../core/error-reports.js';
 import { openHooks } from '../core/hooks/open.js';
+import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
 import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
@@ -38,6 +39,9 @@ const GIVE_UP_MS = 5_000;
 
 /** Shorter than the time that the supervisor and containers wait before they kill the process. */
 const SHUTDOWN_MS = 7_000;
+
+/** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
+const HOOK_MS = 30_000;
 
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -86,7 +90,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const workerName = config.instanceId ?? randomUUID();
   // Loaded only where it is used.
   const broker = config.nats && (await import('./nats/broker.js')).openBroker(config.nats, log);
-  const hooks = openHooks({ config: config.hook, database, log });
+  const hooks = await openHooks({ config: config.hook, database, metrics, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
@@ -105,7 +109,18 @@ async function start(config: Readonly<Config>): Promise<void> {
         key: deriveWebhookKey(jwtSecret),
         retrySeconds: config.webhookRetrySeconds,
       }),
+      ...(hooks && {
+        hook: createHookSender({
+          database,
+          post: createPost({ allowPrivate: true, totalMs: Math.min(hooks.config.timeoutMs, HOOK_MS) }),
+          config: hooks.config,
+          results: hooks.results,
+          metrics,
+          retrySeconds: config.webhookRetrySeconds,
+        }),
+      }),
     },
+    metrics,
     log,
   });
   const health =

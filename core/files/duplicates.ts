@@ -83,18 +83,35 @@ type Twin = Pick<File, 'id' | 'blobId'>;
  */
 export async function findTwin(
   database: Database,
-  { id, ownerId, size }: Pick<File, 'id' | 'ownerId' | 'size'>,
+  file: Pick<File, 'id' | 'ownerId' | 'size'>,
   sha256: string,
   except: string[] = [],
 ): Promise<Twin | undefined> {
-  const [twin] = await queryRows<Twin>(
-    database,
-    `SELECT id, blob_id AS "blobId" FROM files
-     WHERE owner_id = $1 AND sha256 = $2 AND size = $3 AND id <> $4 AND blob_id <> ALL ($5)
-     ORDER BY id LIMIT 1`,
-    [ownerId, sha256, size, id, except],
-  );
+  const { sql, parameters } = selectTwin(file, sha256, except);
+  const [twin] = await queryRows<Twin>(database, sql, parameters);
   return twin;
+}
+
+const LEAST_ID = '00000000-0000-0000-0000-000000000000';
+const GREATEST_ID = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+
+/**
+ * The statement of findTwin(). Bounds for the whole key of files_sha256_idx, and its order, leave PostgreSQL no other index.
+ * With equal signs and the order of ids alone, it would read all files by their ids if many have these bytes, because it
+ * would expect one of them soon.
+ */
+export function selectTwin(
+  { id, ownerId, size }: Pick<File, 'id' | 'ownerId' | 'size'>,
+  sha256: string,
+  except: string[] = [],
+): { sql: string; parameters: unknown[] } {
+  const sql = `SELECT id, blob_id AS "blobId" FROM files
+     WHERE sha256 IS NOT NULL
+       AND (owner_id, sha256, id) >= ($1::uuid, $2::text, '${LEAST_ID}'::uuid)
+       AND (owner_id, sha256, id) <= ($1::uuid, $2::text, '${GREATEST_ID}'::uuid)
+       AND size = $3 AND id <> $4 AND blob_id <> ALL ($5)
+     ORDER BY owner_id, sha256, id LIMIT 1`;
+  return { sql, parameters: [ownerId, sha256, size, id, except] };
 }
 
 async function getBlob(manager: EntityManager, id: string): Promise<Blob> {

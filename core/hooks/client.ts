@@ -52,10 +52,8 @@ export function openHookClient({ url, timeoutMs, backoffMs }: HookClientOptions)
   const { request, Agent } = url.startsWith('https:') ? https : http;
   const agent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS });
   const closing = new AbortController();
+  // Node sends a user and a password in it as Basic credentials.
   const target = new URL(url);
-  const auth = target.username
-    ? `${decodeURIComponent(target.username)}:${decodeURIComponent(target.password)}`
-    : undefined;
 
   /** @throws {HookFailed} */
   async function askOnce(
@@ -68,7 +66,6 @@ export function openHookClient({ url, timeoutMs, backoffMs }: HookClientOptions)
         method: 'POST',
         agent,
         signal,
-        ...(auth ? { auth } : {}),
         headers: {
           ...headers,
           'Content-Type': 'application/json',

@@ -1,54 +1,28 @@
 import type { DataSource } from 'typeorm';
-import type { HookConfig } from '../config.js';
 import type { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
-import type { Logger } from '../log.js';
 import type { Creation } from '../uploads/create.js';
 import { checkHookMetadata } from '../uploads/description.js';
-import {
-  type CreationChanges,
-  type HookAnswer,
-  HookSilent,
-  type UploadHooks,
-  UploadRefused,
-} from '../uploads/hooks.js';
-import { type HookReply, mergeAnswers, readReply } from './answer.js';
+import { type CreationChanges, type HookAnswer, type UploadHooks, UploadRefused } from '../uploads/hooks.js';
+import { type HookReply, mergeAnswers } from './answer.js';
+import { type AskDeps, ask, report } from './ask.js';
 import { countAsking } from './asked.js';
-import { type HookClient, HookFailed } from './client.js';
 import { createProgressThrottle } from './progress.js';
-import {
-  type ClientRequest,
-  canonicalName,
-  type HookType,
-  infoOfCreation,
-  infoOfUpload,
-  questionJson,
-  type UploadInfo,
-} from './question.js';
-import type { HookResults } from './results.js';
+import { type ClientRequest, type HookType, infoOfCreation, infoOfUpload } from './question.js';
 
 /*
  * The hooks of tusd by HTTP: pre-create, pre-finish and pre-terminate are questions, post-receive is a report of progress.
  * post-create, post-finish and post-terminate come from the event log instead, so that none is lost.
- *
- * What a receiver for tusd does not know stands in headers of the request:
- * - Hook-Id: the same for all requests of one question;
- * - Hook-Attempt: 1, then 2, …: the question was asked before, and an answer may have been given;
- * - Hook-Owner: the account that the upload belongs to.
  */
 
-export interface HookDeps {
+export interface HookDeps extends AskDeps {
   database: DataSource;
-  client: HookClient;
-  results: HookResults;
-  log: Logger;
-  config: HookConfig;
   /** Finds or makes the account that a hook names as the owner of an upload; undefined: hooks name no owners. */
   resolveOwner?: ((name: string) => Promise<string>) | undefined;
 }
 
 /** The hooks of one request of a client, or of the reconciler. */
-export interface RequestHooks extends UploadHooks {
+interface RequestHooks extends UploadHooks {
   /** What the hooks of this request want in its answer. */
   readonly answer: HookAnswer;
 }
@@ -61,17 +35,6 @@ export type HooksOf = (request?: () => ClientRequest) => RequestHooks;
 
 /** Characters of a refusal that its client and the owner of the upload see. */
 const MAX_REASON = 500;
-
-interface Question {
-  type: HookType;
-  /** Names the question in the log; the upload may not exist yet. */
-  uploadId: string;
-  ownerId: string | null;
-  info: UploadInfo;
-  request: (() => ClientRequest) | undefined;
-  /** How often the question was asked, including the next time. */
-  count(): Promise<number>;
-}
 
 /** Prepares the hooks of this process. The caller closes the client. */
 export function createHooks(deps: HookDeps): HooksOf {
@@ -118,7 +81,7 @@ export function createHooks(deps: HookDeps): HooksOf {
       get answer() {
         return answer;
       },
-      ...(listens('pre-create') || resolveOwner ? { beforeCreate } : {}),
+      ...(listens('pre-create') && { beforeCreate }),
       ...(listens('pre-finish') && {
         async beforeFinish({ upload, partialIds }) {
           const count = () => countAsking(database, 'finish_asked', upload.id);
@@ -151,75 +114,6 @@ export function createHooks(deps: HookDeps): HooksOf {
       }),
     };
   };
-}
-
-/**
- * Asks the receiver.
- * @returns undefined if it gave no answer, and the configuration takes that for a yes
- * @throws {HookSilent}; and the errors of `count`
- */
-async function ask(deps: HookDeps, question: Question): Promise<HookReply | undefined> {
-  try {
-    return await send(deps, question, deps.config.attempts);
-  } catch (error) {
-    if (!(error instanceof HookFailed)) throw error;
-    const { type, uploadId } = question;
-    deps.log.error({ err: error, hook: type, uploadId }, 'a hook gave no answer');
-    if (deps.config.absent === 'allow') return undefined;
-    throw new HookSilent(error);
-  }
-}
-
-/** Reports progress, once. Never rejects. */
-async function report(deps: HookDeps, question: Question): Promise<HookReply | undefined> {
-  try {
-    return await send(deps, question, 1);
-  } catch (error) {
-    deps.log.warn({ err: error, hook: question.type, uploadId: question.uploadId }, 'a hook was not told');
-    return undefined;
-  }
-}
-
-/** @throws {HookFailed}; and the errors of `count` */
-async function send(
-  { client, config, results }: HookDeps,
-  { type, uploadId, ownerId, info, request, count }: Question,
-  attempts: number,
-): Promise<HookReply> {
-  const started = performance.now();
-  const note = (outcome: Parameters<HookResults['note']>[1], error?: string) =>
-    results.note(type, outcome, performance.now() - started, error);
-  try {
-    const asking = request?.();
-    const json = await client.ask(questionJson(type, info, asking), attempts, async () => ({
-      ...forwarded(config.forwardHeaders, asking),
-      'Hook-Id': `${type}:${uploadId}`,
-      'Hook-Attempt': String(await count()),
-      ...(ownerId ? { 'Hook-Owner': ownerId } : {}),
-    }));
-    const reply = read(json);
-    note(reply.rejectsUpload || reply.rejectsTermination || reply.stopsUpload ? 'refused' : 'answered');
-    return reply;
-  } catch (error) {
-    if (error instanceof HookFailed) note('failed', error.message);
-    throw error;
-  }
-}
-
-/** @throws {HookFailed} */
-function read(json: string): HookReply {
-  try {
-    return readReply(json);
-  } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
-    throw new HookFailed(`the answer of the hook cannot be read: ${why}`, false, error);
-  }
-}
-
-/** The headers of the client's request that go with the question too, under the names that the configuration has. */
-function forwarded(names: readonly string[], request?: ClientRequest): Record<string, string[]> {
-  const found = names.map((name) => [name, request?.headers[canonicalName(name)]] as const);
-  return Object.fromEntries(found.filter((entry): entry is [string, string[]] => entry[1] !== undefined));
 }
 
 /** A refusal with the answer that the hook has chosen. Its body is also the reason that the owner reads. */

@@ -3,7 +3,7 @@ import type { Creation } from '../uploads/create.js';
 
 /*
  * The body of a request to a hook, in the form of tusd (pkg/hooks/hooks.go, HookRequest). It has no further fields: a
- * receiver may refuse those that it does not know. What else a receiver is told stands in headers; see hooks.ts.
+ * receiver may refuse those that it does not know. What else a receiver is told stands in headers; see ask.ts.
  */
 
 const PRE_HOOKS = ['pre-create', 'pre-finish', 'pre-terminate'] as const;

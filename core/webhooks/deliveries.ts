@@ -1,5 +1,7 @@
 import type { DataSource } from 'typeorm';
 import { countChanged, execute, queryRows } from '../database/rows.js';
+import { AppError } from '../errors.js';
+import { MADE_ANEW } from './fan-out.js';
 
 /* The log of deliveries: what was sent to a subscription, what came of it, and what is still to be sent. */
 
@@ -7,12 +9,14 @@ import { countChanged, execute, queryRows } from '../database/rows.js';
 export const DELIVERIES_WANTED = 'deliveries_wanted';
 
 /** Days for which a delivery is kept after its end, and for which a disabled subscription is owed the rest. */
-const KEPT_DAYS = 7;
+export const KEPT_DAYS = 7;
 
 /** Rows that are deleted in one statement. */
 const FORGET_BATCH = 1000;
 
-type DeliveryState = 'pending' | 'delivered' | 'failed';
+export const DELIVERY_STATES = ['pending', 'delivered', 'failed'] as const;
+
+export type DeliveryState = (typeof DELIVERY_STATES)[number];
 
 export interface Delivery {
   id: string;
@@ -56,6 +60,26 @@ export async function listDeliveries(
      ORDER BY seq DESC LIMIT $3`,
     [subscriptionId, before ?? null, limit],
   );
+}
+
+/** @throws {AppError} not_found */
+export async function getDelivery(database: DataSource, id: string): Promise<Delivery> {
+  const [delivery] = await queryRows<Delivery>(database, `SELECT ${COLUMNS} FROM deliveries WHERE id = $1`, [
+    id,
+  ]);
+  if (!delivery) throw new AppError('not_found');
+  return delivery;
+}
+
+/** Sends a finished delivery again, under the same id. @throws {AppError} wrong_state when it is not finished */
+export async function redeliver(database: DataSource, id: string): Promise<void> {
+  const changed = await countChanged(
+    database,
+    `UPDATE deliveries SET ${MADE_ANEW} WHERE id = $1 AND state <> 'pending'`,
+    [id],
+  );
+  if (changed === 0) throw new AppError('wrong_state', { detail: 'The delivery is not finished yet' });
+  await execute(database, `NOTIFY ${DELIVERIES_WANTED}`);
 }
 
 /** Deletes deliveries that are kept no longer, and deleted subscriptions. @returns how many deliveries */

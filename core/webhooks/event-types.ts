@@ -8,3 +8,6 @@ export const TEST_EVENT = 'webhook.test' as const;
 
 /** The types of the events that are delivered. */
 export const SUBSCRIBABLE_TYPES: readonly string[] = [...FILE_EVENT_TYPES, DISABLED_EVENT];
+
+/** Each stands for all types that begin alike, including those of later versions. */
+export const EVENT_GROUPS = ['upload.*', 'file.*'] as const;

@@ -167,5 +167,5 @@ async function replayBatch(manager: EntityManager, id: string): Promise<number |
 }
 
 /** What an UPDATE sets in a finished delivery that is to be sent again. */
-const MADE_ANEW = `state = 'pending', failures = 0, next_attempt_at = now(), first_attempt_at = NULL,
+export const MADE_ANEW = `state = 'pending', failures = 0, next_attempt_at = now(), first_attempt_at = NULL,
   finished_at = NULL`;

@@ -27,7 +27,7 @@ const GLOBAL_IPV6 = ipaddr.IPv6.parseCIDR('2000::/3');
  * Whether an address belongs to the public Internet: not to a private network, a machine itself, a link, a carrier's
  * NAT, multicast, documentation, or a prefix that embeds IPv4 addresses (IPv4-mapped addresses are read as IPv4).
  */
-function isPublic(address: string): boolean {
+export function isPublic(address: string): boolean {
   const parsed = ipaddr.process(address);
   if (parsed.range() !== 'unicast') return false;
   return parsed instanceof ipaddr.IPv4 || parsed.match(GLOBAL_IPV6);

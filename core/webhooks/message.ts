@@ -1,6 +1,7 @@
 import { createHmac, type KeyObject } from 'node:crypto';
 import { toPublicEvent } from '../events/types.js';
-import type { Claim, Outcome } from './claims.js';
+import type { Claim } from './claims.js';
+import type { Outcome } from './outcomes.js';
 import type { Post } from './post.js';
 import { openWebhookSecret } from './secrets.js';
 import type { Sender } from './sender.js';

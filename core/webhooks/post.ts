@@ -97,7 +97,11 @@ function headOf(target: URL, { headers, body, lookup, connectMs, signal }: Call)
       .once('socket', (socket) => {
         socket.once(isSecure ? 'secureConnect' : 'connect', () => clearTimeout(late));
       })
-      .once('close', () => clearTimeout(late))
+      .once('close', () => {
+        clearTimeout(late);
+        // An answer with 101 closes the request without an error.
+        reject(new Error('the connection was closed before an answer came'));
+      })
       .once('response', resolve)
       .on('error', reject)
       .end(body);

@@ -1,4 +1,5 @@
-import type { Claim, Outcome } from './claims.js';
+import type { Claim } from './claims.js';
+import type { Outcome } from './outcomes.js';
 
 /** What came of an attempt, with what the receiver asks for. */
 export interface Sent extends Outcome {

@@ -35,7 +35,7 @@ const COLUMNS = `id, owner_id AS "ownerId", scope, url, events, created_at AS "c
   disabled_reason AS "disabledReason", CASE WHEN previous_until > now() THEN previous_until END AS "previousSecretUntil",
   replay_to IS NOT NULL AS "isReplaying"`;
 
-const IS_WEBHOOK = `kind = 'webhook' AND deleted_at IS NULL`;
+export const IS_WEBHOOK = `kind = 'webhook' AND deleted_at IS NULL`;
 
 /** A request that changes a webhook. */
 export interface WebhookCaller {
@@ -44,11 +44,24 @@ export interface WebhookCaller {
   admit(manager: EntityManager): Promise<unknown>;
 }
 
+/** Webhooks of one user, newest first. */
+export async function listWebhooks(database: DataSource, ownerId: string): Promise<Webhook[]> {
+  return queryRows(
+    database,
+    `SELECT ${COLUMNS} FROM subscriptions WHERE owner_id = $1 AND ${IS_WEBHOOK} ORDER BY id DESC`,
+    [ownerId],
+  );
+}
+
 /** @throws {AppError} not_found */
-async function getWebhook(database: Database, id: string): Promise<Webhook> {
+export async function getWebhook(
+  database: Database,
+  id: string,
+  lock: '' | 'FOR UPDATE' = '',
+): Promise<Webhook> {
   const [webhook] = await queryRows<Webhook>(
     database,
-    `SELECT ${COLUMNS} FROM subscriptions WHERE id = $1 AND ${IS_WEBHOOK}`,
+    `SELECT ${COLUMNS} FROM subscriptions WHERE id = $1 AND ${IS_WEBHOOK} ${lock}`,
     [id],
   );
   if (!webhook) throw new AppError('not_found');
@@ -93,7 +106,21 @@ export async function createWebhook(
   return { webhook, secret };
 }
 
-function about(
+/** Deletes a webhook. Nothing is sent any more; a pass deletes its deliveries. @throws {AppError} not_found */
+export async function deleteWebhook(database: DataSource, id: string, caller: WebhookCaller): Promise<void> {
+  await database.transaction(async (manager) => {
+    const webhook = await getWebhook(manager, id, 'FOR UPDATE');
+    await execute(
+      manager,
+      'UPDATE subscriptions SET deleted_at = now(), secret = NULL, previous_secret = NULL WHERE id = $1',
+      [id],
+    );
+    await appendEvents(manager, [{ type: 'webhook.deleted', ...about(webhook, caller) }]);
+  });
+}
+
+/** What the event of a change is about. */
+export function about(
   { id, ownerId }: Pick<Webhook, 'id' | 'ownerId'>,
   { actor }: WebhookCaller,
 ): Pick<NewEvent, 'subjectId' | 'ownerId' | 'actor'> {

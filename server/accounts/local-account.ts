@@ -4,6 +4,7 @@ import { ConfigError } from '../../core/config.js';
 import { User } from '../../core/database/entities/user.js';
 import { execute, queryRows } from '../../core/database/rows.js';
 import { appendEvents } from '../../core/events/append.js';
+import { HOOK_ID_PREFIX } from './hook-accounts.js';
 
 /*
  * The account in whose name all requests act with AUTH=off. It is an admin's, and has its own files. Nobody can sign in to
@@ -24,8 +25,9 @@ export function isLocalAccount({ externalId }: Pick<User, 'externalId'>): boolea
 export async function isAnybodyRegistered(manager: EntityManager): Promise<boolean> {
   const [answer] = await queryRows<{ is: boolean }>(
     manager,
-    'SELECT EXISTS (SELECT FROM users WHERE external_id IS DISTINCT FROM $1) AS is',
-    [LOCAL_ID],
+    `SELECT EXISTS (
+       SELECT FROM users WHERE external_id IS NULL OR (external_id <> $1 AND NOT starts_with(external_id, $2))) AS is`,
+    [LOCAL_ID, HOOK_ID_PREFIX],
   );
   return answer?.is ?? false;
 }

@@ -2,6 +2,7 @@ import type { Request } from 'express';
 import type { DataSource } from 'typeorm';
 import { validate as isUuid } from 'uuid';
 import { AppError, type ErrorCode } from '../../core/errors.js';
+import { findUploadId } from '../uploads/call.js';
 import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
@@ -11,7 +12,8 @@ import type { AdmitLocal } from './local.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
-import { TokenExpired, verifyToken } from './tokens.js';
+import { createVerifyToken, isWrongToken, TokenExpired, verifyToken } from './tokens.js';
+import { findAddressHolder } from './upload-addresses.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
 /** The action of can() that a caller must be allowed to do, or `public`. */
@@ -31,6 +33,11 @@ interface AuthenticateOptions {
    * Whether to check in the database that the token still holds, even if `access` alone would not require it.
    */
   stillTrue?: boolean;
+  /**
+   * With AUTH=hook, on requests to uploads: the token in an upload's address counts. A new upload may come without
+   * credentials of ours, and then there is no principal yet: the hook decides, and names the owner.
+   */
+  byHook?: boolean;
 }
 
 /** Sets `req.principal`, or throws if the request does not have the rights that `access` requires. */
@@ -57,18 +64,19 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 /** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals, admitLocal } = deps;
+  const verifyAccess = createVerifyToken(keys.access);
 
   async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
     if (admitLocal) return admitLocal(req);
     const header = req.get('Authorization');
     if (!header && boardCookie) return verifyToken(boardCookie, keys.board);
-    const [, bearer] = /^Bearer ([\w.-]+)$/i.exec(header ?? '') ?? [];
+    const [, bearer] = BEARER.exec(header ?? '') ?? [];
     if (!header) throw new NoToken();
     if (!bearer) throw new AppError('unauthenticated', { detail: HOW });
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
     if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
-    return verifyToken(bearer, keys.access);
+    return verifyAccess(bearer);
   }
 
   /** Verifying a key or an upload token has already asked the database. */
@@ -83,6 +91,32 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     const caller = readCallerLink(path, token, keys.link);
     if (caller) req.principal = caller;
     return caller !== undefined;
+  }
+
+  /** Whether the address of an upload opens it, or a hook is to decide about a new one. */
+  async function admitByHook(req: Request, action: Action): Promise<boolean> {
+    const id = findUploadId(req.path);
+    const { token } = req.query;
+    if (id && typeof token === 'string') {
+      const holder = await findAddressHolder(database, keys.uploadAddress, id, token);
+      if (holder) {
+        req.principal = holder;
+        return true;
+      }
+      note(req, action, 'unauthenticated');
+      throw new AppError('unauthenticated', { detail: 'The address of this upload is not valid' });
+    }
+    return !id && !(await isKnown(req));
+  }
+
+  /** Whether a request brings credentials that this server knows, valid or not any more. */
+  async function isKnown(req: Request): Promise<boolean> {
+    const [, bearer = ''] = BEARER.exec(req.get('Authorization') ?? '') ?? [];
+    if (bearer === '' || isApiKey(bearer) || isUploadToken(bearer)) return bearer !== '';
+    return verify(req, {}).then(
+      () => true,
+      (error: unknown) => !isWrongToken(error),
+    );
   }
 
   function note(req: Request, action: Action, code: ErrorCode): void {
@@ -100,6 +134,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
       if (!isLinkOver(token)) note(req, access, 'unauthenticated');
       throw new AppError('unauthenticated', { detail: 'The link has expired or is not valid' });
     }
+    if (options.byHook && (await admitByHook(req, access))) return;
     try {
       req.principal = await verify(req, options);
       // The principal is set before this check, so that the log names the refused user.
@@ -116,6 +151,8 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   };
 }
 
+const BEARER = /^Bearer ([\w.-]+)$/i;
+
 const HOW = 'Send Authorization: Bearer <access token>';
 
 /** The request brought no token, so nothing was tried. */
@@ -125,7 +162,8 @@ class NoToken extends AppError {
   }
 }
 
-function whyForbidden({ key, uploadToken }: Principal, access: Access): { detail?: string } {
+function whyForbidden({ key, uploadToken, byHook }: Principal, access: Access): { detail?: string } {
+  if (byHook) return { detail: 'The address of an upload sends that upload and does nothing else' };
   if (uploadToken) return { detail: 'An upload token sends one file and does nothing else' };
   if (!key) return {};
   const isScope = access === 'upload' || access === 'read' || access === 'manage';

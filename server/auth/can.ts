@@ -29,8 +29,8 @@ export function can(principal: Principal, action: Action, resource?: Owned): boo
   return mayDo(principal, action) && (resource === undefined || isOwn(principal, resource));
 }
 
-function mayDo({ role, key, uploadToken }: Principal, action: Action): boolean {
-  if (uploadToken) return action === 'upload';
+function mayDo({ role, key, uploadToken, byHook }: Principal, action: Action): boolean {
+  if (uploadToken || byHook) return action === 'upload';
   if (key) return key.scopes.some((scope) => scope === action);
   return action === 'admin' ? role === 'admin' : true;
 }

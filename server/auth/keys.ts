@@ -9,6 +9,8 @@ export interface Keys {
   board: KeyObject;
   link: KeyObject;
   uploadToken: KeyObject;
+  /** Signs the addresses of uploads whose senders only a hook knows. */
+  uploadAddress: KeyObject;
   /** Hashes account names in the counts of the rate limits. */
   limitedAccount: KeyObject;
   /** Encrypts the answers that are kept for repeated requests. */
@@ -26,6 +28,7 @@ export function deriveKeys(secret: string): Keys {
     board: key('board cookie'),
     link: key('signed link'),
     uploadToken: key('upload token'),
+    uploadAddress: key('upload address'),
     limitedAccount: key('account in rate limits'),
     keptAnswer: key('kept answer'),
     webhookSecret: deriveWebhookKey(secret),

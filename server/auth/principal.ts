@@ -16,6 +16,8 @@ export interface Principal {
   key?: { id: string; scopes: Scope[] };
   /** Set if the request came with an upload token of the user. */
   uploadToken?: UploadToken;
+  /** Set if only a hook knows the sender, who may send and end one upload; see upload-addresses.ts. */
+  byHook?: true;
 }
 
 declare global {

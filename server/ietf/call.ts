@@ -1,6 +1,5 @@
 import type { Request, Response } from 'express';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
-import { originOf } from '../http/origin.js';
 import { openCall as openUploadCall, type UploadCall } from '../uploads/call.js';
 import { writeBoolean } from './fields.js';
 import { sendInterim } from './interim.js';
@@ -22,11 +21,10 @@ export interface Call extends UploadCall {
 const DRAIN_MS = 0;
 
 export function openCall(leases: Leases, req: Request, res: Response): Call {
-  return {
-    ...openUploadCall(leases, req, res, DRAIN_MS),
+  return Object.assign(openUploadCall(leases, req, res, DRAIN_MS), {
     dialect: dialectOf(req),
     located: req.method !== 'POST' && req.method !== 'PUT',
-  };
+  });
 }
 
 /** @throws {Error} when none is held, which is a bug */
@@ -47,11 +45,6 @@ export function tellProgress({ res, dialect }: Call, offset: number): void {
   const { version, progress } = dialect;
   if (version === undefined || !progress || res.socket?.writableLength !== 0) return;
   sendInterim(res, { [VERSION_FIELD]: String(version), 'Upload-Offset': String(offset) });
-}
-
-/** The address of an upload. */
-export function locationOf({ req }: Call, id: string, publicUrl: string | undefined): string {
-  return `${originOf(req, publicUrl)}/uploads/${id}`;
 }
 
 /** The header that says whether an upload is complete. */

@@ -4,10 +4,11 @@ import { refuseCoding } from '../http/content-coding.js';
 import { readBody } from '../http/request-body.js';
 import { isForm } from '../plain/form-files.js';
 import { ofAllowedType, type TypeCheckDeps } from '../plain/type-check.js';
+import { addressOf } from '../uploads/address.js';
 import { abandon, beginUpload, requireRoomForBody, type UploadDeps as SharedDeps } from '../uploads/steps.js';
 import type { Answer } from './answer.js';
 import { fits, takeBody } from './body.js';
-import { type Call, completeness, leaseOf, locationOf, tellLocation } from './call.js';
+import { type Call, completeness, leaseOf, tellLocation } from './call.js';
 import { finish } from './finish.js';
 import { limitsOf } from './limits.js';
 import { BeyondLength, ContentMismatch } from './problems.js';
@@ -43,7 +44,7 @@ export async function create(deps: UploadDeps, call: Call): Promise<Answer> {
   const [content, expected] = [digestsIn(req, 'Content-Digest'), digestsIn(req, 'Repr-Digest')];
   const begun = await beginUpload(deps, call, { length, description: describeIn(req), goesOn: true });
   call.lease = begun.lease;
-  const location = locationOf(call, begun.upload.id, deps.publicUrl);
+  const location = addressOf(deps, req, begun.upload.id);
   tellLocation(call, { Location: location, ...limitsOf(deps, dialect, begun.upload) });
 
   try {

@@ -1,5 +1,4 @@
 import type { Request } from 'express';
-import { v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import { createFinal } from '../../core/uploads/concatenate.js';
@@ -67,10 +66,10 @@ export async function concatenate(
   if (await hasBody(call)) {
     throw new AppError('forbidden', { detail: 'A final upload takes no bytes of its own' });
   }
-  const { userId, uploadToken: token } = call.principal();
-  const upload = { id: uuidv7(), ownerId: userId, ...description, actor: call.actor, token };
   try {
-    return await createFinal(deps, upload, concat);
+    const final = await createFinal(deps, { ...call.newUpload(), ...description }, concat);
+    call.own(final);
+    return final;
   } catch (error) {
     if (error instanceof PartialMissing) await noteForeign(deps, call, error.partialId);
     throw error;

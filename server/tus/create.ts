@@ -1,7 +1,7 @@
 import type { Request } from 'express';
 import { AppError } from '../../core/errors.js';
 import { refuseCoding } from '../http/content-coding.js';
-import { originOf } from '../http/origin.js';
+import { type AddressDeps, addressOf } from '../uploads/address.js';
 import type { UploadCall } from '../uploads/call.js';
 import {
   abandon,
@@ -25,9 +25,7 @@ import {
 import { describeUpload } from './metadata.js';
 
 /** Needed to tell the new upload's URL. */
-export interface CreateDeps extends UploadDeps {
-  publicUrl: string | undefined;
-}
+export interface CreateDeps extends UploadDeps, AddressDeps {}
 
 /** POST /uploads: creation, and creation with upload. */
 export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAnswer> {
@@ -36,7 +34,7 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   const description = describeUpload(req.get('Upload-Metadata'));
   if (concat?.kind === 'final') {
     const final = await concatenate(deps, call, concat, description);
-    const headers = { Location: addressOf(deps, call, final.id), ...(await estimateOf(deps, final)) };
+    const headers = { Location: addressOf(deps, req, final.id), ...(await estimateOf(deps, final)) };
     return { status: 201, headers };
   }
   const length = readLength(req);
@@ -71,16 +69,12 @@ export async function create(deps: CreateDeps, call: UploadCall): Promise<TusAns
   return {
     status: 201,
     headers: {
-      Location: addressOf(deps, call, row.id),
+      Location: addressOf(deps, req, row.id),
       ...(withUpload ? { 'Upload-Offset': row.offset } : {}),
       ...expiryOf(row),
       ...(await estimateOf(deps, row)),
     },
   };
-}
-
-function addressOf({ publicUrl }: CreateDeps, { req }: UploadCall, id: string): string {
-  return `${originOf(req, publicUrl)}/uploads/${id}`;
 }
 
 /**

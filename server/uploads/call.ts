@@ -1,11 +1,13 @@
 import type { Request, Response } from 'express';
-import { validate as isUuid } from 'uuid';
+import { validate as isUuid, v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../../core/database/entities/event.js';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
+import type { Creation } from '../../core/uploads/create.js';
 import type { Lease, Leases } from '../../core/uploads/lease.js';
 import { uploadAccessOf } from '../auth/can.js';
 import { actorOf, type Principal } from '../auth/principal.js';
+import { holderOf } from '../auth/upload-addresses.js';
 
 /*
  * One request to an upload, whatever its protocol: who sends it, the lease that it holds, and the signals that say when
@@ -25,6 +27,10 @@ export interface UploadCall {
   readonly gone: AbortSignal;
   /** Aborts when another request wants the lease, or the process shuts down, and the time for more bytes is over. */
   readonly stop: AbortSignal;
+  /** What a new upload of the sender begins with. No owner: a hook names the owner. */
+  newUpload(): Pick<Creation, 'id' | 'ownerId' | 'actor' | 'token'>;
+  /** Notes the new upload of the request. A sender whom only a hook knows becomes the holder of its address. */
+  own(upload: Upload): void;
   /** Waits for the lease of an upload of the sender and takes it. @throws {AppError} not_found, locked */
   acquire(id: string): Promise<Lease>;
   /**
@@ -68,7 +74,18 @@ export function openCall(leases: Leases, req: Request, res: Response, drainMs = 
     req,
     res,
     principal,
-    actor: actorOf(req),
+    // The owner of a new upload may be known only after it is created.
+    get actor() {
+      return actorOf(req);
+    },
+    newUpload() {
+      const { userId = null, uploadToken: token } = req.principal ?? {};
+      return { id: uuidv7(), ownerId: userId, actor: actorOf(req), token };
+    },
+    own({ id, ownerId }) {
+      req.uploadId = id;
+      req.principal ??= holderOf(ownerId);
+    },
     gone: gone.signal,
     stop: stop.signal,
     acquire: (id) => take(leases.acquire, id),

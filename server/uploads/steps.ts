@@ -1,4 +1,3 @@
-import { v7 as uuidv7 } from 'uuid';
 import type { Upload } from '../../core/database/entities/upload.js';
 import { AppError } from '../../core/errors.js';
 import type { Estimates } from '../../core/files/estimates.js';
@@ -59,18 +58,14 @@ export async function beginUpload(
   call: UploadCall,
   { length, description, concat, goesOn }: Beginning,
 ): Promise<{ upload: Upload; lease: Lease | undefined }> {
-  const { userId, uploadToken } = call.principal();
   const upload = await createUpload(deps, {
-    id: uuidv7(),
-    ownerId: userId,
+    ...call.newUpload(),
     length,
     ...description,
     concat,
     leaseHolder: goesOn ? deps.leases.holder : null,
-    actor: call.actor,
-    token: uploadToken,
   });
-  call.req.uploadId = upload.id;
+  call.own(upload);
   return { upload, lease: goesOn ? call.adopt(upload) : undefined };
 }
 

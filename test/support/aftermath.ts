@@ -13,7 +13,13 @@ import type { Processes } from './processes.js';
 
 const STEPS = ['verify', 'sniff', 'scan', 'metadata', 'thumbnails'];
 
-const ONCE = ['upload.created', 'file.created', 'file.processing', ...STEPS, 'file.completed'];
+/** The events of a file; one with the bytes of an older file has another, as soon as these were read. */
+function eventsOnce({ duplicateOf }: FileJson): string[] {
+  const steps = STEPS.flatMap((step) =>
+    step === 'scan' && duplicateOf ? [step, 'file.deduplicated'] : step,
+  );
+  return ['upload.created', 'file.created', 'file.processing', ...steps, 'file.completed'];
+}
 
 const sha256 = (content: Uint8Array) => createHash('sha256').update(content).digest('hex');
 
@@ -54,7 +60,7 @@ export async function expectCompletedOnce(
   const file = await user.settled(id, seconds);
   expect({ id, status: file.status, error: file.error }).toEqual({ id, status: 'completed', error: null });
   expect(file.sha256).toBe(sha256(content));
-  expect(await timeline(processes, id)).toEqual(ONCE);
+  expect(await timeline(processes, id)).toEqual(eventsOnce(file));
   const head = await user.fetch(`/uploads/${id}`, { method: 'HEAD', headers: { 'Tus-Resumable': '1.0.0' } });
   expect(head.headers.get('Upload-Offset')).toBe(String(content.byteLength));
   const { rows } = await processes.database.query(

@@ -2,7 +2,7 @@ import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'nod
 import type { AddressInfo } from 'node:net';
 
 /** A question to a hook, as its receiver gets it. */
-export interface Asked {
+interface Asked {
   type: string;
   // biome-ignore lint/suspicious/noExplicitAny: the tests look into it at many places
   event: any;
@@ -13,10 +13,7 @@ export interface Asked {
 }
 
 /** An object is answered as JSON; nothing: the receiver has answered by itself, or never will. */
-export type HookScript = (
-  asked: Asked,
-  res: ServerResponse,
-) => object | undefined | Promise<object | undefined>;
+type HookScript = (asked: Asked, res: ServerResponse) => object | undefined | Promise<object | undefined>;
 
 /** A receiver of hooks that answers as its test wants. */
 export interface HookReceiver {

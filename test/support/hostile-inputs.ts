@@ -332,6 +332,21 @@ export const BAD_JSON: (string | Buffer)[] = [
 /** Targets of requests, as they stand in the request line. */
 export const PATHS = [
   ...[
+    '0',
+    '-1',
+    '0197f000-0000-7000-8000-000000000000',
+    '0197f000-0000-7000-8000-000000000000-',
+    '0197f000-0000-7000-8000-000000000000-0',
+    '0197f000-0000-7000-8000-000000000000-1e9',
+    '0197f000-0000-7000-8000-000000000000-2147483648',
+    '0197f000-0000-7000-8000-000000000000-999999999',
+    '0197F000-0000-7000-8000-000000000000-1',
+    '%00-1',
+    '..%2f..%2f-1',
+  ].flatMap((id) => [`/api/admin/jobs/${id}`, `/api/admin/jobs/${id}/retry`]),
+  '/api/admin/queue/',
+  '/api/admin/queue/drain',
+  ...[
     '/%',
     '/%zz',
     '/%00',
@@ -575,4 +590,89 @@ export const FORM_PIECES = [
     'Content-Type: ',
   ],
   ...[`Content-Disposition: form-data; name="f"; filename*=UTF-8''%e2%82%zz`, 'Content-Type: x; charset=y'],
+];
+
+/** Addresses that no webhook may have, unless private networks are allowed. */
+export const BAD_RECEIVERS = [
+  ...[
+    '',
+    'x',
+    '//evil.example/',
+    'http://',
+    'http:',
+    'https://:443/',
+    'http://[::1',
+    'http://a b/',
+    'http://%00/',
+  ],
+  ...[
+    'file:///etc/passwd',
+    'ftp://a.example/',
+    'javascript:alert(1)',
+    'data:text/plain,x',
+    'gopher://a.example:70/',
+  ],
+  ...[
+    'unix:/run/docker.sock',
+    'ws://a.example/',
+    'http+unix://%2Frun%2Fdocker.sock/',
+    'blob:https://a.example/x',
+  ],
+  ...['https://user@a.example/', 'https://user:password@a.example/', 'https://:password@a.example/'],
+  ...[
+    'http://127.0.0.1/',
+    'http://127.1/',
+    'http://127.255.255.254:8080/',
+    'http://2130706433/',
+    'http://0x7f.1/',
+  ],
+  ...['http://0177.0.0.1/', 'http://127.0.0.1./', 'http://①②⑦.0.0.1/', 'http://0/', 'http://0.0.0.0/'],
+  ...[
+    'http://10.0.0.1/',
+    'http://172.16.0.1/',
+    'http://172.31.255.255/',
+    'http://192.168.1.1/',
+    'http://3232235777/',
+  ],
+  ...[
+    'http://169.254.169.254/latest/meta-data/',
+    'http://100.64.0.1/',
+    'http://100.100.100.200/',
+    'http://192.0.0.192/',
+  ],
+  ...[
+    'http://198.18.0.1/',
+    'http://192.0.2.1/',
+    'http://224.0.0.1/',
+    'http://240.0.0.1/',
+    'http://255.255.255.255/',
+  ],
+  ...[
+    'http://[::1]/',
+    'http://[::]/',
+    'http://[::ffff:127.0.0.1]/',
+    'http://[::ffff:7f00:1]/',
+    'http://[::127.0.0.1]/',
+  ],
+  ...[
+    'http://[::ffff:0:127.0.0.1]/',
+    'http://[64:ff9b::127.0.0.1]/',
+    'http://[64:ff9b::a00:1]/',
+    'http://[64:ff9b:1::1]/',
+  ],
+  ...[
+    'http://[2002:7f00:1::]/',
+    'http://[2001::1]/',
+    'http://[2001:db8::1]/',
+    'http://[fe80::1]/',
+    'http://[fec0::1]/',
+  ],
+  ...[
+    'http://[fc00::1]/',
+    'http://[fd00:ec2::254]/',
+    'http://[ff02::1]/',
+    'http://[100::1]/',
+    'http://[4000::1]/',
+  ],
+  `https://a.example/${'x'.repeat(2000)}`,
 ];

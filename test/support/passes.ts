@@ -4,7 +4,7 @@ import { until } from './until.js';
 /** Asks the leading worker for its passes, as a starting worker does, until the condition holds. */
 export async function runPasses(
   { database }: Pick<Processes, 'database'>,
-  condition: () => Promise<boolean>,
+  condition: () => Promise<unknown>,
 ): Promise<void> {
   await until('the passes of the worker', async () => {
     await database.query('NOTIFY pass_wanted');

@@ -3,20 +3,24 @@ import type { DataSource } from 'typeorm';
 import type { Listener } from '../../core/database/listen.js';
 import { GROWN } from '../../core/events/sequence.js';
 import type { Logger } from '../../core/log.js';
+import type { Metrics } from '../../core/metrics/metrics.js';
 import {
   CLAIM_SECONDS,
   type Claim,
   claimDeliveries,
-  recordDelivered,
-  recordFailed,
-  recordGivenUp,
-  recordGone,
   releaseClaim,
   releaseClaimsOf,
   type SubscriptionKind,
 } from '../../core/webhooks/claims.js';
 import { DELIVERIES_WANTED } from '../../core/webhooks/deliveries.js';
 import { fanOut, fanOutReplays } from '../../core/webhooks/fan-out.js';
+import {
+  recordDelivered,
+  recordFailed,
+  recordGivenUp,
+  recordGone,
+  SLOW_MS,
+} from '../../core/webhooks/outcomes.js';
 import type { Sender, Sent } from '../../core/webhooks/sender.js';
 
 /*
@@ -30,10 +34,12 @@ const LOOK_EVERY_MS = 2_000;
 
 /**
  * Deliveries that one worker sends at once: to subscribers that answer quickly, and to the others. Slow ones, however
- * many there are, take no place from quick ones.
+ * many there are, take no place from quick ones: an attempt that takes long leaves its quick place, up to a limit of
+ * all attempts.
  */
 const QUICK_PLACES = 32;
 const SLOW_PLACES = 32;
+const ALL_PLACES = 128;
 
 /** Limits of a delay that a receiver has asked for, in seconds. */
 const LONGEST_DELAY = 86_400;
@@ -50,94 +56,104 @@ interface DeliverDeps {
   /** A name that no other living worker has. */
   workerName: string;
   senders: Partial<Record<SubscriptionKind, Sender>>;
+  metrics: Pick<Metrics, 'delivered'>;
   log: Logger;
 }
+
+type UnderWay = Map<Claim, { sending: Promise<void>; since: number }>;
 
 /** Begins to deliver. @returns a function that stops it */
 export function startDelivery(deps: DeliverDeps): () => Promise<void> {
   const { database, listener, workerName, senders, log } = deps;
   const kinds = Object.keys(senders) as SubscriptionKind[];
-  const stopping = new AbortController();
   const cutting = new AbortController();
-  const underWay = new Map<Claim, Promise<void>>();
-  let looking: Promise<void> | undefined;
-  let again = false;
+  const underWay: UnderWay = new Map();
+  /** Whether there may be events that are not fanned out. */
   let grown = true;
 
-  function countBusy(): { busy: Map<string, number>; slow: number } {
-    const busy = new Map<string, number>();
-    let slow = 0;
-    for (const { subscription, isSlow } of underWay.keys()) {
-      busy.set(subscription.id, (busy.get(subscription.id) ?? 0) + 1);
-      if (isSlow) slow++;
-    }
-    return { busy, slow };
-  }
-
-  async function claimAndSend(): Promise<void> {
-    const { busy, slow } = countBusy();
-    const places = { quick: QUICK_PLACES - (underWay.size - slow), slow: SLOW_PLACES - slow };
-    if (places.quick + places.slow === 0) return;
-    for (const claim of await claimDeliveries(database, { worker: workerName, kinds, busy, ...places })) {
-      const sending = deliver(deps, claim, cutting.signal).finally(() => {
-        underWay.delete(claim);
-        look();
-      });
-      underWay.set(claim, sending);
-    }
-  }
-
-  async function lookOnce(): Promise<void> {
+  const looking = runOneByOne(async () => {
     try {
       if (grown) {
         grown = false;
         await fanOut(database);
         await fanOutReplays(database);
       }
-      if (!stopping.signal.aborted) await claimAndSend();
+      const claims = await claimDeliveries(database, { worker: workerName, kinds, ...placesFor(underWay) });
+      for (const claim of claims) {
+        const sending = deliver(deps, claim, cutting.signal).finally(() => {
+          underWay.delete(claim);
+          looking.run();
+        });
+        underWay.set(claim, { sending, since: Date.now() });
+      }
     } catch (error) {
       grown = true;
       log.warn({ err: error }, 'deliveries');
     }
-  }
-
-  function look(): void {
-    if (stopping.signal.aborted) return;
-    if (looking) {
-      again = true;
-      return;
-    }
-    looking = lookOnce().finally(() => {
-      looking = undefined;
-      if (!again) return;
-      again = false;
-      look();
-    });
-  }
-  function lookAtLog(): void {
+  });
+  const lookAtLog = () => {
     grown = true;
-    look();
-  }
+    looking.run();
+  };
 
   const ignore = (error: unknown) => log.debug({ err: error }, 'deliveries');
   // After a broken connection the listener repeats LISTEN by itself.
-  listener.subscribe(GROWN, lookAtLog).catch(ignore);
-  listener.subscribe(DELIVERIES_WANTED, lookAtLog).catch(ignore);
+  listener
+    .subscribe(GROWN, lookAtLog)
+    .then(() => listener.subscribe(DELIVERIES_WANTED, lookAtLog))
+    .catch(ignore);
   const timer = setInterval(lookAtLog, LOOK_EVERY_MS);
-  looking = releaseClaimsOf(database, workerName)
-    .then(() => {}, ignore)
-    .finally(() => {
-      looking = undefined;
-      look();
-    });
+  releaseClaimsOf(database, workerName).catch(ignore).finally(looking.run);
   return async () => {
     clearInterval(timer);
-    stopping.abort();
-    await looking;
-    const finished = Promise.all(underWay.values());
+    await looking.stop();
+    const finished = Promise.all([...underWay.values()].map(({ sending }) => sending));
     await Promise.race([finished, pause(FINISH_MS, undefined, { ref: false })]);
     cutting.abort();
     await finished;
+  };
+}
+
+/** How many deliveries may be claimed, and how many are under way to which subscription. */
+function placesFor(underWay: UnderWay): { busy: Map<string, number>; quick: number; slow: number } {
+  const busy = new Map<string, number>();
+  let slow = 0;
+  for (const [{ subscription, isSlow }, { since }] of underWay) {
+    busy.set(subscription.id, (busy.get(subscription.id) ?? 0) + 1);
+    if (isSlow || Date.now() - since > SLOW_MS) slow++;
+  }
+  const free = ALL_PLACES - underWay.size;
+  return {
+    busy,
+    quick: Math.max(0, Math.min(free, QUICK_PLACES - (underWay.size - slow))),
+    slow: Math.max(0, Math.min(free, SLOW_PLACES - slow)),
+  };
+}
+
+/** Runs work that does not throw, one run at a time. A call during a run leads to one more run. */
+function runOneByOne(work: () => Promise<void>): { run(): void; stop(): Promise<void> } {
+  let running: Promise<void> | undefined;
+  let again = false;
+  let isStopped = false;
+  function run(): void {
+    if (isStopped) return;
+    if (running) {
+      again = true;
+      return;
+    }
+    running = work().finally(() => {
+      running = undefined;
+      if (!again) return;
+      again = false;
+      run();
+    });
+  }
+  return {
+    run,
+    async stop() {
+      isStopped = true;
+      await running;
+    },
   };
 }
 
@@ -162,21 +178,28 @@ async function deliver(deps: DeliverDeps, claim: Claim, signal: AbortSignal): Pr
 }
 
 async function record(
-  { database, log }: DeliverDeps,
+  { database, metrics, log }: DeliverDeps,
   claim: Claim,
   sent: Sent,
   retrySeconds: readonly number[],
 ): Promise<void> {
   const { id, subscription, failures } = claim;
-  if (sent.isDelivered) return recordDelivered(database, claim, sent);
+  if (sent.isDelivered) {
+    await recordDelivered(database, claim, sent);
+    metrics.delivered(subscription.kind, 'delivered', sent.durationMs);
+    return;
+  }
   const { status, error } = sent;
   log.info({ deliveryId: id, webhookId: subscription.id, status, error }, 'a delivery has failed');
   const seconds = retrySeconds[failures];
   const isOver = sent.isGone && subscription.kind === 'webhook';
   if (!isOver && seconds !== undefined) {
-    return recordFailed(database, claim, sent, delayOf(seconds, sent.retryAfter));
+    await recordFailed(database, claim, sent, delayOf(seconds, sent.retryAfter));
+    metrics.delivered(subscription.kind, 'retried', sent.durationMs);
+    return;
   }
   const isDisabled = await (isOver ? recordGone : recordGivenUp)(database, claim, sent);
+  metrics.delivered(subscription.kind, 'failed', sent.durationMs);
   if (isDisabled) log.warn({ webhookId: subscription.id }, 'a webhook is disabled: its receiver fails');
 }
 

@@ -38,7 +38,8 @@ const isMet = (need) => need.programs.every(findProgram);
 /** @param {Need} need */
 function describe({ programs, packages, variables }) {
   const absent = programs.filter((names) => !findProgram(names)).map(([name]) => name);
-  return `${absent.join(', ')} on the PATH (Debian: apt-get install ${packages.join(' ')}), or else ${variables.join(', ')}`;
+  const otherwise = variables.length > 0 ? `, or else ${variables.join(', ')}` : '';
+  return `${absent.join(', ')} on the PATH (Debian: apt-get install ${packages.join(' ')})${otherwise}`;
 }
 
 /** @param {string[]} packages */

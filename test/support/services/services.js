@@ -37,12 +37,28 @@ const SERVICES = [
     start: async () => nothing(),
   },
   {
-    // A suite starts its own, which needs a certificate.
+    // A suite starts its own.
     helper: 'test/support/haproxy.ts',
     variables: ['HAPROXY_PATH'],
-    programs: [['haproxy'], ['openssl']],
-    packages: ['haproxy', 'openssl'],
+    programs: [['haproxy']],
+    packages: ['haproxy'],
     start: async () => nothing({ HAPROXY_PATH: process.env.HAPROXY_PATH ?? 'haproxy' }),
+  },
+  {
+    // A suite starts a receiver of hooks that was written for tusd.
+    helper: 'test/support/tusd-receiver.ts',
+    variables: [],
+    programs: [['python3']],
+    packages: ['python3'],
+    start: async () => nothing(),
+  },
+  {
+    // Suites run it themselves.
+    helper: 'test/support/certificates.ts',
+    variables: [],
+    programs: [['openssl']],
+    packages: ['openssl'],
+    start: async () => nothing(),
   },
   {
     // Suites kill and stop it, so each starts its own.
