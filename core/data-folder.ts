@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { access, constants, mkdir, open, readFile, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { ConfigError } from './config.js';
+import { ConfigError } from './config-error.js';
 import { hasCode } from './errors.js';
 
 /**

@@ -11,7 +11,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { ConfigError } from './config.js';
+import { ConfigError } from './config-error.js';
 import type { WriteLines } from './log-lines.js';
 
 /*

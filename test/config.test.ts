@@ -1,6 +1,7 @@
 import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { ConfigError, loadConfig } from '../core/config.js';
+import { loadConfig } from '../core/config.js';
+import { ConfigError } from '../core/config-error.js';
 
 const SECRET = 'x'.repeat(32);
 const connected = { DATABASE_URL: 'postgres://u:p@h:5432/d', DATA_DIR_SHARED: 'true', JWT_SECRET: SECRET };

@@ -4,7 +4,7 @@ import { mkdtemp, readdir, readFile, rename, rm, symlink } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { ConfigError } from '../core/config.js';
+import { ConfigError } from '../core/config-error.js';
 import { openLogFile } from '../core/log-files.js';
 
 /* How lines leave a process: at its end, by signals and exceptions, into files that rotate, and onto a full disk. */

@@ -1,7 +1,8 @@
 import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { buffer } from 'node:stream/consumers';
 import { DeleteBucketCommand, HeadBucketCommand } from '@aws-sdk/client-s3';
-import { ConfigError, loadConfig } from '../core/config.js';
+import { loadConfig } from '../core/config.js';
+import { ConfigError } from '../core/config-error.js';
 import { createLogger } from '../core/log.js';
 import { openS3Storage } from '../core/storage/s3/storage.js';
 import { BytesLost, type Part, type Storage, type StoredUpload } from '../core/storage/storage.js';

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import { ConfigError } from '../core/config.js';
+import { ConfigError } from '../core/config-error.js';
 
 /**
  * Answers every request with 200, so that an orchestrator can tell a working process from one that hangs.

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, readEnvironment } from '../config.js';
+import { loadConfig, readEnvironment } from '../config.js';
+import { ConfigError } from '../config-error.js';
 import { withDatabase } from '../database/embedded/installation.js';
 import { hasCode } from '../errors.js';
 import { type EventHead, formatHead } from '../events/sequence.js';

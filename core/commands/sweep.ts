@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
-import { ConfigError, loadConfig, readEnvironment } from '../config.js';
+import { loadConfig, readEnvironment } from '../config.js';
+import { ConfigError } from '../config-error.js';
 import { withDatabase } from '../database/embedded/installation.js';
 import { takeOverStorage } from '../files/claim.js';
 import { failStart } from '../lifecycle.js';

@@ -1,5 +1,5 @@
 import type pg from 'pg';
-import { ConfigError } from '../config.js';
+import { ConfigError } from '../config-error.js';
 import { type ClientConfig, DatabaseClient } from './client.js';
 import { toAway } from './outage.js';
 

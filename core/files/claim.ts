@@ -1,5 +1,5 @@
 import type { DataSource } from 'typeorm';
-import { ConfigError } from '../config.js';
+import { ConfigError } from '../config-error.js';
 import { queryRows } from '../database/rows.js';
 import { hasCode } from '../errors.js';
 import type { Storage, StoredObject } from '../storage/storage.js';

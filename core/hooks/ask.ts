@@ -1,4 +1,4 @@
-import type { HookConfig } from '../config.js';
+import type { HookConfig } from '../config-groups.js';
 import type { Logger } from '../log.js';
 import type { Metrics } from '../metrics/metrics.js';
 import { HookSilent } from '../uploads/hooks.js';

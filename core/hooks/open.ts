@@ -1,4 +1,4 @@
-import type { HookConfig } from '../config.js';
+import type { HookConfig } from '../config-groups.js';
 import { openHookClient } from './client.js';
 import { createHooks, type HookDeps, type HooksOf } from './hooks.js';
 import { type HookResults, openHookResults } from './results.js';

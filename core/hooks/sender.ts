@@ -1,5 +1,5 @@
 import type { DataSource } from 'typeorm';
-import type { HookConfig } from '../config.js';
+import type { HookConfig } from '../config-groups.js';
 import type { Actor } from '../database/entities/event.js';
 import type { Upload } from '../database/entities/upload.js';
 import { queryRows } from '../database/rows.js';

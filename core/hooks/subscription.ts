@@ -1,5 +1,5 @@
 import type { DataSource } from 'typeorm';
-import type { HookConfig } from '../config.js';
+import type { HookConfig } from '../config-groups.js';
 import { execute } from '../database/rows.js';
 import type { HookType } from './question.js';
 

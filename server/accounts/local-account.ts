@@ -1,6 +1,6 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { ConfigError } from '../../core/config.js';
+import { ConfigError } from '../../core/config-error.js';
 import { User } from '../../core/database/entities/user.js';
 import { execute, queryRows } from '../../core/database/rows.js';
 import { appendEvents } from '../../core/events/append.js';

@@ -1,7 +1,7 @@
 import { createRemoteJWKSet, decodeProtectedHeader, errors, type JWTVerifyGetKey, jwtVerify } from 'jose';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { IdentityProvider } from '../../core/config.js';
+import type { IdentityProvider } from '../../core/config-groups.js';
 import type { Actor } from '../../core/database/entities/event.js';
 import { AppError } from '../../core/errors.js';
 import { findOrCreateExternal } from '../accounts/accounts.js';

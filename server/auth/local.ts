@@ -1,5 +1,5 @@
 import type { Request } from 'express';
-import type { AuthOff } from '../../core/config.js';
+import type { AuthOff } from '../../core/config-groups.js';
 import { isLoopback } from '../../core/loopback.js';
 import { isKnownPage, type KnownPages } from '../http/cors.js';
 import { originOf } from '../http/origin.js';

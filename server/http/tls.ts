@@ -2,7 +2,8 @@ import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Server } from 'node:https';
 import { createSecureContext } from 'node:tls';
-import { ConfigError, type TlsFiles } from '../../core/config.js';
+import { ConfigError } from '../../core/config-error.js';
+import type { TlsFiles } from '../../core/config-groups.js';
 import type { Logger } from '../../core/log.js';
 
 /*

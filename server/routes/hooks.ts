@@ -1,6 +1,6 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
-import type { HookConfig } from '../../core/config.js';
+import type { HookConfig } from '../../core/config-groups.js';
 import { listHookResults } from '../../core/hooks/results.js';
 import type { HookTrial } from '../../core/hooks/trial.js';
 import { hooks as hooksAnswer, hookTrial } from '../answers/hooks.js';

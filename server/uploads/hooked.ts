@@ -1,6 +1,6 @@
 import { isIPv6 } from 'node:net';
 import type { Request, Response } from 'express';
-import type { HookConfig } from '../../core/config.js';
+import type { HookConfig } from '../../core/config-groups.js';
 import type { HooksOf } from '../../core/hooks/hooks.js';
 import { type ClientRequest, canonicalName } from '../../core/hooks/question.js';
 import type { HookAnswer, UploadHooks } from '../../core/uploads/hooks.js';

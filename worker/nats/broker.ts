@@ -8,7 +8,7 @@ import {
   type NatsConnection,
 } from '@nats-io/transport-node';
 import { within } from '../../core/concurrency.js';
-import type { NatsConfig } from '../../core/config.js';
+import type { NatsConfig } from '../../core/config-groups.js';
 import type { Logger } from '../../core/log.js';
 import { findServer } from './greeting.js';
 import { createOutageLog, explainNoStream, explainRefusal, isForbidden, isInUse } from './outage.js';

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { chmod, chown, mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { ConfigError } from '../../config.js';
+import { ConfigError } from '../../config-error.js';
 import { keepSecret, readOptional, syncFolder, writeDurably } from '../../data-folder.js';
 import { canTraverse, findPostgresBinaries, type User } from './binaries.js';
 

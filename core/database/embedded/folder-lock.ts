@@ -8,7 +8,7 @@ import { execFile } from 'node:child_process';
 import { readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { ConfigError } from '../../config.js';
+import { ConfigError } from '../../config-error.js';
 import { hasCode } from '../../errors.js';
 
 const RELEASED = 'released';

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { DataSource } from 'typeorm';
-import { type Config, ConfigError } from '../../config.js';
+import type { Config } from '../../config.js';
+import { ConfigError } from '../../config-error.js';
 import { readOptional } from '../../data-folder.js';
 import { connectOnce } from '../connect.js';
 import { openDatabase } from '../data-source.js';

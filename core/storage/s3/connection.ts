@@ -2,7 +2,7 @@ import http, { type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
 import https from 'node:https';
 import { S3Client } from '@aws-sdk/client-s3';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
-import type { S3Config } from '../../config.js';
+import type { S3Config } from '../../config-groups.js';
 import { getFrom } from './http-get.js';
 import { type PutRequest, putTo } from './http-put.js';
 import { createRequester } from './http-request.js';

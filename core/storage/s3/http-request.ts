@@ -3,7 +3,7 @@ import https from 'node:https';
 import type { S3Client } from '@aws-sdk/client-s3';
 import { HttpRequest } from '@smithy/protocol-http';
 import { SignatureV4 } from '@smithy/signature-v4';
-import type { S3Config } from '../../config.js';
+import type { S3Config } from '../../config-groups.js';
 
 /** Makes a signed request for an object. The caller writes its body, if any, and ends it. */
 export type Requester = (request: {

@@ -6,7 +6,8 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { getSignedUrl } from '@aws-sdk/s3-request-presigner';
-import { ConfigError, type S3Config } from '../../config.js';
+import { ConfigError } from '../../config-error.js';
+import type { S3Config } from '../../config-groups.js';
 import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import type { Metrics } from '../../metrics/metrics.js';
