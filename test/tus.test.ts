@@ -704,7 +704,7 @@ describe('termination', () => {
   });
 
   test('of a finished upload removes the file, too', async () => {
-    const id = await user.upload(Buffer.from('abc'));
+    const id = await user.upload(Buffer.from('bytes of no other file'));
     await user.settled(id);
     const stored = await storedAt(id);
     expect(await isStored(stored)).toBe(true);
