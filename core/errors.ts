@@ -6,6 +6,7 @@ const ERRORS = {
   forbidden: [403, 'Not allowed'],
   registration_closed: [403, 'Registration is not open'],
   refused: [403, 'Refused by this server'],
+  user_agent_denied: [403, 'Not served to this program'],
   infected: [403, 'The file is infected'],
   not_found: [404, 'Not found'],
   method_not_allowed: [405, 'Method not allowed'],

@@ -14,6 +14,7 @@ import type { Metrics } from './metrics/metrics.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from './queue/queue.js';
 import { openStorage } from './storage/open.js';
 import type { Storage } from './storage/storage.js';
+import type { Tracer } from './tracing/tracer.js';
 import { type Leases, openLeases } from './uploads/lease.js';
 
 /** The services that server and worker need alike. */
@@ -24,6 +25,8 @@ export interface Services {
   leases: Leases;
   queue: ProcessingQueue;
   estimates: Estimates;
+  /** Undefined: no traces are made. */
+  tracer: Tracer | undefined;
   metrics: Metrics;
   /** Call it after everything that uses the services has ended. */
   close(): Promise<void>;
@@ -72,6 +75,11 @@ export async function openServices(
     backoffMs: config.jobBackoffMs,
     log,
   });
+  const { otlpEndpoint } = config;
+  const tracer =
+    otlpEndpoint &&
+    // Loaded only where it is used.
+    (await import('./tracing/open.js')).openTracing({ endpoint: otlpEndpoint, part: options.part, log });
   return {
     database,
     storage,
@@ -80,13 +88,16 @@ export async function openServices(
     queue,
     estimates: openEstimates(database, log),
     metrics,
+    tracer: tracer || undefined,
     async close() {
+      const sent = tracer ? tracer.close() : undefined;
       level.close();
       leases.close();
       await listener.close();
       await queue.close();
       await sequencer.stop();
       await database.destroy();
+      await sent;
     },
   };
 }

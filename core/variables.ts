@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
+import { parseNatsAddress } from './nats-address.js';
 
 /*
  * The environment variables, each by itself: its allowed values and its default. config.ts checks how they combine.
@@ -94,10 +95,35 @@ const rate = (usual: number, limit: number) =>
     )
     .transform((value) => (value.limit === 0 ? undefined : value));
 
+const natsAddress = z.string().transform((text, context) => {
+  const address = parseNatsAddress(text);
+  if (address) return address;
+  context.addIssue(
+    'must look like nats://user:password@host:4222, nats://token@host or tls://…; several servers of one cluster ' +
+      'are separated by commas',
+  );
+  return z.NEVER;
+});
+
 const exactUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https address' });
 
 /** An address to which paths are appended, so without slashes at its end. */
 const httpUrl = exactUrl.transform((url) => url.replace(/\/+$/, ''));
+
+/** Longer patterns would be mistakes; together they are compared with each request. */
+const LONGEST_PATTERN = 200;
+const MOST_PATTERNS = 1000;
+
+/** `curl, bad*bot`: parts of User-Agent headers. */
+const userAgents = z
+  .string()
+  .transform((text) => text.split(',').map((one) => one.trim()))
+  .refine(
+    (patterns) =>
+      patterns.length <= MOST_PATTERNS &&
+      patterns.every((one) => one.length <= LONGEST_PATTERN && /[^*\s]/.test(one) && /^\P{C}*$/u.test(one)),
+    'must be parts of User-Agent headers, separated by commas, such as curl,bad*bot; * stands for any characters',
+  );
 
 const headerNames = z
   .string()
@@ -139,6 +165,9 @@ export const environment = z.object({
   HOST: z.string().min(1).optional(),
   PORT: integer(0, 65_535).default(3000),
   PUBLIC_URL: httpUrl.optional(),
+  TLS_CERT_FILE: z.string().min(1).optional(),
+  TLS_KEY_FILE: z.string().min(1).optional(),
+  DENY_USER_AGENTS: userAgents.default([]),
   TRUST_PROXY: z
     .string()
     .refine(
@@ -159,6 +188,8 @@ export const environment = z.object({
   REDIS_URL: z
     .url({ protocol: /^rediss?$/, error: 'must look like redis://user:password@host:6379/0' })
     .optional(),
+  NATS_URL: natsAddress.optional(),
+  NATS_CREDS_FILE: z.string().min(1).optional(),
   S3_BUCKET: z
     .string()
     .regex(
@@ -242,6 +273,7 @@ export const environment = z.object({
     .regex(/^[\w.:-]{1,100}$/, 'must be letters, digits and . : - _')
     .optional(),
   LOG_LEVEL: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+  OTEL_EXPORTER_OTLP_ENDPOINT: httpUrl.optional(),
   LOG_DIR: z.string().min(1).optional(),
   LOG_FILE_SIZE: bytes
     // A smaller file would hold no more than one write.

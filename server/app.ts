@@ -9,11 +9,13 @@ import { isWrongToken } from './auth/tokens.js';
 import { BOARD_PATH, createBoard } from './board.js';
 import type { Check } from './health/checks.js';
 import { cors, preflight } from './http/cors.js';
+import { denyUserAgents } from './http/denied-agents.js';
 import type { Drain } from './http/drain.js';
 import { lingeringClose } from './http/lingering-close.js';
 import { servePage } from './http/page.js';
 import { lockedForNow, notFound, problemHandler, toAppError } from './http/problem.js';
 import { countRequests } from './http/request-metrics.js';
+import { traceRequests } from './http/request-traces.js';
 import { refuseOddities, requestLog } from './http/requests.js';
 import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
@@ -34,6 +36,7 @@ import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { hookRoutes } from './routes/hooks.js';
 import { invitationRoutes } from './routes/invitations.js';
+import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
 import { logLevelRoutes } from './routes/log-level.js';
 import { meRoutes } from './routes/me.js';
@@ -41,6 +44,7 @@ import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
@@ -59,6 +63,8 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   tryHook?: (() => Promise<HookTrial>) | undefined;
   trustProxy: Config['trustProxy'];
   registration: Config['registration'];
+  redisUrl: Config['redisUrl'];
+  deniedUserAgents: Config['deniedUserAgents'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
@@ -104,6 +110,7 @@ export function buildApp(deps: AppDeps): Express {
 
   const routes = declareRoutes(deps);
   app.use(countRequests(deps.metrics, routes));
+  if (deps.tracer) app.use(traceRequests(deps.tracer));
   app.use(
     requestLog(app, { log: deps.log, slowMs: deps.slowRequestMs }),
     lingeringClose(),
@@ -111,6 +118,7 @@ export function buildApp(deps: AppDeps): Express {
     refuseOddities,
   );
   app.use(['/uploads', '/api'], cors(deps.corsOrigins));
+  app.use(denyUserAgents(deps.deniedUserAgents));
   app.use(['/uploads', '/api/files'], offerUploads(deps));
   const gates = { authenticate, asUploader, limits: tusLimits };
   app.all('/uploads{/*path}', resumableUploads(deps, gates));
@@ -158,6 +166,8 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...statsRoutes(deps),
     adminStatsRoute(deps),
     ...userRoutes(deps),
+    ...jobRoutes(deps),
+    ...queueRoutes(deps),
     ...invitationRoutes(deps),
     ...hookRoutes(deps),
     ...auditRoutes(deps),

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { Server } from 'node:http';
+import type { RequestListener, Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -28,7 +28,8 @@ import { type AdmitLocal, createAdmitLocal } from './auth/local.js';
 import { createRefusals } from './auth/refusals.js';
 import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
-import { createHttpServer } from './http/server.js';
+import { createHttpServer, createHttpsServer } from './http/server.js';
+import { followCertificate, readCertificate } from './http/tls.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
 import { openStreams } from './live/streams.js';
@@ -104,7 +105,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     drain,
     detectType: types.detect,
   });
-  const http = createHttpServer(app);
+  const http = await openHttp(config, app, log);
   const metricsPort = await openMetricsPort(metrics, config, log);
   onShutdown(log, SHUTDOWN_MS, async (orphaned) => {
     drain.begin();
@@ -135,6 +136,15 @@ async function openLocally(config: Readonly<Config>, database: DataSource): Prom
   if (!authOff) return undefined;
   const { id: userId } = await openLocalAccount(database);
   return createAdmitLocal({ authOff, userId, publicUrl, corsOrigins });
+}
+
+/** With TLS_CERT_FILE the server speaks HTTPS, and follows the changes of the files. */
+async function openHttp({ tls }: Readonly<Config>, app: RequestListener, log: Logger): Promise<Server> {
+  if (!tls) return createHttpServer(app);
+  const certificate = await readCertificate(tls);
+  const https = createHttpsServer(app, certificate);
+  followCertificate(https, tls, certificate, log);
+  return https;
 }
 
 /** Adds whether each service answers that this server depends on. */
@@ -184,6 +194,11 @@ function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
   if (trustProxy === true) {
     log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
   }
+  if (config.tls && config.publicUrl?.startsWith('http:')) {
+    log.warn(
+      'PUBLIC_URL is not HTTPS, but TLS_CERT_FILE makes this server speak HTTPS: clients get wrong addresses',
+    );
+  }
   if (identityProvider && !identityProvider.audience) {
     log.warn(
       'JWT_AUDIENCE is not set: tokens that the identity provider made for other applications are taken',
@@ -200,7 +215,7 @@ function listen(http: Server, config: Readonly<Config>): Promise<string> {
     http.listen(config.port, config.host, () => {
       const { port } = http.address() as AddressInfo;
       const local = ['127.0.0.1', '::1', '0.0.0.0', '::', 'localhost'].includes(config.host);
-      resolve(`http://${local ? 'localhost' : config.host}:${port}`);
+      resolve(`${config.tls ? 'https' : 'http'}://${local ? 'localhost' : config.host}:${port}`);
     });
   });
 }

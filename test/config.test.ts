@@ -66,6 +66,15 @@ test.each([
   expect(loadConfig({ RATE_LIMIT_UPLOADS: text }).rateLimits.uploads).toEqual(rate);
 });
 
+test.each([
+  ['nats://h', { servers: ['h:4222'], tls: false }],
+  ['nats://u%40x:p%2Fw@h:1', { servers: ['h:1'], tls: false, user: 'u@x', password: 'p/w' }],
+  ['tls://t0ken@[::1]', { servers: ['[::1]:4222'], tls: true, token: 't0ken' }],
+  ['nats://a, nats://u:p@b:1/', { servers: ['a:4222', 'b:1'], tls: false, user: 'u', password: 'p' }],
+])('NATS_URL=%s', (text, address) => {
+  expect(loadConfig({ NATS_URL: text }).nats).toEqual({ ...address, credentialsFile: undefined });
+});
+
 test('a rate of sign-ins without a window is one of a quarter of an hour', () => {
   const { rateLimits } = loadConfig({ RATE_LIMIT_AUTH: '10', RATE_LIMIT_GLOBAL: '0' });
   expect(rateLimits).toEqual({
@@ -110,6 +119,12 @@ test.each([
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],
   [{ FILE_RETENTION_HOURS: '1.5' }, /^FILE_RETENTION_HOURS=1.5: must be a whole number/],
+  [{ TLS_CERT_FILE: 'a.crt' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  [{ TLS_KEY_FILE: 'a.key' }, /^TLS_CERT_FILE and TLS_KEY_FILE go together/],
+  ...[',', 'a,', '*', 'a,**', 'a\u0000', 'x'.repeat(201)].map((text): [NodeJS.ProcessEnv, RegExp] => [
+    { DENY_USER_AGENTS: text },
+    /^DENY_USER_AGENTS=.*: must be parts of User-Agent headers/,
+  ]),
   [{ AUTH: 'none' }, 'AUTH=none: must be on, off or hook'],
   [{ AUTH_OFF_ANYWHERE: 'true' }, /^AUTH_OFF_ANYWHERE is set, but AUTH is not off/],
   [
@@ -138,7 +153,19 @@ test.each([
   [{ SLOW_REQUEST_MS: '5s' }, /^SLOW_REQUEST_MS=5s: must be a whole number/],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
   [{ ...connected, JWT_SECRET: '' }, /^JWT_SECRET is required/],
-  [{ NATS_URL: 'nats://x' }, /^NATS_URL is set, but this version cannot use it yet/],
+  [{ CLAMAV_HOST: 'x' }, /^CLAMAV_HOST is set, but this version cannot use it yet/],
+  ...['http://h', 'h:4222', 'nats://', 'nats://h/path', 'nats://u:sekret@h?x=1', 'nats://h,', 'nats://a%4@h']
+    .concat('nats://a,tls://b', 'nats://u:sekret@a,nats://u:other@b')
+    .map((text): [NodeJS.ProcessEnv, RegExp] => [{ NATS_URL: text }, /^NATS_URL=…: must look like nats:/]),
+  [
+    { OTEL_EXPORTER_OTLP_ENDPOINT: 'h:4318' },
+    /^OTEL_EXPORTER_OTLP_ENDPOINT=h:4318: must be an http or https address/,
+  ],
+  [{ NATS_CREDS_FILE: 'f' }, /^NATS_CREDS_FILE is set, but NATS_URL is not/],
+  [
+    { NATS_URL: 'nats://u:p@h', NATS_CREDS_FILE: 'f' },
+    /^NATS_CREDS_FILE is set, and NATS_URL has credentials/,
+  ],
   [{ REDIS_URL: 'http://u:sekret@h' }, /^REDIS_URL=…: must look like redis:/],
   [{ S3_BUCKET: 'B' }, /^S3_BUCKET=B: must be 3 to 63/],
   [{ S3_ENDPOINT: 'http://h:9000' }, /^S3_ENDPOINT is set, but S3_BUCKET is not/],

@@ -77,6 +77,12 @@ async function made(path: string, body: object, as = owner): Promise<any> {
 /** A file that waits for a worker. None runs any more. */
 const newFile = () => owner.upload(Buffer.from('a file'), { filename: 'a.txt' });
 
+async function canceledFile(): Promise<string> {
+  const id = await newFile();
+  await made(`/api/files/${id}/cancel`, {});
+  return id;
+}
+
 async function sentUpload(): Promise<string> {
   const { id, parts } = await made('/api/uploads/presign', { size: 3 });
   const answer = await fetch(parts[0].url, { method: 'PUT', body: 'abc' });
@@ -163,11 +169,7 @@ const OPERATIONS: Record<string, Calls> = {
     await owner.fetch(`/api/files/${id}`, { method: 'DELETE' });
     return [at(`/api/files/${id}/restore`)];
   },
-  'POST /api/files/{id}/retry': async () => {
-    const id = await newFile();
-    await made(`/api/files/${id}/cancel`, {});
-    return [at(`/api/files/${id}/retry`)];
-  },
+  'POST /api/files/{id}/retry': async () => [at(`/api/files/${await canceledFile()}/retry`)],
   'POST /api/files/{id}/cancel': async () => [at(`/api/files/${await newFile()}/cancel`)],
   'POST /api/files/{id}/pause': async () => [at(`/api/files/${await newFile()}/pause`)],
   'POST /api/files/{id}/resume': async () => {
@@ -214,6 +216,15 @@ const OPERATIONS: Record<string, Calls> = {
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
   ],
+  'GET /api/admin/jobs': () => [at('/api/admin/jobs?limit=1&status=completed', { as: admin })],
+  'GET /api/admin/jobs/{id}': () => [at(`/api/admin/jobs/${image}-1`, { as: admin })],
+  'POST /api/admin/jobs/{id}/retry': async () => [
+    at(`/api/admin/jobs/${await canceledFile()}-1/retry`, { as: admin }),
+  ],
+  'DELETE /api/admin/jobs/{id}': async () => [at(`/api/admin/jobs/${await canceledFile()}-1`, { as: admin })],
+  'GET /api/admin/queue': asAdmin,
+  'POST /api/admin/queue/pause': asAdmin,
+  'POST /api/admin/queue/resume': asAdmin,
   'GET /api/admin/invitations': async () => {
     await made('/api/admin/invitations', { email: newAddress() }, admin);
     return asAdmin();
@@ -336,6 +347,9 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     ['with a wrong password', { body: { email: owner.email, password: 'a wrong one' } }, 401],
   ],
   'POST /api/auth/refresh': () => [['with a wrong token', { body: { refreshToken: 'a wrong one' } }, 401]],
+  'POST /api/admin/jobs/{id}/retry': () => [
+    ['not failed', at(`/api/admin/jobs/${image}-1/retry`, { as: admin }), 409],
+  ],
   'POST /api/files/{id}/restore': () => [['not in the trash', at(`/api/files/${image}/restore`), 409]],
   'POST /api/files/{id}/retry': () => [['not failed', at(`/api/files/${image}/retry`), 409]],
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],

@@ -33,7 +33,13 @@ afterAll(async () => {
 });
 
 const statusOf = async (path: string) => (await fetch(`${processes.url}${path}`)).status;
-const detailed = () => admin.get('/health/detailed');
+/** The answer, whose status is 503 exactly if the server is not ready. */
+async function detailed() {
+  const answer = await admin.fetch('/health/detailed');
+  const health = await answer.json();
+  expect(answer.status).toBe(health.status === 'not_ready' ? 503 : 200);
+  return health;
+}
 
 /** The state of each dependency in /health/detailed. */
 async function states(): Promise<Record<string, string>> {

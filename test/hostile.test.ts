@@ -262,6 +262,7 @@ test('paths and methods', async () => {
 test('queries', async () => {
   const targets = [
     ...['/api/files', '/api/uploads', '/api/uploads/info', '/api/processing/estimate', '/api/admin/users'],
+    '/api/admin/jobs',
     `/api/files/${path.slice(9)}/content`,
   ];
   await attempt(

@@ -32,6 +32,7 @@ const LISTS: [path: string | (() => string)][] = [
   ['/api/me/sessions'],
   ['/api/admin/users'],
   ['/api/admin/invitations'],
+  ['/api/admin/jobs'],
   ['/api/stats/types'],
 ];
 

@@ -61,6 +61,7 @@ type ObjectName =
   | 'key'
   | 'token'
   | 'user'
+  | 'job'
   | 'invitation'
   | 'webhook'
   | 'delivery';
@@ -186,6 +187,15 @@ const ROUTES: Record<string, Row> = {
     on: 'user',
     body: () => ({ maxFiles: 'default' }),
   },
+  'GET /api/admin/jobs': { access: 'admin', ok: 200 },
+  'GET /api/admin/jobs/:id': { access: 'admin', ok: 200, on: 'job' },
+  // Its processing is complete.
+  'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },
+  'DELETE /api/admin/jobs/:id': { access: 'admin', ok: 204, on: 'job', changes: true },
+  'GET /api/admin/queue': { access: 'admin', ok: 200 },
+  'POST /api/admin/queue/pause': { access: 'admin', ok: 200 },
+  // After the pause, which it ends.
+  'POST /api/admin/queue/resume': { access: 'admin', ok: 200 },
   'GET /api/admin/invitations': { access: 'admin', ok: 200 },
   'POST /api/admin/invitations': { access: 'admin', ok: 201, body: () => ({}) },
   'DELETE /api/admin/invitations/:id': { access: 'admin', ok: 204, on: 'invitation', changes: true },
@@ -362,6 +372,7 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     );
     return rows[0].id;
   },
+  job: async (owner) => `${await makeObject.image(owner)}-1`,
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
 
@@ -460,6 +471,8 @@ const MOUNTED = [
   '<anonymous>',
   'refuseOddities',
   '<anonymous> at /api and /uploads',
+  // Programs that are not served.
+  'denyNamed',
   // The IETF draft of resumable uploads: its limits, its uploads, and its creations at /api/files.
   '<anonymous> at /uploads and /api/files',
   'route /uploads{/*path}',
@@ -518,6 +531,7 @@ function inertDeps(): AppDeps {
   return {
     corsOrigins: '*',
     corsHeaders: [],
+    deniedUserAgents: [],
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },

@@ -97,6 +97,54 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     expect(await queue.getState({ ...job, run: 2 })).toBe('missing');
   });
 
+  test('a paused queue keeps its jobs, and says so to a client that comes later', async () => {
+    const jobs = [makeJob(), { ...makeJob(), priority: 2 }, makeJob()];
+    const before = Date.now();
+    await queue.controls.pause();
+    await queue.add(...jobs);
+    const seen: string[] = [];
+    work(async ({ fileId }) => void seen.push(fileId));
+    const later = open();
+    try {
+      await until('the worker to be known', async () => (await later.controls.countWorkers()) === 1);
+      expect(await later.controls.isPaused()).toBe(true);
+      expect(await later.countByState()).toMatchObject({ waiting: 2, prioritized: 1, delayed: 0, active: 0 });
+      expect((await later.waitingSince())?.getTime()).toBeGreaterThanOrEqual(before - 1000);
+      // The relay would take uncounted jobs for missing ones.
+      expect(await later.countOpen()).toBe(3);
+      const [first, second, third] = jobs.map((job) => `${job.fileId}-${job.run}`);
+      expect(await later.controls.look(first ?? '')).toBe('waiting');
+      expect(await later.controls.look(second ?? '')).toBe('prioritized');
+      expect(await later.controls.remove(third ?? '')).toBe(true);
+      expect(await later.controls.remove(third ?? '')).toBe(true);
+      expect(await later.controls.look(third ?? '')).toBe('missing');
+      expect(seen).toEqual([]);
+      await later.controls.resume();
+    } finally {
+      await later.close();
+    }
+    await until('the others to run', () => seen.length === 2);
+    await until('none to be open', async () => (await queue.countOpen()) === 0);
+    expect([await queue.controls.isPaused(), await queue.waitingSince()]).toEqual([false, undefined]);
+  });
+
+  test('a job that runs cannot be removed', async () => {
+    const job = makeJob();
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    work(() => ended);
+    await queue.add(job);
+    const id = `${job.fileId}-${job.run}`;
+    await until('it to run', async () => (await queue.controls.look(id)) === 'active');
+    expect(await queue.controls.remove(id)).toBe(false);
+    end();
+    await until('it to end', async () => (await queue.getState(job)) === 'completed');
+    expect(await queue.controls.remove(id)).toBe(true);
+    expect(await queue.getState(job)).toBe('missing');
+  });
+
   test('a failed job is tried again after a backoff, and fails for good after its last attempt', async () => {
     const job = makeJob();
     const seen: JobContext[] = [];

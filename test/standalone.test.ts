@@ -6,6 +6,8 @@ import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import pg from 'pg';
 import { lockFolder } from '../core/database/embedded/folder-lock.js';
+import { coverageEnv } from './support/coverage.js';
+import { scrape } from './support/metrics.js';
 import { fastFolder } from './support/services/memory.js';
 import { freePort } from './support/services/port.js';
 import { until } from './support/until.js';
@@ -75,7 +77,7 @@ function launch(variables: Record<string, string> = {}): {
   const { PATH = '', HOME = '' } = process.env;
   const child = spawn(process.execPath, [SCRIPT], {
     cwd: folder,
-    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...variables },
+    env: { PATH, HOME, DATA_DIR: dataDir, PORT: '0', ...coverageEnv, ...variables },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   supervisors.add(child);
@@ -217,6 +219,15 @@ describe('start and stop', () => {
     await (await listen(port)).close();
 
     expect(await logIn(await start())).toBe(200);
+  });
+
+  test('tells the metrics of server and worker on two ports, one behind the other', async () => {
+    const port = await freePort();
+    await startPrepared({ METRICS_PORT: String(port) });
+    const server = await scrape(`http://127.0.0.1:${port}`);
+    expect(server.series.some((one) => one.startsWith('landfall_queue_jobs'))).toBe(true);
+    const worker = await scrape(`http://127.0.0.1:${port + 1}`);
+    expect(worker.sum('landfall_worker_slots')).toBeGreaterThan(0);
   });
 
   test('keeps secrets for its owner only', async () => {

@@ -704,7 +704,8 @@ describe('termination', () => {
   });
 
   test('of a finished upload removes the file, too', async () => {
-    const id = await user.upload(Buffer.from('bytes of no other file'));
+    // No other file has these bytes.
+    const id = await user.upload(randomBytes(30));
     await user.settled(id);
     const stored = await storedAt(id);
     expect(await isStored(stored)).toBe(true);

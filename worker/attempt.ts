@@ -7,6 +7,7 @@ import type { Logger } from '../core/log.js';
 import type { Parsers } from '../core/media/parsers.js';
 import type { Metrics } from '../core/metrics/metrics.js';
 import type { Storage } from '../core/storage/storage.js';
+import type { Tracer } from '../core/tracing/tracer.js';
 import type { Dependencies } from './dependencies.js';
 import type { Outcome, Steps } from './steps/step.js';
 
@@ -21,6 +22,7 @@ export interface PipelineDeps {
   estimates: Pick<Estimates, 'decodeMs'>;
   metrics: Pick<Metrics, 'stepRetried'>;
   log: Logger;
+  tracer?: Tracer | undefined;
 }
 
 /** An attempt under way. */

@@ -2,6 +2,7 @@ import { AppError } from '../core/errors.js';
 import { endedSteps, isWaiting, recordSteps, recordWaiting, type StepResult } from '../core/files/steps.js';
 import type { ParserSession } from '../core/media/parsers.js';
 import type { TaskName } from '../core/media/tasks.js';
+import { traced } from '../core/tracing/tracer.js';
 import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
@@ -25,7 +26,9 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       if (deadline && deadline.getTime() > Date.now()) return deadline;
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
-      const result = await runStep(deps, attempt, step, decode, deadline);
+      const result = await traced(deps.tracer, `step ${step.name}`, {}, () =>
+        runStep(deps, attempt, step, decode, deadline),
+      );
       if (result instanceof Date) return result;
       const share = (100 - READ_PERCENT) / steps.length;
       await recordSteps(deps.database, file, [result], {

@@ -20,6 +20,7 @@ import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
 import { startDelivery } from './passes/deliver.js';
+import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
@@ -48,7 +49,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
-  const { database, storage, listener, estimates } = services;
+  const { database, storage, listener, estimates, tracer } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -80,17 +81,20 @@ async function start(config: Readonly<Config>): Promise<void> {
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
+      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log }, job),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
   const workerName = config.instanceId ?? randomUUID();
+  // Loaded only where it is used.
+  const broker = config.nats && (await import('./nats/broker.js')).openBroker(config.nats, log);
   const hooks = await openHooks({ config: config.hook, database, metrics, log });
   const stopReconciler = startReconciler({
     ...config,
     ...services,
     hooks: hooks?.of(),
     workerName,
+    publisher: broker && (await createPublisher({ database, broker })),
     log,
   });
   const stopDelivery = startDelivery({
@@ -114,6 +118,7 @@ async function start(config: Readonly<Config>): Promise<void> {
         }),
       }),
     },
+    metrics,
     log,
   });
   const health =
@@ -124,6 +129,7 @@ async function start(config: Readonly<Config>): Promise<void> {
       worker.interrupt();
       hooks?.stop();
     }, FINISH_MS);
+    broker?.close();
     // A queue whose database has just broken down may never close; it then ends with the process.
     await Promise.race([Promise.all([worker.close(), stopReconciler(), stopDelivery()]), pause(GIVE_UP_MS)]);
     clearTimeout(cut);

@@ -31,7 +31,18 @@ const MAX_CRASHES = 10;
  * @throws {JobInterrupted} when a service is away that every file needs, or an outside service answers later
  * @throws the error of the failed step, after recording it: the queue decides by it about another attempt
  */
-export async function processFile(deps: PipelineDeps, job: JobContext): Promise<void> {
+export function processFile(deps: PipelineDeps, job: JobContext): Promise<void> {
+  if (!deps.tracer) return attemptJob(deps, job);
+  const attributes = {
+    'landfall.upload_id': job.fileId,
+    'landfall.job_id': jobId(job),
+    'landfall.request_id': job.requestId,
+    'landfall.attempt': job.attempt,
+  };
+  return deps.tracer.job(job, 'job', attributes, () => attemptJob(deps, job));
+}
+
+async function attemptJob(deps: PipelineDeps, job: JobContext): Promise<void> {
   if (deps.dependencies.away) throw new JobInterrupted(AFTER_OUTAGE_MS);
   const deadline = await runAttempt(deps, job).catch(async (error: unknown) => {
     if (job.signal.aborted) throw error;

@@ -16,7 +16,13 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
   if (open.length === 0) return undefined;
   attempt.step = open[0]?.name ?? '';
   const lap = createLap();
-  const watched = open.map((step) => ({ step, observer: step.begin(file, signal), ms: 0 }));
+  const watched = open.map((step) => ({
+    step,
+    observer: step.begin(file, signal),
+    ms: 0,
+    // A read that breaks off belongs to none of the steps: the span of the job has the error.
+    span: deps.tracer?.begin(`step ${step.name}`),
+  }));
   const show = createProgress(deps, attempt);
   let read = 0;
   for await (const chunk of addAbortSignal(signal, await openContent(deps.storage, blob))) {
@@ -31,9 +37,10 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
   }
 
   const results: StepResult[] = [];
-  for (const { step, observer, ms } of watched) {
+  for (const { step, observer, ms, span } of watched) {
     attempt.step = step.name;
     const outcome = await observer.end();
+    span?.end({ attributes: { 'landfall.outcome': outcome.outcome } });
     results.push(toResult(step.name, outcome, Math.round(ms + lap())));
   }
   for (const { facts } of results) {

@@ -28,6 +28,7 @@ import { DuplicatesIndex1763981000001 } from '../../migrations/1763981000001-dup
 import { SavedBytes1763981000002 } from '../../migrations/1763981000002-saved-bytes.js';
 import { Webhooks1763982000000 } from '../../migrations/1763982000000-webhooks.js';
 import { Hooks1763983000000 } from '../../migrations/1763983000000-hooks.js';
+import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed-jobs.js';
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
@@ -98,6 +99,7 @@ export async function openDatabase(
       SavedBytes1763981000002,
       Webhooks1763982000000,
       Hooks1763983000000,
+      RemovedJobs1763986000000,
       LogLevel1763987000000,
     ],
   });

@@ -66,7 +66,12 @@ interface EventData extends Record<StatusEventType, RunData> {
   'webhook.rotated': Nothing;
   'webhook.replayed': { from: string };
   'webhook.test': Nothing;
+  /** By the board. */
   'queue.changed': { method: string; path: string };
+  'queue.paused': Nothing;
+  'queue.resumed': Nothing;
+  /** An admin took the job out of the queue and out of the list of jobs. */
+  'job.removed': RunData;
   'audit.exported': Record<string, unknown>;
   /** The level of all logs for a time; null: that of the configuration again. */
   'log.level': { level: string | null; seconds?: number };

@@ -71,6 +71,9 @@ export function observeInstallation(
     {
       landfall_events_unnumbered: { help: `Events that have no number yet, up to ${MAX_COUNT}` },
       landfall_events_unnumbered_oldest_seconds: { help: 'Age of the oldest of them' },
+      landfall_deliveries_pending: {
+        help: `Events that are still to be delivered to webhooks and hooks, up to ${MAX_COUNT}`,
+      },
       landfall_uploads_unfinished: {
         help: `Uploads that are neither finished nor ended, up to ${MAX_COUNT}`,
       },
@@ -89,17 +92,19 @@ export function observeInstallation(
 }
 
 async function readBacklogs(database: DataSource) {
-  const [row] = await queryRows<{ events: number; age: number; uploads: number }>(
+  const [row] = await queryRows<{ events: number; age: number; deliveries: number; uploads: number }>(
     database,
     `SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT $1) AS counted)::float8 AS events,
             coalesce((SELECT extract(epoch FROM clock_timestamp() - created_at) FROM event_inbox ORDER BY id LIMIT 1),
                      0)::float8 AS age,
+            (SELECT count(*) FROM (SELECT FROM deliveries WHERE state = 'pending' LIMIT $1) AS counted)::float8 AS deliveries,
             (SELECT count(*) FROM (SELECT FROM uploads WHERE status = 'uploading' LIMIT $1) AS counted)::float8 AS uploads`,
     [MAX_COUNT],
   );
   return {
     landfall_events_unnumbered: row?.events ?? 0,
     landfall_events_unnumbered_oldest_seconds: Math.max(0, row?.age ?? 0),
+    landfall_deliveries_pending: row?.deliveries ?? 0,
     landfall_uploads_unfinished: row?.uploads ?? 0,
   };
 }

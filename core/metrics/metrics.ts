@@ -30,6 +30,8 @@ export interface Metrics {
   receiving(change: 1 | -1): void;
   /** The S3 store has answered the sending of a part or of a whole object, or has failed for good. */
   sentToStore(kind: 'part' | 'object', isOk: boolean, seconds: number): void;
+  /** An event was sent to a webhook, or to a hook of the operator. `retried`: it failed, and another attempt follows. */
+  delivered(kind: 'webhook' | 'hook', outcome: 'delivered' | 'retried' | 'failed', ms: number): void;
   /** A hook was asked or told, with all attempts. @param outcome `answered`, `refused` or `failed` */
   hookAsked(hook: string, outcome: string, seconds: number): void;
   /** An attempt has failed in this step, and another attempt follows. */
@@ -52,8 +54,7 @@ const READ_MS = 4_000;
 
 /** In seconds: from an answer out of memory to the body of a slow upload. */
 const REQUEST_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300];
-const STORE_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
-const HOOK_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const CALL_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const STEP_BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800];
 
 /** Creates the metrics of this process, with those of Node itself (event loop, memory, CPU). */
@@ -97,13 +98,13 @@ export function createMetrics(log: Logger): Metrics {
     'landfall_store_send_duration_seconds',
     'Time to send a part or an object to the S3 store, with all retries',
     ['kind', 'result'],
-    STORE_BUCKETS,
+    CALL_BUCKETS,
   );
   const hooks = histogram(
     'landfall_hook_duration_seconds',
     'Time until the hook had answered, with all attempts',
     ['hook', 'outcome'],
-    HOOK_BUCKETS,
+    CALL_BUCKETS,
   );
   const steps = counter('landfall_steps_total', 'Steps of the processing that ended', ['step', 'outcome']);
   const stepSeconds = histogram(
@@ -111,6 +112,16 @@ export function createMetrics(log: Logger): Metrics {
     'Time that a step took for one file',
     ['step'],
     STEP_BUCKETS,
+  );
+  const deliveries = counter('landfall_deliveries_total', 'Attempts to deliver an event', [
+    'kind',
+    'outcome',
+  ]);
+  const deliverySeconds = histogram(
+    'landfall_delivery_duration_seconds',
+    'Time of one attempt to deliver an event',
+    ['kind'],
+    CALL_BUCKETS,
   );
   const readers: (() => Promise<void>)[] = [];
   let scraping: Promise<string> | undefined;
@@ -140,6 +151,10 @@ export function createMetrics(log: Logger): Metrics {
     bytesStored: (count) => bytes.inc(count),
     receiving: (change) => receiving.inc(change),
     sentToStore: (kind, isOk, seconds) => sends.observe({ kind, result: isOk ? 'ok' : 'failed' }, seconds),
+    delivered(kind, outcome, ms) {
+      deliveries.inc({ kind, outcome });
+      deliverySeconds.observe({ kind }, ms / 1000);
+    },
     hookAsked: (hook, outcome, seconds) => hooks.observe({ hook, outcome }, seconds),
     stepRetried: (step) => steps.inc({ step, outcome: 'retried' }),
     observe: (gauges, read) => void readers.push(createReader(registry, log, gauges, read)),

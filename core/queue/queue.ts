@@ -12,6 +12,7 @@ import { DatabasePool, REQUEST_LIMITS } from '../database/client.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
+import { controlsOf } from './controls.js';
 
 /*
  * The queue of processing jobs, on BullMQ, in PostgreSQL or in Redis. The worker's side is in queue/worker.ts.
@@ -31,12 +32,32 @@ export interface ProcessingJob {
   priority?: number;
   /** Id of the request that caused the job, for the logs. */
   requestId?: string | undefined;
+  /** By which the job continues the trace of that request. */
+  traceparent?: string | undefined;
 }
 
 /** `missing`: the queue does not know the job. `open`: it runs, waits or will be retried. */
 export type JobState = 'missing' | 'open' | 'completed' | 'failed';
 
+/** Where the queue has a job. Only `prioritized` jobs have a priority; `delayed` ones wait for their next attempt. */
+export type QueueState = 'missing' | CountedState;
+
+/** For admins. All throw soon when the queue cannot be reached. */
+export interface QueueControls {
+  /** Lets no worker take jobs, until `resume`, also after restarts of everything. Running jobs go on. */
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  isPaused(): Promise<boolean>;
+  /** Connected workers; null: not known. */
+  countWorkers(): Promise<number | null>;
+  /** @param jobId see jobId() */
+  look(jobId: string): Promise<QueueState>;
+  /** Takes a job out of the queue. @returns false if a worker runs it, and then it stays */
+  remove(jobId: string): Promise<boolean>;
+}
+
 export interface ProcessingQueue {
+  readonly controls: QueueControls;
   /** Adds the jobs that are not there already. @throws soon when the queue cannot be reached */
   add(...jobs: ProcessingJob[]): Promise<void>;
   /** @throws soon when the queue cannot be reached */
@@ -84,6 +105,12 @@ const KEEP_FAILED = { age: 60 * 60, count: 200 };
 const WAITING = ['waiting', 'prioritized'] as const;
 const OPEN = [...WAITING, 'delayed', 'active'] as const;
 const COUNTED = [...OPEN, 'completed', 'failed'] as const;
+
+/**
+ * With PostgreSQL BullMQ counts the waiting jobs of a paused queue under this name, which its types do not know. With Redis
+ * there are none.
+ */
+const WAITING_WHILE_PAUSED = 'paused' as string as 'wait';
 
 type CountedState = (typeof COUNTED)[number];
 
@@ -207,11 +234,12 @@ function operations(
   isAway: () => boolean,
 ): Pick<
   ProcessingQueue,
-  'add' | 'getState' | 'wake' | 'countOpen' | 'countByState' | 'waitingSince' | 'bull'
+  'add' | 'getState' | 'wake' | 'countOpen' | 'countByState' | 'waitingSince' | 'controls' | 'bull'
 > {
   const soon = <T>(work: () => Promise<T>) => promptly(isAway, work);
   return {
     bull,
+    controls: controlsOf(bull, soon),
     async add(...jobs) {
       const entries = jobs.map(({ priority, ...data }) => ({
         name: 'process',
@@ -241,9 +269,15 @@ function operations(
           if (!isActive || Date.now() >= end) return;
         }
       }),
-    countOpen: () => soon(() => bull.getJobCountByTypes(...OPEN)),
+    countOpen: () => soon(() => bull.getJobCountByTypes(...OPEN, WAITING_WHILE_PAUSED)),
     countByState: () =>
-      soon(async () => (await bull.getJobCounts(...COUNTED)) as Record<CountedState, number>),
+      soon(async () => {
+        const { [WAITING_WHILE_PAUSED]: held = 0, ...counts } = await bull.getJobCounts(
+          ...COUNTED,
+          WAITING_WHILE_PAUSED,
+        );
+        return { ...counts, waiting: (counts.waiting ?? 0) + held } as Record<CountedState, number>;
+      }),
     waitingSince: () =>
       soon(async () => {
         // The first of each state: those without a priority are in the order of their arrival.

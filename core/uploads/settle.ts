@@ -7,6 +7,7 @@ import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
 import { jobId, type ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';
+import { type Tracer, traced } from '../tracing/tracer.js';
 import {
   cleanUpAgain,
   commitProgress,
@@ -28,6 +29,12 @@ import type { Lease } from './lease.js';
 export interface SettleDeps extends LedgerDeps {
   queue: ProcessingQueue;
   log: Logger;
+  tracer?: Tracer | undefined;
+}
+
+interface SettleOptions {
+  actor?: Actor | undefined;
+  signal?: AbortSignal;
 }
 
 /**
@@ -37,11 +44,12 @@ export interface SettleDeps extends LedgerDeps {
  * @param options.signal gives up the assembly when it aborts
  * @throws {AppError} not_found, wrong_state, unavailable; {BytesLost}; {LeaseLost}; {UploadEnded}; {UploadRefused}
  */
-export async function settle(
-  deps: SettleDeps,
-  lease: Lease,
-  { actor, signal }: { actor?: Actor | undefined; signal?: AbortSignal } = {},
-): Promise<File> {
+export function settle(deps: SettleDeps, lease: Lease, options: SettleOptions = {}): Promise<File> {
+  const attributes = { 'landfall.upload_id': lease.id };
+  return traced(deps.tracer, 'settle', attributes, () => settleNow(deps, lease, options));
+}
+
+async function settleNow(deps: SettleDeps, lease: Lease, { actor, signal }: SettleOptions): Promise<File> {
   const { status, offset, length } = lease.upload;
   if (status === 'uploading') {
     if (offset !== length) throw incomplete(lease.upload);
@@ -138,14 +146,21 @@ export function incomplete({ offset, length }: Upload): AppError {
  * Queues the jobs of the present runs of those files that are pending. A failure is logged: the relay adds the jobs later.
  */
 export async function addJobs(
-  { queue, log }: Pick<SettleDeps, 'queue' | 'log'>,
+  { queue, log, tracer }: Pick<SettleDeps, 'queue' | 'log' | 'tracer'>,
   files: File[],
   actor: Actor | undefined,
 ): Promise<void> {
   const pending = files.filter(({ status }) => status === 'pending');
   if (pending.length === 0) return;
   const requestId = actor?.requestId;
-  const jobs = pending.map(({ id, run, priority }) => ({ fileId: id, run, priority, requestId }));
+  const traceparent = tracer?.current();
+  const jobs = pending.map(({ id, run, priority }) => ({
+    fileId: id,
+    run,
+    priority,
+    requestId,
+    ...(traceparent ? { traceparent } : {}),
+  }));
   try {
     await queue.add(...jobs);
     for (const job of jobs) log.info({ requestId, uploadId: job.fileId, jobId: jobId(job) }, 'job queued');

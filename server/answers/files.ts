@@ -11,7 +11,7 @@ export const attempts = z.int().min(0).describe('Without attempts that were inte
 
 export const step = z.string().nullable().describe('The step that runs, or the last one that ran');
 
-const stepRecord = z.object({
+export const stepRecord = z.object({
   state: z.enum(['done', 'failed', 'skipped']),
   ms: z.number().min(0).describe('Milliseconds that the step took'),
   reason: z.string().optional(),

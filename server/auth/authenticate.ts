@@ -12,7 +12,7 @@ import type { AdmitLocal } from './local.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
 import { getRoleNow } from './sessions.js';
-import { isWrongToken, TokenExpired, verifyToken } from './tokens.js';
+import { createVerifyToken, isWrongToken, TokenExpired, verifyToken } from './tokens.js';
 import { findAddressHolder } from './upload-addresses.js';
 import { isUploadToken, verifyUploadToken } from './upload-tokens.js';
 
@@ -64,6 +64,7 @@ const CHECKED: readonly Access[] = ['account', 'manage', 'admin'];
 /** @throws {AppError} unauthenticated, forbidden, unavailable (from the function that it returns) */
 export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
   const { database, keys, verifyExternal, refusals, admitLocal } = deps;
+  const verifyAccess = createVerifyToken(keys.access);
 
   async function verify(req: Request, { boardCookie }: AuthenticateOptions): Promise<Principal> {
     if (admitLocal) return admitLocal(req);
@@ -75,7 +76,7 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
     if (isApiKey(bearer)) return verifyApiKey(database, bearer);
     if (isUploadToken(bearer)) return verifyUploadToken(database, keys.uploadToken, bearer);
     if (verifyExternal && isExternal(bearer)) return verifyExternal(bearer, actorOf(req));
-    return verifyToken(bearer, keys.access);
+    return verifyAccess(bearer);
   }
 
   /** Verifying a key or an upload token has already asked the database. */

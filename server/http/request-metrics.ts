@@ -20,7 +20,7 @@ export function countRequests(
   return (req, res, next) => {
     const began = performance.now();
     // tus may change it, see X-HTTP-Method-Override.
-    const method = METHODS.has(req.method) ? req.method : 'other';
+    const method = methodOf(req);
     res.once('close', () => {
       const name = routeOf(req);
       const status = res.writableFinished ? `${Math.floor(res.statusCode / 100)}xx` : 'aborted';
@@ -33,8 +33,13 @@ export function countRequests(
   };
 }
 
+/** The method, or `other`. */
+export function methodOf({ method }: Request): string {
+  return METHODS.has(method) ? method : 'other';
+}
+
 /** The path of the route that Express has chosen, with names in place of values; '' if it has chosen none. */
-function routeOf({ route, baseUrl, params }: Request): string {
+export function routeOf({ route, baseUrl, params }: Request): string {
   const path: unknown = route?.path;
   if (typeof path !== 'string') return '';
   if (path.startsWith(`${UPLOADS}{`)) return params.path ? UPLOAD : UPLOADS;

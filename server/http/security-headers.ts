@@ -1,5 +1,6 @@
-import type { RequestHandler, Response } from 'express';
+import type { Request, RequestHandler, Response } from 'express';
 import helmet from 'helmet';
+import { isLoopback } from '../../core/loopback.js';
 import { isEncrypted } from './origin.js';
 
 /*
@@ -25,8 +26,14 @@ export function securityHeaders(publicUrl: string | undefined): RequestHandler[]
       // Set below: it means nothing over plain HTTP, and other ports of localhost are not this server's.
       strictTransportSecurity: false,
     }),
-    (req, res, next) => (isPublicEncrypted || isEncrypted(req) ? strictTransport(req, res, next) : next()),
+    (req, res, next) => (isPublicEncrypted || isLasting(req) ? strictTransport(req, res, next) : next()),
   ];
+}
+
+/** Whether to tell the browser to keep using TLS for this host: at localhost, other ports belong to other programs. */
+function isLasting(req: Request): boolean {
+  const isDirect = 'encrypted' in req.socket;
+  return isEncrypted(req) && !(isDirect && isLoopback(req.hostname ?? ''));
 }
 
 /**

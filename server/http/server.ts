@@ -3,12 +3,15 @@ import {
   type IncomingMessage,
   type RequestListener,
   type Server,
+  type ServerOptions,
   type ServerResponse,
   STATUS_CODES,
 } from 'node:http';
+import { createServer as createTlsServer, type Server as HttpsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import { AppError, hasCode } from '../../core/errors.js';
 import { problemJson } from './problem.js';
+import type { Certificate } from './tls.js';
 
 /** All in milliseconds. */
 interface Times {
@@ -32,6 +35,9 @@ const PROBLEM_HEADERS = {
   'X-Content-Type-Options': 'nosniff',
 };
 
+/** A client of HTTP/2 falls back to HTTP/1.1. As with plain HTTP, it may end its side before the answer. */
+const TLS = { ALPNProtocols: ['http/1.1'], allowHalfOpen: true };
+
 /** Bytes of the request line and all headers. */
 const MAX_HEADER_SIZE = 16 * 1024;
 
@@ -40,9 +46,21 @@ const MAX_HEADER_SIZE = 16 * 1024;
  * reader of a body that must be short sets its own time limit.
  */
 export function createHttpServer(app: RequestListener, times = TIMES): Server {
-  /** The answer to the newest request on each connection. */
-  const answers = new WeakMap<object, ServerResponse>();
-  const http = createServer({
+  return serveOn(createServer(optionsFor(times)), app, times);
+}
+
+/** Like createHttpServer(), with encryption. */
+export function createHttpsServer(
+  app: RequestListener,
+  certificate: Certificate,
+  times = TIMES,
+): HttpsServer {
+  const options = { ...optionsFor(times), ...certificate, ...TLS, handshakeTimeout: times.headers };
+  return serveOn(createTlsServer(options), app, times);
+}
+
+function optionsFor(times: Times): ServerOptions {
+  return {
     requestTimeout: 0,
     headersTimeout: times.headers,
     connectionsCheckingInterval: times.checkHeadersEvery,
@@ -50,7 +68,12 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
     maxHeaderSize: MAX_HEADER_SIZE,
     // See refuseOddities() for the reason.
     requireHostHeader: false,
-  });
+  };
+}
+
+function serveOn<S extends Server | HttpsServer>(http: S, app: RequestListener, times: Times): S {
+  /** The answer to the newest request on each connection. */
+  const answers = new WeakMap<object, ServerResponse>();
   const handle: RequestListener = (req, res) => {
     answers.set(req.socket, res);
     // An absolute target that is not a valid URL would get past all routes to an error page of Express.
@@ -75,6 +98,11 @@ export function createHttpServer(app: RequestListener, times = TIMES): Server {
   // A client may end its side after the request and wait for the answer. Node has no public option for that.
   Object.assign(http, { httpAllowHalfOpen: true });
   http.on('clientError', (error: Error, socket: Socket) => {
+    // Nothing can be said to a client with which no encryption was agreed.
+    if ('code' in error && /^ERR_(SSL|TLS)_/.test(String(error.code))) {
+      socket.destroy();
+      return;
+    }
     const answer = answers.get(socket);
     // The client would take a second answer for the answer to its next request.
     const isAnswered = answer?.headersSent && !(answer.writableFinished && answer.req.complete);

@@ -59,6 +59,7 @@ export function problemsOf(route: Declared): ErrorCode[] {
     'headers_too_large',
     'internal',
     'unavailable',
+    ...(path.startsWith('/health/') ? [] : (['user_agent_denied'] as const)),
     ...(access === 'public' ? [] : (['unauthenticated', 'forbidden'] as const)),
     ...(params ? (['not_found'] as const) : []),
     ...(body ? (['unsupported_media_type', 'too_large', 'request_timeout'] as const) : []),

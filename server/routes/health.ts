@@ -81,9 +81,9 @@ function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps
     path: '/health/detailed',
     access: 'admin',
     limit: 'status',
-    summary: 'Tell how this server and each of its dependencies are; 200 also when one is down',
-    answers: { 200: detailed },
-    async handle(): Promise<z.output<typeof detailed>> {
+    summary: 'Tell how this server and each of its dependencies are; 503 when it is not ready',
+    answers: { 200: detailed, 503: detailed },
+    async handle({ res }): Promise<z.output<typeof detailed>> {
       libraries ??= readLibraryVersions().catch(() => {
         // Perhaps the machine was only busy: the next request asks again.
         libraries = undefined;
@@ -97,8 +97,10 @@ function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps
         orNull(readDisks(dataDir)),
         orNull(libraries),
       ]);
+      const status = drain.draining ? 'not_ready' : statusOf(dependencies);
+      if (status === 'not_ready') res.status(503);
       return {
-        status: drain.draining ? 'not_ready' : statusOf(dependencies),
+        status,
         warnings: isShort ? ['storage_full'] : [],
         version: readVersion(),
         node: process.versions.node,

@@ -135,7 +135,10 @@ function describeRoute(declared: AnyRoute, problemSchema: Json, schemas: Schemas
       ...(keyed ? [KEY_PARAMETER] : []),
     ],
     ...(content && { requestBody: { required: isBodyRequired(declared), content } }),
-    responses: { ...describeAnswers(answers, schemas), ...describeProblems(declared, problemSchema) },
+    responses: describeResponses(
+      describeAnswers(answers, schemas),
+      describeProblems(declared, problemSchema),
+    ),
     ...(limits.length > 0 && { 'x-rate-limit': limits }),
   };
 }
@@ -159,7 +162,9 @@ function parametersOf(schema: Json, place: 'path' | 'query' | 'header'): Json[] 
   }));
 }
 
-function describeAnswers(answers: Answers, schemas: Schemas): Json {
+type Responses = Record<string, { description: string; content?: Json }>;
+
+function describeAnswers(answers: Answers, schemas: Schemas): Responses {
   const described = Object.entries(answers).map(([status, answer]) => {
     const [type, media] = isJson(answer)
       ? ['application/json', { schema: schemas.toJson(answer) }]
@@ -170,8 +175,18 @@ function describeAnswers(answers: Answers, schemas: Schemas): Json {
   return Object.fromEntries(described);
 }
 
+/** One response for each status, which may be an answer as well as a problem. */
+function describeResponses(answers: Responses, problems: Responses): Responses {
+  const both = Object.keys(answers).filter((status) => problems[status]);
+  const merged = both.map((status) => [
+    status,
+    { ...problems[status], content: { ...answers[status]?.content, ...problems[status]?.content } },
+  ]);
+  return { ...answers, ...problems, ...Object.fromEntries(merged) };
+}
+
 /** One response for each status. Its description names the codes. */
-function describeProblems(declared: AnyRoute, schema: Json): Json {
+function describeProblems(declared: AnyRoute, schema: Json): Responses {
   const errors = problemsOf(declared).map((code) => new AppError(code));
   const described = [...new Set(errors.map(({ status }) => status))].map((status) => [
     status,

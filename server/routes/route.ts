@@ -40,8 +40,8 @@ export interface Route<P, Q, B, A extends Answers, H = unknown> {
   /** Media types of a body that the handler reads itself. */
   accepts?: readonly string[];
   /**
-   * The answers when all goes well, by status; at most one of them is JSON. With 304 beside it, the JSON gets an entity
-   * tag, and a client that already has it gets 304.
+   * The answers when all goes well, by status; at most one of them is JSON, unless the handler chooses the status of the
+   * same JSON by res.status(). With 304 beside it, the JSON gets an entity tag, and a client that already has it gets 304.
    */
   answers: A;
   /** The problems that the handler itself may answer; see problemsOf() for those of what stands before it. */
@@ -180,7 +180,8 @@ function toHandlers(
     if (!answer) return;
     // A part of the request may have been refused.
     await refusals.whenWritten(req);
-    res.status(answer.status);
+    // A handler that has chosen another status means it.
+    if (res.statusCode === 200) res.status(answer.status);
     // Answers to other methods may hold a new token or key, whose size must not tell anything about it.
     const coding = declared.method === 'get' ? chooseCoding(req, res) : undefined;
     if (answer.json === undefined) res.end();

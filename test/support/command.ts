@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { coverageEnv } from './coverage.js';
 
 /* Runs the built command `landfall` as a user would, with a home of its own. */
 
@@ -42,6 +43,7 @@ export async function makeHome(env: Record<string, string>): Promise<Home> {
     env: {
       PATH: process.env.PATH ?? '',
       HOME: folder,
+      ...coverageEnv,
       XDG_CONFIG_HOME: join(folder, 'config'),
       XDG_STATE_HOME: join(folder, 'state'),
       ...env,

@@ -3,6 +3,7 @@ import { appendEvents } from '../../core/events/append.js';
 import { type Sequencer, startSequencer } from '../../core/events/sequence.js';
 import type { NewEvent } from '../../core/events/types.js';
 import { createLogger } from '../../core/log.js';
+import { createMetrics } from '../../core/metrics/metrics.js';
 import type { Delivery } from '../../core/webhooks/deliveries.js';
 import { listDeliveries } from '../../core/webhooks/deliveries.js';
 import { createWebhookSender } from '../../core/webhooks/message.js';
@@ -42,6 +43,7 @@ export async function openDelivery(reach?: (url: string) => Promise<string>): Pr
   const ledger = await openLedger(reach);
   const { database, ownerId } = ledger;
   const sequencer: Sequencer = startSequencer(database, log);
+  const metrics = createMetrics(log);
   const listeners: Listener[] = [];
   const stops = new Set<() => Promise<void>>();
 
@@ -57,7 +59,7 @@ export async function openDelivery(reach?: (url: string) => Promise<string>): Pr
       listeners.push(listener);
       const post = createPost({ allowPrivate, ...options });
       const senders = { webhook: createWebhookSender({ post, key: KEY, retrySeconds }) };
-      const end = startDelivery({ database, listener, workerName: name, senders, log });
+      const end = startDelivery({ database, listener, workerName: name, senders, metrics, log });
       const stop = async () => {
         stops.delete(stop);
         await end();

@@ -1,11 +1,10 @@
-import { execFile } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { promisify } from 'node:util';
+import { makePair } from './certificates.js';
 import { startDnsServer } from './dns-server.js';
 import { startGuarded } from './guarded.js';
 import { freePort } from './services/port.js';
@@ -87,15 +86,10 @@ async function accepts(host: string, port: number): Promise<boolean> {
 
 /** A certificate for an address, with its key in the same file, as HAProxy takes it. */
 async function makeCertificate(folder: string, address: string) {
-  const [key, certificate, file] = ['key.pem', 'certificate.pem', 'both.pem'].map((name) =>
-    join(folder, name),
-  ) as [string, string, string];
-  await promisify(execFile)('openssl', [
-    ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'],
-    ...['-subj', '/CN=landfall test', '-addext', `subjectAltName=IP:${address}`],
-    ...['-keyout', key, '-out', certificate],
-  ]);
-  const pem = await readFile(certificate, 'utf8');
-  await writeFile(file, pem + (await readFile(key, 'utf8')), { mode: 0o600 });
-  return { file, certificate: pem };
+  const path = join(folder, 'proxy');
+  await makePair(path, { commonName: 'landfall test', subjectAltName: `IP:${address}` });
+  const certificate = await readFile(`${path}.crt`, 'utf8');
+  const file = join(folder, 'both.pem');
+  await writeFile(file, certificate + (await readFile(`${path}.key`, 'utf8')), { mode: 0o600 });
+  return { file, certificate };
 }

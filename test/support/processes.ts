@@ -5,6 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { coverageEnv } from './coverage.js';
 import { createDatabase, type TestDatabase } from './database.js';
 import { freePort } from './services/port.js';
 
@@ -66,6 +67,7 @@ export async function startProcesses(
         execArgv: [...process.execArgv, ...(part.startsWith('server') ? CHECKED : [])],
         env: {
           PATH: process.env.PATH ?? '',
+          ...coverageEnv,
           DATABASE_URL: databaseUrl,
           DATA_DIR: dataDir,
           DATA_DIR_SHARED: 'true',

@@ -3,6 +3,7 @@ import type { DataSource } from 'typeorm';
 import type { Listener } from '../../core/database/listen.js';
 import { GROWN } from '../../core/events/sequence.js';
 import type { Logger } from '../../core/log.js';
+import type { Metrics } from '../../core/metrics/metrics.js';
 import {
   CLAIM_SECONDS,
   type Claim,
@@ -55,6 +56,7 @@ interface DeliverDeps {
   /** A name that no other living worker has. */
   workerName: string;
   senders: Partial<Record<SubscriptionKind, Sender>>;
+  metrics: Pick<Metrics, 'delivered'>;
   log: Logger;
 }
 
@@ -176,21 +178,28 @@ async function deliver(deps: DeliverDeps, claim: Claim, signal: AbortSignal): Pr
 }
 
 async function record(
-  { database, log }: DeliverDeps,
+  { database, metrics, log }: DeliverDeps,
   claim: Claim,
   sent: Sent,
   retrySeconds: readonly number[],
 ): Promise<void> {
   const { id, subscription, failures } = claim;
-  if (sent.isDelivered) return recordDelivered(database, claim, sent);
+  if (sent.isDelivered) {
+    await recordDelivered(database, claim, sent);
+    metrics.delivered(subscription.kind, 'delivered', sent.durationMs);
+    return;
+  }
   const { status, error } = sent;
   log.info({ deliveryId: id, webhookId: subscription.id, status, error }, 'a delivery has failed');
   const seconds = retrySeconds[failures];
   const isOver = sent.isGone && subscription.kind === 'webhook';
   if (!isOver && seconds !== undefined) {
-    return recordFailed(database, claim, sent, delayOf(seconds, sent.retryAfter));
+    await recordFailed(database, claim, sent, delayOf(seconds, sent.retryAfter));
+    metrics.delivered(subscription.kind, 'retried', sent.durationMs);
+    return;
   }
   const isDisabled = await (isOver ? recordGone : recordGivenUp)(database, claim, sent);
+  metrics.delivered(subscription.kind, 'failed', sent.durationMs);
   if (isDisabled) log.warn({ webhookId: subscription.id }, 'a webhook is disabled: its receiver fails');
 }
 

@@ -1,6 +1,6 @@
 import type { Listener } from '../../core/database/listen.js';
 import { execute } from '../../core/database/rows.js';
-import { formatHead, readHead, sequenceEvents } from '../../core/events/sequence.js';
+import { formatHead, GROWN, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { PurgeRule } from '../../core/files/overdue.js';
 import { addChanges } from '../../core/files/totals.js';
@@ -15,6 +15,7 @@ import { expireUploads } from '../../core/uploads/expire.js';
 import { HookSilent, UploadRefused } from '../../core/uploads/hooks.js';
 import { forgetDeliveries } from '../../core/webhooks/deliveries.js';
 import { joinLeadership, type Leader } from './leader.js';
+import type { Publisher } from './publish.js';
 import { createTrim, purgeAllOverdue } from './purge.js';
 import { createRelay } from './relay.js';
 
@@ -36,6 +37,8 @@ export interface ReconcileDeps extends ConcatenateDeps {
   trashDays: number;
   /** Hours for which files are kept at all; 0: no limit. */
   fileRetentionHours: number;
+  /** Undefined: events are published nowhere. */
+  publisher: Publisher | undefined;
 }
 
 /** A store or a hook that leaves this many requests in a row unanswered is asked again at the next pass. */
@@ -63,6 +66,8 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     'events numbered': createNumbering(deps),
     'changes of files added to the sums': () => addChanges(deps.database),
   }).map(([name, work]) => createPart(name, work, deps.log));
+  const publishing = deps.publisher && createPart('events published', deps.publisher.publishNew, deps.log);
+  if (publishing) parts.push(publishing);
   const runAll = () => {
     for (const part of parts) part.run();
   };
@@ -79,6 +84,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     setTimeout(ifLeading(runAnew), ONCE_MORE_MS).unref();
   });
   askAtStart(deps, leader, ifLeading(runAnew));
+  if (publishing) wakePublishing(deps, ifLeading(publishing.runAnew));
   return async () => {
     clearInterval(timer);
     // A part that has stopped does not begin again, even if this worker is elected right now.
@@ -114,6 +120,14 @@ function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, 
       if (!leader.leads()) await execute(database, `NOTIFY ${PASS_WANTED}`);
     })
     .catch(ignore);
+}
+
+/** Publishes as soon as there are new events, or a connection again. */
+function wakePublishing({ listener, publisher, log }: ReconcileDeps, publish: () => void): void {
+  publisher?.onBack(publish);
+  listener
+    .subscribe(GROWN, publish)
+    .catch((error: unknown) => log.debug({ err: error }, 'listening for events'));
 }
 
 /**

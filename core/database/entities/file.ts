@@ -94,6 +94,10 @@ export class File {
   @Column('integer')
   run: number;
 
+  /** The run whose job an admin has removed, so that lists of jobs leave it out; null: none. */
+  @Column('integer', { name: 'removed_run', nullable: true })
+  removedRun: number | null;
+
   /** Of the present run in the queue; see ProcessingJob. */
   @Column('smallint')
   priority: number;

@@ -37,11 +37,11 @@ const SERVICES = [
     start: async () => nothing(),
   },
   {
-    // A suite starts its own, which needs a certificate.
+    // A suite starts its own.
     helper: 'test/support/haproxy.ts',
     variables: ['HAPROXY_PATH'],
-    programs: [['haproxy'], ['openssl']],
-    packages: ['haproxy', 'openssl'],
+    programs: [['haproxy']],
+    packages: ['haproxy'],
     start: async () => nothing({ HAPROXY_PATH: process.env.HAPROXY_PATH ?? 'haproxy' }),
   },
   {
@@ -51,6 +51,22 @@ const SERVICES = [
     programs: [['python3']],
     packages: ['python3'],
     start: async () => nothing(),
+  },
+  {
+    // Suites run it themselves.
+    helper: 'test/support/certificates.ts',
+    variables: [],
+    programs: [['openssl']],
+    packages: ['openssl'],
+    start: async () => nothing(),
+  },
+  {
+    // Suites kill and stop it, so each starts its own.
+    helper: 'test/support/nats.ts',
+    variables: ['NATS_SERVER_PATH'],
+    programs: [['nats-server']],
+    packages: ['nats-server'],
+    start: async () => nothing({ NATS_SERVER_PATH: process.env.NATS_SERVER_PATH ?? 'nats-server' }),
   },
   {
     helper: 'test/support/browser.ts',
