@@ -439,7 +439,7 @@ describe('processing', () => {
     for (const content of [makePngBomb(), (await makeAvif(SMALL)).subarray(0, 200)]) {
       ids.push(await user.upload(content, { filename: 'broken' }));
     }
-    const good = await process(user, await makePng(SMALL), 'good.png');
+    const good = await process(user, Buffer.concat([await makePng(SMALL), randomBytes(8)]), 'good.png');
     expect(good).toMatchObject({
       status: 'completed',
       warnings: [],
@@ -545,7 +545,9 @@ describe('processing', () => {
   it('stops in time while more images wait than parsers are free, and loses none of them', async () => {
     const slow = await makeSlowPng();
     const ids: string[] = [];
-    for (let i = 0; i < 12; i++) ids.push(await user.upload(slow, { filename: `${i}.png` }));
+    for (let i = 0; i < 12; i++) {
+      ids.push(await user.upload(Buffer.concat([slow, randomBytes(8)]), { filename: `${i}.png` }));
+    }
     const scanned = async () => {
       const files: FileJson[] = await Promise.all(ids.map((id) => user.get(`/api/files/${id}`)));
       return files.every(({ steps }) => steps.scan);
