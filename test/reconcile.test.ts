@@ -4,7 +4,8 @@ import type { DataSource } from 'typeorm';
 import { openDatabase } from '../core/database/data-source.js';
 import { failFile } from '../core/files/status.js';
 import { createLogger } from '../core/log.js';
-import { type JobState, openQueue, type ProcessingJob, type ProcessingQueue } from '../core/queue/queue.js';
+import type { ProcessingJob } from '../core/queue/job.js';
+import { type JobState, openQueue, type ProcessingQueue } from '../core/queue/queue.js';
 import { createRelay, relayJobs } from '../worker/passes/relay.js';
 import {
   expectBlobsInOrder,

@@ -1,6 +1,6 @@
 import { AttemptOver } from '../core/files/attempt.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
-import { jobId } from '../core/queue/queue.js';
+import { jobId } from '../core/queue/job.js';
 import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
 import { StorageFull } from '../core/storage/disk-room.js';
 import type { Attempt, PipelineDeps } from './attempt.js';

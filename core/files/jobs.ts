@@ -5,7 +5,8 @@ import { queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { Logger } from '../log.js';
-import { jobId, type ProcessingQueue } from '../queue/queue.js';
+import { jobId } from '../queue/job.js';
+import type { ProcessingQueue } from '../queue/queue.js';
 import { addJobs } from '../uploads/settle.js';
 import { changeByUser } from './status.js';
 

@@ -4,17 +4,9 @@ import { TimedOut, untilAborted, within } from '../concurrency.js';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { connectRedis } from '../redis.js';
-import {
-  ANSWER_MS,
-  isRefusal,
-  jobId,
-  openPool,
-  PREFIX,
-  type ProcessingJob,
-  postgres,
-  QUEUE,
-  type QueuePlace,
-} from './queue.js';
+import { jobId, type ProcessingJob } from './job.js';
+import { openPool, PREFIX, postgres, QUEUE, type QueuePlace } from './queue.js';
+import { ANSWER_MS, isRefusal } from './verbs.js';
 
 /* The worker's side of the queue: takes jobs and runs them. Besides queue.ts the only importer of bullmq. */
 

@@ -5,7 +5,8 @@ import { queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { insertFile } from '../files/insert.js';
 import type { Logger } from '../log.js';
-import { jobId, type ProcessingQueue } from '../queue/queue.js';
+import { jobId } from '../queue/job.js';
+import type { ProcessingQueue } from '../queue/queue.js';
 import { BytesLost, type Part } from '../storage/storage.js';
 import { type Tracer, traced } from '../tracing/tracer.js';
 import {

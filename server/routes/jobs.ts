@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { getJob, type JobDeps, type JobKey, listJobs, removeJob, retryJob } from '../../core/files/jobs.js';
 import { endedSteps } from '../../core/files/steps.js';
-import { jobId } from '../../core/queue/queue.js';
+import { jobId } from '../../core/queue/job.js';
 import { fileStatus } from '../answers/files.js';
 import { job, jobPage, oneJob } from '../answers/jobs.js';
 import { EMPTY } from './answers.js';

@@ -5,7 +5,8 @@ import { AttemptOver } from '../../core/files/attempt.js';
 import { countUnfinished, findFile, listUnfinished, type UnfinishedFile } from '../../core/files/queries.js';
 import { failFile, raiseRun } from '../../core/files/status.js';
 import type { Logger } from '../../core/log.js';
-import { jobId, type ProcessingJob, type ProcessingQueue } from '../../core/queue/queue.js';
+import { jobId, type ProcessingJob } from '../../core/queue/job.js';
+import type { ProcessingQueue } from '../../core/queue/queue.js';
 
 /** How many files are read at once. */
 const BATCH = 500;
