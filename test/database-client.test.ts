@@ -1,5 +1,5 @@
 import type { DataSource } from 'typeorm';
-import type { TimeLimits } from '../core/database/client.js';
+import { DatabasePool, type TimeLimits } from '../core/database/client.js';
 import { openDatabase } from '../core/database/data-source.js';
 import { openListener } from '../core/database/listen.js';
 import { isConflict, isDatabaseAway } from '../core/database/outage.js';
@@ -150,4 +150,17 @@ test('a database that refuses connections is away', async () => {
   await wire.back();
   for (const error of errors) expect(kindOf(error)).toEqual(AWAY);
   expect(await database.query('SELECT 1 AS one')).toEqual([{ one: 1 }]);
+});
+
+test('a pool that has ended refuses in a later turn, so that a caller that asks again at once stops no timer', async () => {
+  const pool = new DatabasePool({ connectionString: url });
+  await pool.end();
+  let ticked = false;
+  setTimeout(() => {
+    ticked = true;
+  }, 1);
+  for (let n = 0; n < 100_000 && !ticked; n++) {
+    expect(kindOf(await failure(pool.query('SELECT 1')))).toEqual(AWAY);
+  }
+  expect(ticked).toBe(true);
 });

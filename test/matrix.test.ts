@@ -532,6 +532,7 @@ function inertDeps(): AppDeps {
     corsOrigins: '*',
     corsHeaders: [],
     deniedUserAgents: [],
+    keys: {},
     pageDir: 'web',
     limits: { global: function global() {}, bucket: () => pass },
     drain: { refuse: function refuse() {}, track: (work: unknown) => work },

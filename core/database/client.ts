@@ -146,7 +146,11 @@ export class DatabasePool extends pg.Pool {
       });
     }
     super.connect((error, client, release) => {
-      if (!(client instanceof DatabaseClient)) return callback(toAway(error), client, release);
+      if (!(client instanceof DatabaseClient)) {
+        // A pool that has ended refuses at once. BullMQ asks again at once too, and no timer would ever fire.
+        void setImmediate().then(() => callback(toAway(error), client, release));
+        return;
+      }
       if (client.openedAt > this.hungAt) return callback(undefined, client, release);
       release(true);
       this.connect(callback);
