@@ -69,7 +69,7 @@ export interface Config {
   diskReserve: number | undefined;
   /** Threads on which this process reads, writes and hashes. */
   threadPoolSize: number;
-  /** Set with AUTH=off: who may reach this server, where every request acts as the local account. */
+  /** Set with AUTH=off: from where this server may be reached, where every request acts as the local account. */
   authOff: AuthOff | undefined;
   /** Undefined in standalone: the supervisor then keeps one in the data folder. */
   jwtSecret: string | undefined;

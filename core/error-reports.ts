@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { within } from './concurrency.js';
 
 /*
- * Reports unexpected errors to Sentry, or to a service that takes its envelopes (GlitchTip, …). What is logged as an error
+ * Reports unexpected errors to Sentry, or to a service that takes its envelopes (GlitchTip, …). A line that is logged as an error
  * is reported, without its message: that may hold names, addresses, or parts of a body. The log has it, under the same ids.
  */
 

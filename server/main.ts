@@ -195,7 +195,7 @@ function warnOfOpenDoors(config: Readonly<Config>, log: Logger): void {
     log.warn(`AUTH=off: ${who} can read, change and delete everything, as an admin, without signing in`);
   }
   if (trustProxy === true) {
-    log.warn('TRUST_PROXY=true: whoever reaches this server directly can pretend to be at any address');
+    log.warn('TRUST_PROXY=true: anyone who reaches this server directly can pretend to be at any address');
   }
   if (config.tls && config.publicUrl?.startsWith('http:')) {
     log.warn(

@@ -38,7 +38,7 @@ export async function recordReading(
   }
 }
 
-/** Reads a blob of another file. What is wrong with it does not concern this attempt. */
+/** Reads a blob of another file. Its faults do not concern this attempt. */
 async function hasSha256(
   deps: PipelineDeps,
   { signal, log }: Attempt,

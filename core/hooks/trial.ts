@@ -2,7 +2,7 @@ import { type HookReply, readReply } from './answer.js';
 import type { HookClient } from './client.js';
 import { questionJson } from './question.js';
 
-/** What came of a question that an admin has asked to try the receiver. */
+/** The outcome of a question that an admin has asked to try the receiver. */
 export interface HookTrial {
   /** Whether there was an answer that can be read. */
   answered: boolean;

@@ -6,7 +6,7 @@ import { controlsOf } from './controls.js';
 import { jobId, type ProcessingJob } from './job.js';
 import type { ProcessingQueue } from './queue.js';
 
-/* What can be asked of a queue of BullMQ, whether it is in PostgreSQL or in Redis. */
+/* The questions and commands to a queue of BullMQ, whether it is in PostgreSQL or in Redis. */
 
 /** BullMQ's names for the states of jobs that wait for a worker, and of those that have not ended. */
 const WAITING = ['waiting', 'prioritized'] as const;

@@ -3,12 +3,12 @@ import { countChanged, execute, queryRows } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
 import { type Claim, IS_CLAIMED } from './claims.js';
 
-/* What came of the attempts is recorded in the delivery, and in its subscription. */
+/* The outcome of each attempt is recorded in the delivery, and in its subscription. */
 
 /** An attempt that takes longer, or fails, makes its subscription a slow one. In milliseconds. */
 export const SLOW_MS = 1_000;
 
-/** What came of an attempt. */
+/** The outcome of an attempt. */
 export interface Outcome {
   isDelivered: boolean;
   /** The HTTP status; null if there was none. */

@@ -1,7 +1,7 @@
 import type { Claim } from './claims.js';
 import type { Outcome } from './outcomes.js';
 
-/** What came of an attempt, with what the receiver asks for. */
+/** The outcome of an attempt, with the wishes of the receiver. */
 export interface Sent extends Outcome {
   /** The receiver wants no more messages, ever. */
   isGone?: boolean;

@@ -25,7 +25,7 @@ export const hooks = z
   })
   .meta({ id: 'Hooks' });
 
-/** What came of a question to try the receiver. */
+/** The outcome of a question to try the receiver. */
 export const hookTrial = z
   .object({
     answered: z.boolean(),

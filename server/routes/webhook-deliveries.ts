@@ -15,7 +15,7 @@ import { byId, pageLimit, time } from './fields.js';
 import { type AnyRoute, pageOf, route } from './route.js';
 import { callerOf, ownWebhook, webhookToJson } from './webhook-calls.js';
 
-/** What was delivered to the caller's webhooks, and what is delivered once more. */
+/** The deliveries to the caller's webhooks, and their repetition. */
 export function webhookDeliveryRoutes({ database }: { database: DataSource }): AnyRoute[] {
   return [
     route({
