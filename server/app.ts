@@ -25,6 +25,7 @@ import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
 import { adminStatsRoute } from './routes/admin-stats.js';
+import { adminWebhookRoutes } from './routes/admin-webhooks.js';
 import { auditRoutes } from './routes/audit.js';
 import { authRoutes } from './routes/auth.js';
 import { contentRoutes } from './routes/content.js';
@@ -161,6 +162,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...eventRoutes(deps),
     ...webhookRoutes(deps),
     ...webhookDeliveryRoutes(deps),
+    ...adminWebhookRoutes(deps),
     ...uploadInfoRoutes(deps),
     ...uploadRoutes(deps),
     ...statsRoutes(deps),

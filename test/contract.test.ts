@@ -216,6 +216,8 @@ const OPERATIONS: Record<string, Calls> = {
   'PATCH /api/admin/users/{id}': () => [
     at(`/api/admin/users/${owner.id}`, { as: admin, body: { maxFiles: 'default' } }),
   ],
+  'GET /api/admin/webhooks': () => [at('/api/admin/webhooks?limit=1', { as: admin })],
+  'POST /api/admin/webhooks/{id}/test': () => [at(`/api/admin/webhooks/${webhook}/test`, { as: admin })],
   'GET /api/admin/jobs': () => [at('/api/admin/jobs?limit=1&status=completed', { as: admin })],
   'GET /api/admin/jobs/{id}': () => [at(`/api/admin/jobs/${image}-1`, { as: admin })],
   'POST /api/admin/jobs/{id}/retry': async () => [

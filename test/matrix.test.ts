@@ -187,6 +187,8 @@ const ROUTES: Record<string, Row> = {
     on: 'user',
     body: () => ({ maxFiles: 'default' }),
   },
+  'GET /api/admin/webhooks': { access: 'admin', ok: 200 },
+  'POST /api/admin/webhooks/:id/test': { access: 'admin', ok: 202, on: 'webhook' },
   'GET /api/admin/jobs': { access: 'admin', ok: 200 },
   'GET /api/admin/jobs/:id': { access: 'admin', ok: 200, on: 'job' },
   // Its processing is complete.

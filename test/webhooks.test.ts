@@ -320,3 +320,27 @@ test('the audit log says who changed a webhook', async () => {
   for (const line of lines) expect(line.actor.userId).toBe(user.id);
   expect(JSON.stringify(lines)).not.toMatch(/-path|whsec_/);
 });
+
+test("an admin sees everybody's webhooks with their last results, without secrets, and tests one", async () => {
+  const receiver = await receive();
+  const { id } = await subscribe(`${receiver.url}/secret-path`, other);
+  expect((await send(other, 'POST', `/api/admin/webhooks/${id}/test`, {})).status).toBe(403);
+  expect((await send(admin, 'POST', `/api/admin/webhooks/${id}/test`, {})).status).toBe(202);
+  const shown = await until('the result', async () => {
+    const { items } = await admin.get('/api/admin/webhooks?limit=1');
+    return items[0].lastAttempt?.status && items[0];
+  });
+  expect(shown).toMatchObject({
+    id,
+    ownerId: other.id,
+    host: new URL(receiver.url).host,
+    enabled: true,
+    pending: 0,
+    lastAttempt: { type: 'webhook.test', status: 204, error: null },
+  });
+  expect(JSON.stringify(shown)).not.toContain('secret');
+  expect(typesOf(receiver.received)).toEqual(['webhook.test']);
+  const { items, nextCursor } = await admin.get('/api/admin/webhooks?limit=1');
+  const next = await admin.get(`/api/admin/webhooks?limit=1&cursor=${nextCursor}`);
+  expect(next.items[0].id < items[0].id).toBe(true);
+});

@@ -30,7 +30,8 @@ export interface Webhook {
   isReplaying: boolean;
 }
 
-const COLUMNS = `id, owner_id AS "ownerId", scope, url, events, created_at AS "createdAt",
+/** Columns of a Webhook. */
+export const COLUMNS = `id, owner_id AS "ownerId", scope, url, events, created_at AS "createdAt",
   last_success_at AS "lastSuccessAt", last_failure_at AS "lastFailureAt", disabled_at AS "disabledAt",
   disabled_reason AS "disabledReason", CASE WHEN previous_until > now() THEN previous_until END AS "previousSecretUntil",
   replay_to IS NOT NULL AS "isReplaying"`;

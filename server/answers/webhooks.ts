@@ -25,6 +25,27 @@ export const webhook = z
 
 export const webhookPage = pageOf(webhook);
 
+export const webhookOverview = webhook
+  .omit({ url: true, previousSecretUntil: true, replaying: true })
+  .extend({
+    ownerId: id,
+    host: z.string().describe('Of the address, whose rest may be a secret of its user'),
+    pending: z.int().min(0).describe('Deliveries that are still to be sent; 10,000: at least so many'),
+    lastAttempt: z
+      .object({
+        at: timestamp,
+        type: z.string().describe('Of the event'),
+        status: z.int().nullable(),
+        durationMs: z.int().nullable(),
+        error: z.string().nullable(),
+      })
+      .nullable()
+      .describe('Null if nothing was sent lately; an attempt under way has no status yet'),
+  })
+  .meta({ id: 'WebhookOverview' });
+
+export const webhookOverviewPage = pageOf(webhookOverview);
+
 export const newWebhook = webhook.extend({
   secret: z.string().describe('whsec_ and Base64; it is shown here and never again'),
 });
