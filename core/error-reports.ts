@@ -2,8 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { within } from './concurrency.js';
 
 /*
- * Reports unexpected errors to Sentry, or to a service that takes its envelopes (GlitchTip, …). A line that is logged as an error
- * is reported, without its message: that may hold names, addresses, or parts of a body. The log has it, under the same ids.
+ * Reports unexpected errors to Sentry, or to a service that takes its envelopes (GlitchTip, …). An error that is logged as
+ * one is reported, without its message: that may hold names, addresses, or parts of a body. The log has it, under the same
+ * ids.
  */
 
 /** Reports that wait to be sent, at most; further ones are dropped. */

@@ -1,6 +1,5 @@
-import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import { ConfigError } from '../core/config-error.js';
+import { listenOn } from '../core/listen-on.js';
 
 /**
  * Answers every request with 200, so that an orchestrator can tell a working process from one that hangs.
@@ -12,12 +11,6 @@ export async function openHealth(host: string, port: number): Promise<Server> {
       .writeHead(200, { 'Content-Type': 'application/json', Connection: 'close' })
       .end('{"status":"ok"}\n');
   });
-  try {
-    await once(server.listen(port, host), 'listening');
-  } catch (error) {
-    throw new ConfigError(`HEALTH_PORT=${port}: ${error instanceof Error ? error.message : error}`, {
-      cause: error,
-    });
-  }
+  await listenOn(server, host, port, 'HEALTH_PORT');
   return server;
 }

@@ -1,7 +1,6 @@
-import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import type { Config } from '../config.js';
-import { ConfigError } from '../config-error.js';
+import { listenOn } from '../listen-on.js';
 import type { Logger } from '../log.js';
 import { hasToken } from './access.js';
 import type { Metrics } from './metrics.js';
@@ -18,13 +17,7 @@ export async function openMetricsPort(
 ): Promise<Server | undefined> {
   if (port === undefined) return undefined;
   const server = createServer(answer(metrics, metricsToken, log));
-  try {
-    await once(server.listen(port, host), 'listening');
-  } catch (error) {
-    throw new ConfigError(`METRICS_PORT=${port}: ${error instanceof Error ? error.message : error}`, {
-      cause: error,
-    });
-  }
+  await listenOn(server, host, port, 'METRICS_PORT');
   return server;
 }
 
