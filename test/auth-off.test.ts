@@ -1,8 +1,5 @@
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import type { Browser } from 'playwright-core';
-import { launchBrowser } from './support/browser.js';
 import { registerUser, useAccount } from './support/client.js';
+import { type ForeignSite, openForeignSite } from './support/foreign-site.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { exchange, formRequest } from './support/raw-http.js';
 import { newAddress, postAuth, problemOf, send } from './support/sign-in.js';
@@ -181,28 +178,17 @@ test('the log warns of it at the start', async () => {
 });
 
 describe('in a browser', () => {
-  let browser: Browser;
-  /** The server of another site. */
-  let site: Server;
-
+  let site: ForeignSite;
   beforeAll(async () => {
-    site = createServer((_req, res) => {
-      res.setHeader('Content-Type', 'text/html').end('<!doctype html><title>A page</title>');
-    });
-    await new Promise<void>((resolve) => site.listen(0, '127.0.0.1', resolve));
-    browser = await launchBrowser(['--host-resolver-rules=MAP *.example 127.0.0.1']);
+    site = await openForeignSite();
   });
-
-  afterAll(async () => {
-    await browser?.close();
-    site?.close();
-  });
+  afterAll(() => site?.close());
 
   test('our page shows the files at once, and nothing of signing in', async () => {
     const server = await start();
     const me = await (await fetch(`${server.url}/api/me`)).json();
     await useAccount(me, 'none', () => server.url).upload(Buffer.from('x'), { filename: 'mine.txt' });
-    const page = await browser.newPage();
+    const page = await site.browser.newPage();
     await page.goto(server.url);
     await page.locator('.file').filter({ hasText: 'mine.txt' }).waitFor();
     await page.getByRole('button', { name: 'Sign out' }).waitFor({ state: 'hidden' });
@@ -216,14 +202,14 @@ describe('in a browser', () => {
   test('a page of another site, and one whose name was turned to this machine, read and change nothing', async () => {
     const server = await start();
     const { port } = new URL(server.url);
-    const foreign = `http://evil.example:${(site.address() as AddressInfo).port}`;
+    const foreign = site.origin;
     const rebound = `http://rebound.example:${port}`;
     for (const [origin, target] of [
       [foreign, server.url],
       [foreign, `http://localhost:${port}`],
       [rebound, rebound],
     ] as const) {
-      const page = await browser.newPage();
+      const page = await site.browser.newPage();
       await page.goto(origin);
       const answers = await page.evaluate(
         async ([url]) => {

@@ -1,9 +1,7 @@
-import { createServer, type Server } from 'node:http';
-import { type AddressInfo, isIPv4 } from 'node:net';
+import { isIPv4 } from 'node:net';
 import { networkInterfaces } from 'node:os';
-import type { Browser } from 'playwright-core';
-import { launchBrowser } from './support/browser.js';
 import { PASSWORD } from './support/client.js';
+import { type ForeignSite, openForeignSite } from './support/foreign-site.js';
 import * as ownPage from './support/page.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { exchange, formRequest } from './support/raw-http.js';
@@ -189,26 +187,15 @@ const neighbours = Object.values(networkInterfaces())
 );
 
 describe('in a browser', () => {
-  let browser: Browser;
-  /** The server of another site. */
-  let site: Server;
-
+  let site: ForeignSite;
   beforeAll(async () => {
-    site = createServer((_req, res) => {
-      res.setHeader('Content-Type', 'text/html').end('<!doctype html><title>A page</title>');
-    });
-    await new Promise<void>((resolve) => site.listen(0, '127.0.0.1', resolve));
-    browser = await launchBrowser(['--host-resolver-rules=MAP *.example 127.0.0.1']);
+    site = await openForeignSite();
   });
-
-  afterAll(async () => {
-    await browser?.close();
-    site?.close();
-  });
+  afterAll(() => site?.close());
 
   /** Registers by a script of the page at `origin`. */
   async function registerFrom(origin: string, server: string): Promise<[number, string]> {
-    const page = await browser.newPage();
+    const page = await site.browser.newPage();
     try {
       await page.goto(origin);
       return await page.evaluate(
@@ -231,7 +218,7 @@ describe('in a browser', () => {
   test('a page of another site makes no account, and our own at localhost makes the admin’s', async () => {
     const fresh = await start();
     const { port } = new URL(fresh.url);
-    const foreign = `http://evil.example:${(site.address() as AddressInfo).port}`;
+    const foreign = site.origin;
     for (const server of [fresh.url, `http://localhost:${port}`]) {
       expect(await registerFrom(foreign, server)).toEqual(REFUSED);
     }
@@ -245,7 +232,7 @@ describe('in a browser', () => {
       ['localhost', 'admin'],
       ['127.0.0.1', 'user'],
     ]) {
-      const page = await browser.newPage();
+      const page = await site.browser.newPage();
       const email = await ownPage.register(page, `http://${host}:${port}`);
       await page.close();
       const { rows } = await fresh.database.query('SELECT role FROM users WHERE email = $1', [email]);
