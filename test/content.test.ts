@@ -338,6 +338,8 @@ describe('thumbnails', () => {
       `${file.id}/thumbnails/small`,
       `${image.id}/thumbnails/huge`,
       `${image.id}/thumbnails/..%2F`,
+      `${image.id}/derived/nothing`,
+      `${image.id}/derived/..%2F`,
     ]) {
       const answer = await user.fetch(`/api/files/${path}`);
       expect(answer.status).toBe(404);

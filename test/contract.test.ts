@@ -182,6 +182,7 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/processing/estimate': () => [at('/api/processing/estimate?size=1000&type=image/jpeg')],
   'GET /api/files/{id}/content': () => contentCalls(`/api/files/${image}/content`),
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
+  'GET /api/files/{id}/derived/{name}': () => contentCalls(`/api/files/${image}/derived/thumbnail-small`),
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,
   'GET /api/webhooks': plainly,

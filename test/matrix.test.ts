@@ -133,6 +133,7 @@ const ROUTES: Record<string, Row> = {
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/derived/:name': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
   'GET /api/webhooks': { access: 'manage', ok: 200 },
@@ -543,7 +544,7 @@ function inertDeps(): AppDeps {
 
 function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
-  return { method, path: path.replace(':id', id).replace(':size', 'small') };
+  return { method, path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small') };
 }
 
 async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: string, query = '') {

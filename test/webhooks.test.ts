@@ -201,7 +201,13 @@ test('what a webhook is owed when it is disabled waits until it is enabled', asy
   const owed = await newFile();
   await until('an attempt', () => receiver.received.length > 0);
   await change(hook.id, { enabled: false });
-  await newFile();
+  // Events are handed out some time after they happened. What another webhook has been told, this one has missed.
+  const watcher = await receive();
+  await subscribe(watcher.url, user, { events: ['file.created'] });
+  const missed = await newFile();
+  await until('the event to be handed out', () =>
+    watcher.received.some(({ body }) => body.data.subjectId === missed),
+  );
   receiver.answer = (res) => res.end();
   receiver.received.length = 0;
   await change(hook.id, { enabled: true });

@@ -100,7 +100,7 @@ function isToDecode({ file }: Attempt, step: Step): boolean {
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */
 function closeAfter(session: ParserSession, last: TaskName | undefined): ParserSession['run'] {
-  return (name) => session.run(name).finally(() => name === last && session.close());
+  return (name, ...options) => session.run(name, ...options).finally(() => name === last && session.close());
 }
 
 function unanswered(deadline: Date): Outcome {

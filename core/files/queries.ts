@@ -41,11 +41,10 @@ export async function getBlob(database: DataSource, file: File): Promise<Blob> {
   return database.getRepository(Blob).findOneByOrFail({ id: file.blobId });
 }
 
-/** Derivatives of many files at once, with their blobs. */
-export async function listDerivatives(
-  database: DataSource,
-  fileIds: string[],
-): Promise<(Derivative & { blob: StoredBlob })[]> {
+export type StoredDerivative = Derivative & { blob: StoredBlob };
+
+/** Derivatives of many files at once, with their blobs, in the order of their names. */
+export async function listDerivatives(database: DataSource, fileIds: string[]): Promise<StoredDerivative[]> {
   return database
     .getRepository(Derivative)
     .createQueryBuilder('d')
@@ -58,6 +57,7 @@ export async function listDerivatives(
     ])
     .addSelect(['d.width AS width', 'd.height AS height', `${storedBlob('b')} AS blob`])
     .where('d.file_id = ANY (:fileIds)', { fileIds })
+    .orderBy('d.name')
     .getRawMany();
 }
 

@@ -13,12 +13,13 @@ import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
 
 /** A derivative whose bytes are stored and whose blob has no reference yet. */
 interface NewDerivative {
+  /** As DERIVATIVE_NAME. A derivative of the file that has this name already is replaced. */
   name: string;
   blob: StoredBlob;
   contentType: string;
-  /** Pixels. */
-  width: number;
-  height: number;
+  /** Pixels; null for what is not a picture. */
+  width: number | null;
+  height: number | null;
 }
 
 /** The facts that a step found; undefined leaves the column unchanged. */

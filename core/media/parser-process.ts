@@ -9,7 +9,7 @@ import {
   type ParserTask,
   TOO_MUCH_MEMORY,
 } from './parser-protocol.js';
-import { type ParserLimits } from './task-input.js';
+import type { ParserLimits, TaskInput } from './task-input.js';
 import { TASKS } from './tasks.js';
 
 /*
@@ -61,11 +61,12 @@ async function hold({ size, sent }: ParserContent): Promise<void> {
   held = { size, bytes: await receive(sent) };
 }
 
-async function run({ name, content }: ParserTask): Promise<ParserAnswer> {
+async function run({ name, options, content }: ParserTask): Promise<ParserAnswer> {
   if (content) await hold(content);
   if (!held) throw new Error('There is no content');
   try {
-    return { ok: true, result: await TASKS[name]({ ...held, limits }) };
+    const task = TASKS[name] as (input: TaskInput, options: unknown) => unknown;
+    return { ok: true, result: await task({ ...held, limits }, options) };
   } catch (error) {
     if (error instanceof AppError) return { ok: false, code: error.code, detail: error.message };
     return { ok: false, code: 'unreadable', detail: 'The content cannot be read' };

@@ -8,6 +8,8 @@ import type { TaskName } from './tasks.js';
 
 export interface ParserTask {
   name: TaskName;
+  /** Of the task, as tasks.ts declares them. */
+  options?: unknown;
   /** Undefined: the same content as that of the task before. */
   content?: ParserContent;
 }

@@ -4,7 +4,6 @@ import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { AppError } from '../errors.js';
 import { BYTES_FD, type ParserAnswer, type ParserTask, TOO_MUCH_MEMORY } from './parser-protocol.js';
 import { heldBytes } from './task-input.js';
-import type { TaskName } from './tasks.js';
 
 /** Where the bytes of a task come from. */
 export interface TaskSource {
@@ -40,7 +39,7 @@ const STALL_MS = 60_000;
  */
 export async function ask(
   child: ChildProcess,
-  name: TaskName,
+  { name, options }: Pick<ParserTask, 'name' | 'options'>,
   source: TaskSource | undefined,
   signal: AbortSignal,
   { memory, timeoutSeconds }: TaskLimits,
@@ -81,13 +80,13 @@ export async function ask(
       });
     };
     if (!source) {
-      send({ name });
+      send({ name, options });
       beginTask();
       return;
     }
     const sent = Math.min(source.sent ?? source.size, heldBytes({ memory }));
     const deliver = async (bytes: Readable) => {
-      send({ name, content: { size: source.size, sent } });
+      send({ name, options, content: { size: source.size, sent } });
       await sendBytes(bytes, sent, child.stdio[BYTES_FD] as Writable, over.signal, () => stalled.refresh());
       if (!over.signal.aborted) beginTask();
     };

@@ -2,15 +2,20 @@ import type { ChildProcess } from 'node:child_process';
 import { AppError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { isAlive, startPool } from './parser-pool.js';
-import { FORGET, NEEDS_ALL } from './parser-protocol.js';
+import { FORGET, NEEDS_ALL, type ParserTask } from './parser-protocol.js';
 import { ask, type TaskLimits, type TaskSource } from './parser-task.js';
 import { heldBytes, type ParserLimits, tooLarge } from './task-input.js';
-import type { TaskName, TaskResult } from './tasks.js';
+import type { TaskName, TaskOptions, TaskResult } from './tasks.js';
 
 /** Decodes files in separate processes; see parser-process.ts. */
 export interface Parsers {
   /** Runs one task of tasks.ts on this content; errors as in ParserSession. */
-  run<Name extends TaskName>(name: Name, source: TaskSource, signal: AbortSignal): Promise<TaskResult<Name>>;
+  run<Name extends TaskName>(
+    name: Name,
+    source: TaskSource,
+    signal: AbortSignal,
+    ...options: TaskOptions<Name>
+  ): Promise<TaskResult<Name>>;
   /**
    * Prepares several tasks on the same content. Reads nothing and takes no process before the first task.
    * @param signal ends waiting, reading and decoding when it aborts
@@ -28,7 +33,7 @@ export interface ParserSession {
    * @throws {AppError} unreadable, unavailable, took_too_long, too_much_memory, parser_died; the task's own AppErrors; the
    * signal's reason
    */
-  run<Name extends TaskName>(name: Name): Promise<TaskResult<Name>>;
+  run<Name extends TaskName>(name: Name, ...options: TaskOptions<Name>): Promise<TaskResult<Name>>;
   /** Makes the process free for others. */
   close(): void;
 }
@@ -51,12 +56,12 @@ export function startParsers(options: ParserOptions): Parsers {
     /** The process that holds the content. */
     let holder: ChildProcess | undefined;
 
-    async function askHolder(name: TaskName) {
-      if (holder && isAlive(holder)) return ask(holder, name, undefined, signal, options);
+    async function askHolder(task: Pick<ParserTask, 'name' | 'options'>) {
+      if (holder && isAlive(holder)) return ask(holder, task, undefined, signal, options);
       // Detecting a type takes milliseconds, so it does not wait behind decoding tasks.
-      const child = await pool.take(signal, name === 'type');
+      const child = await pool.take(signal, task.name === 'type');
       try {
-        const answer = await ask(child, name, source, signal, options);
+        const answer = await ask(child, task, source, signal, options);
         holder = child;
         return answer;
       } finally {
@@ -64,15 +69,16 @@ export function startParsers(options: ParserOptions): Parsers {
       }
     }
 
-    async function run(name: TaskName): Promise<unknown> {
+    async function run(name: TaskName, taskOptions: unknown): Promise<unknown> {
       if (NEEDS_ALL.has(name) && source.size > held) throw tooLarge(source.size, held);
-      const answer = await askHolder(name);
+      const answer = await askHolder({ name, options: taskOptions });
       if (!answer.ok) throw new AppError(answer.code, { detail: answer.detail });
       return answer.result;
     }
 
     return {
-      run: <Name extends TaskName>(name: Name) => run(name) as Promise<TaskResult<Name>>,
+      run: <Name extends TaskName>(name: Name, ...[taskOptions]: TaskOptions<Name>) =>
+        run(name, taskOptions) as Promise<TaskResult<Name>>,
       close() {
         if (!holder) return;
         // An error means that the process has ended.
@@ -84,9 +90,9 @@ export function startParsers(options: ParserOptions): Parsers {
   }
 
   return {
-    run(name, source, signal) {
+    run(name, source, signal, ...taskOptions) {
       const session = open(source, signal);
-      return session.run(name).finally(() => session.close());
+      return session.run(name, ...taskOptions).finally(() => session.close());
     },
     open,
     close: pool.close,

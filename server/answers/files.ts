@@ -22,6 +22,18 @@ const links = z.object({
   thumbnails: z.record(z.string(), z.string()).nullable().describe('By size: small, medium, large'),
 });
 
+const derived = z.object({
+  name: z.string(),
+  contentType: z.string(),
+  size: bytes,
+  width: z.int().nullable().describe('Pixels; null for what is not a picture'),
+  height: z.int().nullable(),
+  link: z
+    .string()
+    .nullable()
+    .describe('A signed address, which expires; null while the file may not be shown'),
+});
+
 export const file = z
   .object({
     id,
@@ -46,6 +58,9 @@ export const file = z
     createdAt: timestamp,
     completedAt: timestamp.nullable(),
     deletedAt: timestamp.nullable().describe('When it was put into the trash; null: it is not in the trash'),
+    derived: z
+      .array(derived)
+      .describe('Previews and other things that steps have made from the file, apart from its thumbnails'),
     links: links.describe('Signed addresses, which expire; none while the file is in the trash'),
   })
   .meta({ id: 'File' });

@@ -1,15 +1,16 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
-import type { Derivative } from '../../core/database/entities/derivative.js';
 import type { File } from '../../core/database/entities/file.js';
 import { findTwin } from '../../core/files/duplicates.js';
-import { listDerivatives } from '../../core/files/queries.js';
+import { listDerivatives, type StoredDerivative } from '../../core/files/queries.js';
 import { endedSteps } from '../../core/files/steps.js';
 import type { file as fileAnswer, sentFile } from '../answers/files.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
 import { signLink } from '../auth/links.js';
 import type { Principal } from '../auth/principal.js';
+
+const THUMBNAIL = /^thumbnail-(\w+)$/;
 
 type FileValue = z.output<typeof fileAnswer>;
 
@@ -58,12 +59,11 @@ export function attemptsOf(file: File): number {
 }
 
 /** @param derivatives also those of other files */
-function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']): FileValue {
+function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['link']): FileValue {
   const path = `/api/files/${file.id}`;
-  const thumbnails = derivatives
-    .filter(({ fileId }) => fileId === file.id)
-    .map(({ name }) => /^thumbnail-(\w+)$/.exec(name)?.[1])
-    .filter((size) => size !== undefined);
+  const own = derivatives.filter(({ fileId }) => fileId === file.id);
+  const thumbnails = own.map(({ name }) => THUMBNAIL.exec(name)?.[1]).filter((size) => size !== undefined);
+  const isShown = file.clean && !file.deletedAt;
   return {
     id: file.id,
     filename: file.filename,
@@ -83,8 +83,18 @@ function fileJson(file: File, derivatives: Derivative[], linkKey: Keys['link']):
     createdAt: file.createdAt,
     completedAt: file.completedAt,
     deletedAt: file.deletedAt,
+    derived: own
+      .filter(({ name }) => !THUMBNAIL.test(name))
+      .map(({ name, contentType, width, height, blob }) => ({
+        name,
+        contentType,
+        size: blob.size,
+        width,
+        height,
+        link: isShown ? signLink(`${path}/derived/${name}`, linkKey) : null,
+      })),
     links: {
-      content: file.clean && !file.deletedAt ? signLink(`${path}/content`, linkKey) : null,
+      content: isShown ? signLink(`${path}/content`, linkKey) : null,
       thumbnails:
         thumbnails.length > 0 && !file.deletedAt
           ? Object.fromEntries(

@@ -1,12 +1,15 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 
+/** The names of derivatives: they are parts of addresses. */
+export const DERIVATIVE_NAME = /^[a-z0-9]+(-[a-z0-9]+)*$/;
+
 /** Something made from a file, such as a thumbnail. */
 @Entity('derivatives')
 export class Derivative {
   @PrimaryColumn('uuid', { name: 'file_id' })
   fileId: string;
 
-  /** `thumbnail-small`, `thumbnail-medium`, `thumbnail-large`. */
+  /** As DERIVATIVE_NAME: `thumbnail-small`, `thumbnail-medium`, `thumbnail-large`, and those of other steps. */
   @PrimaryColumn('text')
   name: string;
 
@@ -16,10 +19,10 @@ export class Derivative {
   @Column('text', { name: 'content_type' })
   contentType: string;
 
-  /** Pixels. */
-  @Column('integer')
-  width: number;
+  /** Pixels; null for what is not a picture. */
+  @Column('integer', { nullable: true })
+  width: number | null;
 
-  @Column('integer')
-  height: number;
+  @Column('integer', { nullable: true })
+  height: number | null;
 }
