@@ -1,0 +1,343 @@
+import { GoldenRetriever, Tus, Uppy } from 'uppy';
+import type { Api } from '../api.js';
+import { ApiError, readRetryAfter } from '../api-error.js';
+import type { ChosenFile } from './chosen.js';
+import { CreationGate } from './creation-gate.js';
+
+/*
+ * Sends files by tus with Uppy, and keeps them in the browser over a reload. The page loads this module when there is
+ * something to send. Each file is an upload of its own for Uppy, so that none waits for another.
+ */
+
+const MiB = 2 ** 20;
+// Keep trying for about ten minutes while the server is away. While the browser is offline there are no
+// attempts, and the attempts are counted anew after each byte that arrives.
+const RETRY_DELAYS_MS = [0, 1000, 3000, 5000, 10_000, 20_000, ...Array<number>(20).fill(30_000)];
+const AT_ONCE = 3;
+/** How long to wait if the server does not say it. */
+const LIMITED_MS = 5000;
+/** An upload that has stood still for so long begins a new connection; twice as long the next time. */
+const STALL_MS = 30_000;
+const LOOK_EVERY_MS = 1000;
+
+type Meta = { filename: string; filetype: string; relativePath?: string; modified: number };
+type Body = Record<string, unknown>;
+type Sent = ReturnType<Uppy<Meta, Body>['getFile']>;
+
+/** A file that is being sent. */
+export interface Sending {
+  key: string;
+  name: string;
+  type: string;
+  size: number;
+  /** Bytes that were handed to the network. */
+  sent: number;
+  /** `lost`: the browser has lost the bytes; the file must be chosen again. */
+  state: 'waiting' | 'sending' | 'paused' | 'failed' | 'lost';
+}
+
+/** Why an upload ended without a file. */
+export interface Refusal {
+  sending: Sending;
+  file: File | undefined;
+  /** In words for the user. */
+  reason: string | undefined;
+  /** Of HTTP; undefined: there was no answer. */
+  status: number | undefined;
+}
+
+export interface UploaderEvents {
+  /** Something about the files that are sent has changed. */
+  onChange(): void;
+  onFinished(sending: Sending, fileId: string): void;
+  /** The server has refused a file; it is not sent any more. */
+  onRefused(refusal: Refusal): void;
+  /** A request got no answer. */
+  onTrouble(): void;
+  /** The server takes no new uploads for so long. */
+  onHeld(ms: number): void;
+}
+
+export interface Uploader {
+  list(): Sending[];
+  add(chosen: ChosenFile[]): void;
+  pause(key: string): void;
+  resume(key: string): void;
+  /** Ends an upload, here and on the server. */
+  cancel(key: string): void;
+  /** @returns false if this is not the file that was chosen before */
+  chooseAgain(key: string, file: File): boolean;
+  /** Lets the uploads that stand still try again at once. */
+  hurry(): void;
+}
+
+/** @param restores whether this tab goes on with the uploads of an earlier visit */
+export function startUploader(api: Api, name: string, restores: boolean, events: UploaderEvents): Uploader {
+  const uppy = new Uppy<Meta, Body>({
+    id: name,
+    autoProceed: false,
+    allowMultipleUploadBatches: true,
+  });
+  const stalls = watchStalls();
+  sendByTus(uppy, api, events);
+  if (restores) restoreAfterReload();
+  uppy.on('state-update', () => events.onChange());
+  uppy.on('upload-progress', (file) => {
+    if (file) stalls.noteProgress(file.id);
+  });
+  setInterval(() => {
+    for (const { key } of list().filter(({ state }) => state === 'sending')) {
+      if (stalls.isStalled(key)) restart(key);
+    }
+  }, LOOK_EVERY_MS);
+
+  function list(): Sending[] {
+    return uppy
+      .getFiles()
+      .filter((file) => !file.progress.uploadComplete)
+      .map(toSending);
+  }
+
+  /** Sends one file, and forgets it when that has ended. */
+  function send(key: string): void {
+    stalls.noteProgress(key);
+    uppy
+      .retryUpload(key)
+      .then((result) => {
+        const [file] = result?.successful ?? [];
+        if (!file) return;
+        const id = file.uploadURL?.split('/').at(-1) ?? '';
+        events.onFinished(toSending(file), id);
+        // Only now: a file that is removed earlier is deleted on the server too.
+        uppy.removeFile(key);
+      })
+      // upload-error has told it.
+      .catch(() => {});
+  }
+
+  uppy.on('upload-error', (file, _error, response) => {
+    if (!file) return;
+    const request = response?.body?.xhr;
+    const status = request instanceof XMLHttpRequest ? request.status || undefined : undefined;
+    if (status === undefined || isPassing('PATCH', status) || status >= 500) {
+      events.onTrouble();
+      return;
+    }
+    const known = uppy.getFile(file.id);
+    if (!known) return;
+    events.onRefused({
+      sending: toSending(known),
+      file: known.data instanceof File ? known.data : undefined,
+      reason: refusalOf(request),
+      status,
+    });
+    uppy.removeFile(file.id);
+  });
+
+  /** Ends the connection of an upload, and begins another. */
+  function restart(key: string): void {
+    stalls.noteRestart(key);
+    uppy.pauseResume(key);
+    uppy.pauseResume(key);
+  }
+
+  function restoreAfterReload(): void {
+    uppy.on('restored', () => {
+      // Uppy would go on with them together, and not at all if one of them must be chosen again.
+      uppy.setState({ currentUploads: {}, recoveredState: null });
+      for (const file of uppy.getFiles()) {
+        if (file.progress.uploadComplete) uppy.removeFile(file.id);
+        else if (!file.isGhost && !isPaused(file)) send(file.id);
+      }
+    });
+    // The types of GoldenRetriever lack these limits, which default to 10 and 300 MiB.
+    const indexedDB: object = { maxFileSize: 1024 * MiB, maxTotalSize: 4096 * MiB };
+    uppy.use(GoldenRetriever, { indexedDB });
+  }
+
+  return {
+    list,
+    add(chosen) {
+      for (const { file, path } of chosen) {
+        const meta: Meta = {
+          filename: file.name,
+          filetype: file.type,
+          modified: file.lastModified,
+          ...(path === undefined ? {} : { relativePath: path }),
+        };
+        try {
+          const key = uppy.addFile({ name: file.name, type: file.type, data: file, source: 'page', meta });
+          send(key);
+        } catch {
+          // It is on its way already.
+        }
+      }
+    },
+    pause(key) {
+      if (!isPaused(uppy.getFile(key))) uppy.pauseResume(key);
+    },
+    resume(key) {
+      const file = uppy.getFile(key);
+      if (!file) return;
+      stalls.noteProgress(key);
+      // A file that was paused before a reload is not under way for Uppy, nor one that has failed.
+      const isUnderWay = Object.values(uppy.getState().currentUploads).some(({ fileIDs }) =>
+        fileIDs.includes(key),
+      );
+      if (isUnderWay && isPaused(file) && !file.error) uppy.pauseResume(key);
+      else send(key);
+    },
+    cancel: (key) => uppy.removeFile(key),
+    chooseAgain(key, file) {
+      const lost = uppy.getFile(key);
+      if (
+        !lost ||
+        lost.name !== file.name ||
+        lost.size !== file.size ||
+        lost.meta.modified !== file.lastModified
+      )
+        return false;
+      uppy.setFileState(key, { data: file, isGhost: false });
+      send(key);
+      return true;
+    },
+    hurry() {
+      for (const { key, state } of list()) {
+        if (state === 'failed') send(key);
+        else if (state === 'sending' && stalls.stoodMs(key) > LOOK_EVERY_MS) restart(key);
+      }
+    },
+  };
+}
+
+function toSending(file: Sent): Sending {
+  const { progress } = file;
+  return {
+    key: file.id,
+    name: file.meta.relativePath ?? file.name ?? '',
+    type: file.type ?? '',
+    size: file.size ?? 0,
+    sent: typeof progress.bytesUploaded === 'number' ? progress.bytesUploaded : 0,
+    state: file.isGhost
+      ? 'lost'
+      : file.error
+        ? 'failed'
+        : isPaused(file)
+          ? 'paused'
+          : progress.uploadStarted
+            ? 'sending'
+            : 'waiting',
+  };
+}
+
+function isPaused(file: Sent | undefined): boolean {
+  return file !== undefined && 'isPaused' in file && file.isPaused === true;
+}
+
+/** Tells which uploads stand still. */
+function watchStalls() {
+  const last = new Map<string, { at: number; allowedMs: number }>();
+  return {
+    noteProgress: (key: string) => void last.set(key, { at: Date.now(), allowedMs: STALL_MS }),
+    noteRestart(key: string) {
+      const allowedMs = 2 * (last.get(key)?.allowedMs ?? STALL_MS);
+      last.set(key, { at: Date.now(), allowedMs });
+    },
+    stoodMs: (key: string) => Date.now() - (last.get(key)?.at ?? Date.now()),
+    isStalled(key: string) {
+      const seen = last.get(key);
+      return seen !== undefined && Date.now() - seen.at > seen.allowedMs;
+    },
+  };
+}
+
+/** Sends the files. Each request carries a valid token; new uploads wait until the server takes them. */
+function sendByTus(uppy: Uppy<Meta, Body>, api: Api, events: UploaderEvents): void {
+  const gate = new CreationGate();
+  const tokens = new WeakMap<object, string>();
+  /** The current request of each file. */
+  const latest = new Map<string, object>();
+  uppy.on('upload-success', (file) => {
+    if (file) latest.delete(file.id);
+  });
+
+  /** Whether a request that had to wait is still needed. */
+  function isWanted(id: string, request: object): boolean {
+    const file = uppy.getFile(id);
+    return file !== undefined && !isPaused(file) && latest.get(id) === request;
+  }
+
+  uppy.use(Tus, {
+    endpoint: '/uploads',
+    limit: AT_ONCE,
+    retryDelays: RETRY_DELAYS_MS,
+    removeFingerprintOnSuccess: true,
+    allowedMetaFields: ['filename', 'filetype', 'relativePath'],
+    async onBeforeRequest(request, file) {
+      const method = request.getMethod();
+      if (method !== 'DELETE') latest.set(file.id, request);
+      if (method === 'POST') await gate.passed();
+      const token = await tokenWhenOnline(api);
+      // A paused file has a newer request by now, and a removed file needs none.
+      if (method !== 'DELETE' && !isWanted(file.id, request)) await new Promise(() => {});
+      request.setHeader('Authorization', `Bearer ${token}`);
+      tokens.set(request, token);
+    },
+    onAfterResponse(request, response) {
+      const method = request.getMethod();
+      const status = response.getStatus();
+      const token = tokens.get(request);
+      const isRefused = status === 401 || (status === 423 && response.getHeader('WWW-Authenticate'));
+      if (isRefused && token !== undefined) api.tokenRefused(token);
+      if (method === 'POST' && (status === 429 || status === 503)) {
+        const asked = readRetryAfter(response.getHeader('Retry-After'));
+        const ms = asked ?? LIMITED_MS;
+        if ((status === 429 || asked !== undefined) && gate.closeFor(ms)) events.onHeld(ms);
+      }
+      if (isPassing(method, status)) throw new Error(`The server answered ${status}`);
+    },
+    onShouldRetry(error, _attempt, _options, next) {
+      if (!error.originalResponse) events.onTrouble();
+      return next(error);
+    },
+  });
+}
+
+/** An access token. Waits while the browser is offline or the server limits requests. */
+async function tokenWhenOnline(api: Api): Promise<string> {
+  for (;;) {
+    try {
+      return await api.accessToken();
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 429) {
+        await new Promise((resolve) => setTimeout(resolve, error.retryAfterMs ?? LIMITED_MS));
+        continue;
+      }
+      if (error instanceof ApiError || navigator.onLine) throw error;
+      await new Promise((resolve) => window.addEventListener('online', resolve, { once: true }));
+    }
+  }
+}
+
+/** The server's explanation of a failed upload: tus errors are plain text, others problem documents. */
+function refusalOf(request: unknown): string | undefined {
+  if (!(request instanceof XMLHttpRequest)) return undefined;
+  const type = request.getResponseHeader('content-type') ?? '';
+  if (type.startsWith('text/plain')) return request.responseText.trim();
+  try {
+    const problem: { detail?: string; title?: string } = JSON.parse(request.responseText);
+    return problem.detail ?? problem.title;
+  } catch {
+    return undefined; // a proxy's page
+  }
+}
+
+/**
+ * Whether an answer says nothing about the upload itself, so that the same request is sent again. The tus
+ * client takes every failed HEAD (without a valid token, or from a proxy whose server restarts) for the loss
+ * of the upload and begins again at the first byte. Only 404 and 410 mean that the upload is lost.
+ */
+function isPassing(method: string, status: number): boolean {
+  if (status === 401 || status === 429) return true;
+  return method === 'HEAD' && status >= 400 && ![404, 410, 423].includes(status);
+}
