@@ -7,6 +7,16 @@ export function timeText(time: string): string {
   return timeFormat.format(new Date(time));
 }
 
+const dayFormat = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric' });
+const yearFormat = new Intl.DateTimeFormat('en', { dateStyle: 'medium' });
+
+/** A time as short as a list needs it: “9:05 AM” for today, “Nov 21”, or “Nov 21, 2025”. */
+export function shortTimeText(time: string, now = new Date()): string {
+  const date = new Date(time);
+  if (date.toDateString() === now.toDateString()) return hourFormat.format(date);
+  return (date.getFullYear() === now.getFullYear() ? dayFormat : yearFormat).format(date);
+}
+
 /** The time at which a wait of `ms` ends: “at 9:05 AM”, or “in 12 seconds”. */
 export function soonText(ms: number): string {
   const seconds = Math.max(1, Math.ceil(ms / 1000));

@@ -1,7 +1,7 @@
 import { useRef } from 'preact/hooks';
 import type { FileStatus, StoredFile } from '../api.js';
 import { connection } from '../connection.js';
-import { durationText, sizeText, timeText } from '../format.js';
+import { durationText, shortTimeText, sizeText, timeText } from '../format.js';
 import { Icon, IconButton } from '../icon.js';
 import type { UploadRow, Uploads } from '../uploads/store.js';
 import { isActive } from './store.js';
@@ -136,7 +136,7 @@ export function FileRow({
         <p class="name" title={filename}>
           {filename}
         </p>
-        <p class="facts" title={messagesOf(file).join('\n')}>
+        <p class="facts" title={[timeText(file.createdAt), ...messagesOf(file)].join('\n')}>
           {status !== 'completed' && <span class="badge">{STATUS_WORDS[status]}</span>}
           {factsOf(file)}
         </p>
@@ -164,7 +164,7 @@ export function FileRow({
 function factsOf(file: StoredFile): string {
   const messages = messagesOf(file);
   if (file.error) return messages.join(' ');
-  const parts = [sizeText(file.size), timeText(file.createdAt)];
+  const parts = [sizeText(file.size), shortTimeText(file.createdAt)];
   if (isActive(file)) parts.push(doneText(file));
   return [...parts, ...messages].filter((part) => part !== '').join(' · ');
 }

@@ -3,7 +3,7 @@ import type { Uploads } from '../uploads/store.js';
 
 /** All uploads together: how far they are, and what can be done with all of them. */
 export function UploadSummary({ uploads }: { uploads: Uploads }) {
-  const open = uploads.rows.value.filter(({ state }) => state !== 'refused');
+  const open = uploads.rows.value.filter(({ state }) => state !== 'refused' && state !== 'arriving');
   if (open.length < 2) return null;
   const sent = open.reduce((sum, row) => sum + row.sent, 0);
   const size = open.reduce((sum, row) => sum + row.size, 0);

@@ -3,7 +3,7 @@ import { useEffect, useRef } from 'preact/hooks';
 import type { Api, StoredFile } from '../api.js';
 import { explain } from '../api-error.js';
 import { type ChosenFile, chosenIn, filesIn, holdsFiles } from '../uploads/chosen.js';
-import type { Uploads } from '../uploads/store.js';
+import type { UploadRow, Uploads } from '../uploads/store.js';
 import { Banner } from './banner.js';
 import { FileRow, UploadingRow } from './rows.js';
 import type { Files } from './store.js';
@@ -22,8 +22,11 @@ interface Props {
 export function FilesView({ api, files, uploads }: Props) {
   const toast = useSignal<Toast | undefined>(undefined);
   const list = useRef<HTMLUListElement>(null);
+  // A file may be listed before the page has the answer to the last request of its upload.
+  const known = new Set(files.list.value.map(({ id }) => id));
+  const isOnItsWay = ({ fileId }: UploadRow) => fileId === undefined || !known.has(fileId);
   const rows = [
-    ...uploads.rows.value.map((upload) => ({ key: upload.key, upload })),
+    ...uploads.rows.value.filter(isOnItsWay).map((upload) => ({ key: upload.key, upload })),
     ...files.list.value.map((file) => ({ key: file.id, file })),
   ];
   const shown = useWindow(list, rows.length);

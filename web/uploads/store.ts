@@ -129,10 +129,10 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
       const own = restores ? name : `${name}-${Date.now()}`;
       uploader = startUploader(api, own, restores, {
         onChange: showSoon,
-        onFinished(sending, fileId) {
+        onFinished(sending) {
           rates.delete(sending.key);
           arriving.value = [sending, ...arriving.value];
-          void listener.onFinished(fileId).finally(() => {
+          void listener.onFinished(sending.fileId ?? '').finally(() => {
             arriving.value = arriving.value.filter((one) => one !== sending);
           });
         },
@@ -223,7 +223,15 @@ let refusals = 0;
 
 function refusedFile(file: File, path: string | undefined): Sending {
   const key = `refused-${++refusals}`;
-  return { key, name: path ?? file.name, type: file.type, size: file.size, sent: 0, state: 'waiting' };
+  return {
+    key,
+    fileId: undefined,
+    name: path ?? file.name,
+    type: file.type,
+    size: file.size,
+    sent: 0,
+    state: 'waiting',
+  };
 }
 
 function reasonOf({ reason, status }: Refusal): string {

@@ -27,6 +27,8 @@ type Sent = ReturnType<Uppy<Meta, Body>['getFile']>;
 /** A file that is being sent. */
 export interface Sending {
   key: string;
+  /** Of the upload, and of the file that it becomes; undefined: the server does not know the upload yet. */
+  fileId: string | undefined;
   name: string;
   type: string;
   size: number;
@@ -49,7 +51,7 @@ export interface Refusal {
 export interface UploaderEvents {
   /** Something about the files that are sent has changed. */
   onChange(): void;
-  onFinished(sending: Sending, fileId: string): void;
+  onFinished(sending: Sending): void;
   /** The server has refused a file; it is not sent any more. */
   onRefused(refusal: Refusal): void;
   /** A request got no answer. */
@@ -106,8 +108,7 @@ export function startUploader(api: Api, name: string, restores: boolean, events:
       .then((result) => {
         const [file] = result?.successful ?? [];
         if (!file) return;
-        const id = file.uploadURL?.split('/').at(-1) ?? '';
-        events.onFinished(toSending(file), id);
+        events.onFinished(toSending(file));
         // Only now: a file that is removed earlier is deleted on the server too.
         uppy.removeFile(key);
       })
@@ -214,6 +215,7 @@ function toSending(file: Sent): Sending {
   const { progress } = file;
   return {
     key: file.id,
+    fileId: idIn(file.tus?.uploadUrl ?? file.uploadURL),
     name: file.meta.relativePath ?? file.name ?? '',
     type: file.type ?? '',
     size: file.size ?? 0,
@@ -228,6 +230,11 @@ function toSending(file: Sent): Sending {
             ? 'sending'
             : 'waiting',
   };
+}
+
+/** The id at the end of the address of an upload. */
+function idIn(address: string | null | undefined): string | undefined {
+  return address?.split('/').at(-1);
 }
 
 function isPaused(file: Sent | undefined): boolean {
