@@ -47,14 +47,22 @@ beforeAll(async () => {
   await processes.start('server', proxy.servers[0]);
   await processes.start('server-2', proxy.servers[1]);
   user = await registerUser(() => processes.url);
-  connection = await openHttp2(proxy.url, proxy.certificate, user);
+  await connect();
   await until('the proxy to find a server', async () => {
     return (await connection.send('GET', '/health/ready')).status === 200;
   });
+  connection.session.destroy();
 });
 
+async function connect(): Promise<void> {
+  connection = await openHttp2(proxy.url, proxy.certificate, user);
+}
+
+// Each test has a connection of its own: the proxy closes one that was idle for a minute.
+beforeEach(connect);
+afterEach(() => connection?.session.destroy());
+
 afterAll(async () => {
-  connection?.session.destroy();
   await browser?.close();
   await proxy?.stop();
   await processes?.close();
