@@ -21,7 +21,10 @@ const tabs = new BroadcastChannel('landfall');
 tabs.addEventListener('message', () => location.reload());
 // Uploads stop with the page and continue when their owner signs in again.
 api.onSessionLost = () => location.reload();
-await showApp((await restoreSession()) ?? (await signIn(api, invitation)));
+const restored = await restoreSession();
+showApp(restored ?? (await signIn(api, invitation)));
+// The form, which had the focus, is gone.
+if (!restored) byId('files-title', HTMLElement).focus();
 
 /** The user who is still signed in from an earlier visit. Waits while the server is away. */
 async function restoreSession(): Promise<User | undefined> {
@@ -46,7 +49,7 @@ function hideSignIn(isNeeded: boolean): void {
     byId(id, HTMLElement).hidden = !isNeeded;
 }
 
-async function showApp(user: User): Promise<void> {
+function showApp(user: User): void {
   setText(byId('who', HTMLElement), user.email);
   byId('queue', HTMLElement).hidden = user.role !== 'admin';
   void api.needsSignIn().then(hideSignIn);
@@ -60,7 +63,7 @@ async function showApp(user: User): Promise<void> {
     onLive: (isLive) => files.setLive(isLive),
     onEvent: (event) => files.note(event),
   });
-  const uploads = await openUploads(api, user, {
+  const uploads = openUploads(api, user, {
     onFinished(id) {
       quota.expectChange();
       return files.look(id);

@@ -60,9 +60,9 @@ interface RefusedFile {
 const SHOW_EVERY_MS = 250;
 const LOCK_WAIT_MS = 1000;
 
-export async function openUploads(api: Api, user: User, listener: Listener): Promise<Uploads> {
+export function openUploads(api: Api, user: User, listener: Listener): Uploads {
   const name = `landfall-${user.id}`;
-  const restores = await ownsRestore(user);
+  const owning = ownsRestore(user);
   const sendings = signal<Sending[]>([]);
   const arriving = signal<Sending[]>([]);
   const refused = signal<RefusedFile[]>([]);
@@ -70,7 +70,9 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
   const problems = new Map<string, string>();
   const rates = new Map<string, Rate>();
   let limits: Limits | undefined;
-  let loading: Promise<Uploader> | undefined;
+  /** Files that were chosen before Uppy was there. */
+  const early = signal<{ sending: Sending; chosen: ChosenFile }[]>([]);
+  let isLoading = false;
   let uploader: Uploader | undefined;
   let _timer: number | undefined;
   let noteTimer: number | undefined;
@@ -81,6 +83,7 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
       ...toRow(sending, undefined, undefined),
       state: 'arriving' as const,
     })),
+    ...early.value.map(({ sending }) => toRow(sending, undefined, undefined)),
     ...sendings.value.map((sending) => toRow(sending, rates.get(sending.key), problems.get(sending.key))),
   ]);
 
@@ -94,7 +97,7 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
       else rate.reset();
     }
     sendings.value = list;
-    keepMark(name, list.length > 0);
+    void owning.then((restores) => restores && keepMark(name, list.length > 0));
     // The rate of what stands still goes down although no byte tells it.
     if (list.some(({ state }) => state === 'sending')) showSoon();
   }
@@ -123,8 +126,12 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
     refused.value = [{ row, file }, ...refused.value];
   }
 
-  function load(): Promise<Uploader> {
-    loading ??= import('./uploader.js').then(({ startUploader }) => {
+  async function load(): Promise<void> {
+    if (uploader || isLoading) return;
+    isLoading = true;
+    try {
+      const restores = await owning;
+      const { startUploader } = await import('./uploader.js');
       // No user restores the files of another, and no tab those of another tab.
       const own = restores ? name : `${name}-${Date.now()}`;
       uploader = startUploader(api, own, restores, {
@@ -148,18 +155,26 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
           say(`The server takes no more new uploads for now. They go on by themselves ${soonText(ms)}.`, ms);
         },
       });
-      return uploader;
-    });
-    return loading;
+      uploader.add(early.value.map(({ chosen }) => chosen));
+      early.value = [];
+    } catch {
+      // It is loaded when the server is back.
+      suspectOutage();
+    }
+    isLoading = false;
   }
 
   async function loadLimits(): Promise<void> {
     limits ??= await api.get<UploadInfoJson>('/api/uploads/info').catch(() => undefined);
   }
 
-  onServerBack(() => uploader?.hurry());
+  onServerBack(() => {
+    uploader?.hurry();
+    void loadLimits();
+    if (early.value.length > 0 || hasMark(name)) void load();
+  });
   void loadLimits();
-  if (restores && hasMark(name)) void load();
+  if (hasMark(name)) void load();
 
   const each = (states: Sending['state'][], act: (key: string) => void) => {
     for (const { key, state } of uploader?.list() ?? []) if (states.includes(state)) act(key);
@@ -172,17 +187,20 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
     rows,
     note,
     add(files) {
-      const good = files.filter(({ file, path }) => {
-        const problem = limits && refusalOf(limits, file);
+      const good = files.filter((chosen) => {
+        const problem = limits && refusalOf(limits, chosen.file);
         if (problem === undefined) return true;
-        refuse(refusedFile(file, path), undefined, problem, false);
+        refuse(newSending(chosen), undefined, problem, false);
         return false;
       });
-      if (good.length > 0) void load().then((loaded) => loaded.add(good));
+      if (uploader) return uploader.add(good);
+      early.value = [...early.value, ...good.map((chosen) => ({ sending: newSending(chosen), chosen }))];
+      if (good.length > 0) void load();
     },
     pause: (key) => uploader?.pause(key),
     resume: (key) => uploader?.resume(key),
     cancel(key) {
+      early.value = early.value.filter(({ sending }) => sending.key !== key);
       if (refused.value.some(({ row }) => row.key === key)) dismiss(key);
       else uploader?.cancel(key);
       problems.delete(key);
@@ -203,7 +221,10 @@ export async function openUploads(api: Api, user: User, listener: Listener): Pro
     pauseAll: () => each(['sending', 'waiting'], (key) => uploader?.pause(key)),
     resumeAll: () => each(['paused', 'failed'], (key) => uploader?.resume(key)),
     cancelAll: () => each(['sending', 'waiting', 'paused', 'failed', 'lost'], (key) => uploader?.cancel(key)),
-    isUploading: () => sendings.value.some(({ state }) => state === 'sending' || state === 'waiting'),
+    isUploading: () =>
+      [...sendings.value, ...early.value.map(({ sending }) => sending)].some(
+        ({ state }) => state === 'sending' || state === 'waiting',
+      ),
   };
 }
 
@@ -219,10 +240,11 @@ function toRow(sending: Sending, rate: Rate | undefined, problem: string | undef
 }
 
 /** Browsers offer randomUUID() to secure origins only. */
-let refusals = 0;
+let numbered = 0;
 
-function refusedFile(file: File, path: string | undefined): Sending {
-  const key = `refused-${++refusals}`;
+/** A file that Uppy does not know. */
+function newSending({ file, path }: ChosenFile): Sending {
+  const key = `chosen-${++numbered}`;
   return {
     key,
     fileId: undefined,

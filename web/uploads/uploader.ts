@@ -1,3 +1,4 @@
+import type { DetailedError } from 'tus-js-client';
 import { GoldenRetriever, Tus, Uppy } from 'uppy';
 import type { Api } from '../api.js';
 import { ApiError, readRetryAfter } from '../api-error.js';
@@ -83,6 +84,7 @@ export function startUploader(api: Api, name: string, restores: boolean, events:
   const stalls = watchStalls();
   sendByTus(uppy, api, events);
   if (restores) restoreAfterReload();
+  window.addEventListener('unhandledrejection', ignoreEnded);
   uppy.on('state-update', () => events.onChange());
   uppy.on('upload-progress', (file) => {
     if (file) stalls.noteProgress(file.id);
@@ -175,7 +177,8 @@ export function startUploader(api: Api, name: string, restores: boolean, events:
       }
     },
     pause(key) {
-      if (!isPaused(uppy.getFile(key))) uppy.pauseResume(key);
+      const file = uppy.getFile(key);
+      if (file && !isPaused(file)) uppy.pauseResume(key);
     },
     resume(key) {
       const file = uppy.getFile(key);
@@ -188,7 +191,9 @@ export function startUploader(api: Api, name: string, restores: boolean, events:
       if (isUnderWay && isPaused(file) && !file.error) uppy.pauseResume(key);
       else send(key);
     },
-    cancel: (key) => uppy.removeFile(key),
+    cancel(key) {
+      if (uppy.getFile(key)) uppy.removeFile(key);
+    },
     chooseAgain(key, file) {
       const lost = uppy.getFile(key);
       if (
@@ -239,6 +244,16 @@ function idIn(address: string | null | undefined): string | undefined {
 
 function isPaused(file: Sent | undefined): boolean {
   return file !== undefined && 'isPaused' in file && file.isPaused === true;
+}
+
+/**
+ * When the answer to the DELETE of a canceled upload is lost, the tus client sends another one, and the upload has ended by
+ * then. Uppy does not handle that error.
+ */
+function ignoreEnded(event: PromiseRejectionEvent): void {
+  const { originalRequest, originalResponse } = event.reason as Partial<DetailedError>;
+  const isDelete = originalRequest?.getMethod() === 'DELETE';
+  if (isDelete && [404, 410].includes(originalResponse?.getStatus() ?? 0)) event.preventDefault();
 }
 
 /** Tells which uploads stand still. */
