@@ -25,7 +25,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       const deadline = begun && new Date(begun.until);
       if (deadline && deadline.getTime() > Date.now()) return deadline;
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
-      const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
+      const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const result = await traced(deps.tracer, `step ${step.name}`, {}, () =>
         runStep(deps, attempt, step, decode, deadline),
       );
@@ -98,7 +98,11 @@ function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
 
 function isToDecode({ file }: Attempt, step: Step): boolean {
   const hasEnded = step.name in endedSteps(file);
-  return step.decodes !== undefined && isFor(step, file) && !hasEnded;
+  return tasksOf(step, file).length > 0 && isFor(step, file) && !hasEnded;
+}
+
+function tasksOf({ decodes = [] }: Step, { detectedType }: KnownFile): readonly TaskName[] {
+  return typeof decodes === 'function' ? decodes(detectedType ?? '') : decodes;
 }
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */

@@ -21,12 +21,15 @@ import { deriveWebhookKey } from '../core/webhooks/secrets.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
+import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createPreviewStep } from './steps/preview.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
 import type { Steps } from './steps/step.js';
@@ -68,10 +71,17 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
+  const ffmpeg = await openFfmpeg({
+    memory: config.parserMemory,
+    timeoutSeconds: config.parserTimeoutSeconds,
+  });
+  log.info({ version: ffmpeg?.version }, ffmpeg ? 'ffmpeg is there' : 'ffmpeg is not installed');
   const workFolders = await openWorkFolders(join(config.dataDir, 'work'), {
     room: watchDiskRoom(config.dataDir, config.diskReserve, log, { effect: WORK_FOLDERS }),
     storage,
+    owner: ffmpeg?.owner,
   });
+  const derivatives = createDerivativeStore({ database, storage });
   const steps: Steps = {
     reading: [
       createVerifyStep(),
@@ -80,7 +90,9 @@ async function start(config: Readonly<Config>): Promise<void> {
     ],
     decoding: [
       createMetadataStep(),
-      createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+      createThumbnailsStep({ derivatives }),
+      createMediaStep({ derivatives }),
+      createPreviewStep({ derivatives, parsers, ffmpeg, maxImagePixels: config.maxImagePixels }),
     ],
   };
   const dependencies = watchDependencies({

@@ -72,8 +72,8 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
-  /** The parser tasks that it may run, in this order. */
-  decodes?: readonly TaskName[];
+  /** The parser tasks that it may run, in this order; or those for a detected type. */
+  decodes?: readonly TaskName[] | ((type: string) => readonly TaskName[]);
   run(context: StepContext): Promise<Outcome | Later>;
 }
 
@@ -86,6 +86,11 @@ export interface TypeFilter {
 export const ONLY_IMAGES: TypeFilter = {
   accepts: (type) => isAllowedType(type, [IMAGES]),
   otherwise: 'not an image',
+};
+
+export const ONLY_MEDIA: TypeFilter = {
+  accepts: (type) => isAllowedType(type, ['audio/*', 'video/*']),
+  otherwise: 'neither sound nor video',
 };
 
 /** All steps in their order. */
