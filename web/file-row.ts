@@ -19,6 +19,8 @@ const STEP_WORDS: Record<string, string> = {
   scan: 'Scanning for malware',
   metadata: 'Reading metadata',
   thumbnails: 'Making thumbnails',
+  media: 'Reading tags',
+  preview: 'Making previews',
   optimize: 'Optimising',
 };
 

@@ -2,7 +2,7 @@ import type { File } from '../../core/database/entities/file.js';
 import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
-import { IMAGES, isAllowedType } from '../../core/media/media-types.js';
+import { IMAGES, isAllowedType, MEDIA } from '../../core/media/media-types.js';
 import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
 import type { WorkFolder } from '../work-folders.js';
@@ -89,7 +89,7 @@ export const ONLY_IMAGES: TypeFilter = {
 };
 
 export const ONLY_MEDIA: TypeFilter = {
-  accepts: (type) => isAllowedType(type, ['audio/*', 'video/*']),
+  accepts: (type) => isAllowedType(type, MEDIA),
   otherwise: 'neither sound nor video',
 };
 
