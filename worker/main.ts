@@ -23,6 +23,7 @@ import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
+import { createLanes } from './lanes.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
@@ -102,13 +103,16 @@ async function start(config: Readonly<Config>): Promise<void> {
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),
   });
+  const lanes = createLanes(config.workerConcurrency);
   const worker = startWorker({
     databaseUrl,
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
+      lanes.run(job.size, () =>
+        processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
+      ),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
