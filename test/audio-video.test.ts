@@ -227,6 +227,20 @@ describe('with ffmpeg', () => {
     expect(Object.keys(file.links.thumbnails ?? {})).toHaveLength(3);
   });
 
+  it('previews a video whose header lies about the duration', async () => {
+    const video = await record('mkv', picture());
+    // The element Duration (RFC 9559, 5.1.2.10), a number of eight bytes.
+    const at = video.indexOf(Buffer.from('448988', 'hex'));
+    expect(video.readDoubleBE(at + 3)).toBeCloseTo(3000, -2);
+    video.writeDoubleBE(3e9, at + 3);
+    const file = await process(video, 'a.mkv');
+    expect(file.metadata.video.durationSeconds).toBe(3e6);
+    expect(file).toMatchObject({ status: 'completed', warnings: [] });
+    const clip = await inspect(await bytesOf(`/api/files/${file.id}/derived/preview`));
+    expect(Number(clip.format.duration)).toBeCloseTo(3, 0);
+    expect(Object.keys(file.links.thumbnails ?? {})).toHaveLength(3);
+  });
+
   it('does not decode a video with too many pixels', async () => {
     const file = await process(await record('mp4', picture('1280x800', 1)), 'a.mp4');
     expect(file).toMatchObject({ status: 'completed', derived: [] });

@@ -236,7 +236,7 @@ describe('content that names other files', () => {
     const taken = { read: async () => Buffer.alloc(0) };
     await symlink('/etc/passwd', join(folder.path, 'clip.mp4'));
     const input = { ffmpeg: taken, folder, signal: never, probed, video: probed.video, maxImagePixels: 1e8 };
-    await expect(makeClip(input)).rejects.toThrow();
+    await expect(makeClip(input, 0)).rejects.toThrow();
     await rm(join(folder.path, 'clip.mp4'));
   });
 });

@@ -24,6 +24,8 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       if (begun && !isWaiting(begun)) continue;
       const deadline = begun && new Date(begun.until);
       if (deadline && deadline.getTime() > Date.now()) return deadline;
+      // It may take long, and may wait for a parser itself.
+      if (isFor(step, file) && tasksOf(step, file).length === 0) session.close();
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const result = await traced(deps.tracer, `step ${step.name}`, {}, () =>

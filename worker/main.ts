@@ -65,8 +65,9 @@ async function start(config: Readonly<Config>): Promise<void> {
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
   const { database, storage, listener } = services;
+  const count = Math.min(config.workerConcurrency, availableParallelism());
   const parsers = startParsers({
-    count: Math.min(config.workerConcurrency, availableParallelism()),
+    count,
     timeoutSeconds: config.parserTimeoutSeconds,
     maxImagePixels: config.maxImagePixels,
     memory: config.parserMemory,
@@ -93,7 +94,7 @@ async function start(config: Readonly<Config>): Promise<void> {
       createMetadataStep(),
       createThumbnailsStep({ derivatives }),
       createMediaStep({ derivatives }),
-      createPreviewStep({ derivatives, parsers, ffmpeg, maxImagePixels: config.maxImagePixels }),
+      createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
   };
   const dependencies = watchDependencies({

@@ -12,7 +12,7 @@ export interface Movie {
   video?: MovieVideo;
 }
 
-export interface MovieVideo {
+interface MovieVideo {
   /** Pixels, as they are shown: after the rotation. */
   width: number;
   height: number;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { AppError } from '../../core/errors.js';
 import type { WorkFolder } from '../work-folders.js';
 import { type Dimensions, inputArgs, type Probed } from './probe.js';
-import { type Ffmpeg, THREADS, unreadable } from './run.js';
+import { type Ffmpeg, GLOBAL_ARGS, THREADS, unreadable } from './run.js';
 
 /* Pictures of a video: a poster, and a short silent clip. */
 
@@ -34,26 +34,34 @@ export interface VideoInput {
   maxImagePixels: number;
 }
 
-/** @returns a PNG, upright @throws {AppError} as Ffmpeg.read() */
-export async function makePoster(input: VideoInput): Promise<Buffer> {
+export interface Poster {
+  /** A PNG, upright. */
+  bytes: Buffer;
+  /** Seconds at which it was found. */
+  at: number;
+}
+
+/** @throws {AppError} as Ffmpeg.read() */
+export async function makePoster(input: VideoInput): Promise<Poster> {
   const { width, height } = fitInto(input.video.shown, POSTER_SIDE);
   const filters = `scale=${width}:${height},setsar=1,thumbnail=${CANDIDATES}`;
   const output = ['-frames:v', '1', '-vf', filters, '-c:v', 'png', '-f', 'image2pipe', 'pipe:1'];
   const from = (seconds: number) => read(input, ['-ss', String(seconds)], output, MAX_POSTER);
-  // Some files cannot be searched, and some hold only one picture.
-  const begin = beginOf(input.probed);
-  const later = begin > 0 ? await from(begin).catch(unlessUnreadable) : undefined;
-  const poster = later?.length ? later : await from(0);
-  if (poster.length === 0) throw unreadable('there is no picture');
-  return poster;
+  // Some files cannot be searched, some hold only one picture, and some lie about their duration.
+  const at = beginOf(input.probed);
+  const later = at > 0 ? await from(at).catch(unlessUnreadable) : undefined;
+  if (later?.length) return { bytes: later, at };
+  const first = await from(0);
+  if (first.length === 0) throw unreadable('there is no picture');
+  return { bytes: first, at: 0 };
 }
 
 export interface Clip extends Dimensions {
   bytes: Buffer;
 }
 
-/** @returns an MP4 file with H.264 @throws {AppError} as Ffmpeg.read() */
-export async function makeClip(input: VideoInput): Promise<Clip> {
+/** @param at seconds @returns an MP4 file with H.264 @throws {AppError} as Ffmpeg.read() */
+export async function makeClip(input: VideoInput, at: number): Promise<Clip> {
   const { width, height } = fitInto(input.video.shown, CLIP_SIDE);
   const filters = `scale=${width}:${height},setsar=1,fps=${CLIP_RATE},format=yuv420p`;
   const output = [
@@ -62,8 +70,7 @@ export async function makeClip(input: VideoInput): Promise<Clip> {
     // A file, because an MP4 that is written to a pipe is one that not every browser plays.
     ...['-f', 'mp4', 'file:clip.mp4'],
   ];
-  const from = ['-ss', String(beginOf(input.probed)), '-t', String(CLIP_SECONDS)];
-  await read(input, from, output, 0);
+  await read(input, ['-ss', String(at), '-t', String(CLIP_SECONDS)], output, 0);
   const bytes = await readMade(join(input.folder.path, 'clip.mp4'), MAX_CLIP);
   return { bytes, width, height };
 }
@@ -75,8 +82,8 @@ function read(
   maxOutput: number,
 ): Promise<Buffer> {
   const args = [
-    ...['-nostdin', '-hide_banner', '-v', 'error', '-threads', String(THREADS), '-max_pixels'],
-    ...[String(maxImagePixels), ...from, ...inputArgs(probed.demuxer)],
+    ...[...GLOBAL_ARGS, '-threads', String(THREADS), '-max_pixels', String(maxImagePixels), ...from],
+    ...[...inputArgs(probed.demuxer)],
     ...['-map', `0:${video.index}`, '-an', '-sn', '-dn', ...output],
   ];
   return ffmpeg.read({ program: 'ffmpeg', args, folder, signal }, maxOutput);

@@ -18,6 +18,11 @@ const LIBRARIES = 512 * 1024 ** 2;
 /** Threads of one run. More would gain little: several files are processed at the same time. */
 export const THREADS = 2;
 
+/** What every command line of ffmpeg begins with. */
+export const GLOBAL_ARGS = [
+  ...['-nostdin', '-hide_banner', '-v', 'error', '-filter_threads', String(THREADS)],
+];
+
 /** Bytes of a file that ffmpeg writes. */
 const MAX_FILE = 16 * 1024 ** 2;
 
@@ -31,7 +36,7 @@ export interface FfmpegOptions {
   timeoutSeconds: number;
 }
 
-export interface Run {
+interface Run {
   program: 'ffmpeg' | 'ffprobe';
   args: string[];
   /** Is the working directory, so that the content is `file:content`. */
@@ -113,21 +118,20 @@ function attend(
     let ended: { reason: unknown } | undefined;
     const end = (reason: unknown) => {
       ended ??= { reason };
-      if (child.pid === undefined) return;
-      try {
-        process.kill(-child.pid, 'SIGKILL');
-      } catch {
-        // It has ended by itself.
-      }
+      if (child.pid !== undefined) killGroup(child.pid);
+      // A process that has left the group may hold the other ends: do not wait for it.
+      child.stdout?.destroy();
+      child.stderr?.destroy();
     };
     const onAbort = () => end(signal.reason);
     signal.addEventListener('abort', onAbort, { once: true });
     const late = new AppError('took_too_long', { detail: `More than ${timeoutSeconds} s` });
     const timer = setTimeout(() => end(late), timeoutSeconds * 1000);
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      messages = (messages + text).slice(-MAX_MESSAGES);
+    // There are no pipes if no descriptors are left; `error` follows then.
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      messages = (messages + text).slice(0, MAX_MESSAGES);
     });
-    child.stdout.on('data', (bytes: Buffer) => {
+    child.stdout?.on('data', (bytes: Buffer) => {
       if (ended) return;
       try {
         onOutput(bytes);
@@ -135,16 +139,29 @@ function attend(
         end(error);
       }
     });
-    // The program could not be started.
-    child.once('error', (error) => end(error));
-    child.once('close', (code, killedBy) => {
+    const settle = (conclude: () => void) => {
       clearTimeout(timer);
       signal.removeEventListener('abort', onAbort);
-      if (ended) reject(ended.reason);
-      else if (code === 0) resolve();
-      else reject(failureOf(killedBy, messages, timeoutSeconds));
-    });
+      conclude();
+    };
+    // It could not be started.
+    child.once('error', (error) => settle(() => reject(error)));
+    child.once('close', (code, killedBy) =>
+      settle(() => {
+        if (ended) reject(ended.reason);
+        else if (code === 0) resolve();
+        else reject(failureOf(killedBy, messages, timeoutSeconds));
+      }),
+    );
   });
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // It has ended by itself.
+  }
 }
 
 function failureOf(killedBy: NodeJS.Signals | null, messages: string, timeoutSeconds: number): AppError {

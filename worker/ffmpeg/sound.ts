@@ -1,7 +1,7 @@
 import { collectPeaks, type Waveform } from '../../core/media/peaks.js';
 import type { WorkFolder } from '../work-folders.js';
 import { inputArgs, type Probed } from './probe.js';
-import { type Ffmpeg, THREADS, unreadable } from './run.js';
+import { type Ffmpeg, GLOBAL_ARGS, THREADS, unreadable } from './run.js';
 
 /** Bytes of a sample of 16 bits. */
 const WIDTH = 2;
@@ -18,7 +18,7 @@ export interface SoundInput {
 export async function readPeaks({ ffmpeg, folder, signal, probed, audio }: SoundInput): Promise<Waveform> {
   const { sampleRate = 48_000, channels = 1 } = audio.facts;
   const args = [
-    ...['-nostdin', '-hide_banner', '-v', 'error', '-threads', String(THREADS), ...inputArgs(probed.demuxer)],
+    ...[...GLOBAL_ARGS, '-threads', String(THREADS), ...inputArgs(probed.demuxer)],
     ...['-map', `0:${audio.index}`, '-vn', '-sn', '-dn', '-ar', String(sampleRate), '-ac', String(channels)],
     ...['-c:a', 'pcm_s16le', '-f', 's16le', 'pipe:1'],
   ];

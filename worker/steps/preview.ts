@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import { createLimiter } from '../../core/concurrency.js';
 import type { Problem } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
@@ -7,7 +8,7 @@ import type { Waveform } from '../../core/media/peaks.js';
 import { toPlainJson } from '../../core/media/plain-json.js';
 import { StorageFull } from '../../core/storage/disk-room.js';
 import type { DerivativeStore } from '../content.js';
-import { makeClip, makePoster, type VideoInput } from '../ffmpeg/pictures.js';
+import { makeClip, makePoster, type Poster, type VideoInput } from '../ffmpeg/pictures.js';
 import { demuxerOf, type Probed, probe } from '../ffmpeg/probe.js';
 import type { Ffmpeg } from '../ffmpeg/run.js';
 import { readPeaks, type SoundInput } from '../ffmpeg/sound.js';
@@ -21,6 +22,8 @@ interface PreviewDeps {
   /** Undefined: it is not installed. */
   ffmpeg: Ffmpeg | undefined;
   maxImagePixels: number;
+  /** How many files ffmpeg works on at once. */
+  count: number;
 }
 
 type Derivatives = NonNullable<Facts['derivatives']>;
@@ -33,6 +36,7 @@ const WAV = 'audio/wav';
  * for WAV files.
  */
 export function createPreviewStep(deps: PreviewDeps): Step {
+  const inTurn = createLimiter(deps.count);
   return {
     name: STEP,
     optional: true,
@@ -48,7 +52,7 @@ export function createPreviewStep(deps: PreviewDeps): Step {
       const { ffmpeg } = deps;
       if (!ffmpeg) return { outcome: 'skipped', reason: 'not available: ffmpeg is not installed' };
       await deps.derivatives.requireRoom();
-      return withCopy(context, async (folder) => {
+      const work = async (folder: WorkFolder): Promise<Outcome> => {
         const probed = await probe(ffmpeg, demuxer, folder, context.signal);
         const shared = { ffmpeg, folder, probed, signal: context.signal };
         if (probed.video) {
@@ -57,7 +61,8 @@ export function createPreviewStep(deps: PreviewDeps): Step {
         }
         if (!probed.audio) return { outcome: 'skipped', reason: 'the file holds neither sound nor video' };
         return { outcome: 'done', facts: await previewSound(deps, { ...shared, audio: probed.audio }) };
-      });
+      };
+      return inTurn(() => withCopy(context, work), context.signal);
     },
   };
 }
@@ -77,52 +82,68 @@ async function withCopy(
   { useFolder }: StepContext,
   run: (folder: WorkFolder) => Promise<Outcome>,
 ): Promise<Outcome> {
+  let isCopied = false;
   try {
-    return await useFolder(run);
+    return await useFolder((folder) => {
+      isCopied = true;
+      return run(folder);
+    });
   } catch (error) {
-    if (!(error instanceof StorageFull)) throw error;
+    if (isCopied || !(error instanceof StorageFull)) throw error;
     return { outcome: 'skipped', reason: 'not available: the worker has no room for a copy of the file' };
   }
 }
 
-/** The facts, the poster and the clip. If only one of both can be made, a warning tells why the other is missing. */
+/** The facts, the poster and the clip. A warning tells why one of both is missing. */
 async function previewVideo(deps: PreviewDeps, input: VideoInput): Promise<Facts> {
   const { facts } = input.video;
   const warnings: Problem[] = [];
-  const attempt = async (make: () => Promise<Derivatives>) => {
+  const attempt = async <T>(make: () => Promise<T>): Promise<T | undefined> => {
     try {
       return await make();
     } catch (error) {
       if (!(error instanceof AppError) || error.retryable) throw error;
       warnings.push({ step: STEP, code: error.code, detail: error.message });
-      return [];
+      return undefined;
     }
   };
-  const made = [
-    ...(await attempt(() => storePoster(deps, input))),
-    ...(await attempt(() => storeClip(deps, input))),
-  ];
-  return { metadata: toPlainJson({ video: facts }), derivatives: made, warnings: distinct(warnings) };
+  const poster = await attempt(async () => makePoster(checkPixels(input)));
+  const thumbnails = poster && (await attempt(() => storePoster(deps, poster, input.signal)));
+  const clip = poster && (await attempt(() => storeClip(deps, poster, input)));
+  return {
+    metadata: toPlainJson({ video: facts }),
+    derivatives: [...(thumbnails ?? []), ...(clip ?? [])],
+    warnings,
+  };
 }
 
-async function storePoster({ parsers, derivatives }: PreviewDeps, input: VideoInput): Promise<Derivatives> {
-  checkPixels(input);
-  const poster = await makePoster(input);
-  const source = { size: poster.length, read: async () => Readable.from([poster]) };
-  return storeThumbnails(derivatives, await parsers.run('thumbnails', source, input.signal));
+async function storePoster(
+  { parsers, derivatives }: PreviewDeps,
+  { bytes }: Poster,
+  signal: AbortSignal,
+): Promise<Derivatives> {
+  const source = { size: bytes.length, read: async () => Readable.from([bytes]) };
+  return storeThumbnails(derivatives, await parsers.run('thumbnails', source, signal));
 }
 
-async function storeClip({ derivatives }: PreviewDeps, input: VideoInput): Promise<Derivatives> {
-  checkPixels(input);
-  const { bytes, width, height } = await makeClip(input);
+async function storeClip(
+  { derivatives }: PreviewDeps,
+  { at }: Poster,
+  input: VideoInput,
+): Promise<Derivatives> {
+  const { bytes, width, height } = await makeClip(input, at);
   const [blob] = await derivatives.write([bytes]);
   return blob ? [{ name: 'preview', blob, contentType: 'video/mp4', width, height }] : [];
 }
 
-/** ffmpeg has the same limit for what the video itself says, which may differ from what its container says. */
-function checkPixels({ video: { facts }, maxImagePixels }: VideoInput): void {
-  const { width = 0, height = 0 } = facts;
-  if (width * height <= maxImagePixels) return;
+/**
+ * ffmpeg has the same limit for what the video itself says, which may differ from what its container says.
+ * @throws {AppError} too_many_pixels
+ */
+function checkPixels(input: VideoInput): VideoInput {
+  const { maxImagePixels } = input;
+  const { width = 0, height = 0 } = input.video.facts;
+  if (width * height <= maxImagePixels) return input;
   throw new AppError('too_many_pixels', {
     detail: `${width} × ${height} pixels; at most ${maxImagePixels} in all are decoded`,
   });
@@ -140,9 +161,4 @@ async function storeWaveform({ derivatives }: PreviewDeps, waveform: Waveform): 
   const [blob] = await derivatives.write([Buffer.from(JSON.stringify(waveform))]);
   const name = 'waveform';
   return blob ? [{ name, blob, contentType: 'application/json', width: null, height: null }] : [];
-}
-
-/** The same reason often holds for the poster and for the clip. */
-function distinct(problems: Problem[]): Problem[] {
-  return [...new Map(problems.map((problem) => [JSON.stringify(problem), problem])).values()];
 }
