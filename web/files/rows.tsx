@@ -32,6 +32,7 @@ const DONE_WORDS: [step: string, words: string][] = [
   ['scan', 'scanned for malware'],
   ['metadata', 'metadata read'],
   ['thumbnails', 'thumbnails made'],
+  ['media', 'sound and video read'],
 ];
 
 export function UploadingRow({
