@@ -32,7 +32,8 @@ const DONE_WORDS: [step: string, words: string][] = [
   ['scan', 'scanned for malware'],
   ['metadata', 'metadata read'],
   ['thumbnails', 'thumbnails made'],
-  ['media', 'sound and video read'],
+  ['media', 'tags read'],
+  ['preview', 'previews made'],
 ];
 
 export function UploadingRow({
