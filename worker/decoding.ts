@@ -63,7 +63,9 @@ async function runStep(
     expected = deadline;
   };
   try {
-    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, { decode, expectAnswer });
+    const outcome = missed
+      ? unanswered(missed)
+      : await outcomeOf(deps, attempt, step, { decode, expectAnswer });
     if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
     if (!expected) throw new Error(`the step ${step.name} did not call expectAnswer()`);
     return expected;
@@ -81,12 +83,13 @@ async function runStep(
 }
 
 async function outcomeOf(
-  { file, signal, log }: Attempt,
+  { workFolders }: PipelineDeps,
+  { file, blob, signal, log }: Attempt,
   step: Step,
   tools: Pick<StepContext, 'decode' | 'expectAnswer'>,
 ): Promise<Outcome | Later> {
   if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
-  return step.run({ file, signal, log, ...tools });
+  return step.run({ file, signal, log, useFolder: (run) => workFolders.use(blob, signal, run), ...tools });
 }
 
 function isFor({ only }: Step, { detectedType }: KnownFile): boolean {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
@@ -13,6 +14,7 @@ import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
 import { deriveWebhookKey } from '../core/webhooks/secrets.js';
@@ -30,6 +32,7 @@ import { createSniffStep } from './steps/sniff.js';
 import type { Steps } from './steps/step.js';
 import { createThumbnailsStep } from './steps/thumbnails.js';
 import { createVerifyStep } from './steps/verify.js';
+import { openWorkFolders } from './work-folders.js';
 
 /** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
 const FINISH_MS = 3_000;
@@ -43,6 +46,12 @@ const SHUTDOWN_MS = 7_000;
 /** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
 const HOOK_MS = 30_000;
 
+/** What the log says about the disk of the work folders. */
+const WORK_FOLDERS = {
+  short: 'files that a program must read wait until there is room',
+  over: 'programs may read files',
+};
+
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
@@ -51,13 +60,17 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
-  const { database, storage, listener, estimates, tracer } = services;
+  const { database, storage, listener } = services;
   const parsers = startParsers({
     count: Math.min(config.workerConcurrency, availableParallelism()),
     timeoutSeconds: config.parserTimeoutSeconds,
     maxImagePixels: config.maxImagePixels,
     memory: config.parserMemory,
     log,
+  });
+  const workFolders = await openWorkFolders(join(config.dataDir, 'work'), {
+    room: watchDiskRoom(config.dataDir, config.diskReserve, log, { effect: WORK_FOLDERS }),
+    storage,
   });
   const steps: Steps = {
     reading: [
@@ -83,7 +96,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log }, job),
+      processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });

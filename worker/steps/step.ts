@@ -5,6 +5,7 @@ import type { Logger } from '../../core/log.js';
 import { IMAGES, isAllowedType } from '../../core/media/media-types.js';
 import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
+import type { WorkFolder } from '../work-folders.js';
 
 /*
  * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
@@ -37,6 +38,11 @@ export interface StepContext {
   file: KnownFile;
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
+  /**
+   * Runs something in a folder on local disk with a copy of the content, for programs that read files.
+   * @throws {StorageFull} when there is no room for the copy; the signal's reason; what `run` throws
+   */
+  useFolder<T>(run: (folder: WorkFolder) => Promise<T>): Promise<T>;
   /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
    * step that does not wait is dropped.
