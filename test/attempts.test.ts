@@ -17,6 +17,7 @@ import { processFile } from '../worker/pipeline.js';
 import { createScanStep } from '../worker/steps/scan.js';
 import type { Step, StepContext } from '../worker/steps/step.js';
 import { createVerifyStep } from '../worker/steps/verify.js';
+import type { WorkFolders } from '../worker/work-folders.js';
 import { parts } from './support/bytes.js';
 import { appendToUpload, finishUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { startRedis } from './support/redis.js';
@@ -37,6 +38,9 @@ let ledger: TestLedger;
 let listener: Listener;
 let dependencies: Dependencies;
 let parsers: Parsers;
+
+/** No step of these tests runs a program. */
+const workFolders: WorkFolders = { use: () => Promise.reject(new Error('no folder')) };
 
 beforeAll(async () => {
   ledger = await openLedger();
@@ -77,7 +81,10 @@ async function work(run: Step['run'], optional = false): Promise<void> {
     concurrency: 1,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
+      processFile(
+        { database, storage, dependencies, parsers, workFolders, steps, estimates, metrics, log },
+        job,
+      ),
   });
   stopWatching = await stopEndedRuns({ database, listener, worker, log });
 }

@@ -22,11 +22,15 @@ const PROBE_MS = 2_000;
  */
 export const ENVIRONMENT = { TZ: 'UTC', MALLOC_TRIM_THRESHOLD_: '131072' };
 
-/** Commands that run another command with fewer rights. */
-const WRAPPERS = [
+/** Runs a command without a network. */
+export const NO_NETWORK =
   process.getuid?.() === 0
     ? ['unshare', '--net', '--']
-    : ['unshare', '--user', '--map-current-user', '--net', '--'],
+    : ['unshare', '--user', '--map-current-user', '--net', '--'];
+
+/** Commands that run another command with fewer rights. */
+const WRAPPERS = [
+  NO_NETWORK,
   ['setpriv', '--no-new-privs', '--'],
   ['prlimit', '--fsize=0', '--core=0', '--'],
 ];
@@ -36,18 +40,24 @@ let command: { execPath: string; execArgv: string[] } | undefined;
 /** The program and the arguments that start Node in a sandbox, as far as this machine supports it. */
 export function sandboxedNode(): { execPath: string; execArgv: string[] } {
   if (!command) {
-    const [execPath = process.execPath, ...execArgv] = [...findWrappers(), process.execPath, ...nodeFlags()];
+    const [execPath = process.execPath, ...execArgv] = [
+      ...workingWrappers(WRAPPERS).flat(),
+      process.execPath,
+      ...nodeFlags(),
+    ];
     command = { execPath, execArgv };
   }
   return command;
 }
 
-/** The wrappers that work here one inside the other; a machine may allow each of two tools alone and not both. */
-function findWrappers(): string[] {
-  let chain: string[] = [];
-  for (const wrapper of WRAPPERS) {
-    const longer = [...chain, ...wrapper];
-    if (works(longer)) chain = longer;
+/**
+ * Those of the given wrappers that work here one inside the other; a machine may allow each of two tools alone and not both.
+ * Blocks while it tries them.
+ */
+export function workingWrappers(wrappers: readonly string[][]): string[][] {
+  const chain: string[][] = [];
+  for (const wrapper of wrappers) {
+    if (works([...chain, wrapper].flat())) chain.push(wrapper);
   }
   return chain;
 }
