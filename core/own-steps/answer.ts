@@ -18,7 +18,7 @@ const MAX_DEPTH = 32;
 export const MAX_DERIVED = 16;
 
 /** Bytes of all that a service sends in one answer, apart from Base64. */
-export const MAX_SENT = 8 * 1024 ** 2;
+const MAX_SENT = 8 * 1024 ** 2;
 
 /** A type without parameters, such as `image/webp`. */
 export const MEDIA_TYPE = /^[a-z]+\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/;
@@ -78,7 +78,7 @@ const derived = z.strictObject({
 });
 
 /** The answer of a service, at once or later. */
-export const serviceAnswer = z.strictObject({
+const serviceAnswer = z.strictObject({
   outcome: z
     .enum(['done', 'skipped', 'failed', 'retry'], 'must be done, skipped, failed or retry')
     .default('done'),

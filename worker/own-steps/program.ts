@@ -14,7 +14,7 @@ import { memoryOfGroup, signalGroup } from './process-group.js';
  * worker, no file may grow beyond the limit, and no process may suddenly take twice the memory.
  */
 
-export interface ProgramLimits {
+interface ProgramLimits {
   timeoutSeconds: number;
   /** Bytes of resident memory of all processes together. */
   memory: number;
