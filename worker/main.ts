@@ -25,6 +25,7 @@ import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
+import { createLanes } from './lanes.js';
 import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
@@ -104,13 +105,16 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),
   });
+  const lanes = createLanes(config.workerConcurrency);
   const worker = startWorker({
     databaseUrl,
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
+      lanes.run(job.size, () =>
+        processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
+      ),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });
