@@ -104,9 +104,9 @@ async function newQuestion(): Promise<Call> {
   const until = new Date(Date.now() + 3_600_000).toISOString();
   await processes.database.query(`UPDATE files SET status = 'processing', steps = $2 WHERE id = $1`, [
     fileId,
-    JSON.stringify({ ask: { state: 'waiting', until, ask: '1.1' } }),
+    JSON.stringify({ ask: { state: 'waiting', until, ask: '1-1' } }),
   ]);
-  const token = signAnswerToken({ fileId, step: 'ask', ask: '1.1' }, answerKey);
+  const token = signAnswerToken({ fileId, step: 'ask', ask: '1-1' }, answerKey);
   return at(`/api/files/${fileId}/steps/ask?token=${token}`);
 }
 
@@ -383,7 +383,7 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
     return [
       [
         'with another token',
-        at(`/api/files/${image}/steps/ask?token=1.1.${'A'.repeat(43)}`, { body: {} }),
+        at(`/api/files/${image}/steps/ask?token=1-1.${'A'.repeat(43)}`, { body: {} }),
         404,
       ],
       ['a second time', { ...answered, body: {} }, 409],

@@ -119,7 +119,7 @@ export async function recordWaiting(
   step: string,
   until: Date,
 ): Promise<{ ask: string; isAnswered: boolean }> {
-  const ask = `${file.run}.${file.attempts}`;
+  const ask = `${file.run}-${file.attempts}`;
   const record: WaitingStep = { state: 'waiting', until: until.toISOString(), ask };
   const [written] = await queryRows<{ isAnswered: boolean }>(
     database,

@@ -33,7 +33,7 @@ export function readAnswerToken(
   about: Pick<Question, 'fileId' | 'step'>,
   key: KeyObject,
 ): Question | undefined {
-  const [, ask, signature] = /^(\d{1,10}\.\d{1,10})\.([\w-]{43})$/.exec(token) ?? [];
+  const [, ask, signature] = /^(\d{1,10}-\d{1,10})\.([\w-]{43})$/.exec(token) ?? [];
   if (!ask || !signature) return undefined;
   const question = { fileId: about.fileId, step: about.step, ask };
   const isSigned = timingSafeEqual(Buffer.from(signature, 'base64url'), sign(question, key));

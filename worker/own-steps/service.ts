@@ -55,7 +55,8 @@ export function createServiceStep(
     // If this worker dies during the call, nobody knows whether the service has been asked.
     const ask = await expectAnswer(new Date(Date.now() + timeoutSeconds * 1000 + AFTER_CALL_MS));
     const body = JSON.stringify(await questionOf(file.id, ask, deadline));
-    const headers = signedHeaders(`${file.id}.${name}.${ask}`, body, [secret]);
+    // Without a full stop, which separates the parts of what is signed.
+    const headers = signedHeaders(`${file.id}_${name}_${ask}`, body, [secret]);
     const answer = await call(definition, { body, headers }, signal);
     if (answer === 'later') {
       await expectAnswer(deadline);
