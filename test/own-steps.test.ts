@@ -156,7 +156,7 @@ describe('a command', () => {
         command: ['sh', '-c', "trap '' TERM; sleep 86397 & while :; do sleep 86397; done"],
         timeoutSeconds: 1,
       },
-      script('eats', `const kept = Buffer.alloc(150 * 2 ** 20, 1); ${hold}`, { memory: '128MiB' }),
+      script('eats', `const kept = Buffer.alloc(300 * 2 ** 20, 1); ${hold}`, { memory: '256MiB' }),
       script(
         'floods',
         `let n = 0; setInterval(() => require('fs').writeFileSync(process.argv[2] + '/' + n++, Buffer.alloc(2 ** 20)), 20);`,
@@ -188,7 +188,7 @@ describe('a command', () => {
     ];
     expect(file).toMatchObject({ status: 'completed', metadata: { ends: { still: 'here' } }, derived: [] });
     expect(told('hangs')).toEqual(['failed', 'took_too_long', 'More than 1 s']);
-    expect(told('eats')).toEqual(['failed', 'too_much_memory', 'More than 128 MiB']);
+    expect(told('eats')).toEqual(['failed', 'too_much_memory', 'More than 256 MiB']);
     expect(told('floods')).toEqual(['failed', 'step_failed', 'The program wrote more than 3145728 bytes']);
     expect(told('babbles')).toEqual(['done', undefined, undefined]);
     expect(told('stammers')).toEqual(['failed', 'step_failed', expect.stringContaining('JSON')]);
@@ -384,8 +384,8 @@ describe('a module', () => {
       '2.mjs': module('spins', 'for (;;);', 'timeoutSeconds: 1,'),
       '3.mjs': module(
         'eats',
-        'globalThis.kept = Buffer.alloc(200 * 2 ** 20, 1); await new Promise((r) => setTimeout(r, 1e8));',
-        "memory: '160MiB',",
+        'globalThis.kept = Buffer.alloc(300 * 2 ** 20, 1); await new Promise((r) => setTimeout(r, 1e8));',
+        "memory: '256MiB',",
       ),
       '4.mjs': module('throws', `throw new Error('no picture in ' + tools.input + '\\n    at line 7');`),
       '5.mjs': module('exits', 'process.exit(0);'),
@@ -399,7 +399,7 @@ describe('a module', () => {
     expect(file.status).toBe('completed');
     expect(told('crashes')).toEqual(['step_failed', expect.stringContaining('SIGABRT')]);
     expect(told('spins')).toEqual(['took_too_long', 'More than 1 s']);
-    expect(told('eats')).toEqual(['too_much_memory', 'More than 160 MiB']);
+    expect(told('eats')).toEqual(['too_much_memory', 'More than 256 MiB']);
     expect(told('throws')).toEqual(['step_failed', 'no picture in …']);
     expect(told('exits')).toEqual(['step_failed', 'The module ended with 0']);
     expect(told('circles')).toEqual(['step_failed', expect.stringContaining('circular')]);
