@@ -20,8 +20,8 @@ import type { LogFiles } from './log-files.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
-/** Values that are never printed. */
-const SECRETS = new Set([
+/** Values that are never printed, and that no program of the operator's gets. */
+export const SECRETS = new Set([
   'JWT_SECRET',
   'DATABASE_URL',
   'REDIS_URL',
@@ -111,6 +111,9 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** The operator's own steps: a YAML file, and a folder of modules; see docs/steps.md. */
+  stepsFile: string | undefined;
+  stepsDir: string | undefined;
   /** Seconds before each repetition of a failed delivery to a webhook. */
   webhookRetrySeconds: readonly number[];
   /** Whether webhooks may be in private networks. */
@@ -216,6 +219,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    stepsFile: e.STEPS_FILE && resolve(e.STEPS_FILE),
+    stepsDir: e.STEPS_DIR && resolve(e.STEPS_DIR),
     webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,

@@ -31,6 +31,7 @@ const ERRORS = {
   checksum_mismatch: [422, 'The checksum does not fit'],
   unreadable: [422, 'The content cannot be read'],
   damaged: [422, 'The content is damaged or cut off'],
+  step_failed: [422, 'A step of this installation has failed'],
   too_many_pixels: [422, 'The image has too many pixels'],
   took_too_long: [422, 'Reading the content took too long'],
   too_much_memory: [422, 'Reading the content took too much memory'],

@@ -20,7 +20,7 @@ const UNITS: Record<string, number> = {
   TiB: 1024 ** 4,
 };
 
-const bytes = z
+export const bytes = z
   .string()
   .regex(/^\d+ ?(B|KiB|MiB|GiB|TiB)?$/, 'must be a number of bytes, or a number with KiB, MiB, GiB or TiB')
   .transform((text) => {
@@ -267,6 +267,8 @@ export const environment = z.object({
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  STEPS_FILE: z.string().min(1).optional(),
+  STEPS_DIR: z.string().min(1).optional(),
   WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
   WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z

@@ -5,6 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
 import { openErrorReports } from '../core/error-reports.js';
+import { getFile } from '../core/files/queries.js';
 import { openHooks } from '../core/hooks/open.js';
 import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
@@ -12,8 +13,10 @@ import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
+import { deriveAnswerKey } from '../core/own-steps/token.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { deriveLinkKey } from '../core/signed-path.js';
 import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
@@ -24,6 +27,7 @@ import { stopEndedRuns } from './ended-runs.js';
 import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
 import { createLanes } from './lanes.js';
+import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
@@ -56,7 +60,7 @@ const WORK_FOLDERS = {
   over: 'programs may read files',
 };
 
-async function start(config: Readonly<Config>): Promise<void> {
+async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
   const log = createLogger(config.logLevel, 'worker', config.logFiles, reports);
@@ -84,7 +88,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     owner: ffmpeg?.owner,
   });
   const derivatives = createDerivativeStore({ database, storage });
-  const steps: Steps = {
+  const ours: Steps = {
     reading: [
       createVerifyStep(),
       createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
@@ -97,6 +101,18 @@ async function start(config: Readonly<Config>): Promise<void> {
       createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
   };
+  const own = await loadOwnSteps({
+    config,
+    env,
+    taken: [...ours.reading, ...ours.decoding].map(({ name }) => name),
+    parsers,
+    derivatives,
+    readFile: (id) => getFile(database, id),
+    linkKey: deriveLinkKey(jwtSecret),
+    answerKey: deriveAnswerKey(jwtSecret),
+    log,
+  });
+  const steps: Steps = { ...ours, decoding: [...ours.decoding, ...own] };
   const dependencies = watchDependencies({
     database,
     storage,
@@ -191,7 +207,8 @@ function observeWorker(metrics: Metrics, worker: ProcessingWorker, slots: number
 }
 
 try {
-  await start(loadConfig(readEnvironment()));
+  const env = readEnvironment();
+  await start(loadConfig(env), env);
 } catch (error) {
   failStart(error);
 }

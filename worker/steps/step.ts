@@ -45,10 +45,13 @@ export interface StepContext {
   useFolder<T>(run: (folder: WorkFolder) => Promise<T>): Promise<T>;
   /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
-   * step that does not wait is dropped.
+   * step that does not wait is dropped. A further call puts off the deadline.
+   * @returns the name of the question, which the answer must bear
    * @throws {AttemptOver}
    */
-  expectAnswer(deadline: Date): Promise<void>;
+  expectAnswer(deadline: Date): Promise<string>;
+  /** Shows how much of the step is done, from 0 to 1. Not every call is written down. */
+  progress(share: number): void;
   signal: AbortSignal;
   log: Logger;
 }

@@ -30,6 +30,12 @@ export interface WaitingStep {
   state: 'waiting';
   /** The deadline of the answer (RFC 3339). */
   until: string;
+  /** When the question was asked (RFC 3339). */
+  since?: string;
+  /** Names the question; see recordWaiting(). A worker of an older version leaves it out. */
+  ask?: string;
+  /** The service has answered that it failed: the attempt ends so when the job goes on. */
+  failure?: { detail: string; retry: boolean };
 }
 
 @Entity('files')
