@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { createDelivery } from '../core/delivery/deliver.js';
 import { openErrorReports } from '../core/error-reports.js';
 import { openHooks } from '../core/hooks/open.js';
 import { createHookSender } from '../core/hooks/sender.js';
@@ -24,6 +25,7 @@ import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createDeliverStep } from './steps/deliver.js';
 import { createMetadataStep } from './steps/metadata.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
@@ -43,6 +45,10 @@ const SHUTDOWN_MS = 7_000;
 /** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
 const HOOK_MS = 30_000;
 
+/** Warning about a target of DELIVER_TO. */
+const COLLISIONS =
+  'files may have the same key at this target, and all but the first get their id as a suffix: use {id} or {sha256}';
+
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
@@ -59,6 +65,10 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
+  const { delivery, s3 } = config;
+  for (const { target } of delivery?.rules ?? []) {
+    if (target?.path.mayCollide) log.warn({ target: target.text }, COLLISIONS);
+  }
   const steps: Steps = {
     reading: [
       createVerifyStep(),
@@ -68,6 +78,9 @@ async function start(config: Readonly<Config>): Promise<void> {
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+      ...(delivery
+        ? [createDeliverStep(createDelivery({ database, storage, config: delivery, s3, log }))]
+        : []),
     ],
   };
   const dependencies = watchDependencies({
