@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadConfig } from '../core/config.js';
@@ -200,4 +200,13 @@ test.each([
   expect(() => loadConfig(env)).toThrow(ConfigError);
   expect(() => loadConfig(env)).toThrow(words);
   expect(() => loadConfig(env)).not.toThrow('THE-SECRET');
+});
+
+test('the examples of the documentation are taken', async () => {
+  const text = await readFile('docs/delivery.md', 'utf8');
+  const [yaml = ''] = [...text.matchAll(/```yaml\n(.*?)```/gs)].map(([, example]) => example ?? '');
+  const env = { ...S3, ...(await destinations(yaml)), ARCHIVE_KEY_ID: 'a', ARCHIVE_SECRET: 'b' };
+  const targets = [...text.matchAll(/^DELIVER_TO=(.*)$/gm)].map(([, target]) => target ?? '');
+  expect(targets.length).toBeGreaterThan(1);
+  for (const DELIVER_TO of targets) expect(read({ ...env, DELIVER_TO }).destinations.size).toBe(3);
 });

@@ -1,7 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { type FileHandle, link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { createReadStream } from 'node:fs';
+import { link, lstat, mkdir, open, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
+import { addAbortSignal } from 'node:stream';
 import { syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
 import type { FolderDestination } from './destinations.js';
@@ -53,24 +54,15 @@ export function openFolder({ name, folder }: FolderDestination): Receiver {
 
 /** A file has no mark, so its bytes are compared. */
 async function look(path: string, { file, source }: Delivery): Promise<'free' | 'own' | 'taken'> {
-  const handle = await open(path, 'r').catch((error: unknown) => {
+  const found = await lstat(path).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;
   });
-  if (!handle) return 'free';
-  try {
-    const found = await handle.stat();
-    if (!found.isFile() || found.size !== source.size) return 'taken';
-    return (await sha256Of(handle)) === file.sha256 ? 'own' : 'taken';
-  } finally {
-    await handle.close();
-  }
-}
-
-async function sha256Of(handle: FileHandle): Promise<string> {
+  if (!found) return 'free';
+  if (!found.isFile() || found.size !== source.size) return 'taken';
   const hash = createHash('sha256');
-  for await (const chunk of handle.createReadStream({ autoClose: false })) hash.update(chunk);
-  return hash.digest('hex');
+  for await (const chunk of createReadStream(path)) hash.update(chunk);
+  return hash.digest('hex') === file.sha256 ? 'own' : 'taken';
 }
 
 /** @returns false: there is something at the path */
@@ -83,7 +75,7 @@ async function write(
   try {
     const handle = await open(temporary, 'wx');
     try {
-      await pipeline(await source.open(), handle.createWriteStream({ autoClose: false }), { signal });
+      await writeFile(handle, addAbortSignal(signal, await source.open()));
       await handle.sync();
     } finally {
       await handle.close();
@@ -103,7 +95,7 @@ async function place(temporary: string, path: string): Promise<boolean> {
     if (hasCode(error, 'EEXIST')) return false;
     if (!NO_LINKS.some((code) => hasCode(error, code))) throw error;
   }
-  const isFree = await stat(path).then(
+  const isFree = await lstat(path).then(
     () => false,
     (error: unknown) => hasCode(error, 'ENOENT'),
   );

@@ -27,10 +27,7 @@ const MAX_HEADER = 256;
 
 export function objectFields(destination: S3Destination, file: DeliveredFile): ObjectFields {
   const { s3, storageClass, disposition } = destination;
-  const tags = destination.tags.map(([key, value]): [string, string] => [
-    key,
-    tagValue(renderText(value, file)),
-  ]);
+  const tags = objectTags(destination, file);
   return {
     ContentType: file.type,
     ...Object.fromEntries(
@@ -55,6 +52,10 @@ export function objectFields(destination: S3Destination, file: DeliveredFile): O
     ...(s3.sse && { ServerSideEncryption: s3.sse }),
     ...(s3.kmsKeyId && { SSEKMSKeyId: s3.kmsKeyId }),
   };
+}
+
+export function objectTags({ tags }: S3Destination, file: DeliveredFile): [key: string, value: string][] {
+  return tags.map(([key, value]) => [key, tagValue(renderText(value, file))]);
 }
 
 const HEADERS: Record<Exclude<keyof ObjectFields, 'Metadata'>, string> = {

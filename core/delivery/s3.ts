@@ -2,6 +2,7 @@ import {
   CopyObjectCommand,
   CreateMultipartUploadCommand,
   HeadObjectCommand,
+  PutObjectTaggingCommand,
   UploadPartCopyCommand,
 } from '@aws-sdk/client-s3';
 import { forEachOf } from '../concurrency.js';
@@ -15,7 +16,7 @@ import { createObjectStore, isMissing } from '../storage/s3/operations.js';
 import type { Part } from '../storage/storage.js';
 import { type PlannedPart, planCopying, planSending } from './copy-plan.js';
 import type { S3Destination } from './destinations.js';
-import { ID_MARK, type ObjectFields, objectFields, toHeaders } from './object-fields.js';
+import { ID_MARK, type ObjectFields, objectFields, objectTags, toHeaders } from './object-fields.js';
 import {
   type Delivery,
   type DeliveryAttempt,
@@ -53,6 +54,18 @@ export function openBucket(destination: S3Destination, own: S3Config | undefined
       throw signal?.aborted ? error : toDeliveryError(name, error);
     });
 
+  async function look(Key: string, delivery: Delivery): Promise<'free' | 'own' | 'taken'> {
+    const found = await client.send(new HeadObjectCommand({ Bucket, Key })).catch((error: unknown) => {
+      if (!isMissing(error)) throw error;
+    });
+    if (!found) return 'free';
+    const { file, source } = delivery;
+    if (found.Metadata?.[ID_MARK] !== file.id || found.ContentLength !== source.size) return 'taken';
+    // The attempt that made it may have been killed before it set the tags.
+    await tag(Key, delivery);
+    return 'own';
+  }
+
   async function copy(key: string, delivery: Delivery, attempt: DeliveryAttempt, fields: ObjectFields) {
     const [object, ...more] = planCopying(delivery.source.objects);
     const { from } = object ?? {};
@@ -67,6 +80,7 @@ export function openBucket(destination: S3Destination, own: S3Config | undefined
       ...fields,
     });
     await client.send(command, { abortSignal: attempt.signal, requestTimeout: COPY_MS });
+    await tag(key, delivery);
   }
 
   async function send(
@@ -98,6 +112,7 @@ export function openBucket(destination: S3Destination, own: S3Config | undefined
       });
       parts.sort((a, b) => a.number - b.number);
       await objects.completeMultipart(Key, UploadId, parts, signal);
+      await tag(Key, delivery);
     } catch (error) {
       // The first error counts. What cannot be aborted now is aborted by the next attempt.
       await objects.abortMultipart(Key, UploadId).catch(() => {});
@@ -124,21 +139,19 @@ export function openBucket(destination: S3Destination, own: S3Config | undefined
     return CopyPartResult?.ETag ?? '';
   }
 
+  /** Some stores (Ceph) ignore the tags of a copy and of a multipart upload. */
+  async function tag(Key: string, { file }: Delivery): Promise<void> {
+    const tags = objectTags(destination, file);
+    if (tags.length === 0) return;
+    const Tagging = { TagSet: tags.map(([key, value]) => ({ Key: key, Value: value })) };
+    await client.send(new PutObjectTaggingCommand({ Bucket, Key, Tagging }));
+  }
+
   /** Buckets, prefixes and keys of this server need no encoding. */
   const sourceOf = (key: string) => `${own?.bucket}/${own?.prefix}${key}`;
 
   return {
-    look: (key, { file, source }) =>
-      guarded(
-        client.send(new HeadObjectCommand({ Bucket, Key: key })).then(
-          ({ ContentLength, Metadata = {} }) =>
-            Metadata[ID_MARK] === file.id && ContentLength === source.size ? 'own' : 'taken',
-          (error: unknown) => {
-            if (isMissing(error)) return 'free' as const;
-            throw error;
-          },
-        ),
-      ),
+    look: (key, delivery) => guarded(look(key, delivery)),
     put: async (key, delivery, attempt) => {
       const { signal, unfinished } = attempt;
       const fields = objectFields(destination, delivery.file);

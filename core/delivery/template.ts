@@ -182,13 +182,14 @@ function filenameRoom({ segments, isUnique }: PathTemplate, index: number): numb
 }
 
 function segmentValue(placeholder: string, file: DeliveredFile, filenameBytes: number): string {
-  const value = toSegment(rawValue(placeholder, file) ?? '');
+  const value = toSegment(rawValue(placeholder, file) ?? '', placeholder === 'type' ? '-' : EMPTY);
   if (placeholder === 'filename') return cutFilename(value, filenameBytes);
   return cutBytes(value, LONGEST[placeholder] ?? LONGEST_METADATA);
 }
 
-function toSegment(value: string): string {
-  return plain(value).normalize('NFC').replace(/[/\\]/g, '_').trim().replace(/^\.+/, EMPTY) || EMPTY;
+/** @param slash stands for slashes */
+function toSegment(value: string, slash: string): string {
+  return plain(value).normalize('NFC').replace(/[/\\]/g, slash).trim().replace(/^\.+/, EMPTY) || EMPTY;
 }
 
 function plain(value: string): string {
@@ -217,7 +218,7 @@ function rawValue(placeholder: string, file: DeliveredFile): string | undefined 
     case 'ext':
       return EXTENSION.exec(file.filename)?.[1]?.toLowerCase() ?? 'bin';
     case 'type':
-      return file.type.split(';')[0]?.trim().replace('/', '-');
+      return file.type.split(';')[0]?.trim();
     case 'yyyy':
       return day.slice(0, 4);
     case 'mm':
