@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { GetObjectTaggingCommand } from '@aws-sdk/client-s3';
 import { type Barrier, closeBarrier } from './support/barrier.js';
 import { type Delivering, deliveredEvents, installDelivering } from './support/delivering.js';
+import { until } from './support/until.js';
 
 /* Workers that are killed around a delivery: the copy is there once, with one event, and nothing else is left. */
 
@@ -15,7 +16,7 @@ const TAKEOVER_SECONDS = 150;
 let landfall: Delivering;
 
 beforeAll(async () => {
-  landfall = await installDelivering(['server'], { WORKER_CONCURRENCY: '8' });
+  landfall = await installDelivering(['server'], () => ({ WORKER_CONCURRENCY: '8' }));
 });
 afterAll(() => landfall?.close());
 
@@ -42,42 +43,45 @@ test('killed before, within and after each copy: every file is delivered once', 
   const small = randomBytes(1000);
   const large = randomBytes(20 * MIB);
   const send = async (to: string, content: Buffer) => ({ id: await landfall.send(content, to), to, content });
-  const files = {
+  const still = {
     copied: await send('same:{id}', small),
     sent: await send('far:{id}', small),
     sentInParts: await send('far:{id}', large),
     written: await send('disk:{id}', large),
-    copying: await send('same:{id}', randomBytes(MIB)),
-    sending: await send('far:{id}', Buffer.concat([large, small])),
     beginning: await send('disk:{id}', small),
   };
-  const standing = (id: string) => (request: { key: string }) => request.key.endsWith(id);
   const barriers: Barrier[] = await Promise.all([
-    atRecord(files.copied.id),
-    atRecord(files.sent.id),
-    atRecord(files.sentInParts.id),
-    atRecord(files.written.id),
-    atBegin(files.beginning.id),
+    atRecord(still.copied.id),
+    atRecord(still.sent.id),
+    atRecord(still.sentInParts.id),
+    atRecord(still.written.id),
+    atBegin(still.beginning.id),
   ]);
-  // Ceph has copied, but the worker does not know.
+  await processes.start('worker');
+  await Promise.all(barriers.map((barrier) => barrier.reached()));
+
+  // Requests have time limits, so these two come last. Ceph has copied, but the worker does not know.
   const copying = s3.pauseAt(
-    (request) => request.operation === 'CopyObject' && standing(files.copying.id)(request),
+    ({ operation, key }) => operation === 'CopyObject' && !key.endsWith(still.copied.id),
     'after',
   );
-  const sending = far.pauseAt(
-    (request) =>
-      request.operation === 'UploadPart' &&
-      request.query.get('partNumber') === '3' &&
-      standing(files.sending.id)(request),
-    'before',
-  );
-  await processes.start('worker');
-  await Promise.all([...barriers.map((barrier) => barrier.reached()), copying.reached, sending.reached]);
-  expect((await target.listMultipartUploads()).map(({ key }) => key)).toEqual([`far/${files.sending.id}`]);
+  const isThirdPart = ({ query, key }: { query: URLSearchParams; key: string }) =>
+    query.get('partNumber') === '3' && !key.endsWith(still.sentInParts.id);
+  const letSend = far.rule(isThirdPart, { hold: 'before' });
+  const files = {
+    ...still,
+    copying: await send('same:{id}', randomBytes(MIB)),
+    sending: await send('far:{id}', Buffer.concat([large, small])),
+  };
+  await Promise.all([
+    copying.reached,
+    until('the third part to be sent', () => far.requests.some(isThirdPart)),
+  ]);
   await processes.kill('worker');
+  expect((await target.listMultipartUploads()).map(({ key }) => key)).toEqual([`far/${files.sending.id}`]);
   await Promise.all(barriers.map((barrier) => barrier.cut()));
   copying.open();
-  sending.open();
+  letSend();
 
   await processes.start('worker');
   for (const { id, to, content } of Object.values(files)) {

@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { GetObjectTaggingCommand, HeadObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
 import { encodeMetadata, type FileJson } from './support/client.js';
 import { beginConcatenation } from './support/concatenated-upload.js';
 import { type Delivering, deliveredEvents, installDelivering } from './support/delivering.js';
-import { eicar, makePdf } from './support/fixtures.js';
+import { eicar, makeJpeg, makePdf } from './support/fixtures.js';
 import { until } from './support/until.js';
 
 /* Clean files arrive where other systems expect them: in buckets and folders. */
@@ -13,15 +14,25 @@ import { until } from './support/until.js';
 const MIB = 1024 ** 2;
 
 let landfall: Delivering;
+/** Of pictures. */
+let folder: string;
 
 beforeAll(async () => {
-  landfall = await installDelivering(undefined, {
-    DELIVER_TO: 'application/pdf=disk:pdf/{yyyy}/{id}.{ext}',
+  folder = await mkdtemp(join(tmpdir(), 'landfall-inbox-'));
+  landfall = await installDelivering(undefined, (bucket) => ({
+    DELIVER_TO: [
+      'application/pdf=disk:pdf/{yyyy}/{id}.{ext}',
+      `text/plain=s3://${bucket}/texts/{owner}/{id}`,
+      `image/*=${folder}/{type}/{filename}`,
+    ].join(','),
     // An outage in a test lasts as long as a busy machine needs.
     JOB_ATTEMPTS: '40',
-  });
+  }));
 });
-afterAll(() => landfall?.close());
+afterAll(async () => {
+  await landfall?.close();
+  await rm(folder, { recursive: true, force: true });
+});
 
 /** Sends a file and waits for its end. */
 async function deliver(content: Uint8Array, to: string, metadata: Record<string, string> = {}) {
@@ -144,7 +155,12 @@ describe('in another store', () => {
     expect(
       sent.map(({ operation }) => operation).filter((one) => /^(PutObject|UploadPart)$/.test(one)),
     ).toEqual(operations);
-    expect((await head(key)).Metadata).toMatchObject({ 'landfall-id': file.id });
+    expect(await head(key)).toMatchObject({
+      ContentDisposition: `inline; filename="${file.id}"`,
+      CacheControl: 'no-cache',
+      // This file has no project.
+      Metadata: { 'landfall-id': file.id, 'landfall-sha256': file.sha256 },
+    });
     const { TagSet } = await landfall.target.client.send(
       new GetObjectTaggingCommand({ Bucket: landfall.target.bucket, Key: key }),
     );
@@ -296,6 +312,13 @@ describe('which target a file gets', () => {
     const pdf = await user.settled(await user.upload(makePdf(), { filename: 'a.pdf' }));
     const address = `pdf/${pdf.createdAt.slice(0, 4)}/${pdf.id}.pdf`;
     expect(pdf.deliveries).toMatchObject([{ destination: 'disk', address }]);
+    const text = await user.settled(await user.upload(Buffer.from(`Text ${randomBytes(4).toString('hex')}`)));
+    const key = `texts/${user.id}/${text.id}`;
+    await expectDelivered(text, `s3://${landfall.target.bucket}`, key, await landfall.target.read(key));
+    const picture = await makeJpeg({ width: 20, height: 10 });
+    const image = await user.settled(await user.upload(picture, { filename: 'a.jpg' }));
+    expect(image.deliveries).toMatchObject([{ destination: 'folder', address: 'image-jpeg/a.jpg' }]);
+    expect(picture.equals(await readFile(join(folder, 'image-jpeg/a.jpg')))).toBe(true);
     const other = await user.settled(await user.upload(randomBytes(100)));
     expect(other).toMatchObject({
       status: 'completed',
@@ -330,6 +353,19 @@ describe('which target a file gets', () => {
   });
 });
 
-test('the bucket holds no unfinished uploads, and the store only what belongs to it', async () => {
+test('a copy stays when its file is deleted for good, and its key is taken then', async () => {
+  const content = randomBytes(100);
+  const to = `same:kept-${randomBytes(4).toString('hex')}.bin`;
+  const file = await deliver(content, to);
+  const key = `same/${to.slice(5)}`;
+  const gone = await landfall.user.fetch(`/api/files/${file.id}?permanent=1`, { method: 'DELETE' });
+  expect(gone.status).toBe(204);
+  expect(content.equals(await landfall.target.read(key))).toBe(true);
+  const next = randomBytes(100);
+  const later = await deliver(next, to);
+  await expectDelivered(later, 'same', key.replace('.bin', `-${later.id}.bin`), next);
+});
+
+test('the bucket holds no unfinished uploads', async () => {
   expect(await landfall.target.listMultipartUploads()).toEqual([]);
 });

@@ -1,6 +1,6 @@
 import contentDisposition from 'content-disposition';
 import type { S3Destination } from './destinations.js';
-import { cutBytes, type DeliveredFile, renderText } from './template.js';
+import { cutBytes, type DeliveredFile, renderText, type Template } from './template.js';
 
 /* How a delivered object is described in S3. Pure. */
 
@@ -30,9 +30,7 @@ export function objectFields(destination: S3Destination, file: DeliveredFile): O
   const tags = objectTags(destination, file);
   return {
     ContentType: file.type,
-    ...Object.fromEntries(
-      destination.headers.map(([name, value]) => [name, headerValue(renderText(value, file))]),
-    ),
+    ...headerValues(destination.headers, file),
     ...(disposition && {
       ContentDisposition: contentDisposition(file.filename, {
         type: disposition,
@@ -42,9 +40,7 @@ export function objectFields(destination: S3Destination, file: DeliveredFile): O
     Metadata: {
       [ID_MARK]: file.id,
       [SHA256_MARK]: file.sha256,
-      ...Object.fromEntries(
-        destination.metadata.map(([name, value]) => [name, headerValue(renderText(value, file))]),
-      ),
+      ...headerValues(destination.metadata, file),
     },
     ...(tags.length > 0 && { Tagging: new URLSearchParams(tags).toString() }),
     // The SDK knows those of AWS only; other stores have their own.
@@ -74,6 +70,15 @@ export function toHeaders({ Metadata, ...fields }: ObjectFields): Record<string,
   const own = Object.entries(fields).map(([name, value]) => [HEADERS[name as keyof typeof fields], value]);
   const user = Object.entries(Metadata).map(([name, value]) => [`x-amz-meta-${name}`, value]);
   return Object.fromEntries([...own, ...user]);
+}
+
+/** Without headers that would be empty. */
+function headerValues(
+  templates: [name: string, value: Template][],
+  file: DeliveredFile,
+): Record<string, string> {
+  const values = templates.map(([name, value]) => [name, headerValue(renderText(value, file))]);
+  return Object.fromEntries(values.filter(([, value]) => value !== ''));
 }
 
 /** Headers have printable ASCII only: other characters are percent-encoded, and so is the percent sign. */

@@ -34,10 +34,10 @@ export interface Delivering extends Installation {
   send(content: Uint8Array, to: string, metadata?: Record<string, string>): Promise<string>;
 }
 
-/** @param env further environment of all processes */
+/** @param env further environment of all processes, for the bucket where files are delivered */
 export async function installDelivering(
   parts?: Part[],
-  env: Record<string, string> = {},
+  env: (bucket: string) => Record<string, string> = () => ({}),
 ): Promise<Delivering> {
   const [receiver, target] = await Promise.all([startHookReceiver(), createBucket()]);
   receiver.answer = ({ type, event }) =>
@@ -65,7 +65,15 @@ export async function installDelivering(
       },
       tags: { project: '{metadata.project}', type: '{type}' },
     },
-    far: { bucket, prefix: 'far/', endpoint: far.url, ...keys, tags: { a: 'b' } },
+    far: {
+      bucket,
+      prefix: 'far/',
+      endpoint: far.url,
+      ...keys,
+      contentDisposition: 'inline',
+      headers: { 'Cache-Control': 'no-cache', 'X-Amz-Meta-Project': '{metadata.project}' },
+      tags: { a: 'b' },
+    },
     wrong: { bucket, endpoint: far.url, accessKeyId: 'nobody', secretAccessKey: randomUUID() },
     missing: { bucket: `missing-${randomUUID()}` },
     disk: { folder },
@@ -75,7 +83,7 @@ export async function installDelivering(
   await writeFile(file, JSON.stringify(destinations));
   const installation = await install({
     ...(parts ? { parts } : {}),
-    env: { HOOK_URL: receiver.url, HOOK_EVENTS: 'pre-create', DELIVER_DESTINATIONS: file, ...env },
+    env: { HOOK_URL: receiver.url, HOOK_EVENTS: 'pre-create', DELIVER_DESTINATIONS: file, ...env(bucket) },
   });
   const { user } = installation;
   return {
