@@ -16,6 +16,7 @@ import {
   type S3Config,
   type TlsFiles,
 } from './config-groups.js';
+import { type DeliveryConfig, readDelivery } from './delivery/config.js';
 import type { LogFiles } from './log-files.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
@@ -60,6 +61,8 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
+  /** Where clean files are delivered; undefined: nowhere. */
+  delivery: DeliveryConfig | undefined;
   /** The NATS server to which the worker publishes events; undefined: none. */
   nats: NatsConfig | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
@@ -167,6 +170,7 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   const e = readVariables(env);
+  const s3 = readS3(e);
   const host = e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1');
   return Object.freeze({
     host,
@@ -182,7 +186,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     databaseUrl: e.DATABASE_URL,
     databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
-    s3: readS3(e),
+    s3,
+    delivery: readDelivery(e, env, s3),
     nats: readNats(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,

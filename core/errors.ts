@@ -43,6 +43,7 @@ const ERRORS = {
   internal: [500, 'Internal error'],
   parser_died: [500, 'The process that read the content died'],
   hook_unusable: [502, 'The hook of this server asks for something that cannot be done'],
+  delivery_refused: [502, 'The file cannot be delivered'],
   unavailable: [503, 'Temporarily unavailable'],
   storage_full: [507, 'No space left'],
 } as const satisfies Record<string, readonly [status: number, title: string]>;

@@ -213,6 +213,8 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  DELIVER_TO: z.string().min(1).optional(),
+  DELIVER_DESTINATIONS: z.string().min(1).optional(),
   AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
   AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { createDelivery } from '../core/delivery/deliver.js';
 import { openErrorReports } from '../core/error-reports.js';
 import { getFile } from '../core/files/queries.js';
 import { openHooks } from '../core/hooks/open.js';
@@ -32,6 +33,7 @@ import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createDeliverStep } from './steps/deliver.js';
 import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
 import { createPreviewStep } from './steps/preview.js';
@@ -59,6 +61,10 @@ const WORK_FOLDERS = {
   short: 'files that a program must read wait until there is room',
   over: 'programs may read files',
 };
+
+/** Warning about a target of DELIVER_TO. */
+const COLLISIONS =
+  'files may have the same key at this target, and all but the first get their id as a suffix: use {id} or {sha256}';
 
 async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -88,6 +94,10 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     owner: ffmpeg?.owner,
   });
   const derivatives = createDerivativeStore({ database, storage });
+  const { delivery, s3 } = config;
+  for (const { target } of delivery?.rules ?? []) {
+    if (target?.path.mayCollide) log.warn({ target: target.text }, COLLISIONS);
+  }
   const ours: Steps = {
     reading: [
       createVerifyStep(),
@@ -101,10 +111,13 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
       createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
   };
+  const deliver = delivery
+    ? [createDeliverStep(createDelivery({ database, storage, config: delivery, s3, log }))]
+    : [];
   const own = await loadOwnSteps({
     config,
     env,
-    taken: [...ours.reading, ...ours.decoding].map(({ name }) => name),
+    taken: [...ours.reading, ...ours.decoding, ...deliver].map(({ name }) => name),
     parsers,
     derivatives,
     readFile: (id) => getFile(database, id),
@@ -112,7 +125,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     answerKey: deriveAnswerKey(jwtSecret),
     log,
   });
-  const steps: Steps = { ...ours, decoding: [...ours.decoding, ...own] };
+  const steps: Steps = { ...ours, decoding: [...ours.decoding, ...own, ...deliver] };
   const dependencies = watchDependencies({
     database,
     storage,

@@ -31,6 +31,7 @@ export interface FileJson {
     height: number | null;
     link: string | null;
   }[];
+  deliveries: { destination: string; address: string; at: string }[];
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -116,6 +116,10 @@ export class File {
   @Column('integer', { name: 'counted_attempts', nullable: true })
   countedAttempts: number | null;
 
+  /** Where a hook wants the file to be delivered: a target, or `none`; null: where files of its type are. */
+  @Column('text', { name: 'deliver_to', nullable: true })
+  deliverTo: string | null;
+
   /** Whether the scan found the file clean. The file is not served before. */
   @Column('boolean')
   clean: boolean;
