@@ -130,9 +130,13 @@ const ROUTES: Record<string, Row> = {
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
   'GET /api/processing/estimate': { access: 'upload', ok: 400 },
+  'GET /api/processing/settings/:type/:subtype': { access: 'upload', ok: 200 },
+  'GET /api/processing/settings/:type': { access: 'upload', ok: 200 },
+  'POST /api/processing/settings/validate': { access: 'upload', ok: 200, body: () => ({ settings: {} }) },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/derived/:name': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
@@ -345,7 +349,10 @@ const PIXEL = Buffer.from(
 const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
   file: (owner) => owner.upload(Buffer.from('a file')),
   async image(owner) {
-    const id = await owner.upload(PIXEL, { filename: 'pixel.png' });
+    const id = await owner.upload(PIXEL, {
+      filename: 'pixel.png',
+      settings: '{"format":"jpeg"}',
+    });
     const { status } = await owner.settled(id);
     expect(status).toBe('completed');
     return id;
@@ -544,7 +551,10 @@ function inertDeps(): AppDeps {
 
 function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
-  return { method, path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small') };
+  return {
+    method,
+    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+  };
 }
 
 async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: string, query = '') {

@@ -1,3 +1,4 @@
+import type { File } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import { endedSteps, isWaiting, recordSteps, recordWaiting, type StepResult } from '../core/files/steps.js';
 import type { ParserSession } from '../core/media/parsers.js';
@@ -30,6 +31,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
         runStep(deps, attempt, step, decode, deadline),
       );
       if (result instanceof Date) return result;
+      withdraw(step, file, result);
       const share = (100 - READ_PERCENT) / steps.length;
       await recordSteps(deps.database, file, [result], {
         step: steps[index + 1]?.name ?? step.name,
@@ -85,17 +87,23 @@ async function outcomeOf(
   step: Step,
   tools: Pick<StepContext, 'decode' | 'expectAnswer'>,
 ): Promise<Outcome | Later> {
-  if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
-  return step.run({ file, signal, log, ...tools });
+  const reason = whySkipped(step, file);
+  return reason === undefined ? step.run({ file, signal, log, ...tools }) : { outcome: 'skipped', reason };
 }
 
-function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
-  return !only || only.accepts(detectedType ?? '');
+function whySkipped({ only, skips }: Step, file: KnownFile): string | undefined {
+  return only && !only.accepts(file.detectedType ?? '') ? only.otherwise : skips?.(file);
 }
 
 function isToDecode({ file }: Attempt, step: Step): boolean {
   const hasEnded = step.name in endedSteps(file);
-  return step.decodes !== undefined && isFor(step, file) && !hasEnded;
+  return step.decodes !== undefined && whySkipped(step, file) === undefined && !hasEnded;
+}
+
+/** Takes away what an earlier run has made and this run has not. */
+function withdraw({ makes }: Step, { run }: File, { facts }: StepResult): void {
+  if (!makes || run === 1) return;
+  facts.withdrawn = makes.filter((name) => !facts.derivatives?.some((made) => made.name === name));
 }
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */

@@ -25,6 +25,7 @@ import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createOptimizeStep } from './steps/optimize.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
 import type { Steps } from './steps/step.js';
@@ -59,6 +60,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
+  const derivatives = createDerivativeStore({ database, storage });
   const steps: Steps = {
     reading: [
       createVerifyStep(),
@@ -67,7 +69,8 @@ async function start(config: Readonly<Config>): Promise<void> {
     ],
     decoding: [
       createMetadataStep(),
-      createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+      createThumbnailsStep({ derivatives }),
+      createOptimizeStep({ derivatives, optimize: config.optimize }),
     ],
   };
   const dependencies = watchDependencies({

@@ -78,6 +78,7 @@ function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['li
     attempts: attemptsOf(file),
     steps: endedSteps(file),
     metadata: file.metadata,
+    settings: file.settings,
     warnings: file.warnings,
     error: file.error,
     createdAt: file.createdAt,

@@ -23,6 +23,7 @@ export interface FileJson {
   createdAt: string;
   completedAt: string | null;
   deletedAt: string | null;
+  settings: object | null;
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 
