@@ -301,6 +301,7 @@ const OTHERS: Record<string, Row> = {
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
   // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
+  'HEAD /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'HEAD /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
   'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },
@@ -553,7 +554,12 @@ function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
   return {
     method,
-    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+    path: path
+      .replace(':id', id)
+      .replace(':size', 'small')
+      .replace(':name', 'thumbnail-small')
+      .replace(':type/:subtype', 'image/jpeg')
+      .replace(':type', 'image%2Fjpeg'),
   };
 }
 

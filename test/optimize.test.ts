@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { gunzipSync } from 'node:zlib';
 import exifr from 'exifr';
 import sharp, { type Sharp } from 'sharp';
 import { completeSettings, type ImageSettings } from '../core/media/image-settings.js';
@@ -355,6 +356,14 @@ describe('an image that is not as it should be', () => {
     await expect(
       optimizeImage({ bytes: png, size: png.length + 1, limits: LIMITS }, completeSettings('image/png')),
     ).rejects.toMatchObject({ code: 'too_much_memory' });
+  });
+
+  test('is decoded at a lower scale if it is a JPEG of many pixels that becomes small', async () => {
+    const jpeg = gunzipSync(readFileSync('test/fixtures/cases/phone-108-megapixels.jpg.gz'));
+    await expect(optimize(jpeg)).rejects.toMatchObject({ code: 'too_many_pixels' });
+    await expect(optimize(jpeg, { maxWidth: 8000 })).rejects.toMatchObject({ code: 'too_many_pixels' });
+    const { width, height } = await optimize(jpeg, { maxWidth: 1000, maxHeight: 1000 });
+    expect(Math.max(width, height)).toBe(1000);
   });
 
   test('is refused if the format does not hold its sides', async () => {

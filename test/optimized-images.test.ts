@@ -468,7 +468,7 @@ describe('before an upload', () => {
       ]),
     );
     expect(await check({ settings: 3 })).toMatchObject({ valid: false, problems: [{ field: '' }] });
-    expect(await check({})).toBe(400);
+    expect(await check({})).toMatchObject({ valid: false, problems: [{ field: '' }] });
     expect(await check({ settings: {}, type: 'text/plain' })).toBe(400);
   });
 

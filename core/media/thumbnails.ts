@@ -1,5 +1,5 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
-import { checkSize, decoding, fillWebp, readHeader, reasonOf, withEnd } from './image.js';
+import { checkSize, decoding, fillWebp, JPEG_SCALES, readHeader, reasonOf, withEnd } from './image.js';
 import { type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
@@ -15,9 +15,6 @@ const QUALITY = 78;
 
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
-
-/** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
-const JPEG_SCALES = [8, 4, 2];
 
 const PART = 'Only a part of the image could be decoded';
 

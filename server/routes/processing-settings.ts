@@ -20,7 +20,7 @@ const NAME = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/i;
 const name = z.string().regex(NAME);
 
 const toCheck = z.strictObject({
-  settings: z.unknown().describe('As ImageSettings'),
+  settings: z.unknown().optional().describe('As ImageSettings'),
   type: z
     .string()
     .refine(canBeOptimized, 'must be a type of images that can be optimised, such as image/jpeg')
