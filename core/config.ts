@@ -18,6 +18,7 @@ import {
 } from './config-groups.js';
 import { type DeliveryConfig, readDelivery } from './delivery/config.js';
 import type { LogFiles } from './log-files.js';
+import type { TypeSettings } from './media/optimized-types.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
@@ -110,6 +111,8 @@ export interface Config {
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
   jobBackoffMs: number;
+  /** The types whose images are optimised without being asked for, and how. */
+  optimize: readonly TypeSettings[];
   maxImagePixels: number;
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
@@ -221,6 +224,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     globalConcurrency: e.WORKER_GLOBAL_CONCURRENCY || undefined,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
+    optimize: e.OPTIMIZE,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,

@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
+import { parseTypeSettings } from './media/optimized-types.js';
 import { parseNatsAddress } from './nats-address.js';
 
 /*
@@ -48,6 +49,15 @@ const bytesByType = z.string().transform((text, context) => {
     return z.NEVER;
   }
   return limits.map(({ type, size }) => ({ type, maxSize: size.data ?? 0 }));
+});
+
+const optimize = z.string().transform((text, context) => {
+  try {
+    return parseTypeSettings(text);
+  } catch (error) {
+    context.addIssue((error as Error).message);
+    return z.NEVER;
+  }
 });
 
 const integer = (min: number, max: number) =>
@@ -263,6 +273,7 @@ export const environment = z.object({
   WORKER_GLOBAL_CONCURRENCY: integer(0, 10_000).default(0),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
+  OPTIMIZE: optimize.default([]),
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
   PARSER_MEMORY: bytes

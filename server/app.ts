@@ -45,6 +45,7 @@ import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { processingSettingsRoutes } from './routes/processing-settings.js';
 import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
@@ -67,6 +68,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   redisUrl: Config['redisUrl'];
   deniedUserAgents: Config['deniedUserAgents'];
+  optimize: Config['optimize'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
@@ -159,6 +161,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileBatchRoutes(deps),
     ...processingRoutes(deps),
     ...stepAnswerRoutes(deps),
+    ...processingSettingsRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),

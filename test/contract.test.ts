@@ -55,7 +55,10 @@ beforeAll(async () => {
   [reader, uploader] = (await Promise.all(
     ['read', 'upload'].map(async (scope) => useAccount(owner, await key(scope), () => processes.url)),
   )) as [TestUser, TestUser];
-  image = await owner.upload(await makePng({ width: 400, height: 300 }), { filename: 'image.png' });
+  image = await owner.upload(await makePng({ width: 400, height: 300 }), {
+    filename: 'image.png',
+    settings: '{"format":"jpeg"}',
+  });
   text = await newFile();
   webhook = await newWebhook();
   await Promise.all([image, text].map((id) => owner.settled(id)));
@@ -197,8 +200,18 @@ const OPERATIONS: Record<string, Calls> = {
     { ...(await newQuestion()), body: { outcome: 'failed', reason: 'no' } },
   ],
   'GET /api/processing/estimate': () => [at('/api/processing/estimate?size=1000&type=image/jpeg')],
+  'GET /api/processing/settings/{type}': () => [at('/api/processing/settings/image%2Fjpeg')],
+  'GET /api/processing/settings/{type}/{subtype}': () => [
+    at('/api/processing/settings/image/jpeg'),
+    at('/api/processing/settings/text/plain'),
+  ],
+  'POST /api/processing/settings/validate': () => [
+    { body: { settings: { quality: 70 }, type: 'image/png' } },
+    { body: { settings: { quality: 0, size: 1 } } },
+  ],
   'GET /api/files/{id}/content': () => contentCalls(`/api/files/${image}/content`),
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
+  'GET /api/files/{id}/optimized': () => contentCalls(`/api/files/${image}/optimized`),
   'GET /api/files/{id}/derived/{name}': () => contentCalls(`/api/files/${image}/derived/thumbnail-small`),
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,

@@ -74,6 +74,7 @@ const WHOLE_TIMELINE = [
   'scan',
   'metadata',
   'thumbnails',
+  'optimize',
   'media',
   'preview',
   'file.completed',

@@ -36,6 +36,7 @@ import { processFile } from './pipeline.js';
 import { createDeliverStep } from './steps/deliver.js';
 import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createOptimizeStep } from './steps/optimize.js';
 import { createPreviewStep } from './steps/preview.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
@@ -107,6 +108,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives }),
+      createOptimizeStep({ derivatives, optimize: config.optimize }),
       createMediaStep({ derivatives }),
       createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],

@@ -32,6 +32,8 @@ export interface Facts {
   /** Merged into the metadata of other steps. */
   metadata?: Record<string, unknown>;
   derivatives?: NewDerivative[];
+  /** Names of derivatives that an earlier run may have made, and that the file does not have any more. */
+  withdrawn?: string[];
   warnings?: Problem[];
 }
 
@@ -229,7 +231,10 @@ async function writeSteps(
   );
   if (changed === 0) throw endOf(file);
   const derivatives = facts.flatMap((found) => found.derivatives ?? []);
-  if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
+  const withdrawn = facts.flatMap((found) => found.withdrawn ?? []);
+  if (derivatives.length + withdrawn.length > 0) {
+    await replaceDerivatives(manager, file.id, derivatives, withdrawn);
+  }
   await appendEvents(
     manager,
     results.map(({ step, record }) => ({
@@ -249,8 +254,9 @@ async function replaceDerivatives(
   manager: EntityManager,
   fileId: string,
   derivatives: NewDerivative[],
+  withdrawn: string[],
 ): Promise<void> {
-  const names = derivatives.map((derivative) => derivative.name);
+  const names = [...derivatives.map((derivative) => derivative.name), ...withdrawn];
   const replaced = await queryEntities(
     manager,
     Derivative,
@@ -261,6 +267,7 @@ async function replaceDerivatives(
     manager,
     replaced.map((derivative) => derivative.blobId),
   );
+  if (derivatives.length === 0) return;
   await referenceBlobs(
     manager,
     derivatives.map(({ blob }) => blob.id),

@@ -1,6 +1,7 @@
 import { detectType } from './detect.js';
 import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
+import { optimizeImage } from './optimize.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
 import { readWaveform } from './wav.js';
@@ -13,6 +14,7 @@ import { readWaveform } from './wav.js';
 export const TASKS = {
   media: readMedia,
   metadata: readMetadata,
+  optimize: optimizeImage,
   thumbnails: makeThumbnails,
   type: detectType,
   waveform: readWaveform,

@@ -59,6 +59,10 @@ export const file = z
     attempts,
     steps: z.record(z.string(), stepRecord).describe('How each step ended, by its name'),
     metadata: z.record(z.string(), z.unknown()),
+    settings: z
+      .record(z.string(), z.unknown())
+      .nullable()
+      .describe('How its owner wants it to be processed; null: as others of its type'),
     warnings: z.array(fault).describe('Problems that do not make the file unusable'),
     error: fault.nullable(),
     createdAt: timestamp,

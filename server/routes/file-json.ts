@@ -87,6 +87,7 @@ function fileJson(
     attempts: attemptsOf(file),
     steps: endedSteps(file),
     metadata: file.metadata,
+    settings: file.settings,
     warnings: file.warnings,
     error: file.error,
     createdAt: file.createdAt,

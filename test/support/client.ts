@@ -32,6 +32,7 @@ export interface FileJson {
     link: string | null;
   }[];
   deliveries: { destination: string; address: string; at: string }[];
+  settings: object | null;
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { ImageSettings } from '../../media/image-settings.js';
 import { bigintColumn } from './columns.js';
 
 export type FileStatus =
@@ -80,6 +81,10 @@ export class File {
   /** The file that had the same bytes already when these were measured; it may be gone. Null: there was none. */
   @Column('uuid', { name: 'duplicate_of', nullable: true })
   duplicateOf: string | null;
+
+  /** How the file is to be processed, as its owner has said; null: as others of its type. */
+  @Column('jsonb', { nullable: true })
+  settings: ImageSettings | null;
 
   @Column('text')
   status: FileStatus;
