@@ -22,6 +22,15 @@ export interface ParserPool {
 const RESPAWN_MS = 100;
 const LONGEST_RESPAWN_MS = 5_000;
 
+/**
+ * The part of a parser's memory that decoders in WebAssembly may take. They run in the thread that watches the memory, so
+ * it cannot stop them.
+ */
+const WASM_SHARE = 0.7;
+
+/** Bytes. */
+const WASM_PAGE = 64 * 1024;
+
 /** Starts one process, and further ones when none is free. @param count how many at most */
 export function startPool(count: number, limits: ParserLimits, log: Logger): ParserPool {
   const free: ChildProcess[] = [];
@@ -112,11 +121,14 @@ export function isAlive(child: ChildProcess): boolean {
 
 function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
   const limits: ParserLimits = { maxImagePixels, memory };
+  const { execPath, execArgv } = sandboxedNode();
+  const pages = Math.floor((memory * WASM_SHARE) / WASM_PAGE);
   const child = fork(
     fileURLToPath(new URL('./parser-process.js', import.meta.url)),
     [JSON.stringify(limits)],
     {
-      ...sandboxedNode(),
+      execPath,
+      execArgv: [...execArgv, `--wasm-max-mem-pages=${pages}`],
       cwd: '/',
       env: ENVIRONMENT,
       serialization: 'advanced',

@@ -1,6 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
-import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
+import { PART, toDecodable } from './decodable.js';
+import { decoding, readHeader, reasonOf } from './image.js';
 import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
@@ -19,8 +20,6 @@ const EFFORT = 2;
 
 /** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
 const JPEG_SCALES = [8, 4, 2];
-
-const PART = 'Only a part of the image could be decoded';
 
 /** The marker that a JPEG ends with. */
 const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
@@ -50,12 +49,12 @@ interface Pixels {
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
-  const filled = fillWebp(input);
-  const header = await decoding(readHeader(filled ?? input.bytes));
+  const { bytes: picture, damage: loss } = await decoding(toDecodable(input));
+  const header = await decoding(readHeader(picture));
   checkSize(header, input.limits);
-  const { pixels, damage } = filled
-    ? { pixels: await decoding(readPixels(filled, 'none')), damage: `${PART}: bytes are missing at the end` }
-    : await decode(input.bytes, header);
+  const { pixels, damage } = loss
+    ? { pixels: await decoding(readPixels(picture, 'none')), damage: loss }
+    : await decode(picture, header);
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
     const { data, info } = await sharp(pixels.data, { raw: pixels.info })
