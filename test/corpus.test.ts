@@ -14,7 +14,8 @@ let user: TestUser;
 const uploads = new Map<string, { id: string; content: Buffer }>();
 
 beforeAll(async () => {
-  processes = await startProcesses();
+  // Half of the default, so that a bomb can be small.
+  processes = await startProcesses({ PARSER_MEMORY: '512MiB' });
   user = await registerUser(() => processes.url);
   for (const { filename, declared, make } of CORPUS) {
     const content = await make();

@@ -1,3 +1,4 @@
+import { exifOf, findLargestJpeg } from './embedded-jpeg.js';
 import type { Format } from './format.js';
 import { latin1 } from './plain-text.js';
 import { openTiff, type Tiff } from './tiff.js';
@@ -5,7 +6,7 @@ import { openTiff, type Tiff } from './tiff.js';
 /*
  * Raw files of cameras. Nearly all have the structure of TIFF; Canon's CR3 is made of boxes, Fujifilm's RAF has a header of
  * its own. The sensor's data would have to be developed, but every camera also stores its own development as JPEG, often
- * several of different sizes, each maker at another place. So all JPEGs in the file are found by their own structure.
+ * several of different sizes, each maker at another place. The largest one is the preview.
  */
 
 /** Types by which file-type and rawTypeOf() name raw files. */
@@ -124,64 +125,6 @@ function orientationOf(block: Buffer | undefined): number | undefined {
   const tiff = block && openTiff(block);
   const [value = 0] = tiff?.readDirectory(tiff.first).get(TAG.orientation)?.numbers ?? [];
   return value >= 1 && value <= 8 ? value : undefined;
-}
-
-const START = Buffer.from([0xff, 0xd8, 0xff]);
-
-/** Signatures are looked for no further once so many were found: a file of signatures only would take hours. */
-const MAX_STARTS = 10_000;
-
-interface Jpeg {
-  bytes: Buffer;
-  width: number;
-  height: number;
-}
-
-function findLargestJpeg(bytes: Buffer): Jpeg | undefined {
-  let largest: Jpeg | undefined;
-  let at = bytes.indexOf(START);
-  for (let count = 0; at >= 0 && count < MAX_STARTS; count++) {
-    const size = readFrame(bytes, at);
-    if (size && size.width * size.height > (largest ? largest.width * largest.height : 0)) {
-      largest = { bytes: bytes.subarray(at), ...size };
-    }
-    at = bytes.indexOf(START, at + 1);
-  }
-  return largest;
-}
-
-/**
- * The size in the frame header of the JPEG at this position (ITU-T T.81, B.2.2); undefined: it is none, or it is
- * lossless, as are the sensor's data of some cameras.
- */
-function readFrame(bytes: Buffer, start: number): { width: number; height: number } | undefined {
-  for (let at = start + 2; at + 10 <= bytes.length && bytes[at] === 0xff; ) {
-    const marker = bytes[at + 1] ?? 0;
-    const length = bytes.readUInt16BE(at + 2);
-    if (marker >= 0xc0 && marker <= 0xc2) {
-      const [precision, components] = [bytes[at + 4], bytes[at + 9] ?? 0];
-      if (precision !== 8 || ![1, 3].includes(components) || length !== 8 + 3 * components) return undefined;
-      return { height: bytes.readUInt16BE(at + 5), width: bytes.readUInt16BE(at + 7) };
-    }
-    // Tables, comments and the segments of programs. All else would begin the picture.
-    const isBefore =
-      marker === 0xc4 || marker === 0xdb || marker === 0xdd || marker === 0xfe || marker >> 4 === 0xe;
-    if (!isBefore || length < 2) return undefined;
-    at += 2 + length;
-  }
-  return undefined;
-}
-
-/** The EXIF block of a JPEG; undefined: it has none. */
-function exifOf(jpeg: Buffer): Buffer | undefined {
-  for (let at = 2; at + 10 <= jpeg.length && jpeg[at] === 0xff && (jpeg[at + 1] ?? 0) >> 4 === 0xe; ) {
-    const end = at + 2 + jpeg.readUInt16BE(at + 2);
-    if (jpeg[at + 1] === 0xe1 && jpeg.toString('latin1', at + 4, at + 10) === 'Exif\0\0') {
-      return jpeg.subarray(at + 10, end);
-    }
-    at = end;
-  }
-  return undefined;
 }
 
 /** A preview without an orientation gets that of the file, as an EXIF block. */

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import type { IConfigurationFile, IMagickImage, MagickFormat } from '@imagemagick/magick-wasm';
 import { AppError } from '../errors.js';
-import type { ParserLimits } from './task-input.js';
+import { type ParserLimits, wasmBytes } from './task-input.js';
 
 /*
  * ImageMagick in WebAssembly: it decodes formats that libvips cannot decode here. The module sees neither files nor the
@@ -177,16 +177,17 @@ function writeTiff(library: Library, image: IMagickImage): Buffer {
   return image.write(MagickFormat.Tiff, (data) => Buffer.from(data));
 }
 
-/** The library fails to get memory, or its code meets a null pointer afterwards. */
 function isOutOfMemory(error: unknown): boolean {
   return (
     error instanceof Error &&
-    /memory ?allocation|out of memory|cache ?resources ?exhausted/i.test(error.message)
+    /memory ?allocation|out of memory|enlarge memory|bad_alloc|cache ?resources ?exhausted/i.test(
+      error.message,
+    )
   );
 }
 
-function outOfMemory({ memory }: ParserLimits): AppError {
+function outOfMemory(limits: ParserLimits): AppError {
   return new AppError('too_much_memory', {
-    detail: `More than a part of the ${memory} bytes of a parser process`,
+    detail: `More than ${Math.round(wasmBytes(limits) / 1024 ** 2)} MiB`,
   });
 }

@@ -24,16 +24,20 @@ const LENGTHS: Record<string, (bytes: Buffer) => number> = {
  * @returns undefined: it is complete, or does not tell its length, or would be too long
  */
 export function fillMissing(bytes: Buffer, mime: string, atMost: number): Buffer | undefined {
-  let length = 0;
-  try {
-    length = LENGTHS[mime]?.(bytes) ?? 0;
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error;
-  }
+  const length = lengthOf(bytes, mime);
   if (length <= bytes.length || length > atMost) return undefined;
   const filled = Buffer.concat([bytes, Buffer.alloc(length - bytes.length)]);
   if (LENGTHS[mime] === tilesEnd) filled.writeUInt16BE(MARKER.end, length - 2);
   return filled;
+}
+
+function lengthOf(bytes: Buffer, mime: string): number {
+  try {
+    return LENGTHS[mime]?.(bytes) ?? 0;
+  } catch {
+    // The header itself is not complete.
+    return 0;
+  }
 }
 
 /** ISO/IEC 14496-12, 4.2: a box begins with its length; 0: it goes to the end of the file, 1: 64 bits follow. */

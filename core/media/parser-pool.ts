@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from '../log.js';
 import { BYTES_FD } from './parser-protocol.js';
 import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
-import { type ParserLimits } from './task-input.js';
+import { type ParserLimits, wasmBytes } from './task-input.js';
 
 /** Parser processes, up to a fixed number. A process that ends is replaced. */
 export interface ParserPool {
@@ -21,12 +21,6 @@ export interface ParserPool {
 /** Pause before a new process starts. It doubles with each process that ended before it was up. */
 const RESPAWN_MS = 100;
 const LONGEST_RESPAWN_MS = 5_000;
-
-/**
- * The part of a parser's memory that decoders in WebAssembly may take. They run in the thread that watches the memory, so
- * it cannot stop them.
- */
-const WASM_SHARE = 0.7;
 
 /** Bytes. */
 const WASM_PAGE = 64 * 1024;
@@ -122,7 +116,7 @@ export function isAlive(child: ChildProcess): boolean {
 function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
   const limits: ParserLimits = { maxImagePixels, memory };
   const { execPath, execArgv } = sandboxedNode();
-  const pages = Math.floor((memory * WASM_SHARE) / WASM_PAGE);
+  const pages = Math.floor(wasmBytes(limits) / WASM_PAGE);
   const child = fork(
     fileURLToPath(new URL('./parser-process.js', import.meta.url)),
     [JSON.stringify(limits)],

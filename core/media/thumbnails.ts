@@ -1,6 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
 import { PART, toDecodable } from './decodable.js';
+import { findLargestJpeg } from './embedded-jpeg.js';
 import { decoding, readHeader, reasonOf } from './image.js';
 import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
 
@@ -43,18 +44,21 @@ interface Pixels {
   info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
 }
 
+interface Decoded {
+  pixels: Pixels;
+  /** Why it is only a part of the image. */
+  damage?: string;
+}
+
 /**
  * Decodes an image once, at the largest size, and makes the smaller ones from that.
  * @throws {AppError} unreadable, too_many_pixels, too_much_memory
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
-  const { bytes: picture, damage: loss } = await decoding(toDecodable(input));
-  const header = await decoding(readHeader(picture));
-  checkSize(header, input.limits);
-  const { pixels, damage } = loss
-    ? { pixels: await decoding(readPixels(picture, 'none')), damage: loss }
-    : await decode(picture, header);
+  const { pixels, damage } = await decodePicture(input).catch((error: unknown) =>
+    decodePreview(input, error),
+  );
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
     const { data, info } = await sharp(pixels.data, { raw: pixels.info })
@@ -64,6 +68,30 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
     thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
   return { thumbnails, ...(damage ? { damage } : {}) };
+}
+
+/** @throws {AppError} unreadable, too_many_pixels, too_much_memory */
+async function decodePicture(input: TaskInput): Promise<Decoded> {
+  const { bytes, damage } = await decoding(toDecodable(input));
+  const header = await decoding(readHeader(bytes));
+  checkSize(header, input.limits);
+  if (damage) return { pixels: await decoding(readPixels(bytes, 'none')), damage };
+  return decode(bytes, header);
+}
+
+/**
+ * Programs and cameras put a small JPEG into many pictures. It is all that is left of one that cannot be decoded.
+ * @throws the error if there is none, or if the picture is not broken but too large
+ */
+async function decodePreview({ bytes, limits }: TaskInput, error: unknown): Promise<Decoded> {
+  const preview = error instanceof AppError && error.code === 'unreadable' && findLargestJpeg(bytes, 1);
+  if (!preview) throw error;
+  const read = async () => {
+    checkSize(await readHeader(preview.bytes), limits);
+    return readPixels(preview.bytes, 'none');
+  };
+  const pixels = await read().catch(() => Promise.reject(error));
+  return { pixels, damage: `Only the preview in the image could be decoded. ${error.detail}` };
 }
 
 /**
@@ -93,7 +121,7 @@ function checkSize(
 }
 
 /** Decodes the image as if it were complete; if that fails, decodes as much as possible. */
-async function decode(bytes: Buffer, { format }: Metadata): Promise<{ pixels: Pixels; damage?: string }> {
+async function decode(bytes: Buffer, { format }: Metadata): Promise<Decoded> {
   try {
     return { pixels: await readPixels(bytes, 'error') };
   } catch (error) {

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import sharp, { type Sharp } from 'sharp';
 import { makeCr3, makeRaf, makeTiffRaw, SENSOR } from './camera-raw.js';
+import { segment } from './exif.js';
 import {
   eicar,
   makeHeic,
@@ -118,6 +119,28 @@ async function makeBmp(claimed = LARGE): Promise<Buffer> {
   return Buffer.concat([head, pixels]);
 }
 
+/** 81 megapixels of black in 4 MB: each row of each colour is a few runs of 128 zeros. */
+function makePsdBomb(): Buffer {
+  const side = 9000;
+  const rows = 3 * side;
+  const head = Buffer.alloc(26 + 3 * 4 + 2);
+  head.write('8BPS');
+  head.writeUInt16BE(1, 4);
+  head.writeUInt16BE(3, 12);
+  head.writeUInt32BE(side, 14);
+  head.writeUInt32BE(side, 18);
+  head.writeUInt16BE(8, 22);
+  head.writeUInt16BE(3, 24);
+  head.writeUInt16BE(1, head.length - 2);
+  const row = Buffer.alloc(Math.ceil(side / 128) * 2);
+  for (let at = 0; at < row.length; at += 2) row[at] = 129;
+  // The last run is shorter.
+  row[row.length - 2] = 257 - (side % 128);
+  const length = Buffer.alloc(2);
+  length.writeUInt16BE(row.length);
+  return Buffer.concat([head, Buffer.alloc(rows * 2, length), Buffer.alloc(rows * row.length, row)]);
+}
+
 /** Two frames of one size. */
 async function makeAnimation(): Promise<Sharp> {
   const frame = await (await drawn(LARGE)).png().toBuffer();
@@ -220,6 +243,17 @@ const JPEGS: CorpusFile[] = [
     make: async () => (await makeTurned(6)).subarray(0, 60),
     type: 'image/jpeg',
     warnings: ['metadata unreadable', 'thumbnails unreadable'],
+  },
+  {
+    filename: 'only-its-preview-is-left.jpg',
+    make: async () => {
+      const preview = await (await drawn(SMALL)).jpeg().toBuffer();
+      const jpeg = await makeTurned(1);
+      return Buffer.concat([jpeg.subarray(0, 2), segment(0xe2, preview), jpeg.subarray(2, 40)]);
+    },
+    type: 'image/jpeg',
+    shown: SMALL,
+    warnings: ['metadata unreadable', 'thumbnails damaged'],
   },
   {
     filename: 'noise-between-segments.jpg',
@@ -521,6 +555,21 @@ const OTHER_PICTURES: CorpusFile[] = [
     shown: LARGE,
     corners: 'none',
     warnings: ['thumbnails damaged'],
+  },
+  {
+    filename: 'bomb.psd',
+    make: makePsdBomb,
+    type: 'image/vnd.adobe.photoshop',
+    size: [9000, 9000],
+    warnings: ['thumbnails unreadable'],
+  },
+  {
+    // 24 megapixels of one colour in 600 bytes.
+    filename: 'hungry.jp2',
+    make: () => kept('large.jp2'),
+    type: 'image/jp2',
+    size: [6000, 4000],
+    warnings: ['thumbnails too_much_memory'],
   },
   {
     filename: 'huge.bmp',
