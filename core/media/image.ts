@@ -1,6 +1,6 @@
 import sharp, { type Metadata } from 'sharp';
 import { AppError } from '../errors.js';
-import type { ParserLimits, TaskInput } from './task-input.js';
+import type { ParserLimits } from './task-input.js';
 
 // Use one thread per image: there are as many parser processes as cores.
 sharp.concurrency(1);
@@ -15,19 +15,6 @@ sharp.unblock({
 /** Reads dimensions and tags without decoding pixels, so it works for an image of any size. */
 export function readHeader(bytes: Buffer): Promise<Metadata> {
   return sharp(bytes, { limitInputPixels: false, failOn: 'none' }).metadata();
-}
-
-/**
- * libvips refuses a WebP that is shorter than its header says. With zeros for the missing bytes it decodes the rest.
- * @returns undefined unless this is such an image
- */
-export function fillWebp({ bytes, limits }: TaskInput): Buffer | undefined {
-  if (bytes.length < 16 || bytes.toString('latin1', 0, 4) + bytes.toString('latin1', 8, 12) !== 'RIFFWEBP') {
-    return undefined;
-  }
-  const missing = bytes.readUInt32LE(4) + 8 - bytes.length;
-  const isHeld = bytes.length + missing <= limits.memory / 2;
-  return missing > 0 && isHeld ? Buffer.concat([bytes, Buffer.alloc(missing)]) : undefined;
 }
 
 /** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
@@ -69,11 +56,12 @@ export function withEnd(jpeg: Buffer): Buffer {
   return Buffer.concat([jpeg, END_OF_IMAGE]);
 }
 
-/** @throws {AppError} `unreadable` with the reason of the decoder */
+/** @throws {AppError} the work's own; otherwise `unreadable` with the reason of the decoder */
 export async function decoding<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {
+    if (error instanceof AppError) throw error;
     throw new AppError('unreadable', {
       detail: `The image cannot be decoded: ${reasonOf(error)}`,
       cause: error,
@@ -89,6 +77,6 @@ export function reasonOf(error: unknown): string {
   const lines = message.split('\n');
   // libheif finds the end of a file by seeking past it; this is no error.
   const line = lines.find((candidate) => !candidate.includes('bad seek')) ?? lines[0] ?? '';
-  // Such as "VipsJpeg: premature end of JPEG image".
-  return line.replace(/^\w+: /, '');
+  // Such as "VipsJpeg: premature end of JPEG image", and "UnableToReadImageData `' @ error/jxl.c/ReadJXLImage/825".
+  return line.replace(/^\w+: /, '').replace(/\s*`[^`]*' @ .*$/, '');
 }
