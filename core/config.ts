@@ -3,10 +3,12 @@ import { resolve } from 'node:path';
 import { ConfigError } from './config-error.js';
 import {
   type AuthOff,
+  type ClamavConfig,
   type HookConfig,
   type IdentityProvider,
   type NatsConfig,
   readAuthOff,
+  readClamav,
   readHook,
   readIdentityProvider,
   readNats,
@@ -30,9 +32,6 @@ const SECRETS = new Set([
   'NATS_URL',
   'SENTRY_DSN',
 ]);
-
-/** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
-const NOT_YET = ['CLAMAV_HOST'] as const;
 
 export interface Config {
   host: string;
@@ -100,6 +99,8 @@ export interface Config {
   metricsPort: number | undefined;
   /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
   metricsToken: string | undefined;
+  /** The virus scanner; undefined: a simulated one. */
+  clamav: ClamavConfig | undefined;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -206,6 +207,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     healthPort: e.HEALTH_PORT,
     metricsPort: e.METRICS_PORT,
     metricsToken: e.METRICS_TOKEN,
+    clamav: readClamav(e),
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
@@ -234,9 +236,6 @@ function readVariables(env: NodeJS.ProcessEnv): Environment {
     const issue = parsed.error.issues[0];
     const name = String(issue?.path[0]);
     throw new ConfigError(`${name}=${SECRETS.has(name) ? '…' : set[name]}: ${issue?.message}`);
-  }
-  for (const name of NOT_YET) {
-    if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
   }
   const e = parsed.data;
   if (e.DATABASE_URL && !e.S3_BUCKET && !e.DATA_DIR_SHARED) {

@@ -544,7 +544,10 @@ function inertDeps(): AppDeps {
 
 function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
-  return { method, path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small') };
+  return {
+    method,
+    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+  };
 }
 
 async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: string, query = '') {

@@ -12,6 +12,8 @@ import { startParsers } from '../core/media/parsers.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { createClamd } from '../core/scanning/clamd.js';
+import { simulatedScanner } from '../core/scanning/simulated.js';
 import { openServices } from '../core/services.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
@@ -59,11 +61,13 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
+  const clamd = config.clamav && createClamd(config.clamav);
+  const scanner = clamd ?? simulatedScanner;
   const steps: Steps = {
     reading: [
       createVerifyStep(),
       createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
-      createScanStep(),
+      createScanStep({ scanner, oversize: config.clamav?.oversize ?? 'fail' }),
     ],
     decoding: [
       createMetadataStep(),
@@ -73,6 +77,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const dependencies = watchDependencies({
     database,
     storage,
+    scanner: clamd,
     log,
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),

@@ -14,6 +14,7 @@ const FAULTS = new Map(
     unreadable: 'The content cannot be read: the file may be damaged, or of a format that is not supported.',
     damaged: 'The file is damaged or incomplete.',
     too_many_pixels: 'The image has too many pixels.',
+    too_large_to_scan: 'The file is too large to be scanned for viruses, so nobody can open it here.',
     too_much_memory: 'The file is too large to be decoded here.',
   }),
 );
@@ -23,6 +24,7 @@ const TROUBLES = new Map(
   Object.entries({
     took_too_long: 'The processing took too long.',
     parser_died: 'A program that reads the file broke down.',
+    scan_failed: 'The file could not be scanned for viruses.',
     unavailable: 'The storage could not be reached.',
     storage_full: 'There was no room left on the server.',
     internal: 'The processing failed unexpectedly.',
