@@ -61,6 +61,8 @@ export interface HookConfig {
 export interface ClamavConfig extends ClamdConfig {
   /** What becomes of a file that is too large for clamd. */
   oversize: 'fail' | 'allow';
+  /** Whether new signatures cause a scan of all files that were scanned with older ones. */
+  rescan: boolean;
 }
 
 /** Where and how objects are kept in S3. */
@@ -148,6 +150,7 @@ export function readClamav(e: Environment): ClamavConfig | undefined {
       timeoutMs: e.CLAMAV_TIMEOUT_SECONDS * 1000,
       maxSize: e.CLAMAV_MAX_SIZE || Number.POSITIVE_INFINITY,
       oversize: e.CLAMAV_OVERSIZE,
+      rescan: e.CLAMAV_RESCAN === 'on',
     }
   );
 }

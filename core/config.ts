@@ -101,6 +101,12 @@ export interface Config {
   metricsToken: string | undefined;
   /** The virus scanner; undefined: a simulated one. */
   clamav: ClamavConfig | undefined;
+  /** Bytes a second at which stored bytes are read back and checked; 0: they are not. */
+  scrubRate: number;
+  /** Days from the beginning of one check of all stored bytes to that of the next. */
+  scrubIntervalDays: number;
+  /** Bytes a second at which stored files are scanned again. */
+  rescanRate: number;
   workerConcurrency: number;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
@@ -208,6 +214,9 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     metricsPort: e.METRICS_PORT,
     metricsToken: e.METRICS_TOKEN,
     clamav: readClamav(e),
+    rescanRate: e.RESCAN_RATE,
+    scrubRate: e.SCRUB_RATE,
+    scrubIntervalDays: e.SCRUB_INTERVAL_DAYS,
     workerConcurrency: e.WORKER_CONCURRENCY,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,

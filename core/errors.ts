@@ -42,6 +42,7 @@ const ERRORS = {
   chunk_mismatch: [460, 'Checksum Mismatch'],
   internal: [500, 'Internal error'],
   scan_failed: [500, 'The file could not be scanned'],
+  corrupted: [500, 'The stored bytes have changed'],
   parser_died: [500, 'The process that read the content died'],
   hook_unusable: [502, 'The hook of this server asks for something that cannot be done'],
   unavailable: [503, 'Temporarily unavailable'],

@@ -46,6 +46,7 @@ import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
 import { queueRoutes } from './routes/queue.js';
+import { rescanRoutes } from './routes/rescans.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
@@ -170,6 +171,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...userRoutes(deps),
     ...jobRoutes(deps),
     ...queueRoutes(deps),
+    ...rescanRoutes(deps),
     ...invitationRoutes(deps),
     ...hookRoutes(deps),
     ...auditRoutes(deps),

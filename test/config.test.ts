@@ -87,6 +87,7 @@ test.each([
     timeoutMs: 300_000,
     maxSize: Number.POSITIVE_INFINITY,
     oversize: 'fail',
+    rescan: false,
   });
 });
 

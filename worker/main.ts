@@ -25,6 +25,8 @@ import { openHealth } from './health.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
+import { createRescans } from './passes/rescan.js';
+import { createScrub } from './passes/scrub.js';
 import { processFile } from './pipeline.js';
 import { createMetadataStep } from './steps/metadata.js';
 import { createScanStep } from './steps/scan.js';
@@ -99,6 +101,23 @@ async function start(config: Readonly<Config>): Promise<void> {
   const stopReconciler = startReconciler({
     ...config,
     ...services,
+    createRescans: (signal) =>
+      createRescans(
+        {
+          database,
+          storage,
+          scanner,
+          metrics,
+          rescanRate: config.rescanRate,
+          rescanNew: config.clamav?.rescan ?? false,
+          log,
+        },
+        signal,
+      ),
+    createScrub:
+      config.scrubRate > 0
+        ? (signal) => createScrub({ ...config, database, storage, metrics, log }, signal)
+        : undefined,
     hooks: hooks?.of(),
     workerName,
     publisher: broker && (await createPublisher({ database, broker })),

@@ -1,6 +1,7 @@
 import type { File } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import { AttemptOver } from '../core/files/attempt.js';
+import { quarantineBlob } from '../core/files/quarantine.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import { jobId } from '../core/queue/job.js';
 import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
@@ -80,8 +81,10 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
     if (infected) {
       const { step, record, facts } = infected;
       const problem = { step, code: 'infected', detail: `Found: ${facts.threat}` };
-      await infectFile(deps.database, file, problem, record);
+      await infectFile(deps.database, file, { error: problem, metadata: facts.metadata }, record);
       log.info('file is infected');
+      // What fails here, the reconciler does.
+      await quarantineBlob(deps, attempt.blob.id).catch((err: unknown) => log.warn({ err }, 'quarantine'));
       return undefined;
     }
     const deadline = await runSteps(deps, attempt);

@@ -39,6 +39,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   'file.step': StepRecord & { step: string };
   /** The id of the older file with which it shares its bytes from now on. */
   'file.deduplicated': { duplicateOf: string };
+  /** The stored bytes are not those that were measured: the file is not served any more. */
+  'file.corrupted': { detail: string };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -72,6 +74,9 @@ interface EventData extends Record<StatusEventType, RunData> {
   'queue.resumed': Nothing;
   /** An admin took the job out of the queue and out of the list of jobs. */
   'job.removed': RunData;
+  /** Files are scanned again: that of the subject, or many. By an admin, or because of new signatures. */
+  'rescan.started': { rescan: string };
+  'rescan.canceled': { rescan: string };
   'audit.exported': Record<string, unknown>;
   /** The level of all logs for a time; null: that of the configuration again. */
   'log.level': { level: string | null; seconds?: number };
@@ -99,6 +104,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.infected': true,
   'file.paused': true,
   'file.canceled': true,
+  'file.corrupted': true,
   'file.pending': true,
   'file.renamed': true,
   'file.deleted': true,

@@ -8,6 +8,7 @@ const FAULTS = new Map(
     infected: 'A virus was found in the file, so nobody can open it here.',
     size_mismatch: 'Not all of the file is stored. Please upload it again.',
     checksum_mismatch: 'The file has changed on its way here. Please upload it again.',
+    corrupted: 'The stored bytes of the file have changed. Please upload it again.',
     not_found: 'The stored bytes of the file are missing. Please upload it again.',
     type_not_allowed: 'Files of this type are not accepted here.',
     too_large: 'The file is larger than files of its type may be here.',

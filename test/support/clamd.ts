@@ -62,7 +62,6 @@ export async function createTestClamd(): Promise<TestClamd> {
         'FixStaleSocket yes',
         `DatabaseDirectory ${database}`,
         `TemporaryDirectory ${folder}`,
-        'ConcurrentDatabaseReload no',
         settings,
       ];
       await writeFile(config, `${lines.join('\n')}\n`);

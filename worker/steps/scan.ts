@@ -1,5 +1,4 @@
 import { AppError } from '../../core/errors.js';
-import type { Facts } from '../../core/files/steps.js';
 import type { Scanner, ScanResult } from '../../core/scanning/scanner.js';
 import type { Outcome, StreamStep } from './step.js';
 
@@ -27,9 +26,9 @@ function judge(size: number, { verdict, version }: ScanResult, oversize: ScanDep
   const metadata = scanMetadata(version);
   switch (verdict.kind) {
     case 'clean':
-      return { outcome: 'done', facts: { clean: true, ...metadata } };
+      return { outcome: 'done', facts: { clean: true, metadata } };
     case 'infected':
-      return { outcome: 'done', facts: { clean: false, threat: verdict.threat, ...metadata } };
+      return { outcome: 'done', facts: { clean: false, threat: verdict.threat, metadata } };
     case 'too_large': {
       const detail = `The virus scanner takes no file of this size (${size} bytes), or looks at a part of it only`;
       if (oversize === 'fail') {
@@ -41,7 +40,7 @@ function judge(size: number, { verdict, version }: ScanResult, oversize: ScanDep
   }
 }
 
-/** @param version see ScanResult */
-function scanMetadata(version: string | null): Pick<Facts, 'metadata'> {
-  return version === null ? {} : { metadata: { scan: { version, at: new Date().toISOString() } } };
+/** What the file's metadata tell of a scan. @param version see ScanResult */
+export function scanMetadata(version: string | null): Record<string, unknown> {
+  return version === null ? {} : { scan: { version, at: new Date().toISOString() } };
 }

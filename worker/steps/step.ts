@@ -13,7 +13,17 @@ import type { TaskName } from '../../core/media/tasks.js';
 
 /** The facts known when a step begins: the row of the file with the results of earlier steps. */
 export type KnownFile = Readonly<
-  Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
+  Pick<
+    File,
+    | 'id'
+    | 'filename'
+    | 'size'
+    | 'declaredType'
+    | 'detectedType'
+    | 'expectedSha256'
+    | 'sha256'
+    | 'allowedTypes'
+  >
 >;
 
 /** How a step ended. An error that a step throws is the outcome `failed` with this error. */
