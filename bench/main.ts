@@ -8,6 +8,7 @@ import { benchS3Many } from './s3-many.js';
 import { benchS3Resume } from './s3-resume.js';
 import { benchS3Slow } from './s3-slow.js';
 import { benchS3Small } from './s3-small.js';
+import { benchThroughput } from './throughput.js';
 import { benchUpload } from './upload.js';
 
 /*
@@ -17,6 +18,7 @@ import { benchUpload } from './upload.js';
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
+  throughput: benchThroughput,
   'parallel-uploads': benchParallelUploads,
   'live-events': benchLiveEvents,
   'files-list': benchFilesList,

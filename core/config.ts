@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { ConfigError } from './config-error.js';
 import {
@@ -108,6 +109,8 @@ export interface Config {
   /** Bytes a second at which stored files are scanned again. */
   rescanRate: number;
   workerConcurrency: number;
+  /** Jobs that all workers together run at a time; undefined: no limit. */
+  globalConcurrency: number | undefined;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
   jobBackoffMs: number;
@@ -217,7 +220,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     rescanRate: e.RESCAN_RATE,
     scrubRate: e.SCRUB_RATE,
     scrubIntervalDays: e.SCRUB_INTERVAL_DAYS,
-    workerConcurrency: e.WORKER_CONCURRENCY,
+    workerConcurrency: e.WORKER_CONCURRENCY ?? defaultConcurrency(),
+    globalConcurrency: e.WORKER_GLOBAL_CONCURRENCY || undefined,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
@@ -267,4 +271,9 @@ export function requireConnected(config: Config): { databaseUrl: string; jwtSecr
     );
   }
   return { databaseUrl: config.databaseUrl, jwtSecret: config.jwtSecret };
+}
+
+/** Two files for each core, because a file waits for the store now and then; not too many for the memory of the machine. */
+function defaultConcurrency(): number {
+  return Math.min(2 * Math.max(1, availableParallelism()), 16);
 }

@@ -42,6 +42,8 @@ export interface ReconcileDeps extends ConcatenateDeps {
   /** Make passes that may take long, and end when the signal aborts. `createScrub` is undefined if it is not wanted. */
   createRescans: (signal: AbortSignal) => () => Promise<number>;
   createScrub: ((signal: AbortSignal) => () => Promise<number>) | undefined;
+  /** How many jobs all workers together run at a time; undefined: no limit. */
+  globalConcurrency: number | undefined;
   /** Undefined: events are published nowhere. */
   publisher: Publisher | undefined;
 }
@@ -60,6 +62,9 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   const parts = Object.entries({
     'uploads finished': () => finishUploads(deps),
     'jobs queued': createRelay(deps),
+    // A queue that was lost does not know its limit any more.
+    'limits of the queue changed': () =>
+      deps.queue.controls.limitRunning(deps.globalConcurrency).then(() => 0),
     'uploads discarded': async () => {
       await expireUploads(deps.database);
       return discardUploads(deps);
