@@ -10,7 +10,7 @@ import { freePort } from './services/port.js';
 import { until } from './until.js';
 
 /** A text that the signatures of a TestClamd find. */
-export interface Signature {
+interface Signature {
   name: string;
   text: string;
 }
