@@ -75,6 +75,8 @@ const WHOLE_TIMELINE = [
   'scan',
   'metadata',
   'thumbnails',
+  'media',
+  'preview',
   'file.completed',
 ];
 

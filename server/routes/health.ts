@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
 import { hasCorrupted } from '../../core/files/scrub.js';
-import { readLibraryVersions } from '../../core/media/library-versions.js';
+import { type LibraryVersions, readLibraryVersions } from '../../core/media/library-versions.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { readVersion } from '../../core/version.js';
 import { detailed, live, ready } from '../answers/health.js';
@@ -76,7 +76,7 @@ export function healthRoutes(deps: HealthDeps): AnyRoute[] {
 }
 
 function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps): AnyRoute {
-  let libraries: Promise<{ sharp: string; libvips: string } | null> | undefined;
+  let libraries: Promise<LibraryVersions | null> | undefined;
   return route({
     method: 'get',
     path: '/health/detailed',

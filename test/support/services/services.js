@@ -77,6 +77,14 @@ const SERVICES = [
     start: async () => nothing({ CLAMD_PATH: process.env.CLAMD_PATH ?? findProgram(['clamd']) ?? '' }),
   },
   {
+    // Suites run it themselves, and so do their workers.
+    helper: 'test/support/recordings.ts',
+    variables: [],
+    programs: [['ffmpeg'], ['ffprobe']],
+    packages: ['ffmpeg'],
+    start: async () => nothing(),
+  },
+  {
     helper: 'test/support/browser.ts',
     variables: ['CHROMIUM_PATH'],
     programs: [CHROMIUM],
