@@ -31,6 +31,7 @@ import { Hooks1763983000000 } from '../../migrations/1763983000000-hooks.js';
 import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed-jobs.js';
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
+import { Placeholders1763990000000 } from '../../migrations/1763990000000-placeholders.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -103,6 +104,7 @@ export async function openDatabase(
       RemovedJobs1763986000000,
       LogLevel1763987000000,
       Derived1763988000000,
+      Placeholders1763990000000,
     ],
   });
   return database.initialize();

@@ -1,6 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
 import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
+import { makePlaceholder, type Pixels, type Placeholder } from './placeholder.js';
 import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
@@ -35,17 +36,14 @@ interface Thumbnail {
 
 export interface Thumbnails {
   thumbnails: Thumbnail[];
+  /** Absent if all of the image is transparent. */
+  placeholder?: Placeholder;
   /** Why they show only a part of the image. */
   damage?: string;
 }
 
-interface Pixels {
-  data: Buffer;
-  info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
-}
-
 /**
- * Decodes an image once, at the largest size, and makes the smaller ones from that.
+ * Decodes an image once, at the largest size, and makes the smaller ones and the placeholder from that.
  * @throws {AppError} unreadable, too_many_pixels, too_much_memory
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
@@ -64,7 +62,8 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
       .toBuffer({ resolveWithObject: true });
     thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
-  return { thumbnails, ...(damage ? { damage } : {}) };
+  const placeholder = await makePlaceholder(pixels);
+  return { thumbnails, ...(placeholder ? { placeholder } : {}), ...(damage ? { damage } : {}) };
 }
 
 /**

@@ -34,6 +34,11 @@ const derived = z.object({
     .describe('A signed address, which expires; null while the file may not be shown'),
 });
 
+const placeholder = z.object({
+  thumbhash: z.string().describe('Base64 of a ThumbHash, from which a page makes a blurred image'),
+  color: z.string().describe('The colour of most of the image, such as `#804020`'),
+});
+
 export const file = z
   .object({
     id,
@@ -53,6 +58,9 @@ export const file = z
     attempts,
     steps: z.record(z.string(), stepRecord).describe('How each step ended, by its name'),
     metadata: z.record(z.string(), z.unknown()),
+    placeholder: placeholder
+      .nullable()
+      .describe('Stands in the place of an image until it is loaded; null for what has no thumbnails'),
     warnings: z.array(fault).describe('Problems that do not make the file unusable'),
     error: fault.nullable(),
     createdAt: timestamp,

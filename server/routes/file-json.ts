@@ -78,6 +78,8 @@ function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['li
     attempts: attemptsOf(file),
     steps: endedSteps(file),
     metadata: file.metadata,
+    placeholder:
+      file.thumbhash && file.dominantColor ? { thumbhash: file.thumbhash, color: file.dominantColor } : null,
     warnings: file.warnings,
     error: file.error,
     createdAt: file.createdAt,

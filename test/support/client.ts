@@ -18,6 +18,7 @@ export interface FileJson {
   steps: Record<string, { state: string; ms: number; reason?: string }>;
   // biome-ignore lint/suspicious/noExplicitAny: the tests look into it at many places
   metadata: any;
+  placeholder: { thumbhash: string; color: string } | null;
   warnings: { step: string; code: string; detail: string }[];
   error: { step: string; code: string; detail: string } | null;
   createdAt: string;
