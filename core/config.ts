@@ -108,6 +108,10 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Pixels, ascending: the sizes that images are rendered in on request. */
+  imageSizes: readonly number[];
+  /** How many images a server renders at once. */
+  imageRenderers: number;
   /** Seconds before each repetition of a failed delivery to a webhook. */
   webhookRetrySeconds: readonly number[];
   /** Whether webhooks may be in private networks. */
@@ -212,6 +216,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    imageSizes: e.IMAGE_SIZES,
+    imageRenderers: e.IMAGE_RENDERERS,
     webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,

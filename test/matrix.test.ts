@@ -134,6 +134,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/derived/:name': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/image': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'POST /api/files/:id/image/link': { access: 'read', ok: 200, on: 'image', body: () => ({ w: 1 }) },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
   'GET /api/webhooks': { access: 'manage', ok: 200 },
@@ -298,6 +300,7 @@ const OTHERS: Record<string, Row> = {
   // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
   'HEAD /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'HEAD /api/files/:id/image': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
   'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },
   'PUT /admin/queues/api/queues/processing/pause': { access: 'admin', ok: 200 },
@@ -544,7 +547,10 @@ function inertDeps(): AppDeps {
 
 function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
-  return { method, path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small') };
+  return {
+    method,
+    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+  };
 }
 
 async function knock(name: string, row: Row, caller: Pick<Caller, 'token'>, id: string, query = '') {

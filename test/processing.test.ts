@@ -428,7 +428,7 @@ describe('processing', () => {
       status: 'infected',
       metadata: {},
       error: { step: 'scan', code: 'infected', detail: 'Found: EICAR test string' },
-      links: { content: null, thumbnails: null },
+      links: { content: null, image: null, thumbnails: null },
     });
     expect(Object.keys(file.steps).sort()).toEqual(['scan', 'sniff', 'verify']);
     for (const path of ['content', 'content?download=1', 'thumbnails/small']) {

@@ -32,6 +32,7 @@ import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
 import { Placeholders1763990000000 } from '../../migrations/1763990000000-placeholders.js';
+import { Variants1763990000001 } from '../../migrations/1763990000001-variants.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -105,6 +106,7 @@ export async function openDatabase(
       LogLevel1763987000000,
       Derived1763988000000,
       Placeholders1763990000000,
+      Variants1763990000001,
     ],
   });
   return database.initialize();

@@ -1,5 +1,6 @@
 import { detectType } from './detect.js';
 import { readMetadata } from './metadata.js';
+import { renderImage } from './render.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
 
@@ -10,6 +11,7 @@ import { makeThumbnails } from './thumbnails.js';
  */
 export const TASKS = {
   metadata: readMetadata,
+  render: renderImage,
   thumbnails: makeThumbnails,
   type: detectType,
 } satisfies Record<string, (input: TaskInput, options: never) => unknown>;

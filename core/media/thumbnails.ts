@@ -1,8 +1,7 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
-import { AppError } from '../errors.js';
-import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
+import { checkSize, decoding, fillWebp, readHeader, reasonOf } from './image.js';
 import { makePlaceholder, type Pixels, type Placeholder } from './placeholder.js';
-import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
+import { type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
 const SIZES = [
@@ -17,9 +16,6 @@ const QUALITY = 78;
 
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
-
-/** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
-const JPEG_SCALES = [8, 4, 2];
 
 const PART = 'Only a part of the image could be decoded';
 
@@ -50,7 +46,7 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
   const filled = fillWebp(input);
   const header = await decoding(readHeader(filled ?? input.bytes));
-  checkSize(header, input.limits);
+  checkSize(header, Math.max(header.width, header.height) / LARGEST, input.limits);
   const { pixels, damage } = filled
     ? { pixels: await decoding(readPixels(filled, 'none')), damage: `${PART}: bytes are missing at the end` }
     : await decode(input.bytes, header);
@@ -64,32 +60,6 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   }
   const placeholder = await makePlaceholder(pixels);
   return { thumbnails, ...(placeholder ? { placeholder } : {}), ...(damage ? { damage } : {}) };
-}
-
-/**
- * A JPEG is decoded at a reduced scale, a few rows at a time. Only a progressive JPEG needs all its coefficients at once.
- * Other images are decoded at full size.
- */
-function checkSize(
-  { width, height, format, isProgressive, chromaSubsampling = '', channels }: Metadata,
-  { maxImagePixels, memory }: ParserLimits,
-): void {
-  const isJpeg = format === 'jpeg';
-  const scale =
-    JPEG_SCALES.find((candidate) => isJpeg && Math.max(width, height) >= LARGEST * candidate) ?? 1;
-  const pixels = (width * height) / scale ** 2;
-  if (pixels > maxImagePixels) {
-    throw new AppError('too_many_pixels', {
-      detail: `${width} × ${height} pixels; at most ${maxImagePixels} in all are decoded`,
-    });
-  }
-  // Two bytes for each coefficient; with 4:2:0 there are half as many for both colours as for the brightness.
-  const coefficients = width * height * (chromaSubsampling.startsWith('4:2:0') ? 1.5 : channels);
-  if (isJpeg && isProgressive && coefficients * 2 > memory) {
-    throw new AppError('too_much_memory', {
-      detail: `${width} × ${height} pixels, stored progressively, take ${coefficients * 2} bytes; at most ${memory} are used`,
-    });
-  }
 }
 
 /** Decodes the image as if it were complete; if that fails, decodes as much as possible. */

@@ -19,6 +19,12 @@ export const stepRecord = z.object({
 
 const links = z.object({
   content: z.string().nullable().describe('Null until the file may be shown'),
+  image: z
+    .string()
+    .nullable()
+    .describe(
+      'GET /api/files/{id}/image, to which `&w=` and so on can be added; null for what is not rendered',
+    ),
   thumbnails: z.record(z.string(), z.string()).nullable().describe('By size: small, medium, large'),
 });
 

@@ -4,6 +4,7 @@ import type { File } from '../../core/database/entities/file.js';
 import { findTwin } from '../../core/files/duplicates.js';
 import { listDerivatives, type StoredDerivative } from '../../core/files/queries.js';
 import { endedSteps } from '../../core/files/steps.js';
+import { isRendered } from '../../core/media/rendering.js';
 import type { file as fileAnswer, sentFile } from '../answers/files.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
@@ -97,6 +98,7 @@ function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['li
       })),
     links: {
       content: isShown ? signLink(`${path}/content`, linkKey) : null,
+      image: isShown && isRendered(file.detectedType) ? signLink(`${path}/image`, linkKey) : null,
       thumbnails:
         thumbnails.length > 0 && !file.deletedAt
           ? Object.fromEntries(

@@ -24,7 +24,7 @@ export interface FileJson {
   createdAt: string;
   completedAt: string | null;
   deletedAt: string | null;
-  links: { content: string | null; thumbnails: Record<string, string> | null };
+  links: { content: string | null; image: string | null; thumbnails: Record<string, string> | null };
 }
 
 export interface TestUser {

@@ -456,7 +456,7 @@ export const PATHS = [
 export const QUERIES = [
   ...[
     ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'status', 'type', 'from', 'to'],
-    ...['minSize', 'maxSize', 'deleted', 'size'],
+    ...['minSize', 'maxSize', 'deleted', 'size', 'w', 'h', 'fit', 'format', 'quality', 'dpr'],
   ].flatMap((name) => [
     ...[
       `${name}=`,

@@ -4,6 +4,7 @@ import { formatHead, GROWN, readHead, sequenceEvents } from '../../core/events/s
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { PurgeRule } from '../../core/files/overdue.js';
 import { addChanges } from '../../core/files/totals.js';
+import { dropOldVariants } from '../../core/files/variants.js';
 import { forgetOldKeys } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
@@ -62,6 +63,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     ...overdueParts(deps),
     'deliveries forgotten': () => forgetDeliveries(deps.database),
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
+    'rendered images dropped': () => dropOldVariants(deps.database),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
     'changes of files added to the sums': () => addChanges(deps.database),
