@@ -9,6 +9,7 @@ import { benchS3Resume } from './s3-resume.js';
 import { benchS3Slow } from './s3-slow.js';
 import { benchS3Small } from './s3-small.js';
 import { benchUpload } from './upload.js';
+import { benchVariants } from './variants.js';
 
 /*
  * Each figure stands beside that of another program that ran in turns with Landfall: only the ratios mean something. The
@@ -17,6 +18,7 @@ import { benchUpload } from './upload.js';
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
+  variants: benchVariants,
   'parallel-uploads': benchParallelUploads,
   'live-events': benchLiveEvents,
   'files-list': benchFilesList,
