@@ -14,6 +14,10 @@ const folder = process.argv[2] ?? '';
 const SIZES = [1200, 600, 200];
 const IN_FLIGHT = 4;
 
+/** Other files are hashed only. */
+const IMAGE = /\.(jpg|png|webp|gif)$/;
+const TAGGED = /\.(jpg|png)$/;
+
 const files = readdirSync(folder).map((name) => join(folder, name));
 // Process one file first: the worker has warmed up too before it is measured.
 await processOne(files[0] ?? '');
@@ -31,7 +35,10 @@ console.log((performance.now() - began) / 1000);
 async function processOne(path: string): Promise<void> {
   const bytes = await readFile(path);
   createHash('sha256').update(bytes).digest('hex');
-  await exifr.parse(bytes, { tiff: true, exif: true, gps: true, iptc: true, xmp: true });
+  if (!IMAGE.test(path)) return;
+  // It knows neither WebP nor GIF.
+  if (TAGGED.test(path))
+    await exifr.parse(bytes, { tiff: true, exif: true, gps: true, iptc: true, xmp: true });
   const { data, info } = await sharp(bytes)
     .autoOrient()
     .resize({ width: SIZES[0] ?? 0, height: SIZES[0] ?? 0, fit: 'inside', withoutEnlargement: true })

@@ -75,7 +75,16 @@ function bytesOnDisk(file: Stats | undefined): number {
 
 /** The figure that 99 of 100 do not exceed. */
 export function percentile99(numbers: number[]): number {
-  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length * 0.99)] ?? Number.NaN;
+  return percentile(numbers, 0.99);
+}
+
+/** The figure that 95 of 100 do not exceed. */
+export function percentile95(numbers: number[]): number {
+  return percentile(numbers, 0.95);
+}
+
+function percentile(numbers: number[], share: number): number {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length * share)] ?? Number.NaN;
 }
 
 /** The middle one of the numbers. @throws when there are none */

@@ -8,6 +8,7 @@ import { benchS3Many } from './s3-many.js';
 import { benchS3Resume } from './s3-resume.js';
 import { benchS3Slow } from './s3-slow.js';
 import { benchS3Small } from './s3-small.js';
+import { benchThroughput } from './throughput.js';
 import { benchUpload } from './upload.js';
 import { benchVariants } from './variants.js';
 
@@ -19,6 +20,7 @@ const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
   variants: benchVariants,
+  throughput: benchThroughput,
   'parallel-uploads': benchParallelUploads,
   'live-events': benchLiveEvents,
   'files-list': benchFilesList,

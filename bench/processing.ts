@@ -76,7 +76,8 @@ async function makeJpegs(folder: string): Promise<void> {
   }
 }
 
-function runBare(folder: string): number {
+/** @returns the seconds that the bare work takes */
+export function runBare(folder: string): number {
   const script = fileURLToPath(new URL('./bare-processing.js', import.meta.url));
   return Number(execFileSync(process.execPath, [script, folder], { encoding: 'utf8' }));
 }

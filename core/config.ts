@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { ConfigError } from './config-error.js';
 import {
@@ -101,6 +102,8 @@ export interface Config {
   /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
   metricsToken: string | undefined;
   workerConcurrency: number;
+  /** Jobs that all workers together run at a time; undefined: no limit. */
+  globalConcurrency: number | undefined;
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
   jobBackoffMs: number;
@@ -210,7 +213,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     healthPort: e.HEALTH_PORT,
     metricsPort: e.METRICS_PORT,
     metricsToken: e.METRICS_TOKEN,
-    workerConcurrency: e.WORKER_CONCURRENCY,
+    workerConcurrency: e.WORKER_CONCURRENCY ?? defaultConcurrency(),
+    globalConcurrency: e.WORKER_GLOBAL_CONCURRENCY || undefined,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
@@ -265,4 +269,9 @@ export function requireConnected(config: Config): { databaseUrl: string; jwtSecr
     );
   }
   return { databaseUrl: config.databaseUrl, jwtSecret: config.jwtSecret };
+}
+
+/** Two files for each core, because a file waits for the store now and then; not too many for the memory of the machine. */
+function defaultConcurrency(): number {
+  return Math.min(2 * Math.max(1, availableParallelism()), 16);
 }

@@ -264,7 +264,8 @@ export const environment = z.object({
     .string()
     .regex(/^[\w.~+/=-]{16,}$/, 'must be at least 16 letters, digits and . ~ + / = _ -')
     .optional(),
-  WORKER_CONCURRENCY: integer(1, 64).default(4),
+  WORKER_CONCURRENCY: integer(1, 64).optional(),
+  WORKER_GLOBAL_CONCURRENCY: integer(0, 10_000).default(0),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),

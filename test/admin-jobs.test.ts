@@ -84,6 +84,45 @@ describe.each(['PostgreSQL', 'Redis'])('with the queue in %s', (kind) => {
     expect(rows).toEqual([{ by: admin.id }]);
   });
 
+  test('what failed is counted by reason, and tried again by reason or all at once', async () => {
+    // One worker fails them; none is there to take the new runs.
+    const failed = [await upload({ sha256: WRONG_SUM }), await upload({ sha256: WRONG_SUM })];
+    await Promise.all(failed.map((id) => user.settled(id)));
+    const before = await admin.get('/api/admin/jobs/failures');
+    expect(before.items).toEqual([
+      {
+        step: 'verify',
+        code: 'checksum_mismatch',
+        files: before.files,
+        oldestAt: expect.any(String),
+        newestAt: expect.any(String),
+      },
+    ]);
+    expect(before.files).toBeGreaterThanOrEqual(2);
+    const ofReason = await list('status=failed&step=verify&code=checksum_mismatch');
+    expect(ofReason.items.slice(0, 2).map(({ fileId }: { fileId: string }) => fileId)).toEqual(
+      failed.toReversed(),
+    );
+    expect((await list('status=failed&code=infected')).items).toEqual([]);
+
+    await processes.stop('worker');
+    const retry = async (body: object) => (await send(admin, 'POST', '/api/admin/jobs/retry', body)).json();
+    expect(await retry({ code: 'unreadable' })).toEqual({ retried: 0, remaining: 0 });
+    expect(await retry({ failedBefore: ofReason.items[1].createdAt, step: 'verify' })).toMatchObject({
+      remaining: 0,
+    });
+    expect(await jobOf(failed[0] ?? '')).toMatchObject({ status: 'failed' });
+    expect((await retry({ step: 'verify' })).retried).toBeGreaterThanOrEqual(2);
+    for (const id of failed) expect(await jobOf(id, 2)).toMatchObject({ status: 'pending', error: null });
+    expect(await admin.get('/api/admin/jobs/failures')).toEqual({ files: 0, items: [] });
+    expect(await problemOf(await send(admin, 'POST', '/api/admin/jobs/retry', { file: failed[0] }))).toEqual([
+      400,
+      'invalid_request',
+    ]);
+    await processes.start('worker');
+    await until('them to fail again', async () => (await admin.get('/api/admin/jobs/failures')).files >= 2);
+  });
+
   test('the list is read in pages, without gaps or repeats', async () => {
     const ids = [await upload(), await upload(), await upload()];
     const seen: string[] = [];

@@ -363,6 +363,7 @@ describe('how it ends', () => {
   test('on a terminal there are bars', async () => {
     await put('a.bin', randomBytes(8 * MIB));
     hold();
+    const before = cable.held();
     // The terminal that `script` makes has no size at first.
     const command = `stty rows 24 cols 100 && ${process.execPath} ${PROGRAM} upload a.bin`;
     const child = spawn('script', ['--quiet', '--return', '--command', command, '/dev/null'], {
@@ -373,6 +374,8 @@ describe('how it ends', () => {
     child.stdout.on('data', (chunk) => {
       seen += chunk;
     });
+    // A server that was cut off before its first answer would count as one that cannot be reached.
+    await until('the upload to stand still', () => cable.held() > before);
     await until('a bar', () => /a\.bin.*\d+ % [█░]{20} {4}8\.0 MiB/.test(seen));
     release();
     const [code] = await once(child, 'close');

@@ -224,6 +224,8 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/admin/webhooks': () => [at('/api/admin/webhooks?limit=1', { as: admin })],
   'POST /api/admin/webhooks/{id}/test': () => [at(`/api/admin/webhooks/${webhook}/test`, { as: admin })],
   'GET /api/admin/jobs': () => [at('/api/admin/jobs?limit=1&status=completed', { as: admin })],
+  'GET /api/admin/jobs/failures': () => [at('/api/admin/jobs/failures', { as: admin })],
+  'POST /api/admin/jobs/retry': () => [at('/api/admin/jobs/retry', { as: admin, body: { step: 'verify' } })],
   'GET /api/admin/jobs/{id}': () => [at(`/api/admin/jobs/${image}-1`, { as: admin })],
   'POST /api/admin/jobs/{id}/retry': async () => [
     at(`/api/admin/jobs/${await canceledFile()}-1/retry`, { as: admin }),

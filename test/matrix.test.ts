@@ -193,6 +193,8 @@ const ROUTES: Record<string, Row> = {
   'GET /api/admin/webhooks': { access: 'admin', ok: 200 },
   'POST /api/admin/webhooks/:id/test': { access: 'admin', ok: 202, on: 'webhook' },
   'GET /api/admin/jobs': { access: 'admin', ok: 200 },
+  'GET /api/admin/jobs/failures': { access: 'admin', ok: 200 },
+  'POST /api/admin/jobs/retry': { access: 'admin', ok: 200, body: () => ({ code: 'internal' }) },
   'GET /api/admin/jobs/:id': { access: 'admin', ok: 200, on: 'job' },
   // Its processing is complete.
   'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },

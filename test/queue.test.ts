@@ -4,6 +4,7 @@ import { AppError } from '../core/errors.js';
 import { createLogger } from '../core/log.js';
 import { migrateQueue, openQueue, type ProcessingQueue } from '../core/queue/queue.js';
 import { type JobContext, JobInterrupted, type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { createLanes } from '../worker/lanes.js';
 import { createDatabase } from './support/database.js';
 import { startPostgresProxy } from './support/postgres-proxy.js';
 import { type RedisProcess, startRedis } from './support/redis.js';
@@ -12,6 +13,8 @@ import { until } from './support/until.js';
 const log = createLogger('silent', 'test');
 
 const ATTEMPTS = 3;
+
+const GIB = 1024 ** 3;
 
 let place: { databaseUrl: string; redisUrl: string | undefined };
 let queue: ProcessingQueue;
@@ -126,6 +129,52 @@ describe.each(['PostgreSQL', 'Redis'])('the queue in %s', (kind) => {
     await until('the others to run', () => seen.length === 2);
     await until('none to be open', async () => (await queue.countOpen()) === 0);
     expect([await queue.controls.isPaused(), await queue.waitingSince()]).toEqual([false, undefined]);
+  });
+
+  test('large files leave a slot to small ones, and are done in the end', async () => {
+    const lanes = createLanes(2);
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const done: number[] = [];
+    work(({ size = 0 }) =>
+      lanes.run(size, async () => {
+        if (size > 1) await ended;
+        done.push(size);
+      }),
+    );
+    const large = [GIB, 2 * GIB, 3 * GIB].map((size) => ({ ...makeJob(), size }));
+    await queue.add(...large);
+    await until('one of the large ones to run', async () => (await queue.countByState()).active > 0);
+    const small = Array.from({ length: 20 }, () => ({ ...makeJob(), size: 1 }));
+    await queue.add(...small);
+    await until('the small ones to be done', () => done.length === small.length);
+    end();
+    await until('all to be done', () => done.length === small.length + large.length);
+    expect(new Set(done.slice(small.length))).toEqual(new Set([GIB, 2 * GIB, 3 * GIB]));
+  });
+
+  test('all workers together run no more jobs than the queue allows', async () => {
+    await queue.controls.limitRunning(2);
+    let running = 0;
+    let most = 0;
+    let ended = 0;
+    const handle = async () => {
+      most = Math.max(most, ++running);
+      // A third job would begin now if it could.
+      await until('another to run', () => most > 1);
+      await queue.countOpen();
+      running--;
+      ended++;
+    };
+    work(handle);
+    work(handle);
+    await queue.add(...Array.from({ length: 10 }, makeJob));
+    await until('all to be done', () => ended === 10);
+    expect(most).toBe(2);
+    await queue.controls.limitRunning(undefined);
+    expect(await queue.bull.getGlobalConcurrency()).toBeNull();
   });
 
   test('a job that runs cannot be removed', async () => {

@@ -191,7 +191,15 @@ describe('jobs', () => {
       open--;
       expect(await relay()).toBe(1);
       expect(asked.splice(0)).toHaveLength(3);
-      expect(added).toEqual([{ fileId: files[0]?.id, run: 1, priority: 0, requestId: expect.any(String) }]);
+      expect(added).toEqual([
+        {
+          fileId: files[0]?.id,
+          run: 1,
+          priority: 0,
+          size: expect.any(Number),
+          requestId: expect.any(String),
+        },
+      ]);
       open++;
       comeBack();
       expect(await relay()).toBe(0);
@@ -208,7 +216,9 @@ describe('jobs', () => {
         return 'failed';
       });
       expect(await relayJobs({ database, queue, log })).toBe(1);
-      expect(added).toEqual([{ fileId: other.id, run: 1, priority: 0, requestId: expect.any(String) }]);
+      expect(added).toEqual([
+        { fileId: other.id, run: 1, priority: 0, size: expect.any(Number), requestId: expect.any(String) },
+      ]);
       expect((await findFile(processes, ending.id)).error.detail).toBe('It was');
     });
   });

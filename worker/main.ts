@@ -20,6 +20,7 @@ import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
 import { openHealth } from './health.js';
+import { createLanes } from './lanes.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
@@ -77,13 +78,19 @@ async function start(config: Readonly<Config>): Promise<void> {
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),
   });
+  const lanes = createLanes(config.workerConcurrency);
   const worker = startWorker({
     databaseUrl,
     redisUrl: config.redisUrl,
     concurrency: config.workerConcurrency,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log }, job),
+      lanes.run(job.size, () =>
+        processFile(
+          { database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log },
+          job,
+        ),
+      ),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
   const stopWatching = await stopEndedRuns({ database, listener, worker, log });

@@ -28,23 +28,37 @@ export interface JobKey {
 }
 
 /** A job that an admin can see. The trash holds no jobs. */
-const VISIBLE = 'deleted_at IS NULL AND removed_run IS DISTINCT FROM run';
+export const VISIBLE = 'deleted_at IS NULL AND removed_run IS DISTINCT FROM run';
 
 /**
  * Lists jobs, those of the newest files first.
+ * @param list.step and `code`: only jobs whose last attempt failed in this step, for this reason
  * @param list.after id of the last file of the previous page
  */
 export async function listJobs(
   database: DataSource,
-  { status, after, limit }: { status?: FileStatus | undefined; after?: string | undefined; limit: number },
+  {
+    status,
+    step,
+    code,
+    after,
+    limit,
+  }: {
+    status?: FileStatus | undefined;
+    step?: string | undefined;
+    code?: string | undefined;
+    after?: string | undefined;
+    limit: number;
+  },
 ): Promise<File[]> {
   return queryEntities(
     database,
     File,
     `SELECT * FROM files
      WHERE ${VISIBLE} AND ($1::text IS NULL OR status = $1) AND ($2::uuid IS NULL OR id < $2)
+       AND ($4::text IS NULL OR error ->> 'step' = $4) AND ($5::text IS NULL OR error ->> 'code' = $5)
      ORDER BY id DESC LIMIT $3`,
-    [status ?? null, after ?? null, limit],
+    [status ?? null, after ?? null, limit, step ?? null, code ?? null],
   );
 }
 

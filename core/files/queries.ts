@@ -62,7 +62,7 @@ export async function listDerivatives(database: DataSource, fileIds: string[]): 
 }
 
 /** A file whose status is `pending` or `processing`. */
-export type UnfinishedFile = Pick<File, 'id' | 'run' | 'priority'>;
+export type UnfinishedFile = Pick<File, 'id' | 'run' | 'priority' | 'size'>;
 
 /** Files that are `pending` or `processing`, in order of id. @param after id to continue after */
 export async function listUnfinished(
@@ -72,7 +72,7 @@ export async function listUnfinished(
 ): Promise<UnfinishedFile[]> {
   return queryRows(
     database,
-    `SELECT id, run, priority FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
+    `SELECT id, run, priority, size::float8 AS size FROM files WHERE status IN ('pending', 'processing') AND ($1::uuid IS NULL OR id > $1)
      ORDER BY id LIMIT $2`,
     [after ?? null, limit],
   );

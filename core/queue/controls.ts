@@ -11,6 +11,10 @@ export function controlsOf(bull: Queue, soon: <T>(work: () => Promise<T>) => Pro
     pause: () => soon(() => bull.pause()),
     resume: () => soon(() => bull.resume()),
     isPaused: () => soon(() => bull.isPaused()),
+    limitRunning: (limit) =>
+      soon(async () => {
+        await (limit === undefined ? bull.removeGlobalConcurrency() : bull.setGlobalConcurrency(limit));
+      }),
     // The user of the connection may not be allowed to ask.
     countWorkers: () => soon(() => bull.getWorkersCount().catch(() => null)),
     look: (id) => soon(async () => toState(await bull.getJobState(id))),

@@ -6,6 +6,8 @@ export interface ProcessingJob {
    * numbers, the lowest first.
    */
   priority?: number;
+  /** Bytes of the file; absent in jobs of earlier versions. */
+  size?: number;
   /** Id of the request that caused the job, for the logs. */
   requestId?: string | undefined;
   /** By which the job continues the trace of that request. */

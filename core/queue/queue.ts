@@ -32,6 +32,8 @@ export interface QueueControls {
   pause(): Promise<void>;
   resume(): Promise<void>;
   isPaused(): Promise<boolean>;
+  /** Sets how many jobs all workers together run at a time; undefined: no limit. Running jobs go on. */
+  limitRunning(limit: number | undefined): Promise<void>;
   /** Connected workers; null: not known. */
   countWorkers(): Promise<number | null>;
   /** @param jobId see jobId() */

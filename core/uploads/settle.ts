@@ -155,10 +155,11 @@ export async function addJobs(
   if (pending.length === 0) return;
   const requestId = actor?.requestId;
   const traceparent = tracer?.current();
-  const jobs = pending.map(({ id, run, priority }) => ({
+  const jobs = pending.map(({ id, run, priority, size }) => ({
     fileId: id,
     run,
     priority,
+    size,
     requestId,
     ...(traceparent ? { traceparent } : {}),
   }));

@@ -39,6 +39,26 @@ export const oneJob = job.extend({
     .describe('Where the queue has the job. It forgets ended jobs. Null: the queue does not answer'),
 });
 
+export const failures = z.object({
+  files: count.describe('Failed files in all'),
+  items: z
+    .array(
+      z.object({
+        step: z.string(),
+        code: z.string(),
+        files: count,
+        oldestAt: timestamp.describe('When the first of them failed'),
+        newestAt: timestamp,
+      }),
+    )
+    .describe('By reason, the most frequent first'),
+});
+
+export const retried = z.object({
+  retried: count.describe('Files whose new runs wait for a worker now'),
+  remaining: count.describe('Files that match still'),
+});
+
 export const queueState = z
   .object({
     backend: z.enum(['postgresql', 'redis']),

@@ -38,6 +38,8 @@ export interface ReconcileDeps extends ConcatenateDeps {
   trashDays: number;
   /** Hours for which files are kept at all; 0: no limit. */
   fileRetentionHours: number;
+  /** How many jobs all workers together run at a time; undefined: no limit. */
+  globalConcurrency: number | undefined;
   /** Undefined: events are published nowhere. */
   publisher: Publisher | undefined;
 }
@@ -55,6 +57,9 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   const parts = Object.entries({
     'uploads finished': () => finishUploads(deps),
     'jobs queued': createRelay(deps),
+    // A queue that was lost does not know its limit any more.
+    'limits of the queue changed': () =>
+      deps.queue.controls.limitRunning(deps.globalConcurrency).then(() => 0),
     'uploads discarded': async () => {
       await expireUploads(deps.database);
       return discardUploads(deps);

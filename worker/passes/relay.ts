@@ -101,9 +101,9 @@ async function addJobs({ database, queue, log }: RelayDeps, jobs: ProcessingJob[
 /** The missing job of this file, if any. */
 async function findMissing(
   { database, queue }: RelayDeps,
-  { id, run, priority }: UnfinishedFile,
+  { id, run, priority, size }: UnfinishedFile,
 ): Promise<ProcessingJob | undefined> {
-  const job = { fileId: id, run, priority };
+  const job = { fileId: id, run, priority, size };
   switch (await queue.getState(job)) {
     case 'open':
       return undefined;
