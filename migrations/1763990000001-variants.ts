@@ -12,7 +12,8 @@ export class Variants1763990000001 implements MigrationInterface {
         key text NOT NULL,
         blob_id uuid NOT NULL REFERENCES blobs (id),
         content_type text NOT NULL,
-        created_at timestamptz NOT NULL DEFAULT now(),
+        etag text NOT NULL,
+        created_at timestamptz NOT NULL,
         used_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (file_id, key)
       );

@@ -123,7 +123,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
-    images.close();
+    await images.close();
     metricsPort?.close();
     await refusals.flush();
     await hooks?.flush();

@@ -1,7 +1,6 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { countChanged, queryRows } from '../database/rows.js';
 import { AppError } from '../errors.js';
-import type { Rendered } from '../media/rendering.js';
 import type { Storage } from '../storage/storage.js';
 import { referenceBlobs, releaseBlobs, type StoredBlob, storeBlobs, storedBlob } from './blobs.js';
 
@@ -10,10 +9,13 @@ import { referenceBlobs, releaseBlobs, type StoredBlob, storeBlobs, storedBlob }
  * least recently used ones are dropped. A file's variants are not listed with it, and go away with it.
  */
 
-/** A variant of a file whose bytes are stored. */
-export interface Variant {
-  blob: StoredBlob;
+/** A variant of a file. */
+export interface Variant<Body = StoredBlob | Uint8Array> {
+  /** Stored, or just rendered. */
+  body: Body;
   contentType: string;
+  /** Depends on the bytes alone: the same image has it again when it is rendered again. */
+  etag: string;
   createdAt: Date;
 }
 
@@ -39,13 +41,13 @@ export async function findVariant(
   database: DataSource,
   fileId: string,
   key: string,
-): Promise<Variant | undefined> {
-  const [variant] = await queryRows<Variant>(
+): Promise<Variant<StoredBlob> | undefined> {
+  const [variant] = await queryRows<Variant<StoredBlob>>(
     database,
     `WITH noted AS (
        UPDATE variants SET used_at = now() WHERE file_id = $1 AND key = $2 AND used_at < now() - ${NOTED}
      )
-     SELECT ${storedBlob('b')} AS blob, v.content_type AS "contentType", v.created_at AS "createdAt"
+     SELECT ${storedBlob('b')} AS body, v.content_type AS "contentType", v.etag, v.created_at AS "createdAt"
      FROM variants AS v JOIN blobs AS b ON b.id = v.blob_id WHERE v.file_id = $1 AND v.key = $2`,
     [fileId, key],
   );
@@ -53,38 +55,35 @@ export async function findVariant(
 }
 
 /**
- * Stores a variant and keeps it. If another server has been faster, its variant counts, and the reconciler deletes these
- * bytes.
+ * Stores a variant and keeps it. If another server has been faster, its variant stays, and the reconciler deletes these bytes.
  * @throws {AppError} not_found when the file is gone; storage_full
  */
 export async function keepVariant(
   { database, storage }: VariantDeps,
   fileId: string,
   key: string,
-  { bytes, contentType }: Rendered,
-): Promise<Variant> {
-  const [blob] = await storeBlobs({ database, storage }, [bytes]);
-  if (!blob) throw new Error('a blob was not stored');
-  const createdAt = await database.transaction(async (manager) => {
+  { body, contentType, etag, createdAt }: Variant<Uint8Array>,
+): Promise<void> {
+  await storage.room?.requireForDerived();
+  const blobs = await storeBlobs({ database, storage }, [body]);
+  const [blobId] = blobs.map(({ id }) => id);
+  await database.transaction(async (manager) => {
     // The lock holds off a purge, and makes those who keep variants of this file wait for each other.
     const found = await countChanged(manager, 'SELECT FROM files WHERE id = $1 FOR NO KEY UPDATE', [fileId]);
     if (found === 0) throw new AppError('not_found');
-    const [row] = await queryRows<{ createdAt: Date }>(
+    const inserted = await countChanged(
       manager,
-      `INSERT INTO variants (file_id, key, blob_id, content_type) VALUES ($1, $2, $3, $4)
-       ON CONFLICT DO NOTHING RETURNING created_at AS "createdAt"`,
-      [fileId, key, blob.id, contentType],
+      `INSERT INTO variants (file_id, key, blob_id, content_type, etag, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+       ON CONFLICT DO NOTHING`,
+      [fileId, key, blobId, contentType, etag, createdAt],
     );
-    if (!row) return undefined;
-    await referenceBlobs(manager, [blob.id]);
+    if (inserted === 0) return;
+    await referenceBlobs(
+      manager,
+      blobs.map(({ id }) => id),
+    );
     await dropOldest(manager, fileId);
-    return row.createdAt;
   });
-  if (createdAt) return { blob, contentType, createdAt };
-  const other = await findVariant(database, fileId, key);
-  if (!other)
-    throw new AppError('unavailable', { detail: 'The image has just been dropped', retryable: true });
-  return other;
 }
 
 /** Drops the variants of a file beyond the number that is kept. */

@@ -50,7 +50,7 @@ export async function makePlaceholder({ data, info }: Pixels): Promise<Placehold
  * @param rgba four bytes a pixel; a pixel counts by its alpha
  * @returns `#rrggbb`; undefined if all pixels are transparent
  */
-export function dominantColor(rgba: Uint8Array): string | undefined {
+function dominantColor(rgba: Uint8Array): string | undefined {
   const alphas = new Float64Array(ROW ** 3);
   /** Red, green and blue, each multiplied by alpha. */
   const sums = [0, 1, 2].map(() => new Float64Array(ROW ** 3));

@@ -64,7 +64,7 @@ type ImageQuery = z.output<typeof imageQuery>;
 const QUALITY: Record<RenderingFormat, number> = { avif: 50, webp: 80, jpeg: 80, plain: 80, png: 0 };
 
 /** The qualities that may be had without a signature. */
-export const QUALITIES = [30, 50, 65, 80, 90];
+const QUALITIES = [30, 50, 65, 80, 90];
 
 /**
  * The rendering that a client asks for.

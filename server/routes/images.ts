@@ -61,7 +61,7 @@ export function imageRoutes({ database, storage, images, imageSizes, limits, key
       params: byId,
       query: imageQuery,
       answers: BYTES,
-      problems: [...BYTES_PROBLEMS, ...FAULTS, 'unsupported_media_type', 'parser_died', 'storage_full'],
+      problems: [...BYTES_PROBLEMS, ...FAULTS, 'unsupported_media_type', 'parser_died'],
       async handle({ params, query, own, req, res }) {
         const file = own(await getFile(database, params.id));
         requireClean(file);
@@ -70,13 +70,13 @@ export function imageRoutes({ database, storage, images, imageSizes, limits, key
         const rendering = toRendering(query, req.get('Accept'), imageSizes, req.hasFixedParameters ?? false);
         try {
           const kept = await findVariant(database, file.id, keyOf(rendering));
-          const { blob, contentType, createdAt } = kept ?? (await render(req, res, file, rendering));
+          const { body, contentType, etag, createdAt } = kept ?? (await render(req, res, file, rendering));
           res.setHeader('Cache-Control', 'private, max-age=3600');
           await sendContent(req, res, storage, {
-            blob,
+            body,
             type: contentType,
             disposition: 'inline',
-            etag: blob.id,
+            etag,
             modified: createdAt,
           });
         } catch (error) {
@@ -120,6 +120,8 @@ function requireImage({ detectedType }: File): void {
 function requireDecoded({ steps, warnings }: File): void {
   if (steps.thumbnails?.state !== 'failed') return;
   const fault = warnings.find(({ step }) => step === 'thumbnails');
-  const code = FAULTS.find((one) => one === fault?.code);
+  // Parsers that died at each attempt of the worker would die here too.
+  const found = fault?.code === 'parser_died' ? 'unreadable' : fault?.code;
+  const code = FAULTS.find((one) => one === found);
   if (code) throw new AppError(code, { detail: fault?.detail ?? '' });
 }

@@ -89,7 +89,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await refusals.flush();
       await limits.close();
       await streams.close();
-      images.close();
+      await images.close();
       await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });
