@@ -20,7 +20,7 @@ const UNITS: Record<string, number> = {
   TiB: 1024 ** 4,
 };
 
-const bytes = z
+export const bytes = z
   .string()
   .regex(/^\d+ ?(B|KiB|MiB|GiB|TiB)?$/, 'must be a number of bytes, or a number with KiB, MiB, GiB or TiB')
   .transform((text) => {
@@ -220,6 +220,8 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  DELIVER_TO: z.string().min(1).optional(),
+  DELIVER_DESTINATIONS: z.string().min(1).optional(),
   AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
   AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
@@ -276,6 +278,8 @@ export const environment = z.object({
     .default(1024 ** 3),
   IMAGE_SIZES: sides.default([64, 128, 256, 384, 640, 960, 1280, 1920, 2560, 3840]),
   IMAGE_RENDERERS: integer(1, 64).default(2),
+  STEPS_FILE: z.string().min(1).optional(),
+  STEPS_DIR: z.string().min(1).optional(),
   WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
   WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z

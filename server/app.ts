@@ -50,6 +50,7 @@ import { processingRoutes } from './routes/processing.js';
 import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
+import { stepAnswerRoutes } from './routes/step-answers.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -161,6 +162,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileControlRoutes(deps),
     ...fileBatchRoutes(deps),
     ...processingRoutes(deps),
+    ...stepAnswerRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...imageRoutes(deps),

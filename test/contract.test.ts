@@ -1,8 +1,9 @@
 import { v7 as uuidv7 } from 'uuid';
+import { signAnswerToken } from '../core/own-steps/token.js';
 import { PASSWORD, registerUser, type TestUser, useAccount } from './support/client.js';
 import { type Contract, type Operation, readContract } from './support/contract.js';
 import { makePng } from './support/fixtures.js';
-import { MATRIX_ENV } from './support/matrix-callers.js';
+import { answerKey, MATRIX_ENV } from './support/matrix-callers.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { logIn, newAddress, newSession, send } from './support/sign-in.js';
@@ -97,6 +98,18 @@ const newWebhook = async (): Promise<string> => (await made('/api/webhooks', WEB
 /** A user who may create webhooks still. */
 const withRoom = () => registerUser(() => processes.url);
 
+/** A file whose step `ask` waits for the answer of a service, and the address for it. */
+async function newQuestion(): Promise<Call> {
+  const fileId = await newFile();
+  const until = new Date(Date.now() + 3_600_000).toISOString();
+  await processes.database.query(`UPDATE files SET status = 'processing', steps = $2 WHERE id = $1`, [
+    fileId,
+    JSON.stringify({ ask: { state: 'waiting', until, ask: '1-1' } }),
+  ]);
+  const token = signAnswerToken({ fileId, step: 'ask', ask: '1-1' }, answerKey);
+  return at(`/api/files/${fileId}/steps/ask?token=${token}`);
+}
+
 /** A delivery that has failed for good. */
 async function newDelivery(): Promise<string> {
   const id = uuidv7();
@@ -179,6 +192,10 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'POST /api/files/{id}/process': () => [at(`/api/files/${text}/process`, { body: { priority: 'low' } })],
   'POST /api/files/batch': () => [{ body: { ids: [image, uuidv7()], action: 'pause' } }],
+  'POST /api/files/{id}/steps/{step}': async () => [
+    { ...(await newQuestion()), body: { facts: { seen: true } } },
+    { ...(await newQuestion()), body: { outcome: 'failed', reason: 'no' } },
+  ],
   'GET /api/processing/estimate': () => [at('/api/processing/estimate?size=1000&type=image/jpeg')],
   'GET /api/files/{id}/content': () => contentCalls(`/api/files/${image}/content`),
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
@@ -364,6 +381,25 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],
   'POST /api/files/{id}/pause': () => [['complete', at(`/api/files/${image}/pause`), 409]],
   'POST /api/files/{id}/resume': () => [['not paused', at(`/api/files/${image}/resume`), 409]],
+  'POST /api/files/{id}/steps/{step}': async () => {
+    const answered = await newQuestion();
+    expect((await call('POST /api/files/{id}/steps/{step}', { ...answered, body: {} })).status).toBe(204);
+    return [
+      [
+        'with another token',
+        at(`/api/files/${image}/steps/ask?token=1-1.${'A'.repeat(43)}`, { body: {} }),
+        404,
+      ],
+      ['a second time', { ...answered, body: {} }, 409],
+      ['with unknown fields', { ...(await newQuestion()), body: { fact: 1 } }, 400],
+      ['with a large body', { ...(await newQuestion()), body: { x: 'x'.repeat(13 * 2 ** 20) } }, 413],
+      [
+        'with no JSON',
+        { ...(await newQuestion()), body: 'x', headers: { 'Content-Type': 'text/plain' } },
+        415,
+      ],
+    ];
+  },
   'GET /api/files/{id}/content': async () => {
     const path = `/api/files/${image}/content`;
     return [

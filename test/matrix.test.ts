@@ -130,6 +130,8 @@ const ROUTES: Record<string, Row> = {
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
   'GET /api/processing/estimate': { access: 'upload', ok: 400 },
+  // Its authority is the token in its address; see own-step-services.test.ts.
+  'POST /api/files/:id/steps/:step': { access: 'public', ok: 404, on: 'image' },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
@@ -323,6 +325,8 @@ const WITHOUT_LIMIT = [
   // A user can always stay signed in and sign out. Neither costs the hash of a password.
   'POST /api/auth/refresh',
   'POST /api/auth/logout',
+  // It answers a question of ours, once: its address has a token that nobody can guess.
+  'POST /api/files/:id/steps/:step',
   // It ends an upload that was counted when it began.
   'POST /api/uploads/complete',
   // Load balancers ask as often as they like.

@@ -74,6 +74,8 @@ const WHOLE_TIMELINE = [
   'scan',
   'metadata',
   'thumbnails',
+  'media',
+  'preview',
   'file.completed',
 ];
 

@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
+import { createDelivery } from '../core/delivery/deliver.js';
 import { openErrorReports } from '../core/error-reports.js';
+import { getFile } from '../core/files/queries.js';
 import { openHooks } from '../core/hooks/open.js';
 import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
@@ -11,26 +14,35 @@ import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
+import { deriveAnswerKey } from '../core/own-steps/token.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { deriveLinkKey } from '../core/signed-path.js';
+import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
 import { deriveWebhookKey } from '../core/webhooks/secrets.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
+import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
 import { createLanes } from './lanes.js';
+import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createDeliverStep } from './steps/deliver.js';
+import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createPreviewStep } from './steps/preview.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
 import type { Steps } from './steps/step.js';
 import { createThumbnailsStep } from './steps/thumbnails.js';
 import { createVerifyStep } from './steps/verify.js';
+import { openWorkFolders } from './work-folders.js';
 
 /** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
 const FINISH_MS = 3_000;
@@ -44,7 +56,17 @@ const SHUTDOWN_MS = 7_000;
 /** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
 const HOOK_MS = 30_000;
 
-async function start(config: Readonly<Config>): Promise<void> {
+/** What the log says about the disk of the work folders. */
+const WORK_FOLDERS = {
+  short: 'files that a program must read wait until there is room',
+  over: 'programs may read files',
+};
+
+/** Warning about a target of DELIVER_TO. */
+const COLLISIONS =
+  'files may have the same key at this target, and all but the first get their id as a suffix: use {id} or {sha256}';
+
+async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
   const log = createLogger(config.logLevel, 'worker', config.logFiles, reports);
@@ -52,15 +74,31 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
-  const { database, storage, listener, estimates, tracer } = services;
+  const { database, storage, listener } = services;
+  const count = Math.min(config.workerConcurrency, availableParallelism());
   const parsers = startParsers({
-    count: Math.min(config.workerConcurrency, availableParallelism()),
+    count,
     timeoutSeconds: config.parserTimeoutSeconds,
     maxImagePixels: config.maxImagePixels,
     memory: config.parserMemory,
     log,
   });
-  const steps: Steps = {
+  const ffmpeg = await openFfmpeg({
+    memory: config.parserMemory,
+    timeoutSeconds: config.parserTimeoutSeconds,
+  });
+  log.info({ version: ffmpeg?.version }, ffmpeg ? 'ffmpeg is there' : 'ffmpeg is not installed');
+  const workFolders = await openWorkFolders(join(config.dataDir, 'work'), {
+    room: watchDiskRoom(config.dataDir, config.diskReserve, log, { effect: WORK_FOLDERS }),
+    storage,
+    owner: ffmpeg?.owner,
+  });
+  const derivatives = createDerivativeStore({ database, storage });
+  const { delivery, s3 } = config;
+  for (const { target } of delivery?.rules ?? []) {
+    if (target?.path.mayCollide) log.warn({ target: target.text }, COLLISIONS);
+  }
+  const ours: Steps = {
     reading: [
       createVerifyStep(),
       createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
@@ -68,9 +106,26 @@ async function start(config: Readonly<Config>): Promise<void> {
     ],
     decoding: [
       createMetadataStep(),
-      createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+      createThumbnailsStep({ derivatives }),
+      createMediaStep({ derivatives }),
+      createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
   };
+  const deliver = delivery
+    ? [createDeliverStep(createDelivery({ database, storage, config: delivery, s3, log }))]
+    : [];
+  const own = await loadOwnSteps({
+    config,
+    env,
+    taken: [...ours.reading, ...ours.decoding, ...deliver].map(({ name }) => name),
+    parsers,
+    derivatives,
+    readFile: (id) => getFile(database, id),
+    linkKey: deriveLinkKey(jwtSecret),
+    answerKey: deriveAnswerKey(jwtSecret),
+    log,
+  });
+  const steps: Steps = { ...ours, decoding: [...ours.decoding, ...own, ...deliver] };
   const dependencies = watchDependencies({
     database,
     storage,
@@ -86,10 +141,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) =>
       lanes.run(job.size, () =>
-        processFile(
-          { database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log },
-          job,
-        ),
+        processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
       ),
   });
   observeWorker(metrics, worker, config.workerConcurrency);
@@ -168,7 +220,8 @@ function observeWorker(metrics: Metrics, worker: ProcessingWorker, slots: number
 }
 
 try {
-  await start(loadConfig(readEnvironment()));
+  const env = readEnvironment();
+  await start(loadConfig(env), env);
 } catch (error) {
   failStart(error);
 }

@@ -33,6 +33,7 @@ import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
 import { Placeholders1763990000000 } from '../../migrations/1763990000000-placeholders.js';
 import { Variants1763990000001 } from '../../migrations/1763990000001-variants.js';
+import { Delivery1763996000000 } from '../../migrations/1763996000000-delivery.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -107,6 +108,7 @@ export async function openDatabase(
       Derived1763988000000,
       Placeholders1763990000000,
       Variants1763990000001,
+      Delivery1763996000000,
     ],
   });
   return database.initialize();

@@ -15,9 +15,9 @@ import { insertBlobOfUpload } from './blobs.js';
 const FILE_OF_UPLOAD = `
      file AS (
        INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
-                          status, created_at)
+                          deliver_to, status, created_at)
        SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types,
-              coalesce(warnings, '[]'), 'pending', now()
+              coalesce(warnings, '[]'), deliver_to, 'pending', now()
        FROM upload
        RETURNING *
      ), told AS (

@@ -1,8 +1,10 @@
 import { detectType } from './detect.js';
+import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
 import { renderImage } from './render.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
+import { readWaveform } from './wav.js';
 
 /**
  * All tasks of a parser process. Only parser processes import this, because it loads the decoders; other code imports its
@@ -10,10 +12,12 @@ import { makeThumbnails } from './thumbnails.js';
  * needs to be told more than the content takes it as its second parameter: plain data.
  */
 export const TASKS = {
+  media: readMedia,
   metadata: readMetadata,
   render: renderImage,
   thumbnails: makeThumbnails,
   type: detectType,
+  waveform: readWaveform,
 } satisfies Record<string, (input: TaskInput, options: never) => unknown>;
 
 export type TaskName = keyof typeof TASKS;

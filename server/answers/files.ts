@@ -45,6 +45,12 @@ const placeholder = z.object({
   color: z.string().describe('The colour of most of the image, such as `#804020`'),
 });
 
+const delivery = z.object({
+  destination: z.string().describe('The name of the destination'),
+  address: z.string().describe('`s3://bucket/key`, or the path within the folder of the destination'),
+  at: timestamp,
+});
+
 export const file = z
   .object({
     id,
@@ -75,6 +81,9 @@ export const file = z
     derived: z
       .array(derived)
       .describe('Previews and other things that steps have made from the file, apart from its thumbnails'),
+    deliveries: z
+      .array(delivery)
+      .describe('Copies for other systems; Landfall neither changes nor deletes them later'),
     links: links.describe('Signed addresses, which expire; none while the file is in the trash'),
   })
   .meta({ id: 'File' });

@@ -24,6 +24,15 @@ export interface FileJson {
   createdAt: string;
   completedAt: string | null;
   deletedAt: string | null;
+  derived: {
+    name: string;
+    contentType: string;
+    size: number;
+    width: number | null;
+    height: number | null;
+    link: string | null;
+  }[];
+  deliveries: { destination: string; address: string; at: string }[];
   links: { content: string | null; image: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -396,6 +396,9 @@ export const PATHS = [
     '/api/files/018f0000-0000-7000-8000-000000000000/content',
     '/api/files/x/thumbnails/huge',
     '/api/files/x/thumbnails/__proto__',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/__proto__',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/%00?token=1-1.A',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/x?token=1-1&token=1-1',
   ],
   ...[
     '/api/uploads/%ff',

@@ -2,9 +2,10 @@ import type { File } from '../../core/database/entities/file.js';
 import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
-import { IMAGES, isAllowedType } from '../../core/media/media-types.js';
+import { IMAGES, isAllowedType, MEDIA } from '../../core/media/media-types.js';
 import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
+import type { WorkFolder } from '../work-folders.js';
 
 /*
  * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
@@ -38,11 +39,19 @@ export interface StepContext {
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
   /**
+   * Runs something in a folder on local disk with a copy of the content, for programs that read files.
+   * @throws {StorageFull} when there is no room for the copy; the signal's reason; what `run` throws
+   */
+  useFolder<T>(run: (folder: WorkFolder) => Promise<T>): Promise<T>;
+  /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
-   * step that does not wait is dropped.
+   * step that does not wait is dropped. A further call puts off the deadline.
+   * @returns the name of the question, which the answer must bear
    * @throws {AttemptOver}
    */
-  expectAnswer(deadline: Date): Promise<void>;
+  expectAnswer(deadline: Date): Promise<string>;
+  /** Shows how much of the step is done, from 0 to 1. Not every call is written down. */
+  progress(share: number): void;
   signal: AbortSignal;
   log: Logger;
 }
@@ -66,8 +75,8 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
-  /** The parser tasks that it may run, in this order. */
-  decodes?: readonly TaskName[];
+  /** The parser tasks that it may run, in this order; or those for a detected type. */
+  decodes?: readonly TaskName[] | ((type: string) => readonly TaskName[]);
   run(context: StepContext): Promise<Outcome | Later>;
 }
 
@@ -80,6 +89,11 @@ export interface TypeFilter {
 export const ONLY_IMAGES: TypeFilter = {
   accepts: (type) => isAllowedType(type, [IMAGES]),
   otherwise: 'not an image',
+};
+
+export const ONLY_MEDIA: TypeFilter = {
+  accepts: (type) => isAllowedType(type, MEDIA),
+  otherwise: 'neither sound nor video',
 };
 
 /** All steps in their order. */

@@ -1,3 +1,5 @@
+import type { Facts } from '../../core/files/steps.js';
+import type { Thumbnails } from '../../core/media/thumbnails.js';
 import type { DerivativeStore } from '../content.js';
 import { ONLY_IMAGES, type Step } from './step.js';
 
@@ -11,17 +13,28 @@ export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeS
     async run({ decode }) {
       // An image that waits for room on the disk must not be decoded at each try.
       await derivatives.requireRoom();
-      const { thumbnails, placeholder, damage } = await decode('thumbnails');
-      const blobs = await derivatives.write(thumbnails.map(({ bytes }) => bytes));
-      const made = thumbnails.flatMap(({ name, width, height }, index) => {
-        const blob = blobs[index];
-        return blob ? [{ name: `thumbnail-${name}`, blob, contentType: 'image/webp', width, height }] : [];
-      });
+      const made = await decode('thumbnails');
+      const { placeholder, damage } = made;
       const warnings = damage ? [{ step: 'thumbnails', code: 'damaged', detail: damage }] : [];
       return {
         outcome: 'done',
-        facts: { derivatives: made, warnings, ...(placeholder ? { placeholder } : {}) },
+        facts: {
+          derivatives: await storeThumbnails(derivatives, made),
+          warnings,
+          ...(placeholder ? { placeholder } : {}),
+        },
       };
     },
   };
+}
+
+export async function storeThumbnails(
+  derivatives: DerivativeStore,
+  { thumbnails }: Thumbnails,
+): Promise<NonNullable<Facts['derivatives']>> {
+  const blobs = await derivatives.write(thumbnails.map(({ bytes }) => bytes));
+  return thumbnails.flatMap(({ name, width, height }, index) => {
+    const blob = blobs[index];
+    return blob ? [{ name: `thumbnail-${name}`, blob, contentType: 'image/webp', width, height }] : [];
+  });
 }

@@ -30,6 +30,12 @@ export interface WaitingStep {
   state: 'waiting';
   /** The deadline of the answer (RFC 3339). */
   until: string;
+  /** When the question was asked (RFC 3339). */
+  since?: string;
+  /** Names the question; see recordWaiting(). A worker of an older version leaves it out. */
+  ask?: string;
+  /** The service has answered that it failed: the attempt ends so when the job goes on. */
+  failure?: { detail: string; retry: boolean };
 }
 
 @Entity('files')
@@ -109,6 +115,10 @@ export class File {
   /** Attempts of the present run without interrupted ones; null: not counted, use `attempts`. */
   @Column('integer', { name: 'counted_attempts', nullable: true })
   countedAttempts: number | null;
+
+  /** Where a hook wants the file to be delivered: a target, or `none`; null: where files of its type are. */
+  @Column('text', { name: 'deliver_to', nullable: true })
+  deliverTo: string | null;
 
   /** Whether the scan found the file clean. The file is not served before. */
   @Column('boolean')

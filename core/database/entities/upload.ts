@@ -63,6 +63,10 @@ export class Upload {
   @Column('jsonb', { nullable: true })
   settings: Record<string, unknown> | null;
 
+  /** Where a hook wants the file to be delivered: a target, or `none`; null: where files of its type are. */
+  @Column('text', { name: 'deliver_to', nullable: true })
+  deliverTo: string | null;
+
   /** Warnings for the file that the upload becomes; null: none. */
   @Column('jsonb', { nullable: true })
   warnings: Problem[] | null;
