@@ -47,7 +47,9 @@ import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { processingSettingsRoutes } from './routes/processing-settings.js';
 import { queueRoutes } from './routes/queue.js';
+import { rescanRoutes } from './routes/rescans.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { stepAnswerRoutes } from './routes/step-answers.js';
@@ -69,6 +71,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   redisUrl: Config['redisUrl'];
   deniedUserAgents: Config['deniedUserAgents'];
+  optimize: Config['optimize'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
@@ -163,6 +166,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileBatchRoutes(deps),
     ...processingRoutes(deps),
     ...stepAnswerRoutes(deps),
+    ...processingSettingsRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...imageRoutes(deps),
@@ -177,6 +181,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...userRoutes(deps),
     ...jobRoutes(deps),
     ...queueRoutes(deps),
+    ...rescanRoutes(deps),
     ...invitationRoutes(deps),
     ...hookRoutes(deps),
     ...auditRoutes(deps),

@@ -55,7 +55,10 @@ beforeAll(async () => {
   [reader, uploader] = (await Promise.all(
     ['read', 'upload'].map(async (scope) => useAccount(owner, await key(scope), () => processes.url)),
   )) as [TestUser, TestUser];
-  image = await owner.upload(await makePng({ width: 400, height: 300 }), { filename: 'image.png' });
+  image = await owner.upload(await makePng({ width: 400, height: 300 }), {
+    filename: 'image.png',
+    settings: '{"format":"jpeg"}',
+  });
   text = await newFile();
   webhook = await newWebhook();
   await Promise.all([image, text].map((id) => owner.settled(id)));
@@ -119,6 +122,14 @@ async function newDelivery(): Promise<string> {
     [id, webhook],
   );
   return id;
+}
+
+const endRescans = () => processes.database.query(`UPDATE rescans SET state = 'done', ended_at = now()`);
+
+/** A scan of all files. No worker runs that could end it. */
+async function newRescan(): Promise<string> {
+  await endRescans();
+  return (await made('/api/admin/rescan', {}, admin)).id;
 }
 
 const at = (path: string, more: Omit<Call, 'path'> = {}): Call => ({ path, ...more });
@@ -197,8 +208,18 @@ const OPERATIONS: Record<string, Calls> = {
     { ...(await newQuestion()), body: { outcome: 'failed', reason: 'no' } },
   ],
   'GET /api/processing/estimate': () => [at('/api/processing/estimate?size=1000&type=image/jpeg')],
+  'GET /api/processing/settings/{type}': () => [at('/api/processing/settings/image%2Fjpeg')],
+  'GET /api/processing/settings/{type}/{subtype}': () => [
+    at('/api/processing/settings/image/jpeg'),
+    at('/api/processing/settings/text/plain'),
+  ],
+  'POST /api/processing/settings/validate': () => [
+    { body: { settings: { quality: 70 }, type: 'image/png' } },
+    { body: { settings: { quality: 0, size: 1 } } },
+  ],
   'GET /api/files/{id}/content': () => contentCalls(`/api/files/${image}/content`),
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
+  'GET /api/files/{id}/optimized': () => contentCalls(`/api/files/${image}/optimized`),
   'GET /api/files/{id}/derived/{name}': () => contentCalls(`/api/files/${image}/derived/thumbnail-small`),
   'GET /api/files/{id}/image': () => contentCalls(`/api/files/${image}/image?w=100`),
   'POST /api/files/{id}/image/link': () => [
@@ -248,6 +269,18 @@ const OPERATIONS: Record<string, Calls> = {
     at(`/api/admin/jobs/${await canceledFile()}-1/retry`, { as: admin }),
   ],
   'DELETE /api/admin/jobs/{id}': async () => [at(`/api/admin/jobs/${await canceledFile()}-1`, { as: admin })],
+  'POST /api/admin/files/{id}/rescan': () => [at(`/api/admin/files/${image}/rescan`, { as: admin })],
+  'POST /api/admin/rescan': async () => {
+    await endRescans();
+    return [
+      { as: admin, body: { outdated: true, version: 'ClamAV 1', scannedBefore: '2026-01-01T00:00:00Z' } },
+    ];
+  },
+  'GET /api/admin/rescans': () => [at('/api/admin/rescans?limit=1', { as: admin })],
+  'GET /api/admin/rescans/{id}': async () => [at(`/api/admin/rescans/${await newRescan()}`, { as: admin })],
+  'DELETE /api/admin/rescans/{id}': async () => [
+    at(`/api/admin/rescans/${await newRescan()}`, { as: admin }),
+  ],
   'GET /api/admin/queue': asAdmin,
   'POST /api/admin/queue/pause': asAdmin,
   'POST /api/admin/queue/resume': asAdmin,
@@ -376,6 +409,18 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
   'POST /api/admin/jobs/{id}/retry': () => [
     ['not failed', at(`/api/admin/jobs/${image}-1/retry`, { as: admin }), 409],
   ],
+  'POST /api/admin/files/{id}/rescan': async () => [
+    ['not scanned yet', at(`/api/admin/files/${await newFile()}/rescan`, { as: admin }), 409],
+  ],
+  'POST /api/admin/rescan': async () => {
+    await newRescan();
+    return [['while another one runs', { as: admin, body: {} }, 409]];
+  },
+  'DELETE /api/admin/rescans/{id}': async () => {
+    const id = await newRescan();
+    await endRescans();
+    return [['that has ended', at(`/api/admin/rescans/${id}`, { as: admin }), 409]];
+  },
   'POST /api/files/{id}/restore': () => [['not in the trash', at(`/api/files/${image}/restore`), 409]],
   'POST /api/files/{id}/retry': () => [['not failed', at(`/api/files/${image}/retry`), 409]],
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],

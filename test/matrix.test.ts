@@ -63,6 +63,7 @@ type ObjectName =
   | 'user'
   | 'job'
   | 'invitation'
+  | 'rescan'
   | 'webhook'
   | 'delivery';
 
@@ -132,9 +133,13 @@ const ROUTES: Record<string, Row> = {
   'GET /api/processing/estimate': { access: 'upload', ok: 400 },
   // Its authority is the token in its address; see own-step-services.test.ts.
   'POST /api/files/:id/steps/:step': { access: 'public', ok: 404, on: 'image' },
+  'GET /api/processing/settings/:type/:subtype': { access: 'upload', ok: 200 },
+  'GET /api/processing/settings/:type': { access: 'upload', ok: 200 },
+  'POST /api/processing/settings/validate': { access: 'upload', ok: 200, body: () => ({ settings: {} }) },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/derived/:name': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/image': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'POST /api/files/:id/image/link': { access: 'read', ok: 200, on: 'image', body: () => ({ w: 1 }) },
@@ -201,6 +206,13 @@ const ROUTES: Record<string, Row> = {
   // Its processing is complete.
   'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },
   'DELETE /api/admin/jobs/:id': { access: 'admin', ok: 204, on: 'job', changes: true },
+  'POST /api/admin/files/:id/rescan': { access: 'admin', ok: 202, on: 'image' },
+  // Of two at a time one would be refused.
+  'POST /api/admin/rescan': { access: 'admin', ok: 400, body: () => ({ outdated: 'maybe' }) },
+  'GET /api/admin/rescans': { access: 'admin', ok: 200 },
+  'GET /api/admin/rescans/:id': { access: 'admin', ok: 200, on: 'rescan' },
+  // It has ended.
+  'DELETE /api/admin/rescans/:id': { access: 'admin', ok: 409, on: 'rescan' },
   'GET /api/admin/queue': { access: 'admin', ok: 200 },
   'POST /api/admin/queue/pause': { access: 'admin', ok: 200 },
   // After the pause, which it ends.
@@ -303,6 +315,7 @@ const OTHERS: Record<string, Row> = {
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
   // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
+  'HEAD /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'HEAD /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'HEAD /api/files/:id/image': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
@@ -354,7 +367,10 @@ const PIXEL = Buffer.from(
 const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
   file: (owner) => owner.upload(Buffer.from('a file')),
   async image(owner) {
-    const id = await owner.upload(PIXEL, { filename: 'pixel.png' });
+    const id = await owner.upload(PIXEL, {
+      filename: 'pixel.png',
+      settings: '{"format":"jpeg"}',
+    });
     const { status } = await owner.settled(id);
     expect(status).toBe('completed');
     return id;
@@ -385,6 +401,13 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     return rows[0].id;
   },
   job: async (owner) => `${await makeObject.image(owner)}-1`,
+  async rescan() {
+    const { rows } = await processes.database.query(
+      `INSERT INTO rescans (id, by_system, state) VALUES ($1, false, 'done') RETURNING id`,
+      [uuidv7()],
+    );
+    return rows[0].id;
+  },
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
 
@@ -555,7 +578,12 @@ function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
   return {
     method,
-    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+    path: path
+      .replace(':id', id)
+      .replace(':size', 'small')
+      .replace(':name', 'thumbnail-small')
+      .replace(':type/:subtype', 'image/jpeg')
+      .replace(':type', 'image%2Fjpeg'),
   };
 }
 

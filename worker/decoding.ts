@@ -1,4 +1,4 @@
-import type { WaitingStep } from '../core/database/entities/file.js';
+import type { File, WaitingStep } from '../core/database/entities/file.js';
 import { AppError } from '../core/errors.js';
 import {
   endedSteps,
@@ -34,7 +34,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       const deadline = begun && new Date(begun.until);
       if (deadline && !begun.failure && deadline.getTime() > Date.now()) return deadline;
       // It may take long, and may wait for a parser itself.
-      if (isFor(step, file) && tasksOf(step, file).length === 0) session.close();
+      if (whySkipped(step, file) === undefined && tasksOf(step, file).length === 0) session.close();
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const from = READ_PERCENT + share * index;
@@ -43,6 +43,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
         runStep(deps, attempt, step, { decode, progress: shown.progress }, begun),
       ).finally(shown.end);
       if (result instanceof Date) return result;
+      withdraw(step, file, result);
       await recordSteps(deps.database, file, [result], {
         step: steps[index + 1]?.name ?? step.name,
         progress: Math.round(from + share),
@@ -135,21 +136,28 @@ async function outcomeOf(
   step: Step,
   tools: Pick<StepContext, 'decode' | 'expectAnswer' | 'progress'>,
 ): Promise<Outcome | Later> {
-  if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
+  const reason = whySkipped(step, file);
+  if (reason !== undefined) return { outcome: 'skipped', reason };
   return step.run({ file, signal, log, useFolder: (run) => workFolders.use(blob, signal, run), ...tools });
 }
 
-function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
-  return !only || only.accepts(detectedType ?? '');
+function whySkipped({ only, skips }: Step, file: KnownFile): string | undefined {
+  return only && !only.accepts(file.detectedType ?? '') ? only.otherwise : skips?.(file);
 }
 
 function isToDecode({ file }: Attempt, step: Step): boolean {
   const hasEnded = step.name in endedSteps(file);
-  return tasksOf(step, file).length > 0 && isFor(step, file) && !hasEnded;
+  return tasksOf(step, file).length > 0 && whySkipped(step, file) === undefined && !hasEnded;
 }
 
 function tasksOf({ decodes = [] }: Step, { detectedType }: KnownFile): readonly TaskName[] {
   return typeof decodes === 'function' ? decodes(detectedType ?? '') : decodes;
+}
+
+/** Takes away what an earlier run has made and this run has not. */
+function withdraw({ makes }: Step, { run }: File, { facts }: StepResult): void {
+  if (!makes || run === 1) return;
+  facts.withdrawn = makes.filter((name) => !facts.derivatives?.some((made) => made.name === name));
 }
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */

@@ -16,6 +16,8 @@ import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { deriveAnswerKey } from '../core/own-steps/token.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { createClamd } from '../core/scanning/clamd.js';
+import { simulatedScanner } from '../core/scanning/simulated.js';
 import { openServices } from '../core/services.js';
 import { deriveLinkKey } from '../core/signed-path.js';
 import { watchDiskRoom } from '../core/storage/disk-room.js';
@@ -32,10 +34,13 @@ import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
+import { createRescans } from './passes/rescan.js';
+import { createScrub } from './passes/scrub.js';
 import { processFile } from './pipeline.js';
 import { createDeliverStep } from './steps/deliver.js';
 import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createOptimizeStep } from './steps/optimize.js';
 import { createPreviewStep } from './steps/preview.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
@@ -83,6 +88,8 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     memory: config.parserMemory,
     log,
   });
+  const clamd = config.clamav && createClamd(config.clamav);
+  const scanner = clamd ?? simulatedScanner;
   const ffmpeg = await openFfmpeg({
     memory: config.parserMemory,
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -102,11 +109,12 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     reading: [
       createVerifyStep(),
       createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
-      createScanStep(),
+      createScanStep({ scanner, oversize: config.clamav?.oversize ?? 'fail' }),
     ],
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives }),
+      createOptimizeStep({ derivatives, optimize: config.optimize }),
       createMediaStep({ derivatives }),
       createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
@@ -129,6 +137,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
   const dependencies = watchDependencies({
     database,
     storage,
+    scanner: clamd,
     log,
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),
@@ -153,6 +162,23 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
   const stopReconciler = startReconciler({
     ...config,
     ...services,
+    createRescans: (signal) =>
+      createRescans(
+        {
+          database,
+          storage,
+          scanner,
+          metrics,
+          rescanRate: config.rescanRate,
+          rescanNew: config.clamav?.rescan ?? false,
+          log,
+        },
+        signal,
+      ),
+    createScrub:
+      config.scrubRate > 0
+        ? (signal) => createScrub({ ...config, database, storage, metrics, log }, signal)
+        : undefined,
     hooks: hooks?.of(),
     workerName,
     publisher: broker && (await createPublisher({ database, broker })),

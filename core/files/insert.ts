@@ -14,9 +14,9 @@ import { insertBlobOfUpload } from './blobs.js';
  */
 const FILE_OF_UPLOAD = `
      file AS (
-       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
-                          deliver_to, status, created_at)
-       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types,
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, settings,
+                          warnings, deliver_to, status, created_at)
+       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types, settings,
               coalesce(warnings, '[]'), deliver_to, 'pending', now()
        FROM upload
        RETURNING *

@@ -34,6 +34,8 @@ export interface Facts {
   metadata?: Record<string, unknown>;
   derivatives?: NewDerivative[];
   placeholder?: Placeholder;
+  /** Names of derivatives that an earlier run may have made, and that the file does not have any more. */
+  withdrawn?: string[];
   warnings?: Problem[];
 }
 
@@ -212,6 +214,7 @@ async function writeSteps(
          sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
          metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
          thumbhash = coalesce($14, thumbhash), dominant_color = coalesce($15, dominant_color),
+         corrupted_at = CASE WHEN $8 IS NULL THEN corrupted_at END,
          eta_seconds = $13, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
     [
@@ -234,7 +237,10 @@ async function writeSteps(
   );
   if (changed === 0) throw endOf(file);
   const derivatives = facts.flatMap((found) => found.derivatives ?? []);
-  if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
+  const withdrawn = facts.flatMap((found) => found.withdrawn ?? []);
+  if (derivatives.length + withdrawn.length > 0) {
+    await replaceDerivatives(manager, file.id, derivatives, withdrawn);
+  }
   await appendEvents(
     manager,
     results.map(({ step, record }) => ({
@@ -254,8 +260,9 @@ async function replaceDerivatives(
   manager: EntityManager,
   fileId: string,
   derivatives: NewDerivative[],
+  withdrawn: string[],
 ): Promise<void> {
-  const names = derivatives.map((derivative) => derivative.name);
+  const names = [...derivatives.map((derivative) => derivative.name), ...withdrawn];
   const replaced = await queryEntities(
     manager,
     Derivative,
@@ -266,6 +273,7 @@ async function replaceDerivatives(
     manager,
     replaced.map((derivative) => derivative.blobId),
   );
+  if (derivatives.length === 0) return;
   await referenceBlobs(
     manager,
     derivatives.map(({ blob }) => blob.id),

@@ -1,5 +1,6 @@
 import sharp, { type Sharp } from 'sharp';
-import { checkSize, decoding, fillWebp, readHeader } from './image.js';
+import { toDecodable } from './decodable.js';
+import { checkSize, decoding, readHeader, scaleFor } from './image.js';
 import { fitInto, type Rendered, type Rendering, type RenderingFormat } from './rendering.js';
 import { type TaskInput, tooLarge } from './task-input.js';
 
@@ -17,10 +18,10 @@ const BACKGROUND = '#ffffff';
  */
 export async function renderImage(input: TaskInput, rendering: Rendering): Promise<Rendered> {
   if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
-  const bytes = fillWebp(input) ?? input.bytes;
+  const { bytes } = await decoding(toDecodable(input));
   const header = await decoding(readHeader(bytes));
   const { width, height, shrink } = fitInto(header.autoOrient, rendering);
-  checkSize(header, shrink, input.limits);
+  checkSize(header, input.limits, scaleFor(header, shrink));
   const format = toFormat(rendering.format, header.hasAlpha);
   // The number of pixels has been checked.
   const image = sharp(bytes, { limitInputPixels: false, failOn: 'none', sequentialRead: true })

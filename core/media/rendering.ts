@@ -31,10 +31,13 @@ export function keyOf({ width, height, fit, format, quality }: Rendering): strin
   return `${width}x${height}-${fit}-${format}-${quality}`;
 }
 
-/** The types of files whose images are rendered; HEIC is not among them, for lack of a decoder. */
-const RENDERED = /^image\/(jpeg|png|apng|webp|gif|tiff|avif)$/;
+/** SVG is drawn by a program, which is no decoder. */
+const RENDERED = /^image\/(?!svg)/;
 
-/** @param type as it was recognised from the bytes; null: it was not recognised */
+/**
+ * Whether a file of this type is rendered, if it can be decoded.
+ * @param type as it was recognised from the bytes; null: it was not recognised
+ */
 export function isRendered(type: string | null): boolean {
   return RENDERED.test(type ?? '');
 }

@@ -118,6 +118,8 @@ function nodeFlags(): string[] {
     '--allow-addons',
     ...[...folders, ...realPaths('../../../package.json')].map((path) => `--allow-fs-read=${path}`),
     `--max-old-space-size=${HEAP_MIB}`,
+    // imagemagick.ts gives the memory of WebAssembly back at once.
+    '--expose-gc',
   ];
 }
 

@@ -1,6 +1,7 @@
 import { detectType } from './detect.js';
 import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
+import { optimizeImage } from './optimize.js';
 import { renderImage } from './render.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
@@ -14,6 +15,7 @@ import { readWaveform } from './wav.js';
 export const TASKS = {
   media: readMedia,
   metadata: readMetadata,
+  optimize: optimizeImage,
   render: renderImage,
   thumbnails: makeThumbnails,
   type: detectType,

@@ -73,6 +73,10 @@ export const file = z
     placeholder: placeholder
       .nullable()
       .describe('Stands in the place of an image until it is loaded; null for what has no thumbnails'),
+    settings: z
+      .record(z.string(), z.unknown())
+      .nullable()
+      .describe('How its owner wants it to be processed; null: as others of its type'),
     warnings: z.array(fault).describe('Problems that do not make the file unusable'),
     error: fault.nullable(),
     createdAt: timestamp,

@@ -73,7 +73,7 @@ function fileJson(
   const path = `/api/files/${file.id}`;
   const own = derivatives.filter(({ fileId }) => fileId === file.id);
   const thumbnails = own.map(({ name }) => THUMBNAIL.exec(name)?.[1]).filter((size) => size !== undefined);
-  const isShown = file.clean && !file.deletedAt;
+  const isShown = file.clean && !file.inQuarantine && !file.corruptedAt && !file.deletedAt;
   return {
     id: file.id,
     filename: file.filename,
@@ -90,6 +90,7 @@ function fileJson(
     metadata: file.metadata,
     placeholder:
       file.thumbhash && file.dominantColor ? { thumbhash: file.thumbhash, color: file.dominantColor } : null,
+    settings: file.settings,
     warnings: file.warnings,
     error: file.error,
     createdAt: file.createdAt,
@@ -112,7 +113,7 @@ function fileJson(
       content: isShown ? signLink(`${path}/content`, linkKey) : null,
       image: isShown && isRendered(file.detectedType) ? signLink(`${path}/image`, linkKey) : null,
       thumbnails:
-        thumbnails.length > 0 && !file.deletedAt
+        thumbnails.length > 0 && isShown
           ? Object.fromEntries(
               thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
             )

@@ -112,7 +112,7 @@ export function imageRoutes({ database, storage, images, imageSizes, limits, key
 function requireImage({ detectedType }: File): void {
   if (isRendered(detectedType)) return;
   throw new AppError('unsupported_media_type', {
-    detail: `Only images are rendered (JPEG, PNG, WebP, GIF, TIFF, AVIF); this file is ${detectedType ?? 'of no known type'}`,
+    detail: `Only images made of pixels are rendered; this file is ${detectedType ?? 'of no known type'}`,
   });
 }
 

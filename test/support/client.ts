@@ -33,6 +33,7 @@ export interface FileJson {
     link: string | null;
   }[];
   deliveries: { destination: string; address: string; at: string }[];
+  settings: object | null;
   links: { content: string | null; image: string | null; thumbnails: Record<string, string> | null };
 }
 

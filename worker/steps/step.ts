@@ -14,7 +14,19 @@ import type { WorkFolder } from '../work-folders.js';
 
 /** The facts known when a step begins: the row of the file with the results of earlier steps. */
 export type KnownFile = Readonly<
-  Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
+  Pick<
+    File,
+    | 'id'
+    | 'filename'
+    | 'size'
+    | 'declaredType'
+    | 'detectedType'
+    | 'expectedSha256'
+    | 'allowedTypes'
+    | 'settings'
+    | 'sha256'
+    | 'allowedTypes'
+  >
 >;
 
 /** How a step ended. An error that a step throws is the outcome `failed` with this error. */
@@ -59,11 +71,13 @@ export interface StepContext {
 /** Observes the bytes of a file during the one read that all such steps share. */
 export interface StreamStep {
   name: string;
+  /** @param signal aborts when the observer is needed no longer: the read has ended or broken off, or the job must stop */
   begin(file: KnownFile, signal: AbortSignal): StreamObserver;
 }
 
 export interface StreamObserver {
-  push(chunk: Buffer): void;
+  /** @returns a promise: the observer is busy, and the read waits for it. It rejects when the step has failed. */
+  push(chunk: Buffer): Promise<void> | void;
   /** The stream has ended. */
   end(): Promise<Outcome> | Outcome;
 }
@@ -75,8 +89,12 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
+  /** Why a file of these types is skipped all the same; undefined: it is not. */
+  skips?(file: KnownFile): string | undefined;
   /** The parser tasks that it may run, in this order; or those for a detected type. */
   decodes?: readonly TaskName[] | ((type: string) => readonly TaskName[]);
+  /** Names of derivatives that the file loses if this step does not make them again when the file is processed again. */
+  makes?: readonly string[];
   run(context: StepContext): Promise<Outcome | Later>;
 }
 

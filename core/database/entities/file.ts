@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { ImageSettings } from '../../media/image-settings.js';
 import { bigintColumn } from './columns.js';
 
 export type FileStatus =
@@ -81,6 +82,10 @@ export class File {
   @Column('uuid', { name: 'duplicate_of', nullable: true })
   duplicateOf: string | null;
 
+  /** How the file is to be processed, as its owner has said; null: as others of its type. */
+  @Column('jsonb', { nullable: true })
+  settings: ImageSettings | null;
+
   @Column('text')
   status: FileStatus;
 
@@ -123,6 +128,14 @@ export class File {
   /** Whether the scan found the file clean. The file is not served before. */
   @Column('boolean')
   clean: boolean;
+
+  /** Whether the bytes lie in quarantine; see core/files/quarantine.ts. */
+  @Column('boolean', { name: 'in_quarantine', default: false })
+  inQuarantine: boolean;
+
+  /** When the stored bytes were found not to be those that were measured; null: they were not. The file is not served. */
+  @Column('timestamptz', { name: 'corrupted_at', nullable: true })
+  corruptedAt: Date | null;
 
   @Column('jsonb')
   steps: Record<string, StepRecord | WaitingStep>;
