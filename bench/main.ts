@@ -10,6 +10,7 @@ import { benchS3Slow } from './s3-slow.js';
 import { benchS3Small } from './s3-small.js';
 import { benchThroughput } from './throughput.js';
 import { benchUpload } from './upload.js';
+import { benchVariants } from './variants.js';
 
 /*
  * Each figure stands beside that of another program that ran in turns with Landfall: only the ratios mean something. The
@@ -18,6 +19,7 @@ import { benchUpload } from './upload.js';
 const benches: Record<string, () => Promise<Record<string, string>[]>> = {
   upload: benchUpload,
   processing: benchProcessing,
+  variants: benchVariants,
   throughput: benchThroughput,
   'parallel-uploads': benchParallelUploads,
   'live-events': benchLiveEvents,

@@ -3,12 +3,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Measured, startScript } from './programs.js';
 
-/** Starts all of Landfall in a folder of its own, as `npm start` does. `pid` is the server's. */
-export async function startLandfall(): Promise<Measured & { token: string }> {
+/**
+ * Starts all of Landfall in a folder of its own, as `npm start` does. `pid` is the server's.
+ * @param env further environment
+ */
+export async function startLandfall(env: Record<string, string> = {}): Promise<Measured & { token: string }> {
   const folder = mkdtempSync(join(tmpdir(), 'landfall-bench-'));
   // If root starts it, PostgreSQL runs as another user, and that user must be able to enter the folder.
   chmodSync(folder, 0o711);
-  const system = await startScript('../server/standalone/supervisor.js', { DATA_DIR: join(folder, 'data') });
+  const system = await startScript('../server/standalone/supervisor.js', {
+    DATA_DIR: join(folder, 'data'),
+    ...env,
+  });
   return {
     ...system,
     pid: findChild(system.pid, 'server/main.js'),

@@ -124,6 +124,10 @@ export interface Config {
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** Pixels, ascending: the sizes that images are rendered in on request. */
+  imageSizes: readonly number[];
+  /** How many images a server renders at once. */
+  imageRenderers: number;
   /** The operator's own steps: a YAML file, and a folder of modules; see docs/steps.md. */
   stepsFile: string | undefined;
   stepsDir: string | undefined;
@@ -239,6 +243,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    imageSizes: e.IMAGE_SIZES,
+    imageRenderers: e.IMAGE_RENDERERS,
     stepsFile: e.STEPS_FILE && resolve(e.STEPS_FILE),
     stepsDir: e.STEPS_DIR && resolve(e.STEPS_DIR),
     webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,

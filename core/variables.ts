@@ -77,6 +77,13 @@ const delays = z
   )
   .transform((text) => text.split(',').map(Number));
 
+/** `200,400,800`: sides in pixels. A WebP has at most 16,383. */
+const sides = z
+  .string()
+  .regex(/^[1-9]\d{1,4}(, ?[1-9]\d{1,4}){0,31}$/, 'must be 1 to 32 sizes in pixels, such as 200,400,800')
+  .transform((text) => [...new Set(text.split(',').map(Number))].sort((one, other) => one - other))
+  .refine((sizes) => sizes.every((size) => size <= 16_383), 'must be sizes of at most 16383 pixels');
+
 const boolean = z.enum(['true', 'false'], 'must be true or false').transform((text) => text === 'true');
 
 /** In milliseconds. */
@@ -299,6 +306,8 @@ export const environment = z.object({
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  IMAGE_SIZES: sides.default([64, 128, 256, 384, 640, 960, 1280, 1920, 2560, 3840]),
+  IMAGE_RENDERERS: integer(1, 64).default(2),
   STEPS_FILE: z.string().min(1).optional(),
   STEPS_DIR: z.string().min(1).optional(),
   WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),

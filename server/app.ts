@@ -21,6 +21,7 @@ import { securityHeaders } from './http/security-headers.js';
 import { createOnce } from './idempotency/once.js';
 import { offerUploads } from './ietf/limits.js';
 import { resumablePosts, resumableUploads } from './ietf/routes.js';
+import type { Images } from './images/images.js';
 import type { Limits } from './limits/limits.js';
 import type { Streams } from './live/streams.js';
 import type { TypeCheckDeps } from './plain/type-check.js';
@@ -36,6 +37,7 @@ import { fileListRoute } from './routes/file-list.js';
 import { fileRoutes } from './routes/files.js';
 import { healthRoutes } from './routes/health.js';
 import { hookRoutes } from './routes/hooks.js';
+import { imageRoutes } from './routes/images.js';
 import { invitationRoutes } from './routes/invitations.js';
 import { jobRoutes } from './routes/jobs.js';
 import { keyRoutes } from './routes/keys.js';
@@ -77,6 +79,8 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   webhookAllowPrivate: Config['webhookAllowPrivate'];
   limits: Limits;
   streams: Streams;
+  images: Images;
+  imageSizes: Config['imageSizes'];
   estimates: Estimates;
   metrics: Metrics;
   /** Of the services that this server depends on. */
@@ -165,6 +169,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...processingSettingsRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
+    ...imageRoutes(deps),
     ...eventRoutes(deps),
     ...webhookRoutes(deps),
     ...webhookDeliveryRoutes(deps),

@@ -33,6 +33,7 @@ import { type Check, createChecks, inspect } from './health/checks.js';
 import { createDrain } from './http/drain.js';
 import { createHttpServer, createHttpsServer } from './http/server.js';
 import { followCertificate, readCertificate } from './http/tls.js';
+import { openImages } from './images/images.js';
 import { openSharedCounts } from './limits/counts.js';
 import { createLimits } from './limits/limits.js';
 import { openStreams } from './live/streams.js';
@@ -68,7 +69,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const checks = createChecks({ ...services, scanner: config.clamav && createClamd(config.clamav) });
   observeInstallation(metrics, services);
   observeDependencies(metrics, checks);
-  const { database, leases, listener } = services;
+  const { database, storage, leases, listener } = services;
 
   const drain = createDrain();
   const refusals = createRefusals({ database, log });
@@ -83,6 +84,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   });
   const streams = await openStreams({ database, listener, log });
   const types = startTypeParser(config, log);
+  const images = openImages({ database, storage, log }, parserOptions(config, config.imageRenderers));
   const { identityProvider } = config;
   const resolveOwner = (name: string) => findOrCreateOwner(database, name);
   const hooks = await openHooks({
@@ -109,6 +111,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     pageDir: fileURLToPath(new URL('../web', import.meta.url)),
     drain,
     detectType: types.detect,
+    images,
   });
   const http = await openHttp(config, app, log);
   const metricsPort = await openMetricsPort(metrics, config, log);
@@ -122,6 +125,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     await closeHttp(http, orphaned ? 0 : PARK_MS);
     await drain.whenIdle();
     types.close();
+    await images.close();
     metricsPort?.close();
     await refusals.flush();
     await hooks?.flush();
@@ -166,19 +170,19 @@ function observeDependencies(metrics: Metrics, checks: Check[]): void {
   );
 }
 
+/** @param count how many parser processes at most */
+function parserOptions(config: Readonly<Config>, count: number) {
+  const { parserTimeoutSeconds: timeoutSeconds, maxImagePixels, parserMemory: memory } = config;
+  return { count, timeoutSeconds, maxImagePixels, memory };
+}
+
 /** Detects types in a parser process. The first call starts the process. */
 function startTypeParser(config: Readonly<Config>, log: Logger) {
   let parsers: Parsers | undefined;
   const closed = new AbortController();
   return {
     detect(bytes: TaskSource): Promise<Detected | null> {
-      parsers ??= startParsers({
-        count: 1,
-        timeoutSeconds: config.parserTimeoutSeconds,
-        maxImagePixels: config.maxImagePixels,
-        memory: config.parserMemory,
-        log,
-      });
+      parsers ??= startParsers({ ...parserOptions(config, 1), log });
       return within(TYPE_MS, parsers.run('type', bytes, closed.signal), 'type');
     },
     close(): void {

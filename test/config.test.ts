@@ -48,6 +48,13 @@ test.each([
 });
 
 test.each([
+  ['800, 200,400,200', [200, 400, 800]],
+  ['10', [10]],
+])('IMAGE_SIZES=%s', (text, sizes) => {
+  expect(loadConfig({ IMAGE_SIZES: text }).imageSizes).toEqual(sizes);
+});
+
+test.each([
   ['off', []],
   ['image/png=quality:80', [{ type: 'image/png', settings: { quality: 80 } }]],
 ])('OPTIMIZE=%s', (text, settings) => {
@@ -138,6 +145,12 @@ test.each([
   [{ RATE_LIMIT_AUTH: '5/1d' }, /^RATE_LIMIT_AUTH=5\/1d: must be a number of requests/],
   [{ RATE_LIMIT_AUTH: '5/0s' }, /^RATE_LIMIT_AUTH=5\/0s: must have a window of 1s to 24h/],
   [{ RATE_LIMIT_AUTH: '5/25h' }, /^RATE_LIMIT_AUTH=5\/25h: must have a window of 1s to 24h/],
+  ...['0', '5', '100,', '100;200', '1e3', '-100'].map((text): [NodeJS.ProcessEnv, RegExp] => [
+    { IMAGE_SIZES: text },
+    /^IMAGE_SIZES=.*: must be 1 to 32 sizes in pixels/,
+  ]),
+  [{ IMAGE_SIZES: '100,16384' }, 'IMAGE_SIZES=100,16384: must be sizes of at most 16383 pixels'],
+  [{ IMAGE_RENDERERS: '0' }, 'IMAGE_RENDERERS=0: must be a whole number from 1 to 64'],
   [{ PARSER_MEMORY: '1MiB' }, /^PARSER_MEMORY=1MiB: must be at least 128 MiB/],
   [{ TRASH_DAYS: '-1' }, 'TRASH_DAYS=-1: must be a whole number from 0 to 36500'],
   [{ TRASH_DAYS: '40000' }, 'TRASH_DAYS=40000: must be a whole number from 0 to 36500'],

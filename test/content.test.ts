@@ -456,7 +456,11 @@ describe('signed links', () => {
   it('are made only for files that may be fetched', async () => {
     await processes.stop('worker');
     const id = await user.upload(Buffer.from('x'), { filename: 'x' });
-    expect((await user.get(`/api/files/${id}`)).links).toEqual({ content: null, thumbnails: null });
+    expect((await user.get(`/api/files/${id}`)).links).toEqual({
+      content: null,
+      image: null,
+      thumbnails: null,
+    });
     await processes.start('worker');
     expect((await user.settled(id)).links.content).toContain('token=');
   });

@@ -221,6 +221,10 @@ const OPERATIONS: Record<string, Calls> = {
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
   'GET /api/files/{id}/optimized': () => contentCalls(`/api/files/${image}/optimized`),
   'GET /api/files/{id}/derived/{name}': () => contentCalls(`/api/files/${image}/derived/thumbnail-small`),
+  'GET /api/files/{id}/image': () => contentCalls(`/api/files/${image}/image?w=100`),
+  'POST /api/files/{id}/image/link': () => [
+    at(`/api/files/${image}/image/link`, { body: { w: 100, dpr: 1.5 } }),
+  ],
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,
   'GET /api/webhooks': plainly,
@@ -449,6 +453,19 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
       ['beyond its end', at(path, { headers: { Range: 'bytes=999999-' } }), 416],
     ];
   },
+  'GET /api/files/{id}/image': async () => {
+    const path = `/api/files/${image}/image?w=100`;
+    return [
+      ['of a text', at(`/api/files/${text}/image`), 415],
+      ['not scanned yet', at(`/api/files/${await newFile()}/image`), 409],
+      ['in another form', at(path, { headers: { 'If-Match': '"another"' } }), 412],
+      ['beyond its end', at(path, { headers: { Range: 'bytes=999999-' } }), 416],
+    ];
+  },
+  'POST /api/files/{id}/image/link': async () => [
+    ['of a text', at(`/api/files/${text}/image/link`, { body: {} }), 415],
+    ['not scanned yet', at(`/api/files/${await newFile()}/image/link`, { body: {} }), 409],
+  ],
   'POST /api/uploads/complete': async () => {
     const { id } = await made('/api/uploads/presign', { size: 3 });
     return [['without its bytes', { body: { id } }, 409]];

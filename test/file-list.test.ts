@@ -396,7 +396,7 @@ describe('the trash', () => {
     expect(items.map(({ id }) => id)).toEqual(ids.toReversed());
     for (const { deletedAt, links } of items) {
       expect(new Date(deletedAt ?? '').getTime()).toBeGreaterThan(Date.now() - 60_000);
-      expect(links).toEqual({ content: null, thumbnails: null });
+      expect(links).toEqual({ content: null, image: null, thumbnails: null });
     }
     expect(await namesOf(owner, { deleted: '1', q: 'TWO' })).toEqual(['two.txt']);
     expect(await namesOf(user, { deleted: '1' })).toEqual([]);

@@ -264,6 +264,7 @@ describe('deleting', () => {
     for (const [table, column, values] of [
       ['files', 'id', [id]],
       ['derivatives', 'file_id', [id]],
+      ['variants', 'file_id', [id]],
       ['blobs', 'id', blobs.map((blob) => blob.id)],
     ] as const) {
       const { rowCount } = await processes.database.query(`SELECT FROM ${table} WHERE ${column} = ANY ($1)`, [

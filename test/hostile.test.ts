@@ -1,5 +1,6 @@
 import { gzipSync } from 'node:zlib';
 import { encodeMetadata, idOf, registerUser, type TestUser } from './support/client.js';
+import { makeJpeg } from './support/fixtures.js';
 import {
   BAD_CONCATS,
   BAD_JSON,
@@ -35,6 +36,8 @@ let pid: number;
 let path: string;
 /** A file of the admin, which the tests change at will. */
 let file: string;
+/** An image of the admin whose processing is complete. */
+let picture: string;
 /** A webhook of the admin, likewise. */
 let webhook: string;
 let tried = 0;
@@ -51,6 +54,8 @@ beforeAll(async () => {
   victim = await registerUser(() => processes.url);
   path = await user.create(10);
   file = await admin.upload(Buffer.from('a file'), { filename: 'a.txt' });
+  picture = await admin.upload(await makeJpeg({ width: 8, height: 8 }), { filename: 'a.jpg' });
+  await admin.settled(picture);
   const made = { url: 'https://receiver.example/', events: ['file.completed'] };
   webhook = (await (await send(admin, 'POST', '/api/webhooks', made)).json()).id;
   pid = processes.pid('server');
@@ -264,6 +269,7 @@ test('queries', async () => {
     ...['/api/files', '/api/uploads', '/api/uploads/info', '/api/processing/estimate', '/api/admin/users'],
     '/api/admin/jobs',
     `/api/files/${path.slice(9)}/content`,
+    `/api/files/${picture}/image`,
   ];
   await attempt(
     targets.flatMap((target) =>
@@ -335,6 +341,7 @@ test('JSON', async () => {
     ['PATCH', `/api/files/${file}`],
     ['POST', `/api/files/${file}/process`],
     ['POST', '/api/files/batch'],
+    ['POST', `/api/files/${picture}/image/link`],
   ];
   await attempt(
     targets.flatMap(([method, target]) =>
@@ -411,6 +418,7 @@ test('fields of JSON', async () => {
     ['POST', '/api/me/password', ['currentPassword', 'newPassword'], ''],
     ['PATCH', `/api/files/${file}`, ['filename'], ''],
     ['POST', `/api/files/${file}/process`, ['priority', 'settings'], ''],
+    ['POST', `/api/files/${picture}/image/link`, ['w', 'h', 'fit', 'format', 'quality', 'dpr'], ''],
     [
       'POST',
       '/api/files/batch',

@@ -160,7 +160,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       status: 'failed',
       attempts: 1,
       error: { step: 'verify', code: 'checksum_mismatch' },
-      links: { content: null, thumbnails: null },
+      links: { content: null, image: null, thumbnails: null },
     });
     expect((await user.fetch(`/api/files/${file.id}/content`)).status).toBe(409);
     expect((await timeline(file.id)).at(-1)).toBe('file.failed');
@@ -171,7 +171,7 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
     expect(file).toMatchObject({
       status: 'infected',
       error: { step: 'scan', code: 'infected' },
-      links: { content: null, thumbnails: null },
+      links: { content: null, image: null, thumbnails: null },
     });
     expect((await user.fetch(`/api/files/${file.id}/content`)).status).toBe(403);
     expect((await timeline(file.id)).at(-1)).toBe('file.infected');

@@ -78,6 +78,7 @@ test.each(routes.map((route) => [`${route.method} ${route.path}`, route] as cons
 /** They are given a password, or they change nothing. */
 const WITHOUT_KEY = [
   'post /api/me/password',
+  'post /api/files/:id/image/link',
   'post /api/processing/settings/validate',
   'post /api/events/link',
   'post /api/admin/hooks/test',

@@ -56,7 +56,7 @@ describe.each(FORMS)('POST /api/files on %s', (_name, openForm) => {
       declaredType: 'image/jpeg',
       sha256: sha256(photograph),
       status: 'pending',
-      links: { content: null, thumbnails: null },
+      links: { content: null, image: null, thumbnails: null },
     });
     const done = await expectCompletedOnce(processes, user, file?.id ?? '', photograph);
     expect(done).toMatchObject({ filename: 'phare.jpg', detectedType: 'image/jpeg', warnings: [] });

@@ -234,6 +234,17 @@ describe('processing', () => {
       expect(lowBlue).toBeGreaterThan(lowRed + 100);
     });
 
+    it('has a placeholder of its colour, in lists too', async () => {
+      const { thumbhash, color } = file.placeholder ?? {};
+      expect(thumbhash).toMatch(/^[A-Za-z0-9+/]{24,40}=*$/);
+      // Its halves are red and blue.
+      const [red = 0, green = 0, blue = 0] = Buffer.from(color?.slice(1) ?? '', 'hex');
+      expect(Math.max(red, blue) - Math.min(red, blue)).toBeGreaterThan(150);
+      expect(green).toBeLessThan(60);
+      const { items } = await user.get('/api/files');
+      expect(items.find(({ id }: FileJson) => id === file.id).placeholder).toEqual(file.placeholder);
+    });
+
     it('serves the original as it was sent', async () => {
       const answer = await user.fetch(`/api/files/${file.id}/content`);
       expect(sha256(Buffer.from(await answer.arrayBuffer()))).toBe(sha256(photograph));
@@ -311,6 +322,7 @@ describe('processing', () => {
         thumbnails: { state: 'skipped', reason: 'not an image' },
       });
       expect(file.links.thumbnails).toBeNull();
+      expect(file.placeholder).toBeNull();
     },
   );
 
@@ -428,7 +440,7 @@ describe('processing', () => {
       status: 'infected',
       metadata: {},
       error: { step: 'scan', code: 'infected', detail: 'Found: EICAR test string' },
-      links: { content: null, thumbnails: null },
+      links: { content: null, image: null, thumbnails: null },
     });
     expect(Object.keys(file.steps).sort()).toEqual(['scan', 'sniff', 'verify']);
     for (const path of ['content', 'content?download=1', 'thumbnails/small']) {

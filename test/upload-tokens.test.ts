@@ -327,7 +327,7 @@ describe('limits', () => {
     expect(file).toMatchObject({ status: 'failed', error: { step: 'sniff', code: 'type_not_allowed' } });
     expect(file.error?.detail).toMatch(found);
     expect(file.attempts).toBe(1);
-    expect(file.links).toEqual({ content: null, thumbnails: null });
+    expect(file.links).toEqual({ content: null, image: null, thumbnails: null });
     expect((await owner.fetch(`/api/files/${id}/content`)).status).toBe(409);
     expect(await findFile(processes, id)).toMatchObject({ clean: false });
   });

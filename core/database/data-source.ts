@@ -32,6 +32,8 @@ import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
 import { Settings1763989000000 } from '../../migrations/1763989000000-settings.js';
+import { Placeholders1763990000000 } from '../../migrations/1763990000000-placeholders.js';
+import { Variants1763990000001 } from '../../migrations/1763990000001-variants.js';
 import { Quarantine1763994000000 } from '../../migrations/1763994000000-quarantine.js';
 import { Rescans1763994000001 } from '../../migrations/1763994000001-rescans.js';
 import { Scrub1763994000002 } from '../../migrations/1763994000002-scrub.js';
@@ -109,6 +111,8 @@ export async function openDatabase(
       LogLevel1763987000000,
       Derived1763988000000,
       Settings1763989000000,
+      Placeholders1763990000000,
+      Variants1763990000001,
       Quarantine1763994000000,
       Rescans1763994000001,
       Scrub1763994000002,

@@ -9,6 +9,7 @@ import type { PurgeReason } from '../events/types.js';
 import { releaseQuota } from '../uploads/quota.js';
 import { stopAttempt } from './attempt.js';
 import { releaseBlobs } from './blobs.js';
+import { dropVariants } from './variants.js';
 
 /* The end of a file: into the trash, or for good. */
 
@@ -32,7 +33,7 @@ export async function trashFile(database: DataSource, id: string, actor: Actor):
 }
 
 /**
- * Removes the rows of a file and of its derivatives, in the caller's transaction.
+ * Removes the rows of a file, of its derivatives and of its variants, in the caller's transaction.
  * @param actor undefined: the system itself
  * @param reason why the system does it
  * @returns ids of the blobs that lost a reference, for deleteUnreferencedBlobs after the commit
@@ -53,6 +54,7 @@ export async function purgeFile(
   );
   const [file] = await queryEntities(manager, File, 'DELETE FROM files WHERE id = $1 RETURNING *', [id]);
   if (!file) return [];
+  const variants = await dropVariants(manager, id);
   const blobIds = [file.blobId, ...derivatives.map((derivative) => derivative.blobId)];
   await releaseBlobs(manager, blobIds);
   if (file.status === 'processing') await stopAttempt(manager, file);
@@ -60,5 +62,5 @@ export async function purgeFile(
   if (!file.deletedAt) await releaseQuota(manager, file.ownerId, file.size);
   const data = reason ? { reason } : {};
   await appendEvents(manager, [{ type: 'file.purged', subjectId: id, ownerId: file.ownerId, actor, data }]);
-  return blobIds;
+  return [...blobIds, ...variants];
 }

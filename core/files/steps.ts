@@ -3,6 +3,7 @@ import { Derivative } from '../database/entities/derivative.js';
 import { File, type Problem, type StepRecord, type WaitingStep } from '../database/entities/file.js';
 import { countChanged, execute, queryEntities, queryRows } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
+import type { Placeholder } from '../media/placeholder.js';
 import { AttemptOver, type FileRun, type Run } from './attempt.js';
 import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
 
@@ -32,6 +33,7 @@ export interface Facts {
   /** Merged into the metadata of other steps. */
   metadata?: Record<string, unknown>;
   derivatives?: NewDerivative[];
+  placeholder?: Placeholder;
   /** Names of derivatives that an earlier run may have made, and that the file does not have any more. */
   withdrawn?: string[];
   warnings?: Problem[];
@@ -211,6 +213,7 @@ async function writeSteps(
          detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
          sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
          metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
+         thumbhash = coalesce($14, thumbhash), dominant_color = coalesce($15, dominant_color),
          corrupted_at = CASE WHEN $8 IS NULL THEN corrupted_at END,
          eta_seconds = $13, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
@@ -228,6 +231,8 @@ async function writeSteps(
       JSON.stringify(facts.flatMap(({ warnings }) => warnings ?? [])),
       file.attempts,
       next.etaSeconds,
+      merged.placeholder?.thumbhash ?? null,
+      merged.placeholder?.color ?? null,
     ],
   );
   if (changed === 0) throw endOf(file);

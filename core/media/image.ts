@@ -48,6 +48,14 @@ export function checkSize(
   }
 }
 
+/**
+ * The scale at which an image is decoded: other images than JPEG at full size.
+ * @param shrink how many pixels of the image become one in each direction
+ */
+export function scaleFor({ format }: Pick<Metadata, 'format'>, shrink: number): number {
+  return format === 'jpeg' ? (JPEG_SCALES.find((scale) => shrink >= scale) ?? 1) : 1;
+}
+
 /** The marker that a JPEG ends with. */
 const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
 

@@ -2,6 +2,7 @@ import { detectType } from './detect.js';
 import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
 import { optimizeImage } from './optimize.js';
+import { renderImage } from './render.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
 import { readWaveform } from './wav.js';
@@ -15,6 +16,7 @@ export const TASKS = {
   media: readMedia,
   metadata: readMetadata,
   optimize: optimizeImage,
+  render: renderImage,
   thumbnails: makeThumbnails,
   type: detectType,
   waveform: readWaveform,

@@ -2,7 +2,8 @@ import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
 import { PART, toDecodable } from './decodable.js';
 import { findLargestJpeg } from './embedded-jpeg.js';
-import { checkSize, decoding, JPEG_SCALES, readHeader, reasonOf, withEnd } from './image.js';
+import { checkSize, decoding, readHeader, reasonOf, scaleFor, withEnd } from './image.js';
+import { makePlaceholder, type Pixels, type Placeholder } from './placeholder.js';
 import { type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
@@ -29,13 +30,10 @@ interface Thumbnail {
 
 export interface Thumbnails {
   thumbnails: Thumbnail[];
+  /** Absent if all of the image is transparent. */
+  placeholder?: Placeholder;
   /** Why they show only a part of the image. */
   damage?: string;
-}
-
-interface Pixels {
-  data: Buffer;
-  info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
 }
 
 interface Decoded {
@@ -45,7 +43,7 @@ interface Decoded {
 }
 
 /**
- * Decodes an image once, at the largest size, and makes the smaller ones from that.
+ * Decodes an image once, at the largest size, and makes the smaller ones and the placeholder from that.
  * @throws {AppError} unreadable, too_many_pixels, too_much_memory
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
@@ -61,7 +59,8 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
       .toBuffer({ resolveWithObject: true });
     thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
-  return { thumbnails, ...(damage ? { damage } : {}) };
+  const placeholder = await makePlaceholder(pixels);
+  return { thumbnails, ...(placeholder ? { placeholder } : {}), ...(damage ? { damage } : {}) };
 }
 
 /** @throws {AppError} unreadable, too_many_pixels, too_much_memory */
@@ -89,10 +88,8 @@ async function decodePreview({ bytes, limits }: TaskInput, error: unknown): Prom
   return { pixels, damage: `Only the preview in the image could be decoded. ${error.detail}` };
 }
 
-/** A JPEG is decoded at a reduced scale; other images are decoded at full size. */
-function scaleOf({ width, height, format }: Metadata): number {
-  const fits = (scale: number) => Math.max(width, height) >= LARGEST * scale;
-  return format === 'jpeg' ? (JPEG_SCALES.find(fits) ?? 1) : 1;
+function scaleOf(header: Metadata): number {
+  return scaleFor(header, Math.max(header.width, header.height) / LARGEST);
 }
 
 /** Decodes the image as if it were complete; if that fails, decodes as much as possible. */

@@ -20,7 +20,7 @@ import type { Lease } from './lease.js';
  * has its bytes and counts until it is deleted. A transaction that changes one side changes the other side too.
  *
  * A transaction that locks rows of several tables locks them in this order, to avoid deadlocks: upload_tokens, uploads,
- * files, derivatives, the bytes of an owner (files/duplicates.ts), blobs, users, sessions. New rows (events, keys, upload
+ * files, derivatives, variants, the bytes of an owner (files/duplicates.ts), blobs, users, sessions. New rows (events, keys, upload
  * tokens) can be written at any time, because no other transaction waits for them. Several rows of users are locked in the
  * order of their ids. Several rows of uploads are locked in the order of their ids, with SKIP LOCKED, or where nothing
  * else is locked after them.

@@ -19,6 +19,12 @@ export const stepRecord = z.object({
 
 const links = z.object({
   content: z.string().nullable().describe('Null until the file may be shown'),
+  image: z
+    .string()
+    .nullable()
+    .describe(
+      'GET /api/files/{id}/image, to which `&w=` and so on can be added; null for what is not rendered',
+    ),
   thumbnails: z.record(z.string(), z.string()).nullable().describe('By size: small, medium, large'),
 });
 
@@ -32,6 +38,11 @@ const derived = z.object({
     .string()
     .nullable()
     .describe('A signed address, which expires; null while the file may not be shown'),
+});
+
+const placeholder = z.object({
+  thumbhash: z.string().describe('Base64 of a ThumbHash, from which a page makes a blurred image'),
+  color: z.string().describe('The colour of most of the image, such as `#804020`'),
 });
 
 const delivery = z.object({
@@ -59,6 +70,9 @@ export const file = z
     attempts,
     steps: z.record(z.string(), stepRecord).describe('How each step ended, by its name'),
     metadata: z.record(z.string(), z.unknown()),
+    placeholder: placeholder
+      .nullable()
+      .describe('Stands in the place of an image until it is loaded; null for what has no thumbnails'),
     settings: z
       .record(z.string(), z.unknown())
       .nullable()

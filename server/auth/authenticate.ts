@@ -7,7 +7,7 @@ import { isApiKey, verifyApiKey } from './api-keys.js';
 import { type Action, can } from './can.js';
 import { isExternal, type VerifyExternal } from './external.js';
 import type { Keys } from './keys.js';
-import { isLinkOver, isLinkValid, readCallerLink } from './links.js';
+import { isFixedLinkValid, isLinkOver, isLinkValid, readCallerLink } from './links.js';
 import type { AdmitLocal } from './local.js';
 import { actorOf, type Principal } from './principal.js';
 import type { Refusals } from './refusals.js';
@@ -87,7 +87,12 @@ export function createAuthenticate(deps: AuthenticateDeps): Authenticate {
 
   function opensByLink(req: Request, kind: LinkAccess, token: string): boolean {
     const path = req.baseUrl + req.path;
-    if (kind === 'resource') return isLinkValid(path, token, keys.link);
+    if (kind === 'resource') {
+      if (isLinkValid(path, token, keys.link)) return true;
+      if (!isFixedLinkValid(path, req.query, token, keys.link)) return false;
+      req.hasFixedParameters = true;
+      return true;
+    }
     const caller = readCallerLink(path, token, keys.link);
     if (caller) req.principal = caller;
     return caller !== undefined;

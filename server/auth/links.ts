@@ -6,7 +6,8 @@ import type { Principal } from './principal.js';
  * Signed links grant access to exactly one path until they expire. They serve places that cannot send a header (<img>,
  * <video>, EventSource, a download by the browser).
  *
- * `?token=<expiry>.<signature>` opens a resource, whoever has the link. `?token=<expiry>.<caller>.<signature>` opens a
+ * `?token=<expiry>.<signature>` opens a resource, whoever has the link. The signature may cover the other parameters too: then
+ * the link opens the resource with exactly these. `?token=<expiry>.<caller>.<signature>` opens a
  * path that shows each caller something else, and names the caller: the user, and the session or the API key that made
  * the link. Neither kind passes for the other.
  */
@@ -33,6 +34,38 @@ export function isLinkValid(path: string, token: string, key: KeyObject, now = D
   const [, expiryText, signature] = /^(\d{1,12})\.([\w-]{43})$/.exec(token) ?? [];
   if (!expiryText || !signature || Number(expiryText) * 1000 < now) return false;
   return isSigned(path, Number(expiryText), signature, key);
+}
+
+/** Makes a link to `path` with these parameters, which cannot be changed. It is valid for 15 to 30 minutes. */
+export function signFixedLink(
+  path: string,
+  parameters: Readonly<Record<string, string>>,
+  key: KeyObject,
+  now = Date.now(),
+): { url: string; expiresAt: Date } {
+  const expiry = nextExpiry(now);
+  const query = new URLSearchParams(parameters);
+  const signature = signatureOf(fixed(path, parameters), expiry, key).toString('base64url');
+  query.set('token', `${expiry}.${signature}`);
+  return { url: `${path}?${query}`, expiresAt: new Date(expiry * 1000) };
+}
+
+/** Whether `token` grants access to `path` with exactly these parameters now. @param query also has the token */
+export function isFixedLinkValid(
+  path: string,
+  query: Readonly<Record<string, unknown>>,
+  token: string,
+  key: KeyObject,
+  now = Date.now(),
+): boolean {
+  const { token: _, ...parameters } = query;
+  return isLinkValid(fixed(path, parameters), token, key, now);
+}
+
+/** The path and its parameters in a form that does not depend on their order. */
+function fixed(path: string, parameters: Readonly<Record<string, unknown>>): string {
+  const sorted = Object.entries(parameters).sort(([one], [other]) => (one < other ? -1 : 1));
+  return `${path}\n${JSON.stringify(sorted)}`;
 }
 
 /** The expiry, and the caller: a user, and `s` with a session or `k` with a key. */

@@ -25,6 +25,8 @@ declare global {
     interface Request {
       /** Set by authenticate(), except on public routes and with a signed link. */
       principal?: Principal;
+      /** Set by authenticate() if a signed link covers the parameters of the request too. */
+      hasFixedParameters?: true;
     }
   }
 }

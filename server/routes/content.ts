@@ -38,7 +38,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
     const inline = INLINE.test(found.contentType);
     res.setHeader('Cache-Control', 'private, max-age=3600');
     await sendContent(req, res, storage, {
-      blob: found.blob,
+      body: found.blob,
       type: found.contentType,
       disposition: inline ? 'inline' : 'attachment',
       etag: found.blobId,
@@ -74,7 +74,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         });
         res.setHeader('Cache-Control', 'private, no-cache');
         await sendContent(req, res, storage, {
-          blob,
+          body: blob,
           type: type === 'text/plain' ? textType(file) : type,
           disposition,
           etag: file.sha256 ?? blob.id,

@@ -5,6 +5,7 @@ import { listDeliveries, type StoredDelivery } from '../../core/delivery/records
 import { findTwin } from '../../core/files/duplicates.js';
 import { listDerivatives, type StoredDerivative } from '../../core/files/queries.js';
 import { endedSteps } from '../../core/files/steps.js';
+import { isRendered } from '../../core/media/rendering.js';
 import type { file as fileAnswer, sentFile } from '../answers/files.js';
 import { can } from '../auth/can.js';
 import type { Keys } from '../auth/keys.js';
@@ -87,6 +88,8 @@ function fileJson(
     attempts: attemptsOf(file),
     steps: endedSteps(file),
     metadata: file.metadata,
+    placeholder:
+      file.thumbhash && file.dominantColor ? { thumbhash: file.thumbhash, color: file.dominantColor } : null,
     settings: file.settings,
     warnings: file.warnings,
     error: file.error,
@@ -108,6 +111,7 @@ function fileJson(
       .map(({ destination, address, deliveredAt }) => ({ destination, address, at: deliveredAt })),
     links: {
       content: isShown ? signLink(`${path}/content`, linkKey) : null,
+      image: isShown && isRendered(file.detectedType) ? signLink(`${path}/image`, linkKey) : null,
       thumbnails:
         thumbnails.length > 0 && isShown
           ? Object.fromEntries(

@@ -1,10 +1,11 @@
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Request, Response } from 'express';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
 import { hasLink, linkToBlob, openBlob, type StoredBlob } from '../../core/files/blobs.js';
 import type { Storage } from '../../core/storage/storage.js';
-import { chosenRange, isPreconditionMet, isUnchanged, listsTag } from '../http/conditions.js';
+import { chosenRange, isPreconditionMet, isUnchanged, listsTag, type Range } from '../http/conditions.js';
 import { allowEmbedding } from '../http/security-headers.js';
 import { writeDigest } from '../ietf/fields.js';
 import { reprSha256Preference } from '../ietf/request.js';
@@ -13,7 +14,8 @@ import { type Answers, EMPTY } from './answers.js';
 /* What the routes share that answer with stored bytes: of a file itself, or derived from it. */
 
 export interface Content {
-  blob: StoredBlob;
+  /** Stored, or in memory. */
+  body: StoredBlob | Uint8Array;
   type: string;
   /** Content-Disposition. */
   disposition: string;
@@ -73,13 +75,14 @@ export async function sendContent(
   storage: Storage,
   content: Content,
 ): Promise<void> {
-  const { blob, type, modified } = content;
-  const { size } = blob;
+  const { body, type, modified } = content;
+  const blob = body instanceof Uint8Array ? undefined : body;
+  const size = body instanceof Uint8Array ? body.byteLength : body.size;
   const etag = `"${content.etag}"`;
   const validators = { etag, modified };
   // The answers of the store have validators of their own. A client that names ours gets the bytes from here.
   const fromStore =
-    req.method === 'GET' && hasLink(storage.blobs, blob) && !listsTag(req.get('If-Match'), etag);
+    blob && req.method === 'GET' && hasLink(storage.blobs, blob) && !listsTag(req.get('If-Match'), etag);
   allowEmbedding(res);
   res.setHeader('Content-Type', type);
   res.setHeader('Content-Disposition', content.disposition);
@@ -97,12 +100,12 @@ export async function sendContent(
     res.setHeader('Content-Range', `bytes */${size}`);
     throw new AppError('range_not_satisfiable', { detail: `The file has ${size} bytes` });
   }
-  if (fromStore) {
+  if (fromStore && blob) {
     const answer = { contentType: type, contentDisposition: content.disposition };
     const address = await linkToBlob(storage.blobs, blob, answer);
     if (address !== undefined) return redirect(res, address);
   }
-  const bytes = req.method === 'HEAD' ? undefined : await openBlob(storage.blobs, blob, range);
+  const bytes = req.method === 'HEAD' ? undefined : await open(storage, body, range);
   // Of the whole content, whichever part of it is sent (RFC 9530, 3).
   if (content.sha256 && reprSha256Preference(req) !== 0) {
     res.setHeader('Repr-Digest', writeDigest('sha-256', Buffer.from(content.sha256, 'hex')));
@@ -122,6 +125,16 @@ export async function sendContent(
     // The client is gone, and the pipeline has stopped reading.
     if (!res.destroyed || res.errored) throw error;
   }
+}
+
+async function open(
+  { blobs }: Storage,
+  body: StoredBlob | Uint8Array,
+  range: Range | undefined,
+): Promise<Readable> {
+  if (!(body instanceof Uint8Array)) return openBlob(blobs, body, range);
+  const part = range ? body.subarray(range.start, range.end + 1) : body;
+  return Readable.from(part.byteLength > 0 ? [part] : []);
 }
 
 /**

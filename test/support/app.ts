@@ -13,6 +13,7 @@ import { deriveKeys } from '../../server/auth/keys.js';
 import { createRefusals } from '../../server/auth/refusals.js';
 import { createChecks } from '../../server/health/checks.js';
 import { createDrain } from '../../server/http/drain.js';
+import { openImages } from '../../server/images/images.js';
 import { createLimits } from '../../server/limits/limits.js';
 import { openStreams } from '../../server/live/streams.js';
 import { createDatabase, type TestDatabase } from './database.js';
@@ -55,6 +56,10 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     log,
   });
   const streams = await openStreams({ ...services, log });
+  const images = openImages(
+    { ...services, log },
+    { count: 1, timeoutSeconds: 60, maxImagePixels: config.maxImagePixels, memory: config.parserMemory },
+  );
   const deps: AppDeps = {
     ...config,
     ...services,
@@ -65,6 +70,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
     refusals,
     limits,
     streams,
+    images,
     checks: createChecks(services),
     hooks,
     pageDir: join(folder, 'no page'),
@@ -83,6 +89,7 @@ export async function startApp(hooks: UploadHooks): Promise<TestApp> {
       await refusals.flush();
       await limits.close();
       await streams.close();
+      await images.close();
       await services.close();
       await test.drop();
       await rm(folder, { recursive: true, force: true });

@@ -18,6 +18,7 @@ export interface FileJson {
   steps: Record<string, { state: string; ms: number; reason?: string }>;
   // biome-ignore lint/suspicious/noExplicitAny: the tests look into it at many places
   metadata: any;
+  placeholder: { thumbhash: string; color: string } | null;
   warnings: { step: string; code: string; detail: string }[];
   error: { step: string; code: string; detail: string } | null;
   createdAt: string;
@@ -33,7 +34,7 @@ export interface FileJson {
   }[];
   deliveries: { destination: string; address: string; at: string }[];
   settings: object | null;
-  links: { content: string | null; thumbnails: Record<string, string> | null };
+  links: { content: string | null; image: string | null; thumbnails: Record<string, string> | null };
 }
 
 export interface TestUser {

@@ -476,7 +476,7 @@ export const PATHS = [
 export const QUERIES = [
   ...[
     ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'status', 'type', 'from', 'to'],
-    ...['minSize', 'maxSize', 'deleted', 'size', 'settings'],
+    ...['minSize', 'maxSize', 'deleted', 'size', 'settings', 'w', 'h', 'fit', 'format', 'quality', 'dpr'],
   ].flatMap((name) => [
     ...[
       `${name}=`,

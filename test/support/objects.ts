@@ -65,6 +65,7 @@ export async function listBlobs({ database }: HasDatabase): Promise<BlobRow[]> {
     `SELECT coalesce(objects, jsonb_build_array(jsonb_build_object('key', key, 'size', size))) AS objects, refs,
        (SELECT count(*)::integer FROM files WHERE blob_id = blobs.id) +
        (SELECT count(*)::integer FROM derivatives WHERE blob_id = blobs.id) +
+       (SELECT count(*)::integer FROM variants WHERE blob_id = blobs.id) +
        (SELECT count(*)::integer FROM uploads WHERE blob_id = blobs.id) AS used
      FROM blobs`,
   );

@@ -6,6 +6,7 @@ import type { PurgeRule } from '../../core/files/overdue.js';
 import { quarantineInfected } from '../../core/files/quarantine.js';
 import { RESCAN_WANTED } from '../../core/files/rescans.js';
 import { addChanges } from '../../core/files/totals.js';
+import { dropOldVariants } from '../../core/files/variants.js';
 import { forgetOldKeys } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
 import { putOff } from '../../core/retries.js';
@@ -73,6 +74,7 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     ...overdueParts(deps),
     'deliveries forgotten': () => forgetDeliveries(deps.database),
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
+    'rendered images dropped': () => dropOldVariants(deps.database),
     'infected blobs moved into quarantine': () => quarantineInfected(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),

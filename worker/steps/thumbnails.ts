@@ -3,7 +3,7 @@ import type { Thumbnails } from '../../core/media/thumbnails.js';
 import type { DerivativeStore } from '../content.js';
 import { ONLY_IMAGES, type Step } from './step.js';
 
-/** Makes three WebP images, upright and never larger than the original. */
+/** Makes three WebP images, upright and never larger than the original, and a placeholder. */
 export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeStore }): Step {
   return {
     name: 'thumbnails',
@@ -14,9 +14,16 @@ export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeS
       // An image that waits for room on the disk must not be decoded at each try.
       await derivatives.requireRoom();
       const made = await decode('thumbnails');
-      const { damage } = made;
+      const { placeholder, damage } = made;
       const warnings = damage ? [{ step: 'thumbnails', code: 'damaged', detail: damage }] : [];
-      return { outcome: 'done', facts: { derivatives: await storeThumbnails(derivatives, made), warnings } };
+      return {
+        outcome: 'done',
+        facts: {
+          derivatives: await storeThumbnails(derivatives, made),
+          warnings,
+          ...(placeholder ? { placeholder } : {}),
+        },
+      };
     },
   };
 }

@@ -10,8 +10,8 @@ export interface BlobObject {
 }
 
 /**
- * An immutable sequence of bytes, kept as an ordered list of stored objects, usually one. Files and derivatives refer to
- * blobs; `refs` counts the references. The row is written before the objects, so a crash leaves a row without a
+ * An immutable sequence of bytes, kept as an ordered list of stored objects, usually one. Files, derivatives and variants refer
+ * to blobs; `refs` counts the references. The row is written before the objects, so a crash leaves a row without a
  * reference, never an object without a row. The reconciler deletes blobs without a reference. Only core/files/blobs.ts
  * reads `key` and `objects`.
  */

@@ -143,6 +143,13 @@ export class File {
   @Column('jsonb')
   metadata: Record<string, unknown>;
 
+  /** What stands in the place of an image until it is there, as in core/media/placeholder.ts; null: there is none. */
+  @Column('text', { nullable: true })
+  thumbhash: string | null;
+
+  @Column('text', { name: 'dominant_color', nullable: true })
+  dominantColor: string | null;
+
   /** Problems that do not make the file unusable. */
   @Column('jsonb')
   warnings: Problem[];
