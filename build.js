@@ -18,6 +18,7 @@ const packageInputs = ['package-lock.json', 'package.json', 'build.js'];
 const unbundled = [
   '@bull-board/api',
   '@bull-board/express',
+  '@embedpdf/pdfium',
   '@node-rs/argon2',
   '@opentelemetry/api',
   '@opentelemetry/core',

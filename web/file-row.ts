@@ -19,6 +19,7 @@ const STEP_WORDS: Record<string, string> = {
   scan: 'Scanning for malware',
   metadata: 'Reading metadata',
   thumbnails: 'Making thumbnails',
+  document: 'Reading the document',
   optimize: 'Optimising',
 };
 

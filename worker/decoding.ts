@@ -4,7 +4,7 @@ import type { ParserSession } from '../core/media/parsers.js';
 import type { TaskName } from '../core/media/tasks.js';
 import { traced } from '../core/tracing/tracer.js';
 import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
-import { sourceOf } from './content.js';
+import { endsOf, sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
 import type { KnownFile, Later, Outcome, Step, StepContext } from './steps/step.js';
 
@@ -62,8 +62,12 @@ async function runStep(
     await recordWaiting(deps.database, attempt.file, step.name, deadline);
     expected = deadline;
   };
+  const decodeEnds: ParserSession['run'] = (name, ...options) =>
+    deps.parsers.run(name, endsOf(deps.storage, attempt.blob), attempt.signal, ...options);
   try {
-    const outcome = missed ? unanswered(missed) : await outcomeOf(attempt, step, { decode, expectAnswer });
+    const outcome = missed
+      ? unanswered(missed)
+      : await outcomeOf(attempt, step, { decode, decodeEnds, expectAnswer });
     if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
     if (!expected) throw new Error(`the step ${step.name} did not call expectAnswer()`);
     return expected;
@@ -83,7 +87,7 @@ async function runStep(
 async function outcomeOf(
   { file, signal, log }: Attempt,
   step: Step,
-  tools: Pick<StepContext, 'decode' | 'expectAnswer'>,
+  tools: Pick<StepContext, 'decode' | 'decodeEnds' | 'expectAnswer'>,
 ): Promise<Outcome | Later> {
   if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
   return step.run({ file, signal, log, ...tools });

@@ -25,6 +25,7 @@ import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
+import { createDocumentStep } from './steps/document.js';
 import { createMetadataStep } from './steps/metadata.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
@@ -60,6 +61,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     memory: config.parserMemory,
     log,
   });
+  const derivatives = createDerivativeStore({ database, storage });
   const steps: Steps = {
     reading: [
       createVerifyStep(),
@@ -68,7 +70,8 @@ async function start(config: Readonly<Config>): Promise<void> {
     ],
     decoding: [
       createMetadataStep(),
-      createThumbnailsStep({ derivatives: createDerivativeStore({ database, storage }) }),
+      createThumbnailsStep({ derivatives }),
+      createDocumentStep({ derivatives }),
     ],
   };
   const dependencies = watchDependencies({

@@ -66,6 +66,8 @@ function nodeFlags(): string[] {
     '--allow-addons',
     ...[...folders, ...realPaths('../../../package.json')].map((path) => `--allow-fs-read=${path}`),
     `--max-old-space-size=${HEAP_MIB}`,
+    // So that a task can free the memory of the task before it, which counts against its limit.
+    '--expose-gc',
   ];
 }
 

@@ -1,4 +1,5 @@
 import { detectType } from './detect.js';
+import { describeDocument } from './documents/description.js';
 import { readMetadata } from './metadata.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
@@ -9,6 +10,7 @@ import { makeThumbnails } from './thumbnails.js';
  * needs to be told more than the content takes it as its second parameter: plain data.
  */
 export const TASKS = {
+  document: describeDocument,
   metadata: readMetadata,
   thumbnails: makeThumbnails,
   type: detectType,

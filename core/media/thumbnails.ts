@@ -10,7 +10,8 @@ const SIZES = [
   { name: 'small', side: 200 },
 ] as const;
 
-const LARGEST = SIZES[0].side;
+/** Longest side of the largest, in pixels. */
+export const LARGEST = SIZES[0].side;
 
 const QUALITY = 78;
 
@@ -25,7 +26,7 @@ const PART = 'Only a part of the image could be decoded';
 /** The marker that a JPEG ends with. */
 const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
 
-interface Thumbnail {
+export interface Thumbnail {
   name: string;
   bytes: Uint8Array;
   /** Pixels. */
@@ -39,8 +40,8 @@ export interface Thumbnails {
   damage?: string;
 }
 
-interface Pixels {
-  data: Buffer;
+export interface Pixels {
+  data: Uint8Array;
   info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
 }
 
@@ -56,6 +57,11 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   const { pixels, damage } = filled
     ? { pixels: await decoding(readPixels(filled, 'none')), damage: `${PART}: bytes are missing at the end` }
     : await decode(input.bytes, header);
+  return { thumbnails: await scaleDown(pixels), ...(damage ? { damage } : {}) };
+}
+
+/** Makes the thumbnails of all sizes. */
+export async function scaleDown(pixels: Pixels): Promise<Thumbnail[]> {
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
     const { data, info } = await sharp(pixels.data, { raw: pixels.info })
@@ -64,7 +70,7 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
       .toBuffer({ resolveWithObject: true });
     thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
-  return { thumbnails, ...(damage ? { damage } : {}) };
+  return thumbnails;
 }
 
 /**

@@ -37,6 +37,8 @@ export interface StepContext {
   file: KnownFile;
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
+  /** The same for a task that needs only the first HEAD bytes of a larger object, and its end. They follow on each other. */
+  decodeEnds: ParserSession['run'];
   /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
    * step that does not wait is dropped.
