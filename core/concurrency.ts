@@ -65,16 +65,30 @@ export async function forEachOf<T>(
   await Promise.all(Array.from({ length: limit }, work));
 }
 
-/** Runs work as soon as its turn comes. */
-export type Limiter = <T>(work: () => Promise<T>) => Promise<T>;
+/** Runs work as soon as its turn comes. A signal that aborts before ends the waiting: @throws its reason */
+export type Limiter = <T>(work: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
 
 /** @returns a limiter that runs `limit` pieces of work at once, in order of arrival. They must not wait for each other. */
 export function createLimiter(limit: number): Limiter {
   const waiting: (() => void)[] = [];
   let running = 0;
-  return async (work) => {
+  const turn = (signal: AbortSignal | undefined) =>
+    new Promise<void>((resolve, reject) => {
+      const take = () => {
+        signal?.removeEventListener('abort', leave);
+        resolve();
+      };
+      const leave = () => {
+        waiting.splice(waiting.indexOf(take), 1);
+        reject(signal?.reason);
+      };
+      signal?.addEventListener('abort', leave, { once: true });
+      waiting.push(take);
+    });
+  return async (work, signal) => {
+    signal?.throwIfAborted();
     if (running < limit) running++;
-    else await new Promise<void>((resolve) => waiting.push(resolve));
+    else await turn(signal);
     try {
       return await work();
     } finally {

@@ -19,7 +19,6 @@ import {
   recordUploads,
   register,
   signIn,
-  startUpload,
 } from './support/page.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
@@ -297,9 +296,8 @@ describe('the session', () => {
       mimeType: 'text/plain',
       buffer: Buffer.from(`content ${n}`),
     }));
-    await page.locator('#dashboard input[type=file]').first().setInputFiles(files);
-    await startUpload(page, files.length);
-    await page.getByRole('alert').filter({ hasText: 'The server takes no more new uploads' }).waitFor();
+    await page.locator('input[type=file][multiple]').setInputFiles(files);
+    await page.getByRole('status').filter({ hasText: 'The server takes no more new uploads' }).waitFor();
     await until('all files to be uploaded', async () => {
       const { rows } = await processes.database.query(`SELECT id FROM files WHERE filename LIKE 'many-%'`);
       return rows.length === files.length;
@@ -321,11 +319,9 @@ describe('the session', () => {
       return true;
     };
     await choose(page, folder, 'patience.txt', Buffer.from('no hurry'));
-    await startUpload(page);
-    await page.getByRole('alert').filter({ hasText: 'The server takes no more new uploads' }).waitFor();
-    const dashboard = page.locator('#dashboard');
-    await dashboard.getByRole('button', { name: 'Pause', exact: true }).click();
-    await dashboard.getByRole('button', { name: 'Resume', exact: true }).click();
+    await page.getByRole('status').filter({ hasText: 'The server takes no more new uploads' }).waitFor();
+    await page.getByRole('button', { name: 'Pause patience.txt' }).click();
+    await page.getByRole('button', { name: 'Resume patience.txt' }).click();
     await completed(page, 'patience.txt');
     // The refused creation and one more; the retry that waited when the pause began is not sent too.
     expect(creations).toBe(2);
@@ -350,7 +346,6 @@ describe('an access token that expires', () => {
     });
     const content = randomBytes(64 * 1024);
     await choose(page, folder, 'expired.bin', content);
-    await startUpload(page);
     await completed(page, 'expired.bin');
     expect(await sha256Of('expired.bin')).toBe(sha256(content));
     expect(answers).toEqual(['POST 401', 'POST 201', 'PATCH 401', 'HEAD 423', 'HEAD 200', 'PATCH 204']);
@@ -377,9 +372,8 @@ describe('an access token that expires', () => {
       await limitUploads(2 * MiB);
       const content = randomBytes(12 * MiB);
       await choose(page, folder, 'long-way.bin', content);
-      await startUpload(page);
       await page.waitForFunction(() => {
-        const bar = document.querySelector('#dashboard [role=progressbar]');
+        const bar = document.querySelector('.file[data-upload] [role=progressbar]');
         return Number(bar?.getAttribute('aria-valuenow')) >= 30;
       });
 
@@ -572,7 +566,6 @@ describe('the account dialog', () => {
     await row.filter({ hasText: '0 B of 1 MiB' }).waitFor();
 
     await choose(page, folder, 'fits.bin', randomBytes(0.95 * MiB));
-    await startUpload(page);
     await completed(page, 'fits.bin');
     await page.getByText('Your quota is nearly used up: 973 KiB of 1 MiB in use.').waitFor();
     await page.getByRole('button', { name: /^Account/ }).click();
@@ -584,18 +577,15 @@ describe('the account dialog', () => {
     ]);
     await page.getByRole('button', { name: 'Close' }).click();
 
-    await page.locator('#dashboard').getByRole('button', { name: 'Done' }).click();
     await choose(page, folder, 'too-much.bin', randomBytes(0.1 * MiB));
-    await startUpload(page);
     await page
-      .getByRole('alert')
-      .filter({ hasText: /too-much\.bin: 996147 of 1048576 bytes are in use.*: delete something first/ })
+      .locator('.file', { hasText: 'too-much.bin' })
+      .filter({ hasText: /996147 of 1048576 bytes are in use.*: delete something first/ })
       .waitFor();
 
     await page.getByRole('button', { name: 'Delete fits.bin' }).click();
-    await page.locator('#confirm').getByRole('button', { name: 'Delete' }).click();
     await page.getByText('Your quota is nearly used up').waitFor({ state: 'detached' });
-    await page.locator('#dashboard').getByRole('button', { name: 'Retry upload' }).first().click();
+    await page.getByRole('button', { name: 'Retry too-much.bin' }).click();
     await completed(page, 'too-much.bin');
   });
 

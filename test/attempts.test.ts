@@ -1,3 +1,5 @@
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { File } from '../core/database/entities/file.js';
 import { type Listener, openListener } from '../core/database/listen.js';
@@ -10,6 +12,7 @@ import { type Parsers, startParsers } from '../core/media/parsers.js';
 import { createMetrics } from '../core/metrics/metrics.js';
 import { openQueue, type ProcessingQueue, type QueuePlace } from '../core/queue/queue.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { type Dependencies, watchDependencies } from '../worker/dependencies.js';
 import { stopEndedRuns } from '../worker/ended-runs.js';
@@ -17,6 +20,7 @@ import { processFile } from '../worker/pipeline.js';
 import { createScanStep } from '../worker/steps/scan.js';
 import type { Step, StepContext } from '../worker/steps/step.js';
 import { createVerifyStep } from '../worker/steps/verify.js';
+import { openWorkFolders, type WorkFolders } from '../worker/work-folders.js';
 import { parts } from './support/bytes.js';
 import { appendToUpload, finishUpload, openLedger, type TestLedger } from './support/ledger.js';
 import { startRedis } from './support/redis.js';
@@ -37,12 +41,19 @@ let ledger: TestLedger;
 let listener: Listener;
 let dependencies: Dependencies;
 let parsers: Parsers;
+let workFolders: WorkFolders;
 
 beforeAll(async () => {
   ledger = await openLedger();
   listener = await openListener(ledger.url, log);
   const { database, storage } = ledger;
   dependencies = watchDependencies({ database, storage, log, onAway() {}, onBack() {} });
+  // No step of these tests works in a folder.
+  workFolders = await openWorkFolders(join(tmpdir(), 'landfall-attempts'), {
+    room: watchDiskRoom(tmpdir(), 0, log),
+    storage,
+    owner: undefined,
+  });
   parsers = startParsers({ count: 0, timeoutSeconds: 60, maxImagePixels: 1, memory: 1024 ** 2, log });
 });
 afterAll(async () => {
@@ -77,7 +88,10 @@ async function work(run: Step['run'], optional = false): Promise<void> {
     concurrency: 1,
     log,
     handle: (job) =>
-      processFile({ database, storage, dependencies, parsers, steps, estimates, metrics, log }, job),
+      processFile(
+        { database, storage, dependencies, parsers, workFolders, steps, estimates, metrics, log },
+        job,
+      ),
   });
   stopWatching = await stopEndedRuns({ database, listener, worker, log });
 }

@@ -135,7 +135,7 @@ describe('a file', () => {
     const { id } = await user.settled(await newFile());
     expect(await user.get(`/api/files/${id}/status`)).toEqual({
       status: 'completed',
-      step: 'thumbnails',
+      step: 'preview',
       progress: 100,
       attempts: 1,
       etaSeconds: 0,

@@ -14,7 +14,7 @@ import { limitUploads, protocolsSeen, recordAnswers } from './support/devtools.j
 import { type Haproxy, startHaproxy } from './support/haproxy.js';
 import { type Http2Connection, openHttp2 } from './support/http2-client.js';
 import { uploadPathOf } from './support/objects.js';
-import { chooseAll, completed, recordFaults, register, startUpload } from './support/page.js';
+import { chooseAll, completed, recordFaults, register } from './support/page.js';
 import { type Part, type Processes, startProcesses } from './support/processes.js';
 import { until } from './support/until.js';
 
@@ -47,14 +47,22 @@ beforeAll(async () => {
   await processes.start('server', proxy.servers[0]);
   await processes.start('server-2', proxy.servers[1]);
   user = await registerUser(() => processes.url);
-  connection = await openHttp2(proxy.url, proxy.certificate, user);
+  await connect();
   await until('the proxy to find a server', async () => {
     return (await connection.send('GET', '/health/ready')).status === 200;
   });
+  connection.session.destroy();
 });
 
+async function connect(): Promise<void> {
+  connection = await openHttp2(proxy.url, proxy.certificate, user);
+}
+
+// Each test has a connection of its own: the proxy closes one that was idle for a minute.
+beforeEach(connect);
+afterEach(() => connection?.session.destroy());
+
 afterAll(async () => {
-  connection?.session.destroy();
   await browser?.close();
   await proxy?.stop();
   await processes?.close();
@@ -322,9 +330,8 @@ test('a browser sends three files at once over one connection, and they outlive 
   await register(page, proxy.url);
   const names = ['one.bin', 'two.bin', 'three.bin'];
   const files = names.map((name): [string, Buffer] => [name, randomBytes(8 * MiB)]);
-  await chooseAll(page, folder, files);
   await limitUploads(devtools, 2 * MiB);
-  await startUpload(page, names.length);
+  await chooseAll(page, folder, files);
   const holders = await until('three uploads to be under way', async () => {
     const { rows } = await processes.database.query(
       'SELECT lease_holder FROM uploads WHERE lease_holder IS NOT NULL AND length = $1',

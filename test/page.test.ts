@@ -16,7 +16,6 @@ import {
   recordFaults,
   recordUploads,
   register,
-  startUpload,
   type UploadRequest,
 } from './support/page.js';
 import { startProcesses } from './support/processes.js';
@@ -77,7 +76,6 @@ test('someone registers, uploads a photograph and sees it completed, with its th
   await expectText('#who', '@example.org');
 
   await choose(page, folder, 'harbour.jpg', await photograph());
-  await startUpload(page);
   await completed(page, 'harbour.jpg');
   await thumbnailShown();
 
@@ -98,7 +96,6 @@ test.each([
     try {
       await register(page, processes.url);
       await choose(page, folder, 'harbour.jpg', Buffer.concat([await photograph(), randomBytes(12 * MiB)]));
-      await startUpload(page);
       await completed(page, 'harbour.jpg');
       await thumbnailShown();
     } finally {
@@ -113,7 +110,6 @@ test('an upload goes on where it was when the connection comes back', async () =
   await register(page, cable.url);
   cable.carryAtMost(8 * MiB);
   await choose(page, folder, 'crossing.bin', randomBytes(24 * MiB));
-  await startUpload(page);
   await uploadedPercent(30);
   await context.setOffline(true);
   await cutOff();
@@ -129,7 +125,6 @@ test('an upload goes on where it was after a reload', async () => {
   await register(page, cable.url);
   cable.carryAtMost(8 * MiB);
   await choose(page, folder, 'reload.bin', randomBytes(24 * MiB));
-  await startUpload(page);
   await uploadedPercent(30);
   await keptForReload();
   const before = uploads.length;
@@ -149,21 +144,23 @@ test('an upload loses no bytes to a refused token or to a server that is away fo
     if (status === undefined) await route.continue();
     else await route.fulfill({ status, contentType: 'application/problem+json', body: '{}' });
   });
-  await startUpload(page);
   await completed(page, 'patient.bin');
   expect(refusals).toEqual({ GET: [], POST: [], PATCH: [], HEAD: [] });
   // There are two creations, the refused one and one more: no refused HEAD made the client begin anew.
   expect(uploads.filter((request) => request.method === 'POST')).toHaveLength(2);
 });
 
-test('a file is deleted after a question', async () => {
+test('a file is deleted at once, and can be brought back', async () => {
   await register(page, cable.url);
   await choose(page, folder, 'short-lived.txt', Buffer.from('gone soon'));
-  await startUpload(page);
   await completed(page, 'short-lived.txt');
 
   await page.getByRole('button', { name: 'Delete short-lived.txt' }).click();
-  await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+  await page.getByText('Nothing here yet').waitFor();
+  await page.getByRole('button', { name: 'Undo' }).click();
+  await completed(page, 'short-lived.txt');
+
+  await page.getByRole('button', { name: 'Delete short-lived.txt' }).click();
   await page.getByText('Nothing here yet').waitFor();
   await page.reload();
   await page.getByText('Nothing here yet').waitFor();
@@ -207,9 +204,8 @@ test('the page fits a phone in the dark', async () => {
 
   await register(page, cable.url);
   await choose(page, folder, `${'a-name-without-any-room-to-breathe-'.repeat(4)}.txt`, Buffer.from('narrow'));
-  await page.getByRole('button', { name: 'Upload 1 file' }).waitFor();
+  await page.locator('.file').waitFor();
   await expectToFit(page);
-  await startUpload(page);
   await page.locator('.file[data-status="completed"]').waitFor();
   await expectToFit(page);
   const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -232,10 +228,10 @@ async function thumbnailShown(): Promise<void> {
   });
 }
 
-/** Waits until the Dashboard has sent this much. */
+/** Waits until the page has sent this much. */
 async function uploadedPercent(least: number): Promise<void> {
   await page.waitForFunction((percent) => {
-    const bar = document.querySelector('#dashboard [role=progressbar]');
+    const bar = document.querySelector('.file[data-upload] [role=progressbar]');
     return Number(bar?.getAttribute('aria-valuenow')) >= percent;
   }, least);
 }

@@ -75,6 +75,8 @@ const WHOLE_TIMELINE = [
   'metadata',
   'thumbnails',
   'document',
+  'media',
+  'preview',
   'file.completed',
 ];
 

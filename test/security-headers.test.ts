@@ -114,15 +114,11 @@ describe('the page', () => {
       await page.getByRole('textbox', { name: 'E-mail' }).fill(`${randomUUID()}@example.org`);
       await page.locator('#password').fill(PASSWORD);
       await page.getByRole('button', { name: 'Create account' }).click();
-      await page
-        .locator('#dashboard input[type=file]')
-        .first()
-        .setInputFiles({
-          name: 'a.jpg',
-          mimeType: 'image/jpeg',
-          buffer: await makeJpeg({ width: 300, height: 200 }),
-        });
-      await page.getByRole('button', { name: 'Upload 1 file' }).click();
+      await page.locator('input[type=file][multiple]').setInputFiles({
+        name: 'a.jpg',
+        mimeType: 'image/jpeg',
+        buffer: await makeJpeg({ width: 300, height: 200 }),
+      });
       await page.waitForFunction(
         () => (document.querySelector<HTMLImageElement>('.file .thumb img')?.naturalWidth ?? 0) > 0,
       );

@@ -49,7 +49,9 @@ test('an upload, its job and its steps are one trace, that of the caller; stoppi
     'POST /uploads',
     'job',
     'settle',
-    ...['document', 'metadata', 'scan', 'sniff', 'thumbnails', 'verify'].map((step) => `step ${step}`),
+    ...['document', 'media', 'metadata', 'preview', 'scan', 'sniff', 'thumbnails', 'verify'].map(
+      (step) => `step ${step}`,
+    ),
   ]);
   expect(mine).toHaveLength(byName.size);
   expect(parentOf('POST /uploads')).toBe(caller.spanId);

@@ -7,6 +7,16 @@ export function timeText(time: string): string {
   return timeFormat.format(new Date(time));
 }
 
+const dayFormat = new Intl.DateTimeFormat('en', { month: 'short', day: 'numeric' });
+const yearFormat = new Intl.DateTimeFormat('en', { dateStyle: 'medium' });
+
+/** A time as short as a list needs it: “9:05 AM” for today, “Nov 21”, or “Nov 21, 2025”. */
+export function shortTimeText(time: string, now = new Date()): string {
+  const date = new Date(time);
+  if (date.toDateString() === now.toDateString()) return hourFormat.format(date);
+  return (date.getFullYear() === now.getFullYear() ? dayFormat : yearFormat).format(date);
+}
+
 /** The time at which a wait of `ms` ends: “at 9:05 AM”, or “in 12 seconds”. */
 export function soonText(ms: number): string {
   const seconds = Math.max(1, Math.ceil(ms / 1000));
@@ -18,6 +28,15 @@ export function soonText(ms: number): string {
 /** “1 file”, “2,000 files”. */
 export function countText(count: number, noun: string): string {
   return `${numberFormat.format(count)} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** A length of time, roughly: “12 s”, “3 min”, “2 h 10 min”. @param seconds */
+export function durationText(seconds: number): string {
+  if (seconds < 60) return `${Math.max(1, Math.ceil(seconds))} s`;
+  const minutes = Math.ceil(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const rest = minutes % 60;
+  return rest > 0 ? `${Math.floor(minutes / 60)} h ${rest} min` : `${minutes / 60} h`;
 }
 
 export function sizeText(bytes: number): string {

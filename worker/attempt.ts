@@ -10,6 +10,7 @@ import type { Storage } from '../core/storage/storage.js';
 import type { Tracer } from '../core/tracing/tracer.js';
 import type { Dependencies } from './dependencies.js';
 import type { Outcome, Steps } from './steps/step.js';
+import type { WorkFolders } from './work-folders.js';
 
 /* What the parts of the pipeline share. */
 
@@ -18,6 +19,7 @@ export interface PipelineDeps {
   storage: Storage;
   dependencies: Pick<Dependencies, 'away' | 'check'>;
   parsers: Parsers;
+  workFolders: WorkFolders;
   steps: Steps;
   estimates: Pick<Estimates, 'decodeMs'>;
   metrics: Pick<Metrics, 'stepRetried'>;

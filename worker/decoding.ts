@@ -24,8 +24,10 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       if (begun && !isWaiting(begun)) continue;
       const deadline = begun && new Date(begun.until);
       if (deadline && deadline.getTime() > Date.now()) return deadline;
+      // It may take long, and may wait for a parser itself.
+      if (isFor(step, file) && tasksOf(step, file).length === 0) session.close();
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
-      const decode = isLastToDecode ? closeAfter(session, step.decodes?.at(-1)) : session.run;
+      const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const result = await traced(deps.tracer, `step ${step.name}`, {}, () =>
         runStep(deps, attempt, step, decode, deadline),
       );
@@ -67,7 +69,7 @@ async function runStep(
   try {
     const outcome = missed
       ? unanswered(missed)
-      : await outcomeOf(attempt, step, { decode, decodeEnds, expectAnswer });
+      : await outcomeOf(deps, attempt, step, { decode, decodeEnds, expectAnswer });
     if (outcome.outcome !== 'later') return toResult(step.name, outcome, elapsed());
     if (!expected) throw new Error(`the step ${step.name} did not call expectAnswer()`);
     return expected;
@@ -85,12 +87,13 @@ async function runStep(
 }
 
 async function outcomeOf(
-  { file, signal, log }: Attempt,
+  { workFolders }: PipelineDeps,
+  { file, blob, signal, log }: Attempt,
   step: Step,
   tools: Pick<StepContext, 'decode' | 'decodeEnds' | 'expectAnswer'>,
 ): Promise<Outcome | Later> {
   if (!isFor(step, file)) return { outcome: 'skipped', reason: step.only?.otherwise ?? '' };
-  return step.run({ file, signal, log, ...tools });
+  return step.run({ file, signal, log, useFolder: (run) => workFolders.use(blob, signal, run), ...tools });
 }
 
 function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
@@ -99,7 +102,11 @@ function isFor({ only }: Step, { detectedType }: KnownFile): boolean {
 
 function isToDecode({ file }: Attempt, step: Step): boolean {
   const hasEnded = step.name in endedSteps(file);
-  return step.decodes !== undefined && isFor(step, file) && !hasEnded;
+  return tasksOf(step, file).length > 0 && isFor(step, file) && !hasEnded;
+}
+
+function tasksOf({ decodes = [] }: Step, { detectedType }: KnownFile): readonly TaskName[] {
+  return typeof decodes === 'function' ? decodes(detectedType ?? '') : decodes;
 }
 
 /** Makes the parser free as soon as the last task has ended: what the step does with the result may take long. */

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
@@ -13,12 +14,14 @@ import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { openServices } from '../core/services.js';
+import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
 import { deriveWebhookKey } from '../core/webhooks/secrets.js';
 import { createDerivativeStore } from './content.js';
 import { watchDependencies } from './dependencies.js';
 import { stopEndedRuns } from './ended-runs.js';
+import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
 import { createLanes } from './lanes.js';
 import { startDelivery } from './passes/deliver.js';
@@ -26,12 +29,15 @@ import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { processFile } from './pipeline.js';
 import { createDocumentStep } from './steps/document.js';
+import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
+import { createPreviewStep } from './steps/preview.js';
 import { createScanStep } from './steps/scan.js';
 import { createSniffStep } from './steps/sniff.js';
 import type { Steps } from './steps/step.js';
 import { createThumbnailsStep } from './steps/thumbnails.js';
 import { createVerifyStep } from './steps/verify.js';
+import { openWorkFolders } from './work-folders.js';
 
 /** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
 const FINISH_MS = 3_000;
@@ -45,6 +51,12 @@ const SHUTDOWN_MS = 7_000;
 /** The longest time for a post hook: sending it and recording the outcome must fit into a claim (core/webhooks/claims.ts). */
 const HOOK_MS = 30_000;
 
+/** What the log says about the disk of the work folders. */
+const WORK_FOLDERS = {
+  short: 'files that a program must read wait until there is room',
+  over: 'programs may read files',
+};
+
 async function start(config: Readonly<Config>): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
   const reports = config.sentryDsn ? openErrorReports(config.sentryDsn) : undefined;
@@ -53,13 +65,24 @@ async function start(config: Readonly<Config>): Promise<void> {
   const holder = `worker:${randomUUID()}`;
   const metrics = createMetrics(log);
   const services = await openServices(config, log, { part: 'worker', limits: PASS_LIMITS, holder, metrics });
-  const { database, storage, listener, estimates, tracer } = services;
+  const { database, storage, listener } = services;
+  const count = Math.min(config.workerConcurrency, availableParallelism());
   const parsers = startParsers({
-    count: Math.min(config.workerConcurrency, availableParallelism()),
+    count,
     timeoutSeconds: config.parserTimeoutSeconds,
     maxImagePixels: config.maxImagePixels,
     memory: config.parserMemory,
     log,
+  });
+  const ffmpeg = await openFfmpeg({
+    memory: config.parserMemory,
+    timeoutSeconds: config.parserTimeoutSeconds,
+  });
+  log.info({ version: ffmpeg?.version }, ffmpeg ? 'ffmpeg is there' : 'ffmpeg is not installed');
+  const workFolders = await openWorkFolders(join(config.dataDir, 'work'), {
+    room: watchDiskRoom(config.dataDir, config.diskReserve, log, { effect: WORK_FOLDERS }),
+    storage,
+    owner: ffmpeg?.owner,
   });
   const derivatives = createDerivativeStore({ database, storage });
   const steps: Steps = {
@@ -72,6 +95,8 @@ async function start(config: Readonly<Config>): Promise<void> {
       createMetadataStep(),
       createThumbnailsStep({ derivatives }),
       createDocumentStep({ derivatives }),
+      createMediaStep({ derivatives }),
+      createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
     ],
   };
   const dependencies = watchDependencies({
@@ -89,10 +114,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     log,
     handle: (job) =>
       lanes.run(job.size, () =>
-        processFile(
-          { database, storage, dependencies, parsers, steps, estimates, metrics, tracer, log },
-          job,
-        ),
+        processFile({ ...services, dependencies, parsers, workFolders, steps, metrics, log }, job),
       ),
   });
   observeWorker(metrics, worker, config.workerConcurrency);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { chown, mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { StoredBlob } from '../core/files/blobs.js';
@@ -35,15 +35,17 @@ const LEFTOVER_MS = 24 * 3600_000;
 /**
  * @param folder that holds the folders; it is made when it is first needed
  * @param room of the disk that the folder is on
+ * @param owner the user and group who get each folder and its content (sandbox.ts); undefined: this process's own
  */
 export async function openWorkFolders(
   folder: string,
-  { room, storage }: { room: DiskRoom; storage: Storage },
+  { room, storage, owner }: { room: DiskRoom; storage: Storage; owner: number | undefined },
 ): Promise<WorkFolders> {
   await deleteLeftovers(folder);
   return {
     async use(blob, signal, run) {
       const path = join(folder, randomUUID());
+      // No other user can enter the folder that holds all of them, so a program cannot reach the folders of others.
       await mkdir(path, { recursive: true, mode: 0o700 });
       try {
         room.use(blob.size);
@@ -51,6 +53,7 @@ export async function openWorkFolders(
         await pipeline(await openContent(storage, blob), createWriteStream(content, { mode: 0o600 }), {
           signal,
         });
+        if (owner !== undefined) await Promise.all([path, content].map((one) => chown(one, owner, owner)));
         return await run({ path, content });
       } finally {
         await rm(path, { recursive: true, force: true });

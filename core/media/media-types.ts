@@ -6,6 +6,9 @@ export const MEDIA_RANGE = /^[a-z]+\/(\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})$/;
 /** The range of the types that the steps for images take. */
 export const IMAGES = 'image/*';
 
+/** The ranges of the types that the steps for sound and video take. */
+export const MEDIA = ['audio/*', 'video/*'];
+
 /**
  * Whether a media type is among those that are allowed.
  * @param type such as `image/png; charset=x`

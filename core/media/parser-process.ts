@@ -9,6 +9,7 @@ import {
   type ParserTask,
   TOO_MUCH_MEMORY,
 } from './parser-protocol.js';
+import { STRANGER } from './sandbox.js';
 import type { ParserLimits, TaskInput } from './task-input.js';
 import { TASKS } from './tasks.js';
 
@@ -19,12 +20,6 @@ import { TASKS } from './tasks.js';
  */
 
 const MEMORY_CHECK_MS = 50;
-
-/**
- * A uid and a gid that nothing else on the machine has: the embedded PostgreSQL runs as `nobody` when root starts it.
- * Below 65,536, which is as far as many containers count.
- */
-const STRANGER = 65_533;
 
 const limits = JSON.parse(process.argv[2] ?? '{}') as ParserLimits;
 

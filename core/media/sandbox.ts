@@ -4,10 +4,10 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /*
- * The restrictions of a parser process. Node's permission model lets JavaScript read only the program's own modules: no
+ * The restrictions of processes that decode files: parser processes, and outside programs. Node's permission model lets JavaScript read only the program's own modules: no
  * other files, no processes, no threads. It does not restrict native code, so tools of util-linux restrict the whole
- * process: no network, no set-user-ID programs, no writing to files. If a tool is missing, or the machine does not allow
- * it (containers often refuse namespaces), the process runs without that restriction.
+ * process: no network, no set-user-ID programs, no writing to files (a program: only small ones). If a tool is missing, or
+ * the machine does not allow it (containers often refuse namespaces), the process runs without that restriction.
  */
 
 /** Reading tags needs no larger JavaScript heap. */
@@ -22,30 +22,80 @@ const PROBE_MS = 2_000;
  */
 export const ENVIRONMENT = { TZ: 'UTC', MALLOC_TRIM_THRESHOLD_: '131072' };
 
-/** Commands that run another command with fewer rights. */
-const WRAPPERS = [
-  process.getuid?.() === 0
-    ? ['unshare', '--net', '--']
-    : ['unshare', '--user', '--map-current-user', '--net', '--'],
-  ['setpriv', '--no-new-privs', '--'],
-  ['prlimit', '--fsize=0', '--core=0', '--'],
-];
+const isRoot = process.getuid?.() === 0;
+
+/**
+ * A uid and a gid that nothing else on the machine has: the embedded PostgreSQL runs as `nobody` when root starts it.
+ * Below 65,536, which is as far as many containers count.
+ */
+export const STRANGER = 65_533;
+
+/* Commands that run another command with fewer rights. */
+const NO_NETWORK = isRoot
+  ? ['unshare', '--net', '--']
+  : ['unshare', '--user', '--map-current-user', '--net', '--'];
+const NO_NEW_PRIVILEGES = ['setpriv', '--no-new-privs', '--'];
+
+/** A parser process changes its user itself, after it has loaded its modules. */
+const AS_STRANGER = ['setpriv', `--reuid=${STRANGER}`, `--regid=${STRANGER}`, '--clear-groups', '--'];
+
+/** Only after the change of the user, which would end this setting. */
+const DIES_WITH_PARENT = ['setpriv', '--pdeathsig=KILL', '--'];
 
 let command: { execPath: string; execArgv: string[] } | undefined;
 
 /** The program and the arguments that start Node in a sandbox, as far as this machine supports it. */
 export function sandboxedNode(): { execPath: string; execArgv: string[] } {
   if (!command) {
-    const [execPath = process.execPath, ...execArgv] = [...findWrappers(), process.execPath, ...nodeFlags()];
+    const wrappers = findWrappers([
+      NO_NETWORK,
+      NO_NEW_PRIVILEGES,
+      ['prlimit', '--fsize=0', '--core=0', '--'],
+    ]);
+    const [execPath = process.execPath, ...execArgv] = [...wrappers, process.execPath, ...nodeFlags()];
     command = { execPath, execArgv };
   }
   return command;
 }
 
+/** Limits of one run of an outside program. */
+export interface ProgramLimits {
+  /** Bytes of address space; the program's libraries count. */
+  memory: number;
+  /** Seconds of processor time, of all its threads together. */
+  cpuSeconds: number;
+  /** Bytes of each file that it writes. */
+  fileSize: number;
+}
+
+/** How outside programs run here. */
+export interface ProgramSandbox {
+  /** What the command line of a program begins with. */
+  wrappers: string[];
+  /** The user who owns what a program works on; undefined: it runs as this process's own user. */
+  owner: number | undefined;
+}
+
+/**
+ * Finds out how outside programs can be restricted on this machine. It takes some processes: call it once. A program that
+ * is started in this way is one process, which also ends when this process ends.
+ */
+export function openProgramSandbox({ memory, cpuSeconds, fileSize }: ProgramLimits): ProgramSandbox {
+  const limits = [`--as=${memory}`, `--cpu=${cpuSeconds}`, `--fsize=${fileSize}`, '--core=0'];
+  const wrappers = findWrappers([
+    NO_NETWORK,
+    ...(isRoot ? [AS_STRANGER] : []),
+    NO_NEW_PRIVILEGES,
+    DIES_WITH_PARENT,
+    ['prlimit', ...limits, '--'],
+  ]);
+  return { wrappers, owner: wrappers.includes('--clear-groups') ? STRANGER : undefined };
+}
+
 /** The wrappers that work here one inside the other; a machine may allow each of two tools alone and not both. */
-function findWrappers(): string[] {
+function findWrappers(candidates: string[][]): string[] {
   let chain: string[] = [];
-  for (const wrapper of WRAPPERS) {
+  for (const wrapper of candidates) {
     const longer = [...chain, ...wrapper];
     if (works(longer)) chain = longer;
   }

@@ -1,8 +1,10 @@
 import { detectType } from './detect.js';
 import { describeDocument } from './documents/description.js';
+import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
+import { readWaveform } from './wav.js';
 
 /**
  * All tasks of a parser process. Only parser processes import this, because it loads the decoders; other code imports its
@@ -11,9 +13,11 @@ import { makeThumbnails } from './thumbnails.js';
  */
 export const TASKS = {
   document: describeDocument,
+  media: readMedia,
   metadata: readMetadata,
   thumbnails: makeThumbnails,
   type: detectType,
+  waveform: readWaveform,
 } satisfies Record<string, (input: TaskInput, options: never) => unknown>;
 
 export type TaskName = keyof typeof TASKS;

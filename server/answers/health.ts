@@ -41,6 +41,15 @@ export const detailed = z
       externalBytes: bytes,
       limitBytes: bytes.nullable().describe('Of the container; null if there is none'),
     }),
-    libraries: z.object({ sharp: z.string(), libvips: z.string() }).nullable(),
+    libraries: z
+      .object({
+        sharp: z.string(),
+        libvips: z.string(),
+        ffmpeg: z
+          .string()
+          .nullable()
+          .describe('On the PATH of this server; null: not there. Each worker looks on its own PATH'),
+      })
+      .nullable(),
   })
   .meta({ id: 'Health' });

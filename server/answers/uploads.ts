@@ -103,3 +103,5 @@ export const receivedFiles = z.object({
 });
 
 export type UploadJson = z.input<typeof upload>;
+
+export type UploadInfoJson = z.input<typeof uploadInfo>;

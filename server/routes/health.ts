@@ -2,7 +2,7 @@ import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
-import { readLibraryVersions } from '../../core/media/library-versions.js';
+import { type LibraryVersions, readLibraryVersions } from '../../core/media/library-versions.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { readVersion } from '../../core/version.js';
 import { detailed, live, ready } from '../answers/health.js';
@@ -75,7 +75,7 @@ export function healthRoutes(deps: HealthDeps): AnyRoute[] {
 }
 
 function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps): AnyRoute {
-  let libraries: Promise<{ sharp: string; libvips: string } | null> | undefined;
+  let libraries: Promise<LibraryVersions | null> | undefined;
   return route({
     method: 'get',
     path: '/health/detailed',

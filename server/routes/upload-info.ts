@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { DOCUMENT_TYPES, DRAWN_TYPES } from '../../core/media/documents/kinds.js';
-import { IMAGES } from '../../core/media/media-types.js';
+import { IMAGES, MEDIA } from '../../core/media/media-types.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { MAX_BYTES, MAX_KEYS } from '../../core/uploads/description.js';
 import { MAX_ADDRESSES } from '../../core/uploads/direct.js';
@@ -52,7 +52,7 @@ function describeUploads(deps: InfoDeps): z.output<typeof uploadInfo> {
     metadata: { maxKeys: MAX_KEYS, maxBytes: MAX_BYTES },
     formats: {
       accepted: ['*/*'],
-      metadata: [IMAGES, ...DOCUMENT_TYPES],
+      metadata: [IMAGES, ...MEDIA, ...DOCUMENT_TYPES],
       thumbnails: [IMAGES, ...DRAWN_TYPES],
     },
     plain: { maxFiles: MAX_FILES, contentCodings: CONTENT_CODINGS },

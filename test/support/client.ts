@@ -23,6 +23,14 @@ export interface FileJson {
   createdAt: string;
   completedAt: string | null;
   deletedAt: string | null;
+  derived: {
+    name: string;
+    contentType: string;
+    size: number;
+    width: number | null;
+    height: number | null;
+    link: string | null;
+  }[];
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -71,13 +71,8 @@ export async function chooseAll(
   files: [name: string, content: Buffer][],
 ): Promise<void> {
   for (const [name, content] of files) await writeFile(join(folder, name), content);
-  const input = page.locator('#dashboard input[type=file]').first();
-  await input.setInputFiles(files.map(([name]) => join(folder, name)));
-}
-
-/** @param count how many files were chosen */
-export async function startUpload(page: Page, count = 1): Promise<void> {
-  await page.getByRole('button', { name: `Upload ${count} file${count === 1 ? '' : 's'}` }).click();
+  // They are sent at once.
+  await page.locator('input[type=file][multiple]').setInputFiles(files.map(([name]) => join(folder, name)));
 }
 
 export async function completed(page: Page, name: string): Promise<void> {

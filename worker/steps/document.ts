@@ -25,7 +25,7 @@ export function createDocumentStep({ derivatives }: { derivatives: DerivativeSto
         outcome: 'done',
         facts: {
           metadata: { [kind.key]: { ...facts, ...language } },
-          derivatives: thumbnails.length > 0 ? await storeThumbnails(derivatives, thumbnails) : [],
+          derivatives: thumbnails.length > 0 ? await storeThumbnails(derivatives, { thumbnails }) : [],
           warnings: warnings.map((warning) => ({ step: 'document', ...warning })),
         },
       };

@@ -2,9 +2,10 @@ import type { File } from '../../core/database/entities/file.js';
 import type { AppError } from '../../core/errors.js';
 import type { Facts } from '../../core/files/steps.js';
 import type { Logger } from '../../core/log.js';
-import { IMAGES, isAllowedType } from '../../core/media/media-types.js';
+import { IMAGES, isAllowedType, MEDIA } from '../../core/media/media-types.js';
 import type { ParserSession } from '../../core/media/parsers.js';
 import type { TaskName } from '../../core/media/tasks.js';
+import type { WorkFolder } from '../work-folders.js';
 
 /*
  * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
@@ -40,6 +41,11 @@ export interface StepContext {
   /** The same for a task that needs only the first HEAD bytes of a larger object, and its end. They follow on each other. */
   decodeEnds: ParserSession['run'];
   /**
+   * Runs something in a folder on local disk with a copy of the content, for programs that read files.
+   * @throws {StorageFull} when there is no room for the copy; the signal's reason; what `run` throws
+   */
+  useFolder<T>(run: (folder: WorkFolder) => Promise<T>): Promise<T>;
+  /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
    * step that does not wait is dropped.
    * @throws {AttemptOver}
@@ -68,8 +74,8 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
-  /** The parser tasks that it may run, in this order. */
-  decodes?: readonly TaskName[];
+  /** The parser tasks that it may run, in this order; or those for a detected type. */
+  decodes?: readonly TaskName[] | ((type: string) => readonly TaskName[]);
   run(context: StepContext): Promise<Outcome | Later>;
 }
 
@@ -82,6 +88,11 @@ export interface TypeFilter {
 export const ONLY_IMAGES: TypeFilter = {
   accepts: (type) => isAllowedType(type, [IMAGES]),
   otherwise: 'not an image',
+};
+
+export const ONLY_MEDIA: TypeFilter = {
+  accepts: (type) => isAllowedType(type, MEDIA),
+  otherwise: 'neither sound nor video',
 };
 
 /** All steps in their order. */

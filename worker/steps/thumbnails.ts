@@ -1,5 +1,5 @@
 import type { Facts } from '../../core/files/steps.js';
-import type { Thumbnail } from '../../core/media/thumbnails.js';
+import type { Thumbnails } from '../../core/media/thumbnails.js';
 import type { DerivativeStore } from '../content.js';
 import { ONLY_IMAGES, type Step } from './step.js';
 
@@ -13,18 +13,17 @@ export function createThumbnailsStep({ derivatives }: { derivatives: DerivativeS
     async run({ decode }) {
       // An image that waits for room on the disk must not be decoded at each try.
       await derivatives.requireRoom();
-      const { thumbnails, damage } = await decode('thumbnails');
-      const made = await storeThumbnails(derivatives, thumbnails);
+      const made = await decode('thumbnails');
+      const { damage } = made;
       const warnings = damage ? [{ step: 'thumbnails', code: 'damaged', detail: damage }] : [];
-      return { outcome: 'done', facts: { derivatives: made, warnings } };
+      return { outcome: 'done', facts: { derivatives: await storeThumbnails(derivatives, made), warnings } };
     },
   };
 }
 
-/** Stores thumbnails. @returns the facts of them */
 export async function storeThumbnails(
   derivatives: DerivativeStore,
-  thumbnails: Thumbnail[],
+  { thumbnails }: Thumbnails,
 ): Promise<NonNullable<Facts['derivatives']>> {
   const blobs = await derivatives.write(thumbnails.map(({ bytes }) => bytes));
   return thumbnails.flatMap(({ name, width, height }, index) => {

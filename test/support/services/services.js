@@ -69,6 +69,14 @@ const SERVICES = [
     start: async () => nothing({ NATS_SERVER_PATH: process.env.NATS_SERVER_PATH ?? 'nats-server' }),
   },
   {
+    // Suites run it themselves, and so do their workers.
+    helper: 'test/support/recordings.ts',
+    variables: [],
+    programs: [['ffmpeg'], ['ffprobe']],
+    packages: ['ffmpeg'],
+    start: async () => nothing(),
+  },
+  {
     helper: 'test/support/browser.ts',
     variables: ['CHROMIUM_PATH'],
     programs: [CHROMIUM],

@@ -1,16 +1,23 @@
-import type { Api } from './api.js';
-import { ApiError } from './api-error.js';
+import type { Api } from '../api.js';
+import { ApiError } from '../api-error.js';
+import { suspectOutage } from '../connection.js';
 
 /** The server sends at least a comment every 15 seconds. Without any, a proxy keeps the answer, or the connection is dead. */
 const SILENCE_MS = 40_000;
 const FIRST_RETRY_MS = 2_000;
 const MAX_RETRY_MS = 60_000;
 
+/** Something that has happened to an upload or a file of the user. */
+export interface LiveEvent {
+  type: string;
+  subjectId: string | null;
+  data: Record<string, unknown>;
+}
+
 interface Listener {
   /** Called when events begin to arrive, and when they stop. */
   onLive(isLive: boolean): void;
-  /** Called when something has happened to an upload or a file of the user. */
-  onEvent(): void;
+  onEvent(event: LiveEvent): void;
 }
 
 /**
@@ -27,6 +34,7 @@ export async function followEvents(api: Api, listener: Listener): Promise<never>
         listener.onLive(true);
       });
     } catch (error) {
+      if (!(error instanceof ApiError)) suspectOutage();
       const asked = error instanceof ApiError ? (error.retryAfterMs ?? 0) : 0;
       delay = Math.max(asked, Math.min(2 * delay, MAX_RETRY_MS));
     }
@@ -49,7 +57,7 @@ function whenVisible(): Promise<void> {
 }
 
 /** Listens until the stream ends, the page is hidden, or nothing arrives any more. @param onBegin at the first bytes */
-async function follow(api: Api, onEvent: () => void, onBegin: () => void): Promise<void> {
+async function follow(api: Api, onEvent: (event: LiveEvent) => void, onBegin: () => void): Promise<void> {
   const stop = new AbortController();
   const stopIfHidden = () => {
     if (document.hidden) stop.abort();
@@ -67,7 +75,9 @@ async function follow(api: Api, onEvent: () => void, onBegin: () => void): Promi
       if (isFirst) onBegin();
       const lines = (line + value).split('\n');
       line = lines.pop() ?? '';
-      if (lines.some((one) => one.startsWith('data:'))) onEvent();
+      for (const one of lines) {
+        if (one.startsWith('data:')) onEvent(JSON.parse(one.slice('data:'.length)));
+      }
     }
   } catch (error) {
     if (!document.hidden) throw error;

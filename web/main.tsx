@@ -1,21 +1,30 @@
+import { render } from 'preact';
 import { prepareAccountDialog } from './account-dialog.js';
 import { Api, type User } from './api.js';
 import { ApiError, explain } from './api-error.js';
 import { byId, confirmed, setText } from './dom.js';
-import { FileList } from './file-list.js';
+import { followEvents } from './files/live.js';
+import { STATUS_WORDS } from './files/rows.js';
+import { openFiles } from './files/store.js';
+import { FilesView } from './files/view.js';
 import { takeInvitation } from './invitation.js';
-import { followEvents } from './live.js';
 import { QuotaNote } from './quota-note.js';
 import { signIn } from './sign-in.js';
-import { startUploader } from './uploader.js';
+import { openUploads } from './uploads/store.js';
 
 const RETRY_MS = 5000;
 
 const invitation = takeInvitation();
 const api = new Api();
+// The other tabs of this browser have lost their session as well.
+const tabs = new BroadcastChannel('landfall');
+tabs.addEventListener('message', () => location.reload());
 // Uploads stop with the page and continue when their owner signs in again.
 api.onSessionLost = () => location.reload();
-await showApp((await restoreSession()) ?? (await signIn(api, invitation)));
+const restored = await restoreSession();
+showApp(restored ?? (await signIn(api, invitation)));
+// The form, which had the focus, is gone.
+if (!restored) byId('files-title', HTMLElement).focus();
 
 /** The user who is still signed in from an earlier visit. Waits while the server is away. */
 async function restoreSession(): Promise<User | undefined> {
@@ -40,7 +49,7 @@ function hideSignIn(isNeeded: boolean): void {
     byId(id, HTMLElement).hidden = !isNeeded;
 }
 
-async function showApp(user: User): Promise<void> {
+function showApp(user: User): void {
   setText(byId('who', HTMLElement), user.email);
   byId('queue', HTMLElement).hidden = user.role !== 'admin';
   void api.needsSignIn().then(hideSignIn);
@@ -49,21 +58,26 @@ async function showApp(user: User): Promise<void> {
   byId('account-open', HTMLButtonElement).addEventListener('click', prepareAccountDialog(api, user));
 
   const quota = new QuotaNote(api);
-  const files = new FileList(api, () => quota.expectChange());
+  const files = openFiles(api, STATUS_WORDS, () => quota.expectChange());
   void followEvents(api, {
     onLive: (isLive) => files.setLive(isLive),
-    onEvent: () => files.noteChange(),
+    onEvent: (event) => files.note(event),
   });
-  const uploader = await startUploader(api, user, byId('dashboard', HTMLElement), () => {
-    files.expectChange();
-    quota.expectChange();
+  const uploads = openUploads(api, user, {
+    onFinished(id) {
+      quota.expectChange();
+      return files.look(id);
+    },
+    onNews: () => quota.expectChange(),
   });
+  render(<FilesView api={api} files={files} uploads={uploads} />, byId('files-view', HTMLElement));
 
   byId('sign-out', HTMLButtonElement).addEventListener('click', async () => {
     const question = 'Uploads are running. They stop now, and go on when you sign in here again.';
-    if (uploader.isUploading() && !(await confirmed(question, 'Sign out'))) return;
+    if (uploads.isUploading() && !(await confirmed(question, 'Sign out'))) return;
     try {
       await api.signOut();
+      tabs.postMessage('signed out');
       location.reload();
     } catch (error) {
       setText(byId('notice', HTMLElement), explain(error));
