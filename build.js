@@ -19,6 +19,7 @@ const unbundled = [
   '@bull-board/api',
   '@bull-board/express',
   '@embedpdf/pdfium',
+  '@imagemagick/magick-wasm',
   '@node-rs/argon2',
   '@opentelemetry/api',
   '@opentelemetry/core',

@@ -16,12 +16,14 @@ import {
   type S3Config,
   type TlsFiles,
 } from './config-groups.js';
+import { type DeliveryConfig, readDelivery } from './delivery/config.js';
 import type { LogFiles } from './log-files.js';
+import type { TypeSettings } from './media/optimized-types.js';
 import type { TypeLimit } from './uploads/size-limits.js';
 import { type Environment, environment } from './variables.js';
 
-/** Values that are never printed. */
-const SECRETS = new Set([
+/** Values that are never printed, and that no program of the operator's gets. */
+export const SECRETS = new Set([
   'JWT_SECRET',
   'DATABASE_URL',
   'REDIS_URL',
@@ -60,6 +62,8 @@ export interface Config {
   redisUrl: string | undefined;
   /** Undefined: bytes are kept in `dataDir`. */
   s3: S3Config | undefined;
+  /** Where clean files are delivered; undefined: nowhere. */
+  delivery: DeliveryConfig | undefined;
   /** The NATS server to which the worker publishes events; undefined: none. */
   nats: NatsConfig | undefined;
   /** Bytes of uploads that this process may hold in memory on their way to the storage. */
@@ -107,10 +111,15 @@ export interface Config {
   jobAttempts: number;
   /** Delay before the second attempt; doubled for each further one. */
   jobBackoffMs: number;
+  /** The types whose images are optimised without being asked for, and how. */
+  optimize: readonly TypeSettings[];
   maxImagePixels: number;
   parserTimeoutSeconds: number;
   /** Bytes of resident memory that one parser process may use. */
   parserMemory: number;
+  /** The operator's own steps: a YAML file, and a folder of modules; see docs/steps.md. */
+  stepsFile: string | undefined;
+  stepsDir: string | undefined;
   /** Seconds before each repetition of a failed delivery to a webhook. */
   webhookRetrySeconds: readonly number[];
   /** Whether webhooks may be in private networks. */
@@ -164,6 +173,7 @@ export function readEnvironment(): NodeJS.ProcessEnv {
  */
 export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
   const e = readVariables(env);
+  const s3 = readS3(e);
   const host = e.HOST ?? (e.DATABASE_URL ? '0.0.0.0' : '127.0.0.1');
   return Object.freeze({
     host,
@@ -179,7 +189,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     databaseUrl: e.DATABASE_URL,
     databasePoolSize: e.DATABASE_POOL_SIZE,
     redisUrl: e.REDIS_URL,
-    s3: readS3(e),
+    s3,
+    delivery: readDelivery(e, env, s3),
     nats: readNats(e),
     uploadMemoryBudget: e.UPLOAD_MEMORY_BUDGET,
     uploadSpoolBudget: e.UPLOAD_SPOOL_BUDGET,
@@ -213,9 +224,12 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     globalConcurrency: e.WORKER_GLOBAL_CONCURRENCY || undefined,
     jobAttempts: e.JOB_ATTEMPTS,
     jobBackoffMs: e.JOB_BACKOFF_MS,
+    optimize: e.OPTIMIZE,
     maxImagePixels: e.MAX_IMAGE_PIXELS,
     parserTimeoutSeconds: e.PARSER_TIMEOUT_SECONDS,
     parserMemory: e.PARSER_MEMORY,
+    stepsFile: e.STEPS_FILE && resolve(e.STEPS_FILE),
+    stepsDir: e.STEPS_DIR && resolve(e.STEPS_DIR),
     webhookRetrySeconds: e.WEBHOOK_RETRY_SECONDS,
     webhookAllowPrivate: e.WEBHOOK_ALLOW_PRIVATE,
     instanceId: e.INSTANCE_ID,

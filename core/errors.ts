@@ -31,6 +31,7 @@ const ERRORS = {
   checksum_mismatch: [422, 'The checksum does not fit'],
   unreadable: [422, 'The content cannot be read'],
   damaged: [422, 'The content is damaged or cut off'],
+  step_failed: [422, 'A step of this installation has failed'],
   too_many_pixels: [422, 'The image has too many pixels'],
   took_too_long: [422, 'Reading the content took too long'],
   too_much_memory: [422, 'Reading the content took too much memory'],
@@ -42,6 +43,7 @@ const ERRORS = {
   internal: [500, 'Internal error'],
   parser_died: [500, 'The process that read the content died'],
   hook_unusable: [502, 'The hook of this server asks for something that cannot be done'],
+  delivery_refused: [502, 'The file cannot be delivered'],
   unavailable: [503, 'Temporarily unavailable'],
   storage_full: [507, 'No space left'],
 } as const satisfies Record<string, readonly [status: number, title: string]>;

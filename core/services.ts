@@ -86,7 +86,7 @@ export async function openServices(
     listener,
     leases,
     queue,
-    estimates: openEstimates(database, log),
+    estimates: openEstimates(database, log, config.optimize),
     metrics,
     tracer: tracer || undefined,
     async close() {

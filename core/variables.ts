@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import { z } from 'zod';
 import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
+import { parseTypeSettings } from './media/optimized-types.js';
 import { parseNatsAddress } from './nats-address.js';
 
 /*
@@ -20,7 +21,7 @@ const UNITS: Record<string, number> = {
   TiB: 1024 ** 4,
 };
 
-const bytes = z
+export const bytes = z
   .string()
   .regex(/^\d+ ?(B|KiB|MiB|GiB|TiB)?$/, 'must be a number of bytes, or a number with KiB, MiB, GiB or TiB')
   .transform((text) => {
@@ -48,6 +49,15 @@ const bytesByType = z.string().transform((text, context) => {
     return z.NEVER;
   }
   return limits.map(({ type, size }) => ({ type, maxSize: size.data ?? 0 }));
+});
+
+const optimize = z.string().transform((text, context) => {
+  try {
+    return parseTypeSettings(text);
+  } catch (error) {
+    context.addIssue((error as Error).message);
+    return z.NEVER;
+  }
 });
 
 const integer = (min: number, max: number) =>
@@ -213,6 +223,8 @@ export const environment = z.object({
   S3_CHECKSUMS: z
     .enum(['when_required', 'when_supported'], 'must be when_required or when_supported')
     .default('when_required'),
+  DELIVER_TO: z.string().min(1).optional(),
+  DELIVER_DESTINATIONS: z.string().min(1).optional(),
   AUTH: z.enum(['on', 'off', 'hook'], 'must be on, off or hook').default('on'),
   AUTH_OFF_ANYWHERE: boolean.default(false),
   JWT_SECRET: z.string().min(32, 'must have at least 32 characters').optional(),
@@ -261,12 +273,15 @@ export const environment = z.object({
   WORKER_GLOBAL_CONCURRENCY: integer(0, 10_000).default(0),
   JOB_ATTEMPTS: integer(1, 50).default(8),
   JOB_BACKOFF_MS: integer(10, 3_600_000).default(2000),
+  OPTIMIZE: optimize.default([]),
   MAX_IMAGE_PIXELS: integer(1, 2 ** 31).default(100_000_000),
   PARSER_TIMEOUT_SECONDS: integer(1, 3600).default(60),
   PARSER_MEMORY: bytes
     // A parser process takes about 60 MiB when it has just started.
     .refine((n) => n >= 128 * 1024 ** 2, 'must be at least 128 MiB')
     .default(1024 ** 3),
+  STEPS_FILE: z.string().min(1).optional(),
+  STEPS_DIR: z.string().min(1).optional(),
   WEBHOOK_RETRY_SECONDS: delays.default([5, 30, 120, 600, 1800, 3600, 7200, 14_400, 21_600, 36_000]),
   WEBHOOK_ALLOW_PRIVATE: boolean.default(false),
   INSTANCE_ID: z

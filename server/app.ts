@@ -45,9 +45,11 @@ import { metricsRoute } from './routes/metrics.js';
 import { openApiRoute } from './routes/openapi.js';
 import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
+import { processingSettingsRoutes } from './routes/processing-settings.js';
 import { queueRoutes } from './routes/queue.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
+import { stepAnswerRoutes } from './routes/step-answers.js';
 import { uploadInfoRoutes } from './routes/upload-info.js';
 import { uploadTokenRoutes } from './routes/upload-tokens.js';
 import { uploadRoutes } from './routes/uploads.js';
@@ -66,6 +68,7 @@ export interface AppDeps extends TusDeps, AuthenticateDeps, TypeCheckDeps {
   registration: Config['registration'];
   redisUrl: Config['redisUrl'];
   deniedUserAgents: Config['deniedUserAgents'];
+  optimize: Config['optimize'];
   slowRequestMs: Config['slowRequestMs'];
   accessTokenMinutes: number;
   trashDays: Config['trashDays'];
@@ -157,6 +160,8 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...fileControlRoutes(deps),
     ...fileBatchRoutes(deps),
     ...processingRoutes(deps),
+    ...stepAnswerRoutes(deps),
+    ...processingSettingsRoutes(deps),
     ...plainUploadRoutes(deps),
     ...contentRoutes(deps),
     ...eventRoutes(deps),

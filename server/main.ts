@@ -85,6 +85,7 @@ async function start(config: Readonly<Config>): Promise<void> {
   const { identityProvider } = config;
   const resolveOwner = (name: string) => findOrCreateOwner(database, name);
   const hooks = await openHooks({
+    delivery: config.delivery,
     config: config.hook,
     database,
     metrics,

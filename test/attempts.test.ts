@@ -81,7 +81,7 @@ async function work(run: Step['run'], optional = false): Promise<void> {
   const step: Step = { name: 'ask', optional, run };
   const steps = { reading: [createVerifyStep(), createScanStep()], decoding: [step] };
   const { database, storage } = ledger;
-  const estimates = openEstimates(database, log);
+  const estimates = openEstimates(database, log, []);
   const metrics = createMetrics(log);
   worker = startWorker({
     ...place,

@@ -48,6 +48,13 @@ test.each([
 });
 
 test.each([
+  ['off', []],
+  ['image/png=quality:80', [{ type: 'image/png', settings: { quality: 80 } }]],
+])('OPTIMIZE=%s', (text, settings) => {
+  expect(loadConfig({ OPTIMIZE: text }).optimize).toEqual(settings);
+});
+
+test.each([
   ['true', true],
   ['false', false],
   ['2', 2],

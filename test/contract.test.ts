@@ -1,8 +1,9 @@
 import { v7 as uuidv7 } from 'uuid';
+import { signAnswerToken } from '../core/own-steps/token.js';
 import { PASSWORD, registerUser, type TestUser, useAccount } from './support/client.js';
 import { type Contract, type Operation, readContract } from './support/contract.js';
 import { makePng } from './support/fixtures.js';
-import { MATRIX_ENV } from './support/matrix-callers.js';
+import { answerKey, MATRIX_ENV } from './support/matrix-callers.js';
 import { type Processes, startProcesses } from './support/processes.js';
 import { createBucket, type TestBucket } from './support/s3.js';
 import { logIn, newAddress, newSession, send } from './support/sign-in.js';
@@ -54,7 +55,10 @@ beforeAll(async () => {
   [reader, uploader] = (await Promise.all(
     ['read', 'upload'].map(async (scope) => useAccount(owner, await key(scope), () => processes.url)),
   )) as [TestUser, TestUser];
-  image = await owner.upload(await makePng({ width: 400, height: 300 }), { filename: 'image.png' });
+  image = await owner.upload(await makePng({ width: 400, height: 300 }), {
+    filename: 'image.png',
+    settings: '{"format":"jpeg"}',
+  });
   text = await newFile();
   webhook = await newWebhook();
   await Promise.all([image, text].map((id) => owner.settled(id)));
@@ -96,6 +100,18 @@ const newWebhook = async (): Promise<string> => (await made('/api/webhooks', WEB
 
 /** A user who may create webhooks still. */
 const withRoom = () => registerUser(() => processes.url);
+
+/** A file whose step `ask` waits for the answer of a service, and the address for it. */
+async function newQuestion(): Promise<Call> {
+  const fileId = await newFile();
+  const until = new Date(Date.now() + 3_600_000).toISOString();
+  await processes.database.query(`UPDATE files SET status = 'processing', steps = $2 WHERE id = $1`, [
+    fileId,
+    JSON.stringify({ ask: { state: 'waiting', until, ask: '1-1' } }),
+  ]);
+  const token = signAnswerToken({ fileId, step: 'ask', ask: '1-1' }, answerKey);
+  return at(`/api/files/${fileId}/steps/ask?token=${token}`);
+}
 
 /** A delivery that has failed for good. */
 async function newDelivery(): Promise<string> {
@@ -179,9 +195,23 @@ const OPERATIONS: Record<string, Calls> = {
   },
   'POST /api/files/{id}/process': () => [at(`/api/files/${text}/process`, { body: { priority: 'low' } })],
   'POST /api/files/batch': () => [{ body: { ids: [image, uuidv7()], action: 'pause' } }],
+  'POST /api/files/{id}/steps/{step}': async () => [
+    { ...(await newQuestion()), body: { facts: { seen: true } } },
+    { ...(await newQuestion()), body: { outcome: 'failed', reason: 'no' } },
+  ],
   'GET /api/processing/estimate': () => [at('/api/processing/estimate?size=1000&type=image/jpeg')],
+  'GET /api/processing/settings/{type}': () => [at('/api/processing/settings/image%2Fjpeg')],
+  'GET /api/processing/settings/{type}/{subtype}': () => [
+    at('/api/processing/settings/image/jpeg'),
+    at('/api/processing/settings/text/plain'),
+  ],
+  'POST /api/processing/settings/validate': () => [
+    { body: { settings: { quality: 70 }, type: 'image/png' } },
+    { body: { settings: { quality: 0, size: 1 } } },
+  ],
   'GET /api/files/{id}/content': () => contentCalls(`/api/files/${image}/content`),
   'GET /api/files/{id}/thumbnails/{size}': () => contentCalls(`/api/files/${image}/thumbnails/small`),
+  'GET /api/files/{id}/optimized': () => contentCalls(`/api/files/${image}/optimized`),
   'GET /api/files/{id}/derived/{name}': () => contentCalls(`/api/files/${image}/derived/thumbnail-small`),
   'GET /api/events': plainly,
   'POST /api/events/link': plainly,
@@ -360,6 +390,25 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],
   'POST /api/files/{id}/pause': () => [['complete', at(`/api/files/${image}/pause`), 409]],
   'POST /api/files/{id}/resume': () => [['not paused', at(`/api/files/${image}/resume`), 409]],
+  'POST /api/files/{id}/steps/{step}': async () => {
+    const answered = await newQuestion();
+    expect((await call('POST /api/files/{id}/steps/{step}', { ...answered, body: {} })).status).toBe(204);
+    return [
+      [
+        'with another token',
+        at(`/api/files/${image}/steps/ask?token=1-1.${'A'.repeat(43)}`, { body: {} }),
+        404,
+      ],
+      ['a second time', { ...answered, body: {} }, 409],
+      ['with unknown fields', { ...(await newQuestion()), body: { fact: 1 } }, 400],
+      ['with a large body', { ...(await newQuestion()), body: { x: 'x'.repeat(13 * 2 ** 20) } }, 413],
+      [
+        'with no JSON',
+        { ...(await newQuestion()), body: 'x', headers: { 'Content-Type': 'text/plain' } },
+        415,
+      ],
+    ];
+  },
   'GET /api/files/{id}/content': async () => {
     const path = `/api/files/${image}/content`;
     return [

@@ -181,7 +181,7 @@ describe('the processing', () => {
     const file = await settled();
     const path = `/api/files/${file.id}`;
     const process = (body: object) => send(user, 'POST', `${path}/process`, body);
-    for (const body of [{ settings: {} }, { priority: 'urgent' }, { priority: 1 }, { other: 1 }]) {
+    for (const body of [{ settings: { size: 1 } }, { priority: 'urgent' }, { priority: 1 }, { other: 1 }]) {
       expect(await problemOf(await process(body))).toEqual([400, 'invalid_request']);
     }
     await processes.stop('worker');

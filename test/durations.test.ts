@@ -43,6 +43,23 @@ describe('the expected time of a file', () => {
     expect(expected(type, size)).toEqual(result);
   });
 
+  test('of an image that will be optimised goes by such images, and by others while none are known', () => {
+    const more: Durations = new Map([
+      ...durations,
+      ['image/png; optimized', [times(100, 10, 900)]],
+      ['image/jpeg; optimized', [times(100, 10, 70, 2)]],
+      ['image/*; optimized', [times(100, 10, 800, 12)]],
+    ]);
+    const typesOf = (type: string) => [
+      expectDuration(more, type, 100, true)?.types,
+      expectDuration(more, type, 100)?.types,
+      expectDuration(durations, type, 100, true)?.types,
+    ];
+    expect(typesOf('image/png')).toEqual(['image/png; optimized', 'image/png', 'image/png']);
+    expect(typesOf('image/jpeg')).toEqual(['image/*; optimized', 'image/*', 'image/*']);
+    expect(expectDuration(more, 'image/png', 100, true)?.decodeMs).toBe(900);
+  });
+
   test('is not known when nothing is known', () => {
     for (const type of [null, '', 'image/png', '*/*', '__proto__']) {
       expect(expectDuration(new Map(), type, 1)).toBeUndefined();

@@ -22,6 +22,7 @@ test.each([
   'parser_died',
   'unavailable',
   'storage_full',
+  'delivery_refused',
   'internal',
   'a_new_code',
   'toString',

@@ -14,6 +14,7 @@ const NOTHING = {
   namesId: false,
   namesStorage: false,
   owner: undefined,
+  deliverTo: undefined,
 };
 
 test.each([
@@ -35,6 +36,7 @@ test('every field is read', () => {
       StopUpload: true,
       ChangeFileInfo: { ID: 'mine', MetaData: { filename: 'a.txt', empty: null }, Storage: { Path: 'b' } },
       Owner: 'somebody',
+      DeliverTo: 'archive:{id}',
     }),
   ).toEqual({
     answer: { status: 418, headers: { 'X-Tea': 'green' }, body: 'tea' },
@@ -45,6 +47,7 @@ test('every field is read', () => {
     namesId: true,
     namesStorage: true,
     owner: 'somebody',
+    deliverTo: 'archive:{id}',
   });
 });
 

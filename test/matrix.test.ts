@@ -130,9 +130,15 @@ const ROUTES: Record<string, Row> = {
   },
   'GET /api/files/:id/status': { access: 'read', ok: 200, on: 'file' },
   'GET /api/processing/estimate': { access: 'upload', ok: 400 },
+  // Its authority is the token in its address; see own-step-services.test.ts.
+  'POST /api/files/:id/steps/:step': { access: 'public', ok: 404, on: 'image' },
+  'GET /api/processing/settings/:type/:subtype': { access: 'upload', ok: 200 },
+  'GET /api/processing/settings/:type': { access: 'upload', ok: 200 },
+  'POST /api/processing/settings/validate': { access: 'upload', ok: 200, body: () => ({ settings: {} }) },
   'GET /api/files/:id/events': { access: 'read', ok: 200, on: 'file' },
   'GET /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/thumbnails/:size': { access: 'read', link: 'resource', ok: 200, on: 'image' },
+  'GET /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/files/:id/derived/:name': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /api/events': { access: 'read', link: 'caller', ok: 200, asks: true, endless: true },
   'POST /api/events/link': { access: 'read', ok: 200 },
@@ -299,6 +305,7 @@ const OTHERS: Record<string, Row> = {
   'POST /api/uploads/presign?': { access: 'upload', ok: 200, on: 'direct', body: (id) => ({ id }) },
   // The same route is called for a finished upload.
   'GET /api/uploads/:id?': { access: 'upload', ok: 200, on: 'file' },
+  'HEAD /api/files/:id/optimized': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'HEAD /api/files/:id/content': { access: 'read', link: 'resource', ok: 200, on: 'image' },
   'GET /admin/queues': { access: 'admin', ok: 200 },
   'GET /admin/queues/api/queues': { access: 'admin', ok: 200 },
@@ -320,6 +327,8 @@ const WITHOUT_LIMIT = [
   // A user can always stay signed in and sign out. Neither costs the hash of a password.
   'POST /api/auth/refresh',
   'POST /api/auth/logout',
+  // It answers a question of ours, once: its address has a token that nobody can guess.
+  'POST /api/files/:id/steps/:step',
   // It ends an upload that was counted when it began.
   'POST /api/uploads/complete',
   // Load balancers ask as often as they like.
@@ -347,7 +356,10 @@ const PIXEL = Buffer.from(
 const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
   file: (owner) => owner.upload(Buffer.from('a file')),
   async image(owner) {
-    const id = await owner.upload(PIXEL, { filename: 'pixel.png' });
+    const id = await owner.upload(PIXEL, {
+      filename: 'pixel.png',
+      settings: '{"format":"jpeg"}',
+    });
     const { status } = await owner.settled(id);
     expect(status).toBe('completed');
     return id;
@@ -548,7 +560,12 @@ function addressOf(name: string, id: string): { method: string; path: string } {
   const [method = '', path = ''] = name.replaceAll('?', '').split(' ');
   return {
     method,
-    path: path.replace(':id', id).replace(':size', 'small').replace(':name', 'thumbnail-small'),
+    path: path
+      .replace(':id', id)
+      .replace(':size', 'small')
+      .replace(':name', 'thumbnail-small')
+      .replace(':type/:subtype', 'image/jpeg')
+      .replace(':type', 'image%2Fjpeg'),
   };
 }
 

@@ -76,7 +76,12 @@ test.each(routes.map((route) => [`${route.method} ${route.path}`, route] as cons
 });
 
 /** They are given a password, or they change nothing. */
-const WITHOUT_KEY = ['post /api/me/password', 'post /api/events/link', 'post /api/admin/hooks/test'];
+const WITHOUT_KEY = [
+  'post /api/me/password',
+  'post /api/processing/settings/validate',
+  'post /api/events/link',
+  'post /api/admin/hooks/test',
+];
 
 test('routes that create or change something by a JSON POST take a key, without those that get a password', () => {
   const keyed = routes.filter(({ keyed }) => keyed).map(({ method, path }) => `${method} ${path}`);

@@ -49,10 +49,10 @@ const DECODE_MS = 1_000;
 /** How long the steps after the read will probably take, in seconds. @param spentMs milliseconds that they have taken so far */
 export async function decodeSeconds(
   { estimates }: Pick<PipelineDeps, 'estimates'>,
-  { detectedType, declaredType, size }: File,
+  file: File,
   spentMs = 0,
 ): Promise<number> {
-  const ms = (await estimates.decodeMs(detectedType ?? declaredType, size)) ?? DECODE_MS;
+  const ms = (await estimates.decodeMs(file)) ?? DECODE_MS;
   return Math.max(1, Math.ceil((ms - spentMs) / 1000));
 }
 

@@ -31,6 +31,8 @@ import { Hooks1763983000000 } from '../../migrations/1763983000000-hooks.js';
 import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed-jobs.js';
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
+import { Settings1763989000000 } from '../../migrations/1763989000000-settings.js';
+import { Delivery1763996000000 } from '../../migrations/1763996000000-delivery.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
 import { Blob } from './entities/blob.js';
@@ -103,6 +105,8 @@ export async function openDatabase(
       RemovedJobs1763986000000,
       LogLevel1763987000000,
       Derived1763988000000,
+      Settings1763989000000,
+      Delivery1763996000000,
     ],
   });
   return database.initialize();

@@ -39,6 +39,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   'file.step': StepRecord & { step: string };
   /** The id of the older file with which it shares its bytes from now on. */
   'file.deduplicated': { duplicateOf: string };
+  /** Its copy is where other systems expect it: the name of the destination, the key in it, and bytes. */
+  'file.delivered': { destination: string; key: string; size: number };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -94,6 +96,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.processing': true,
   'file.step': true,
   'file.deduplicated': true,
+  'file.delivered': true,
   'file.completed': true,
   'file.failed': true,
   'file.infected': true,

@@ -140,6 +140,21 @@ export function hasLink(store: Pick<BlobStore, 'link'>, blob: StoredBlob): boole
   return store.link !== undefined && objectsOf(blob).length === 1;
 }
 
+/** A blob as the source of a copy to another place. */
+export interface BlobSource {
+  /** Bytes. */
+  size: number;
+  /** The stored objects that hold the bytes, in their order, for a copy within the store. */
+  objects: readonly BlobObject[];
+  /** As openBlob(). */
+  open(range?: ByteRange): Promise<Readable>;
+}
+
+export function sourceOfBlob(store: Pick<BlobStore, 'read'>, blob: StoredBlob): BlobSource {
+  const { size } = blob;
+  return { size, objects: objectsOf(blob), open: (range) => openBlob(store, blob, range) };
+}
+
 /** Stores new blobs, which have no reference yet. When this returns, their bytes survive a power cut. */
 export async function storeBlobs(
   { database, storage }: BlobDeps,

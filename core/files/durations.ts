@@ -37,6 +37,9 @@ export interface Expected {
 
 const ALL = '*/*';
 
+/** Stands behind the type of images that were optimised: that takes longer than all other steps. */
+const OPTIMIZED = '; optimized';
+
 /** A type with fewer files is estimated by its range. */
 const ENOUGH = 5;
 
@@ -55,7 +58,9 @@ export async function recordDuration(
   await execute(
     manager,
     `WITH done AS (
-       SELECT coalesce(detected_type, '') AS type, floor(log(2, greatest(size, 1)))::smallint AS size_class, size,
+       SELECT coalesce(detected_type, '')
+                || CASE WHEN steps -> 'optimize' ->> 'state' = 'done' THEN '${OPTIMIZED}' ELSE '' END AS type,
+              floor(log(2, greatest(size, 1)))::smallint AS size_class, size,
               round(coalesce(sum(ms) FILTER (WHERE name = ANY ($2)), 0)) AS read_ms,
               round(coalesce(sum(ms) FILTER (WHERE name <> ALL ($2)), 0)) AS decode_ms
        FROM files, LATERAL (
@@ -86,7 +91,8 @@ export async function readDurations(database: Database): Promise<Durations> {
     `SELECT CASE WHEN grouping(type) = 0 THEN type WHEN grouping(family) = 0 THEN family ELSE '${ALL}' END AS types,
             ${median('size')} AS size, ${median('read_ms')} AS "readMs", ${median('decode_ms')} AS "decodeMs",
             count(*)::integer AS files
-     FROM (SELECT *, split_part(type, '/', 1) || '/*' AS family FROM processing_durations) AS kept
+     FROM (SELECT *, split_part(type, '/', 1) || '/*' || substring(type FROM ';.*|$') AS family
+           FROM processing_durations) AS kept
      GROUP BY GROUPING SETS ((type, size_class), (family, size_class), (size_class))
      ORDER BY size_class`,
   );
@@ -102,17 +108,27 @@ export async function readDurations(database: Database): Promise<Durations> {
  * those; a file of unknown type by all files.
  * @param type null: not known
  * @param size bytes
+ * @param isOptimized whether it is an image that will be optimised; if no such images are known, the others count
  * @returns undefined: too little is known
  */
 export function expectDuration(
   durations: Durations,
   type: string | null,
   size: number,
+  isOptimized = false,
 ): Expected | undefined {
-  const name = nameOf(type || UNTOLD);
+  if (isOptimized) {
+    const expected = expectOf(durations, `${nameOf(type || UNTOLD)}${OPTIMIZED}`, size);
+    if (expected) return expected;
+  }
+  return expectOf(durations, nameOf(type || UNTOLD), size);
+}
+
+/** @param name of a type, as the table has it */
+function expectOf(durations: Durations, name: string, size: number): Expected | undefined {
   const known = durations.get(name) ?? [];
   const isEnough = countFiles(known) >= ENOUGH;
-  const types = isEnough ? name : name === UNTOLD ? ALL : name.replace(/\/.*/, '/*');
+  const types = isEnough ? name : name === UNTOLD ? ALL : name.replace(/\/[^;]*/, '/*');
   const sizes = durations.get(types) ?? [];
   const times = interpolate(sizes, size);
   return times && { ...times, types, files: countFiles(sizes) };

@@ -3,6 +3,9 @@ import { within } from '../concurrency.js';
 import type { File } from '../database/entities/file.js';
 import { queryRows } from '../database/rows.js';
 import type { Logger } from '../log.js';
+import { nameOf } from '../media/allowed.js';
+import type { ImageSettings } from '../media/image-settings.js';
+import { settingsFor, type TypeSettings } from '../media/optimized-types.js';
 import { type Durations, type Expected, expectDuration, readDurations } from './durations.js';
 import { isWaiting } from './steps.js';
 
@@ -25,12 +28,13 @@ export interface Estimates {
    * For a file that is not here yet, or has just come. Never throws: nothing is known while the database is away.
    * @param type null: not known
    * @param size bytes
+   * @param settings of the upload; null: none
    */
-  forNewFile(type: string | null, size: number): Promise<Estimate>;
+  forNewFile(type: string | null, size: number, settings: ImageSettings | null): Promise<Estimate>;
   /** Seconds until the processing of a file ends; null: not known, or it does not go on by itself. Never throws. */
   secondsLeft(file: File): Promise<number | null>;
   /** How long the steps take that decode a file, in milliseconds; undefined: not known. Never throws. */
-  decodeMs(type: string | null, size: number): Promise<number | undefined>;
+  decodeMs(file: KnownFile): Promise<number | undefined>;
 }
 
 /** Numbers of the last two seconds are good enough. */
@@ -42,6 +46,9 @@ const PATIENCE_MS = 500;
 /** How many unfinished files are looked at for the one that has waited longest. */
 const FIRST = 200;
 
+/** The facts of a file by which its time is known. */
+type KnownFile = Pick<File, 'detectedType' | 'declaredType' | 'size' | 'settings'>;
+
 interface Recent {
   durations: Durations;
   /** When the pending file that has waited longest became pending; null: none is pending. */
@@ -52,8 +59,11 @@ interface Recent {
 
 const NOTHING: Recent = { durations: new Map(), waitingSince: null, waitMs: 0 };
 
-/** Opens the estimates of one process. They read the database when they are asked, and not each time. */
-export function openEstimates(database: DataSource, log: Logger): Estimates {
+/**
+ * Opens the estimates of one process. They read the database when they are asked, and not each time.
+ * @param byType as Config.optimize
+ */
+export function openEstimates(database: DataSource, log: Logger, byType: readonly TypeSettings[]): Estimates {
   let latest = NOTHING;
   let readAt = Number.NEGATIVE_INFINITY;
   let reading: Promise<void> | undefined;
@@ -76,10 +86,16 @@ export function openEstimates(database: DataSource, log: Logger): Estimates {
     return latest;
   }
 
+  async function expect({ detectedType, declaredType, size, settings }: KnownFile) {
+    const type = detectedType ?? declaredType;
+    const isOptimized = settingsFor(byType, nameOf(type ?? ''), settings) !== undefined;
+    return expectDuration((await recent()).durations, type, size, isOptimized);
+  }
+
   return {
-    async forNewFile(type, size) {
-      const { durations, waitMs } = await recent();
-      const expected = expectDuration(durations, type, size);
+    async forNewFile(type, size, settings) {
+      const { waitMs } = await recent();
+      const expected = await expect({ detectedType: null, declaredType: type, size, settings });
       return {
         seconds: expected ? toSeconds(waitMs + expected.readMs + expected.decodeMs) : null,
         waitSeconds: Math.round(waitMs / 1000),
@@ -88,11 +104,13 @@ export function openEstimates(database: DataSource, log: Logger): Estimates {
     },
     async secondsLeft(file) {
       if (file.status === 'paused') return null;
-      if (file.status === 'pending' || file.status === 'processing') return leftOf(file, await recent());
+      if (file.status === 'pending' || file.status === 'processing') {
+        return leftOf(file, await expect(file), await recent());
+      }
       return 0;
     },
-    async decodeMs(type, size) {
-      return expectDuration((await recent()).durations, type, size)?.decodeMs;
+    async decodeMs(file) {
+      return (await expect(file))?.decodeMs;
     },
   };
 }
@@ -110,9 +128,8 @@ async function readWaiting(database: DataSource): Promise<Pick<Recent, 'waitingS
 }
 
 /** @param file that is pending or processing */
-function leftOf(file: File, { durations, waitingSince }: Recent): number | null {
-  const { status, size, priority, updatedAt, etaSeconds, error, steps } = file;
-  const expected = expectDuration(durations, file.detectedType ?? file.declaredType, size);
+function leftOf(file: File, expected: Expected | undefined, { waitingSince }: Recent): number | null {
+  const { status, priority, updatedAt, etaSeconds, error, steps } = file;
   const workMs = expected && expected.readMs + expected.decodeMs;
   if (status === 'pending') {
     // Files with a priority stand behind all new ones, those that are still to come included.

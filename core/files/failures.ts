@@ -25,6 +25,7 @@ const TROUBLES = new Map(
     parser_died: 'A program that reads the file broke down.',
     unavailable: 'The storage could not be reached.',
     storage_full: 'There was no room left on the server.',
+    delivery_refused: 'The file could not be delivered to where it belongs.',
     internal: 'The processing failed unexpectedly.',
   }),
 );

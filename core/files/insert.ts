@@ -14,10 +14,10 @@ import { insertBlobOfUpload } from './blobs.js';
  */
 const FILE_OF_UPLOAD = `
      file AS (
-       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, warnings,
-                          status, created_at)
-       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types,
-              coalesce(warnings, '[]'), 'pending', now()
+       INSERT INTO files (id, owner_id, blob_id, filename, size, declared_type, expected_sha256, allowed_types, settings,
+                          warnings, deliver_to, status, created_at)
+       SELECT id, owner_id, $2, filename, "offset", declared_type, expected_sha256, allowed_types, settings,
+              coalesce(warnings, '[]'), deliver_to, 'pending', now()
        FROM upload
        RETURNING *
      ), told AS (

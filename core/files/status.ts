@@ -6,6 +6,7 @@ import { countChanged, execute, queryEntities } from '../database/rows.js';
 import { AppError } from '../errors.js';
 import { appendEvents } from '../events/append.js';
 import type { StatusEventType } from '../events/types.js';
+import type { ImageSettings } from '../media/image-settings.js';
 import { AttemptOver, type FileRun, stopAttempt } from './attempt.js';
 import { recordDuration } from './durations.js';
 
@@ -206,6 +207,13 @@ const REPEATED = `
                                FROM jsonb_array_elements(warnings) AS one (warning)
                                WHERE warning ->> 'step' = 'upload')`;
 
+/** A new run of the optimisation alone: the facts of the other steps do not depend on the settings. */
+const OPTIMIZED_AGAIN = `
+  ${NEW_RUN}, error = NULL, eta_seconds = NULL, steps = steps - 'optimize', step = 'optimize', progress = 0,
+  completed_at = NULL, metadata = metadata - 'optimized',
+  warnings = (SELECT coalesce(jsonb_agg(warning), '[]') FROM jsonb_array_elements(warnings) AS one (warning)
+              WHERE warning ->> 'step' <> 'optimize')`;
+
 interface UserAction {
   from: readonly FileStatus[];
   to: FileStatus;
@@ -234,10 +242,18 @@ const USER_ACTIONS = {
 
 export type FileAction = keyof typeof USER_ACTIONS;
 
+/** What a user may say about a new run. */
+export interface RunOptions {
+  /** In the queue, see ProcessingJob; undefined: as before. */
+  priority?: number | undefined;
+  /** Null: none of its own; undefined: as before. */
+  settings?: ImageSettings | null | undefined;
+}
+
 /**
  * Changes the status of a file for its user, whichever attempt processes it. An attempt that is running is told to stop.
- * A change to `pending` begins a new run; the caller adds its job.
- * @param priority of the new run in the queue, see ProcessingJob; undefined: as before
+ * A change to `pending` begins a new run; the caller adds its job. If a completed file gets settings, the new run has only the
+ * step that they concern.
  * @returns the file as it is now
  * @throws {AppError} not_found; wrong_state, saying which actions are possible
  */
@@ -246,7 +262,7 @@ export async function changeByUser(
   id: string,
   action: FileAction,
   actor: Actor,
-  priority?: number,
+  { priority, settings }: RunOptions = {},
 ): Promise<File> {
   const { to, event, assign }: UserAction = USER_ACTIONS[action];
   return database.transaction(async (manager) => {
@@ -258,12 +274,15 @@ export async function changeByUser(
     );
     if (!file) throw new AppError('not_found');
     requirePossible(file.status, action);
+    const isOnlyOptimized = settings !== undefined && file.status === 'completed';
     const [changed] = await queryEntities(
       manager,
       File,
-      `UPDATE files SET status = $2, priority = coalesce($3, priority), ${assign}, updated_at = now()
+      `UPDATE files SET status = $2, priority = coalesce($3, priority),
+         settings = CASE WHEN $4 THEN $5::jsonb ELSE settings END,
+         ${isOnlyOptimized ? OPTIMIZED_AGAIN : assign}, updated_at = now()
        WHERE id = $1 RETURNING *`,
-      [id, to, priority ?? null],
+      [id, to, priority ?? null, settings !== undefined, settings ? JSON.stringify(settings) : null],
     );
     if (!changed) throw new AppError('not_found');
     if (file.status === 'processing') await stopAttempt(manager, file);

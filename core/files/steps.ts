@@ -1,7 +1,7 @@
 import type { DataSource, EntityManager } from 'typeorm';
 import { Derivative } from '../database/entities/derivative.js';
 import { File, type Problem, type StepRecord, type WaitingStep } from '../database/entities/file.js';
-import { countChanged, execute, queryEntities } from '../database/rows.js';
+import { countChanged, execute, queryEntities, queryRows } from '../database/rows.js';
 import { appendEvents } from '../events/append.js';
 import { AttemptOver, type FileRun, type Run } from './attempt.js';
 import { referenceBlobs, releaseBlobs, type StoredBlob } from './blobs.js';
@@ -32,6 +32,8 @@ export interface Facts {
   /** Merged into the metadata of other steps. */
   metadata?: Record<string, unknown>;
   derivatives?: NewDerivative[];
+  /** Names of derivatives that an earlier run may have made, and that the file does not have any more. */
+  withdrawn?: string[];
   warnings?: Problem[];
 }
 
@@ -107,46 +109,88 @@ export async function recordSteps<T = void>(
   });
 }
 
-/** Records that a step waits for an answer, without an event. @throws {AttemptOver} */
+/**
+ * Records that a step waits for an answer, without an event. If the answer is there already, it stays.
+ * @returns `ask`: the name of the question; an attempt asks once, and may put off the deadline later. `isAnswered`: whether the
+ * answer is there
+ * @throws {AttemptOver}
+ */
 export async function recordWaiting(
   database: DataSource,
   file: FileRun,
   step: string,
   until: Date,
-): Promise<void> {
-  const record: WaitingStep = { state: 'waiting', until: until.toISOString() };
-  const changed = await countChanged(
-    database.manager,
-    `UPDATE files SET step = $3, steps = steps || $4::jsonb, eta_seconds = NULL, updated_at = now()
-     WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'`,
-    [file.id, file.run, step, JSON.stringify({ [step]: record }), file.attempts],
+): Promise<{ ask: string; isAnswered: boolean }> {
+  const ask = `${file.run}-${file.attempts}`;
+  const record: WaitingStep = { state: 'waiting', until: until.toISOString(), ask };
+  const [written] = await queryRows<{ isAnswered: boolean }>(
+    database,
+    `UPDATE files SET step = $3, eta_seconds = NULL, updated_at = now(),
+       steps = CASE WHEN steps -> $3::text ->> 'state' <> 'waiting' THEN steps
+                    ELSE steps || jsonb_build_object($3::text, jsonb_build_object('since', $6::text) || coalesce(steps -> $3::text, '{}') || $4::jsonb) END
+     WHERE id = $1 AND run = $2 AND attempts = $5 AND status = 'processing'
+     RETURNING steps -> $3::text ->> 'state' <> 'waiting' OR steps -> $3::text -> 'failure' IS NOT NULL AS "isAnswered"`,
+    [file.id, file.run, step, JSON.stringify(record), file.attempts, new Date().toISOString()],
   );
-  if (changed === 0) throw endOf(file);
+  if (!written) throw endOf(file);
+  return { ask, isAnswered: written.isAnswered };
 }
 
 /**
  * Records the answer to a step that waits for an outside service. The caller wakes up the file's job then.
+ * @param ask the question that is answered, see recordWaiting(); undefined: whichever is open
  * @returns the run that goes on; undefined if the step does not wait, for example because the file was canceled
  */
 export async function answerStep(
   database: DataSource,
   fileId: string,
   result: StepResult,
+  ask?: string,
+): Promise<Run | undefined> {
+  return answerWaiting(database, { fileId, step: result.step, ask }, (manager, file) =>
+    writeSteps(manager, file, [result], { step: result.step, progress: file.progress, etaSeconds: null }),
+  );
+}
+
+/**
+ * Records that an outside service has failed. The worker judges it when the job goes on: the step may be optional, and another
+ * attempt may be left. The caller wakes up the file's job then.
+ * @param failure `retry`: whether another attempt may succeed
+ * @returns as answerStep()
+ */
+export async function answerStepFailed(
+  database: DataSource,
+  waiting: { fileId: string; step: string; ask: string },
+  failure: NonNullable<WaitingStep['failure']>,
+): Promise<Run | undefined> {
+  return answerWaiting(database, waiting, (manager, file) =>
+    execute(
+      manager,
+      `UPDATE files SET steps = jsonb_set(steps, ARRAY[$2, 'failure'], $3::jsonb), updated_at = now() WHERE id = $1`,
+      [file.id, waiting.step, JSON.stringify(failure)],
+    ),
+  );
+}
+
+/** Writes an answer, if the step waits for one and has none. */
+async function answerWaiting(
+  database: DataSource,
+  { fileId, step, ask }: { fileId: string; step: string; ask: string | undefined },
+  write: (manager: EntityManager, file: File) => Promise<unknown>,
 ): Promise<Run | undefined> {
   return database.transaction(async (manager) => {
     const [file] = await queryEntities(
       manager,
       File,
       `SELECT * FROM files
-       WHERE id = $1 AND status = 'processing' AND steps -> $2::text ->> 'state' = 'waiting' FOR UPDATE`,
-      [fileId, result.step],
+       WHERE id = $1 AND status = 'processing' AND deleted_at IS NULL
+         AND steps -> $2::text ->> 'state' = 'waiting' AND steps -> $2::text -> 'failure' IS NULL
+         AND ($3::text IS NULL OR steps -> $2::text ->> 'ask' = $3)
+       FOR UPDATE`,
+      [fileId, step, ask ?? null],
     );
     if (!file) return undefined;
-    await writeSteps(manager, file, [result], {
-      step: result.step,
-      progress: file.progress,
-      etaSeconds: null,
-    });
+    await write(manager, file);
     return { fileId, run: file.run };
   });
 }
@@ -187,7 +231,10 @@ async function writeSteps(
   );
   if (changed === 0) throw endOf(file);
   const derivatives = facts.flatMap((found) => found.derivatives ?? []);
-  if (derivatives.length > 0) await replaceDerivatives(manager, file.id, derivatives);
+  const withdrawn = facts.flatMap((found) => found.withdrawn ?? []);
+  if (derivatives.length + withdrawn.length > 0) {
+    await replaceDerivatives(manager, file.id, derivatives, withdrawn);
+  }
   await appendEvents(
     manager,
     results.map(({ step, record }) => ({
@@ -207,8 +254,9 @@ async function replaceDerivatives(
   manager: EntityManager,
   fileId: string,
   derivatives: NewDerivative[],
+  withdrawn: string[],
 ): Promise<void> {
-  const names = derivatives.map((derivative) => derivative.name);
+  const names = [...derivatives.map((derivative) => derivative.name), ...withdrawn];
   const replaced = await queryEntities(
     manager,
     Derivative,
@@ -219,6 +267,7 @@ async function replaceDerivatives(
     manager,
     replaced.map((derivative) => derivative.blobId),
   );
+  if (derivatives.length === 0) return;
   await referenceBlobs(
     manager,
     derivatives.map(({ blob }) => blob.id),

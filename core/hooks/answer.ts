@@ -22,6 +22,8 @@ export interface HookReply {
   namesStorage: boolean;
   /** Not of tusd: the owner of a new upload; see AUTH=hook. */
   owner: string | undefined;
+  /** Not of tusd: where the file is to be delivered; see core/delivery. */
+  deliverTo: string | undefined;
 }
 
 /** @returns the fields of an object under these names, whatever their case; null and undefined are left out */
@@ -66,6 +68,7 @@ const reply = struct({
     Storage: texts.optional(),
   }),
   Owner: z.string().optional(),
+  DeliverTo: z.string().optional(),
 });
 
 function isHeader([name, value]: [string, string]): boolean {
@@ -95,6 +98,7 @@ export function readReply(json: string): HookReply {
     namesId: Boolean(change.ID),
     namesStorage: change.Storage !== undefined,
     owner: rest.Owner || undefined,
+    deliverTo: rest.DeliverTo || undefined,
   };
 }
 

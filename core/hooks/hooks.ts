@@ -1,5 +1,7 @@
 import type { DataSource } from 'typeorm';
 import type { Upload } from '../database/entities/upload.js';
+import { type DeliveryConfig, readNamedTarget } from '../delivery/config.js';
+import { TemplateError } from '../delivery/template.js';
 import { AppError } from '../errors.js';
 import type { Creation } from '../uploads/create.js';
 import { checkHookMetadata } from '../uploads/description.js';
@@ -19,6 +21,8 @@ export interface HookDeps extends AskDeps {
   database: DataSource;
   /** Finds or makes the account that a hook names as the owner of an upload; undefined: hooks name no owners. */
   resolveOwner?: ((name: string) => Promise<string>) | undefined;
+  /** Hooks choose among its destinations; undefined: files are not delivered. */
+  delivery?: DeliveryConfig | undefined;
 }
 
 /** The hooks of one request of a client, or of the reconciler. */
@@ -65,6 +69,7 @@ export function createHooks(deps: HookDeps): HooksOf {
       const isOpen = creation.ownerId === null && resolveOwner && reply.owner;
       return {
         description: reply.metadata && describe(deps, reply.metadata),
+        deliverTo: reply.deliverTo && requireTarget(deps, reply.deliverTo),
         ownerId: isOpen ? await resolveOwner(reply.owner ?? '') : undefined,
       };
     }
@@ -138,6 +143,22 @@ function requirePossible({ log }: HookDeps, { namesId, namesStorage }: HookReply
   throw new AppError('hook_unusable', {
     detail: `The hook of this server sends ${field}, which is not possible here`,
   });
+}
+
+/** @throws {AppError} hook_unusable */
+function requireTarget({ log, delivery }: HookDeps, text: string): string {
+  try {
+    readNamedTarget(delivery, text);
+    return text;
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error;
+    log.error(
+      { err: error, target: text },
+      'a hook names no target for deliveries, so the upload is not created',
+    );
+    const detail = `The hook of this server sends a DeliverTo that cannot be used: ${error.message}`;
+    throw new AppError('hook_unusable', { detail, cause: error });
+  }
 }
 
 /** @throws {AppError} hook_unusable */

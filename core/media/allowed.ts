@@ -11,6 +11,13 @@ const ALIASES = new Map<string, string>(
     'image/heif': 'image/heic',
     'image/apng': 'image/png',
     'image/vnd.microsoft.icon': 'image/x-icon',
+    'image/x-bmp': 'image/bmp',
+    'image/x-ms-bmp': 'image/bmp',
+    'image/psd': 'image/vnd.adobe.photoshop',
+    'image/x-photoshop': 'image/vnd.adobe.photoshop',
+    'application/x-photoshop': 'image/vnd.adobe.photoshop',
+    'image/dng': 'image/x-adobe-dng',
+    'image/x-fuji-raf': 'image/x-fujifilm-raf',
     'audio/mp3': 'audio/mpeg',
     'audio/x-wav': 'audio/wav',
     'audio/wave': 'audio/wav',
@@ -48,7 +55,14 @@ const MEDIA = /^(image|audio|video|font)\//;
 
 /** Types that are recognised from the bytes. */
 const RECOGNISABLE = new Set(
-  [...supportedMimeTypes, 'audio/webm', 'audio/matroska', 'application/xml'].map((mime) => canonical(mime)),
+  [
+    ...supportedMimeTypes,
+    'audio/webm',
+    'audio/matroska',
+    'application/xml',
+    'image/x-pentax-pef',
+    'image/x-samsung-srw',
+  ].map((mime) => canonical(mime)),
 );
 
 /**

@@ -53,23 +53,28 @@ const POSITION = [
 const POINTERS =
   /^(ExifIFD|GpsIFD|InteropIFD|SubIFD|IPTC|ICC|ApplicationNotes|MakerNote|UserComment|Strip.*|Thumbnail.*|Padding)$/;
 
-/** @param bytes an EXIF block, with or without "Exif\0\0" before it, or a whole TIFF file */
-export function readExif(bytes: Buffer): Exif {
+/**
+ * @param bytes an EXIF block, with or without "Exif\0\0" before it, or a whole TIFF file
+ * @param apart blocks whose first directory takes the place of that to which the first block would point
+ */
+export function readExif(bytes: Buffer, apart: { exif?: Buffer; gps?: Buffer } = {}): Exif {
   const tiff = openTiff(bytes.subarray(bytes.toString('latin1', 0, 4) === 'Exif' ? 6 : 0));
   if (!tiff) return {};
   const main = tiff.readDirectory(tiff.first);
-  const follow = (tag: number) => {
+  const follow = (tag: number, block: Buffer | undefined): Directory => {
+    const other = block && openTiff(block);
+    if (other) return other.readDirectory(other.first);
     const [offset] = main.get(tag)?.numbers ?? [];
     return offset === undefined ? new Map() : tiff.readDirectory(offset);
   };
   const ifd0 = readTags('ifd0', main);
-  const exif = readTags('exif', follow(EXIF_IFD));
+  const exif = readTags('exif', follow(EXIF_IFD, apart.exif));
   for (const [name, [offset, fraction]] of Object.entries(DATES)) {
     const tags = name in ifd0 ? ifd0 : exif;
     tags[name] = readDate(textOf(tags[name]), textOf(exif[offset]), textOf(exif[fraction]));
   }
   for (const name of OFFSETS) if (!readOffset(textOf(exif[name]))) delete exif[name];
-  return { ifd0, exif, gps: readPlace(readTags('gps', follow(GPS_IFD))) };
+  return { ifd0, exif, gps: readPlace(readTags('gps', follow(GPS_IFD, apart.gps))) };
 }
 
 function readTags(block: string, directory: Directory): Tags {

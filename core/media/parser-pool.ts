@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { Logger } from '../log.js';
 import { BYTES_FD } from './parser-protocol.js';
 import { ENVIRONMENT, sandboxedNode } from './sandbox.js';
-import { type ParserLimits } from './task-input.js';
+import { type ParserLimits, wasmBytes } from './task-input.js';
 
 /** Parser processes, up to a fixed number. A process that ends is replaced. */
 export interface ParserPool {
@@ -21,6 +21,9 @@ export interface ParserPool {
 /** Pause before a new process starts. It doubles with each process that ended before it was up. */
 const RESPAWN_MS = 100;
 const LONGEST_RESPAWN_MS = 5_000;
+
+/** Bytes. */
+const WASM_PAGE = 64 * 1024;
 
 /** Starts one process, and further ones when none is free. @param count how many at most */
 export function startPool(count: number, limits: ParserLimits, log: Logger): ParserPool {
@@ -112,11 +115,14 @@ export function isAlive(child: ChildProcess): boolean {
 
 function forkParser({ maxImagePixels, memory }: ParserLimits): ChildProcess {
   const limits: ParserLimits = { maxImagePixels, memory };
+  const { execPath, execArgv } = sandboxedNode();
+  const pages = Math.floor(wasmBytes(limits) / WASM_PAGE);
   const child = fork(
     fileURLToPath(new URL('./parser-process.js', import.meta.url)),
     [JSON.stringify(limits)],
     {
-      ...sandboxedNode(),
+      execPath,
+      execArgv: [...execArgv, `--wasm-max-mem-pages=${pages}`],
       cwd: '/',
       env: ENVIRONMENT,
       serialization: 'advanced',

@@ -34,4 +34,4 @@ export const BYTES_FD = 4;
 export const TOO_MUCH_MEMORY = 'SIGUSR2';
 
 /** Tasks that can do nothing with only a part of the object. */
-export const NEEDS_ALL: ReadonlySet<TaskName> = new Set<TaskName>(['thumbnails', 'waveform']);
+export const NEEDS_ALL: ReadonlySet<TaskName> = new Set<TaskName>(['optimize', 'thumbnails', 'waveform']);

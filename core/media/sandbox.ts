@@ -31,7 +31,7 @@ const isRoot = process.getuid?.() === 0;
 export const STRANGER = 65_533;
 
 /* Commands that run another command with fewer rights. */
-const NO_NETWORK = isRoot
+export const NO_NETWORK = isRoot
   ? ['unshare', '--net', '--']
   : ['unshare', '--user', '--map-current-user', '--net', '--'];
 const NO_NEW_PRIVILEGES = ['setpriv', '--no-new-privs', '--'];
@@ -47,11 +47,11 @@ let command: { execPath: string; execArgv: string[] } | undefined;
 /** The program and the arguments that start Node in a sandbox, as far as this machine supports it. */
 export function sandboxedNode(): { execPath: string; execArgv: string[] } {
   if (!command) {
-    const wrappers = findWrappers([
+    const wrappers = workingWrappers([
       NO_NETWORK,
       NO_NEW_PRIVILEGES,
       ['prlimit', '--fsize=0', '--core=0', '--'],
-    ]);
+    ]).flat();
     const [execPath = process.execPath, ...execArgv] = [...wrappers, process.execPath, ...nodeFlags()];
     command = { execPath, execArgv };
   }
@@ -82,22 +82,24 @@ export interface ProgramSandbox {
  */
 export function openProgramSandbox({ memory, cpuSeconds, fileSize }: ProgramLimits): ProgramSandbox {
   const limits = [`--as=${memory}`, `--cpu=${cpuSeconds}`, `--fsize=${fileSize}`, '--core=0'];
-  const wrappers = findWrappers([
+  const wrappers = workingWrappers([
     NO_NETWORK,
     ...(isRoot ? [AS_STRANGER] : []),
     NO_NEW_PRIVILEGES,
     DIES_WITH_PARENT,
     ['prlimit', ...limits, '--'],
-  ]);
+  ]).flat();
   return { wrappers, owner: wrappers.includes('--clear-groups') ? STRANGER : undefined };
 }
 
-/** The wrappers that work here one inside the other; a machine may allow each of two tools alone and not both. */
-function findWrappers(candidates: string[][]): string[] {
-  let chain: string[] = [];
-  for (const wrapper of candidates) {
-    const longer = [...chain, ...wrapper];
-    if (works(longer)) chain = longer;
+/**
+ * Those of the given wrappers that work here one inside the other; a machine may allow each of two tools alone and not both.
+ * Blocks while it tries them.
+ */
+export function workingWrappers(wrappers: readonly string[][]): string[][] {
+  const chain: string[][] = [];
+  for (const wrapper of wrappers) {
+    if (works([...chain, wrapper].flat())) chain.push(wrapper);
   }
   return chain;
 }
@@ -116,7 +118,7 @@ function nodeFlags(): string[] {
     '--allow-addons',
     ...[...folders, ...realPaths('../../../package.json')].map((path) => `--allow-fs-read=${path}`),
     `--max-old-space-size=${HEAP_MIB}`,
-    // So that a task can free the memory of the task before it, which counts against its limit.
+    // Tasks that use WebAssembly give its memory back at once: it counts against the limit of the next task.
     '--expose-gc',
   ];
 }

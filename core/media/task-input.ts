@@ -21,6 +21,14 @@ export function heldBytes({ memory }: Pick<ParserLimits, 'memory'>): number {
   return Math.floor(memory / 2);
 }
 
+/**
+ * How many bytes a decoder in WebAssembly may take. It runs in the thread that watches the memory, so that thread cannot
+ * stop it.
+ */
+export function wasmBytes({ memory }: Pick<ParserLimits, 'memory'>): number {
+  return Math.floor(memory * 0.7);
+}
+
 /** The error of a task that needs more than the first `held` bytes of the object. */
 export function tooLarge(size: number, held: number): AppError {
   return new AppError('too_much_memory', { detail: `${size} bytes; at most ${held} are read into memory` });

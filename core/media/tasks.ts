@@ -2,6 +2,7 @@ import { detectType } from './detect.js';
 import { describeDocument } from './documents/description.js';
 import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
+import { optimizeImage } from './optimize.js';
 import type { TaskInput } from './task-input.js';
 import { makeThumbnails } from './thumbnails.js';
 import { readWaveform } from './wav.js';
@@ -15,6 +16,7 @@ export const TASKS = {
   document: describeDocument,
   media: readMedia,
   metadata: readMetadata,
+  optimize: optimizeImage,
   thumbnails: makeThumbnails,
   type: detectType,
   waveform: readWaveform,

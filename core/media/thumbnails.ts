@@ -1,7 +1,9 @@
 import sharp, { type Metadata, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
-import { decoding, fillWebp, readHeader, reasonOf } from './image.js';
-import { type ParserLimits, type TaskInput, tooLarge } from './task-input.js';
+import { PART, toDecodable } from './decodable.js';
+import { findLargestJpeg } from './embedded-jpeg.js';
+import { checkSize, decoding, JPEG_SCALES, readHeader, reasonOf, withEnd } from './image.js';
+import { type TaskInput, tooLarge } from './task-input.js';
 
 /** Longest side in pixels. */
 const SIZES = [
@@ -17,14 +19,6 @@ const QUALITY = 78;
 
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
-
-/** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
-const JPEG_SCALES = [8, 4, 2];
-
-const PART = 'Only a part of the image could be decoded';
-
-/** The marker that a JPEG ends with. */
-const END_OF_IMAGE = Buffer.from([0xff, 0xd9]);
 
 export interface Thumbnail {
   name: string;
@@ -45,18 +39,21 @@ export interface Pixels {
   info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
 }
 
+interface Decoded {
+  pixels: Pixels;
+  /** Why it is only a part of the image. */
+  damage?: string;
+}
+
 /**
  * Decodes an image once, at the largest size, and makes the smaller ones from that.
  * @throws {AppError} unreadable, too_many_pixels, too_much_memory
  */
 export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   if (input.bytes.length < input.size) throw tooLarge(input.size, input.bytes.length);
-  const filled = fillWebp(input);
-  const header = await decoding(readHeader(filled ?? input.bytes));
-  checkSize(header, input.limits);
-  const { pixels, damage } = filled
-    ? { pixels: await decoding(readPixels(filled, 'none')), damage: `${PART}: bytes are missing at the end` }
-    : await decode(input.bytes, header);
+  const { pixels, damage } = await decodePicture(input).catch((error: unknown) =>
+    decodePreview(input, error),
+  );
   return { thumbnails: await scaleDown(pixels), ...(damage ? { damage } : {}) };
 }
 
@@ -73,39 +70,44 @@ export async function scaleDown(pixels: Pixels): Promise<Thumbnail[]> {
   return thumbnails;
 }
 
+/** @throws {AppError} unreadable, too_many_pixels, too_much_memory */
+async function decodePicture(input: TaskInput): Promise<Decoded> {
+  const { bytes, damage } = await decoding(toDecodable(input));
+  const header = await decoding(readHeader(bytes));
+  checkSize(header, input.limits, scaleOf(header));
+  if (damage) return { pixels: await decoding(readPixels(bytes, 'none')), damage };
+  return decode(bytes, header);
+}
+
 /**
- * A JPEG is decoded at a reduced scale, a few rows at a time. Only a progressive JPEG needs all its coefficients at once.
- * Other images are decoded at full size.
+ * Programs and cameras put a small JPEG into many pictures. It is all that is left of one that cannot be decoded.
+ * @throws the error if there is none, or if the picture is not broken but too large
  */
-function checkSize(
-  { width, height, format, isProgressive, chromaSubsampling = '', channels }: Metadata,
-  { maxImagePixels, memory }: ParserLimits,
-): void {
-  const isJpeg = format === 'jpeg';
-  const scale =
-    JPEG_SCALES.find((candidate) => isJpeg && Math.max(width, height) >= LARGEST * candidate) ?? 1;
-  const pixels = (width * height) / scale ** 2;
-  if (pixels > maxImagePixels) {
-    throw new AppError('too_many_pixels', {
-      detail: `${width} × ${height} pixels; at most ${maxImagePixels} in all are decoded`,
-    });
-  }
-  // Two bytes for each coefficient; with 4:2:0 there are half as many for both colours as for the brightness.
-  const coefficients = width * height * (chromaSubsampling.startsWith('4:2:0') ? 1.5 : channels);
-  if (isJpeg && isProgressive && coefficients * 2 > memory) {
-    throw new AppError('too_much_memory', {
-      detail: `${width} × ${height} pixels, stored progressively, take ${coefficients * 2} bytes; at most ${memory} are used`,
-    });
-  }
+async function decodePreview({ bytes, limits }: TaskInput, error: unknown): Promise<Decoded> {
+  const preview = error instanceof AppError && error.code === 'unreadable' && findLargestJpeg(bytes, 1);
+  if (!preview) throw error;
+  const read = async () => {
+    const header = await readHeader(preview.bytes);
+    checkSize(header, limits, scaleOf(header));
+    return readPixels(preview.bytes, 'none');
+  };
+  const pixels = await read().catch(() => Promise.reject(error));
+  return { pixels, damage: `Only the preview in the image could be decoded. ${error.detail}` };
+}
+
+/** A JPEG is decoded at a reduced scale; other images are decoded at full size. */
+function scaleOf({ width, height, format }: Metadata): number {
+  const fits = (scale: number) => Math.max(width, height) >= LARGEST * scale;
+  return format === 'jpeg' ? (JPEG_SCALES.find(fits) ?? 1) : 1;
 }
 
 /** Decodes the image as if it were complete; if that fails, decodes as much as possible. */
-async function decode(bytes: Buffer, { format }: Metadata): Promise<{ pixels: Pixels; damage?: string }> {
+async function decode(bytes: Buffer, { format }: Metadata): Promise<Decoded> {
   try {
     return { pixels: await readPixels(bytes, 'error') };
   } catch (error) {
     // Some programs omit the end marker. If nothing else is wrong, decoding with the marker gives no warning.
-    const ended = format === 'jpeg' && Buffer.concat([bytes, END_OF_IMAGE]);
+    const ended = format === 'jpeg' && withEnd(bytes);
     const whole = ended && (await readPixels(ended, 'warning').catch(() => undefined));
     if (whole) return { pixels: whole };
     const part = await readPixels(bytes, 'none').catch(() => decoding(Promise.reject(error)));

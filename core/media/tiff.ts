@@ -25,10 +25,13 @@ const MAX_VALUES = 256;
 /** Numerator of a rational that is unknown or infinite (EXIF 2.31, 4.6.5: SubjectDistance). */
 const UNKNOWN = 0xffff_ffff;
 
+/** A TIFF, and the same structure under the marks of Olympus and Panasonic. */
+const MARKS = ['II*\0', 'MM\0*', 'IIRO', 'IIRS', 'MMOR', 'IIU\0'];
+
 /** @returns undefined if the bytes are not a TIFF; a BigTIFF, with offsets of 64 bits, is not supported either */
 export function openTiff(bytes: Buffer): Tiff | undefined {
   const mark = bytes.toString('latin1', 0, 4);
-  if (mark !== 'II*\0' && mark !== 'MM\0*') return undefined;
+  if (!MARKS.includes(mark)) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const little = mark.startsWith('I');
   const u16 = (at: number) => view.getUint16(at, little);

@@ -1,4 +1,5 @@
 import { readBoxes } from './boxes.js';
+import { rawTypeOf } from './camera-raw.js';
 import type { Bytes, Format } from './format.js';
 import { readTracks } from './matroska.js';
 import { countFrames } from './mpeg.js';
@@ -70,6 +71,7 @@ export function judge(bytes: Bytes, witness: Format | undefined): Detected | nul
   if (text && !(text.charset === 'utf-16le' && countFrames(head) > 2)) return judgeText(text);
   const believed = witness && isProven(witness, head) ? witness : undefined;
   if (believed && isZip(believed)) return readZip(bytes) ?? believed;
+  if (believed?.mime === TIFF.mime) return rawTypeOf(head) ?? believed;
   return readBoxes(head) ?? readTracks(head) ?? believed ?? writtenAs(latin1(head)) ?? readStart(head);
 }
 
@@ -121,9 +123,14 @@ function isTransportStream(head: Uint8Array): boolean {
   });
 }
 
-/** Formats that the witness misses when their data is beyond the head: a TIFF's directory, or MP3 sound after a tag. */
+/**
+ * Formats that the witness misses when their data is beyond the head: a TIFF's directory, or MP3 sound after a tag; and
+ * raw files of cameras whose first directory has another length than it expects.
+ */
 function readStart(head: Uint8Array): Format | null {
   const start = latin1(head.subarray(0, 4));
   if (start === 'II*\0' || start === 'MM\0*') return TIFF;
+  if (['IIRO', 'IIRS', 'MMOR'].includes(start)) return { mime: 'image/x-olympus-orf', ext: 'orf' };
+  if (start === 'IIU\0') return { mime: 'image/x-panasonic-rw2', ext: 'rw2' };
   return start.startsWith('ID3') && isId3(head) ? MP3 : null;
 }

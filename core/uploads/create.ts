@@ -52,6 +52,8 @@ export interface NewUpload extends Description {
   /** The process that will write at once and therefore gets the first lease; null: no process. */
   leaseHolder: string | null;
   actor: Actor;
+  /** Where a hook wants its file to be delivered; undefined: where files of its type are. */
+  deliverTo?: string | undefined;
   /** The upload token that allows this upload, with its limits; undefined: the owner creates it. */
   token?: { id: string; maxSize: number | null; types: string[] | null } | undefined;
 }
@@ -142,13 +144,13 @@ export async function prepareCreation(deps: CreationDeps, creation: Creation): P
   if (concat) refuseToken(creation.token);
   // A final upload stores nothing.
   if (concat?.kind !== 'final') await deps.storage.room?.require();
-  const { description, ownerId } = (await deps.hooks?.beforeCreate?.(creation)) ?? {};
+  const { description, ownerId, deliverTo } = (await deps.hooks?.beforeCreate?.(creation)) ?? {};
   const owner = creation.ownerId ?? ownerId;
   if (!owner) {
     throw new AppError('unauthenticated', { detail: 'Sign in: the hook of this server names no owner' });
   }
   const actor = creation.ownerId ? creation.actor : { ...creation.actor, userId: owner };
-  const upload = { ...creation, ...description, ownerId: owner, actor };
+  const upload = { ...creation, ...description, ownerId: owner, actor, deliverTo };
   // The hook may have changed the type.
   if (description) requireLength(deps, upload);
   return upload;

@@ -1,6 +1,7 @@
 import type { Problem } from '../database/entities/file.js';
 import type { Upload } from '../database/entities/upload.js';
 import { AppError } from '../errors.js';
+import { parseSettings } from '../media/image-settings.js';
 
 /*
  * The description of a new upload. A client sends it as metadata: as Upload-Metadata (tus), as JSON (presign), or in a
@@ -24,7 +25,7 @@ export interface Description {
 }
 
 /** The metadata's description of the file. `filename` is null if the client gave no name. */
-export type Described = Pick<Upload, 'filename' | 'declaredType' | 'expectedSha256'>;
+export type Described = Pick<Upload, 'filename' | 'declaredType' | 'expectedSha256' | 'settings'>;
 
 /** Assignments of an UPDATE of `uploads` that remove the description of an upload that has ended. */
 export const FORGET_DESCRIPTION =
@@ -72,11 +73,12 @@ export const MAX_MEDIA_TYPE = 255;
 const PLAIN_MEDIA_TYPE = /^[^/\s]{1,127}\/[^/\s]{1,127}$/u;
 
 /** Interprets checked metadata: clients use several keys, and leave values empty. */
-export function interpretMetadata({ filename, name, filetype, type, sha256 }: Metadata): Described {
+export function interpretMetadata({ filename, name, filetype, type, sha256, settings }: Metadata): Described {
   return {
     filename: filename || name || null,
     declaredType: filetype || (type && PLAIN_MEDIA_TYPE.test(type) ? type : null),
     expectedSha256: sha256 ? sha256.toLowerCase() : null,
+    settings: settings ? parseSettings(settings) : null,
   };
 }
 
@@ -85,12 +87,15 @@ export function toMetadata(described: {
   filename?: string | undefined;
   type?: string | undefined;
   sha256?: string | undefined;
+  /** JSON. */
+  settings?: string | undefined;
 }): Record<string, string> {
-  const { filename, type, sha256 } = described;
+  const { filename, type, sha256, settings } = described;
   return {
     ...(filename ? { filename } : {}),
     ...(type ? { filetype: type } : {}),
     ...(sha256 ? { sha256 } : {}),
+    ...(settings ? { settings } : {}),
   };
 }
 
@@ -110,7 +115,8 @@ export function checkMetadata(metadata: Metadata): Description {
   for (const [key, value] of entries) {
     requireUsable(key);
     requireText(key, key);
-    requireText(value ?? '', key);
+    // JSON may have line breaks.
+    if (key !== 'settings') requireText(value ?? '', key);
   }
   const { sha256 } = metadata;
   if (sha256 && !/^[0-9a-f]{64}$/i.test(sha256)) {
@@ -125,8 +131,12 @@ export function checkMetadata(metadata: Metadata): Description {
     turnsText ||= plain !== name;
     checked[key] = bareName(key, plain);
   }
-  const { filetype } = metadata;
+  const { filetype, settings } = metadata;
   if (filetype && !isMediaType(filetype)) checked.filetype = null;
+  if (settings) {
+    const parsed = parseSettings(settings);
+    checked.settings = parsed && JSON.stringify(parsed);
+  }
   return { metadata: checked, warnings: turnsText ? [BIDI_WARNING] : [] };
 }
 

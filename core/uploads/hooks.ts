@@ -40,6 +40,8 @@ export interface CreationChanges {
   description?: Description | undefined;
   /** The account that owns the upload; counts only for a sender whom this server does not know. */
   ownerId?: string | undefined;
+  /** Where its file is to be delivered: a target of a named destination, or `none`. */
+  deliverTo?: string | undefined;
 }
 
 export interface UploadQuestion {

@@ -24,8 +24,8 @@ export async function insertRows(
     `WITH wanted AS (
        SELECT * FROM jsonb_to_recordset($1::jsonb) AS one (
          id uuid, kind text, length bigint, metadata jsonb, metadata_header text, filename text, declared_type text,
-         expected_sha256 text, concat_header text, warnings jsonb, direct boolean, storage_key text, lease_holder text,
-         upload_token_id uuid, max_size bigint, allowed_types text[], actor jsonb)
+         expected_sha256 text, settings jsonb, concat_header text, warnings jsonb, direct boolean, storage_key text,
+         lease_holder text, upload_token_id uuid, max_size bigint, allowed_types text[], deliver_to text, actor jsonb)
      ), owner AS (
        UPDATE users SET used_bytes = used_bytes + $3::bigint, used_files = used_files + $9::bigint
        WHERE id = $2 AND disabled_at IS NULL
@@ -33,12 +33,14 @@ export async function insertRows(
        RETURNING id AS owner_id
      ), created AS (
        INSERT INTO uploads (id, owner_id, kind, status, length, metadata, metadata_header, filename, declared_type,
-                            expected_sha256, concat_header, warnings, direct, storage_key, lease_holder, lease_epoch,
-                            lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size, allowed_types)
+                            expected_sha256, settings, concat_header, warnings, direct, storage_key, lease_holder,
+                            lease_epoch, lease_expires_at, expires_at, reserved_bytes, upload_token_id, max_size,
+                            allowed_types, deliver_to)
        SELECT id, owner_id, kind, 'uploading', length, metadata, metadata_header, filename, declared_type,
-              expected_sha256, concat_header, warnings, direct, storage_key, lease_holder, 1,
+              expected_sha256, settings, concat_header, warnings, direct, storage_key, lease_holder, 1,
               CASE WHEN lease_holder IS NOT NULL THEN now() + $7 * interval '1 millisecond' END,
-              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types
+              now() + $8 * interval '1 hour', coalesce(length, 0), upload_token_id, max_size, allowed_types,
+              deliver_to
        FROM wanted, owner
        RETURNING *
      ), told AS (
@@ -69,7 +71,7 @@ export async function insertRows(
 
 /** A new upload as the statement reads it. */
 function toRow(deps: CreationDeps, upload: NewUpload) {
-  const { filename, declaredType, expectedSha256 } = interpretMetadata(upload.metadata);
+  const { filename, declaredType, expectedSha256, settings } = interpretMetadata(upload.metadata);
   const { token, concat } = upload;
   return {
     id: upload.id,
@@ -80,6 +82,7 @@ function toRow(deps: CreationDeps, upload: NewUpload) {
     filename: filename ?? upload.id,
     declared_type: declaredType,
     expected_sha256: expectedSha256,
+    settings,
     concat_header: concat?.kind === 'final' ? concat.header : null,
     warnings: upload.warnings,
     direct: upload.direct ?? false,
@@ -88,6 +91,7 @@ function toRow(deps: CreationDeps, upload: NewUpload) {
     upload_token_id: token?.id ?? null,
     max_size: smaller(token?.maxSize ?? null, findTypeLimit(deps, declaredType)?.maxSize ?? null),
     allowed_types: token?.types ?? null,
+    deliver_to: upload.deliverTo ?? null,
     actor: upload.actor,
   };
 }

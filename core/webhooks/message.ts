@@ -36,20 +36,24 @@ export function createWebhookSender(options: {
         .map((sealed) => openWebhookSecret(sealed, subscription.id, key));
       if (secrets[0] === undefined) return NO_SECRET;
       const body = JSON.stringify(messageOf(claim));
-      const timestamp = Math.floor(Date.now() / 1000);
-      const signed = `${id}.${timestamp}.${body}`;
-      const headers = {
-        'content-type': 'application/json',
-        'webhook-id': id,
-        'webhook-timestamp': String(timestamp),
-        // "the signature header can contain multiple signatures, separated by spaces"
-        'webhook-signature': secrets
-          .filter((secret) => secret !== undefined)
-          .map((secret) => `v1,${createHmac('sha256', secret).update(signed).digest('base64')}`)
-          .join(' '),
-      };
-      return post({ url: subscription.url, headers, body, signal });
+      const known = secrets.filter((secret) => secret !== undefined);
+      return post({ url: subscription.url, headers: signedHeaders(id, body, known), body, signal });
     },
+  };
+}
+
+/** The headers of a message: its type, and its signatures with these secrets. @param id of the message, unique */
+export function signedHeaders(id: string, body: string, secrets: readonly Buffer[]): Record<string, string> {
+  const timestamp = Math.floor(Date.now() / 1000);
+  const signed = `${id}.${timestamp}.${body}`;
+  return {
+    'content-type': 'application/json',
+    'webhook-id': id,
+    'webhook-timestamp': String(timestamp),
+    // "the signature header can contain multiple signatures, separated by spaces"
+    'webhook-signature': secrets
+      .map((secret) => `v1,${createHmac('sha256', secret).update(signed).digest('base64')}`)
+      .join(' '),
   };
 }
 

@@ -27,3 +27,10 @@ export function openWebhookSecret(sealed: Buffer, webhookId: string, key: KeyObj
   const secret = unseal(sealed, Buffer.from(webhookId), key);
   return secret === undefined ? undefined : Buffer.from(secret.slice(PREFIX.length), 'base64');
 }
+
+/** The bytes of a secret as its owner writes it, `whsec_` and Base64; undefined if it is none, or too short or too long. */
+export function readWebhookSecret(text: string): Buffer | undefined {
+  const [, base64] = /^whsec_([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
+  const bytes = base64 === undefined ? undefined : Buffer.from(base64, 'base64');
+  return bytes && bytes.length >= 24 && bytes.length <= 64 ? bytes : undefined;
+}

@@ -34,6 +34,12 @@ const derived = z.object({
     .describe('A signed address, which expires; null while the file may not be shown'),
 });
 
+const delivery = z.object({
+  destination: z.string().describe('The name of the destination'),
+  address: z.string().describe('`s3://bucket/key`, or the path within the folder of the destination'),
+  at: timestamp,
+});
+
 export const file = z
   .object({
     id,
@@ -53,6 +59,10 @@ export const file = z
     attempts,
     steps: z.record(z.string(), stepRecord).describe('How each step ended, by its name'),
     metadata: z.record(z.string(), z.unknown()),
+    settings: z
+      .record(z.string(), z.unknown())
+      .nullable()
+      .describe('How its owner wants it to be processed; null: as others of its type'),
     warnings: z.array(fault).describe('Problems that do not make the file unusable'),
     error: fault.nullable(),
     createdAt: timestamp,
@@ -61,6 +71,9 @@ export const file = z
     derived: z
       .array(derived)
       .describe('Previews and other things that steps have made from the file, apart from its thumbnails'),
+    deliveries: z
+      .array(delivery)
+      .describe('Copies for other systems; Landfall neither changes nor deletes them later'),
     links: links.describe('Signed addresses, which expire; none while the file is in the trash'),
   })
   .meta({ id: 'File' });

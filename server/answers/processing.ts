@@ -34,4 +34,37 @@ export const processingEstimate = z.object({
     .describe('The recent files that the estimate goes by'),
 });
 
+/** All settings of one image: each has a value. */
+const completeSettings = z
+  .object({
+    quality: z.int(),
+    maxWidth: z.int().nullable().describe('Pixels; null: no limit'),
+    maxHeight: z.int().nullable(),
+    fit: z.enum(['inside', 'cover', 'contain', 'fill', 'outside']),
+    format: z.enum(['keep', 'jpeg', 'png', 'webp', 'avif']),
+    metadata: z.enum(['strip', 'keep', 'strip-gps']),
+    lossless: z.boolean(),
+  })
+  .meta({ id: 'CompleteSettings' });
+
+export const settingsOfType = z.object({
+  type: z.string(),
+  asked: z.boolean().describe('Whether images of this type are optimised without being asked for (OPTIMIZE)'),
+  defaults: completeSettings.nullable().describe('Null: files of this type cannot be optimised'),
+  fields: z
+    .record(z.string(), z.record(z.string(), z.unknown()))
+    .describe('The allowed values of each setting, as JSON Schema'),
+});
+
+export const checkedSettings = z.object({
+  valid: z.boolean(),
+  settings: completeSettings.nullable().describe('Null: they are not valid'),
+  problems: z.array(
+    z.object({
+      field: z.string().describe('Empty: the settings as a whole'),
+      message: z.string().describe('Such as `must be true or false`'),
+    }),
+  ),
+});
+
 export type StatusJson = z.input<typeof processingStatus>;

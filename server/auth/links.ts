@@ -1,4 +1,5 @@
-import { createHmac, type KeyObject, timingSafeEqual } from 'node:crypto';
+import { type KeyObject, timingSafeEqual } from 'node:crypto';
+import { signatureOf, signPath } from '../../core/signed-path.js';
 import type { Principal } from './principal.js';
 
 /*
@@ -13,13 +14,8 @@ import type { Principal } from './principal.js';
 /** The expiry is rounded up to this, so that links repeat and browsers can cache the content. */
 const ROUND_SECONDS = 15 * 60;
 
-/** @param of the path, and what else the signature covers; a path has no line breaks */
-function sign(of: string, expiry: number, key: KeyObject): Buffer {
-  return createHmac('sha256', key).update(`${expiry}\n${of}`).digest();
-}
-
 function isSigned(of: string, expiry: number, signature: string, key: KeyObject): boolean {
-  return timingSafeEqual(Buffer.from(signature, 'base64url'), sign(of, expiry, key));
+  return timingSafeEqual(Buffer.from(signature, 'base64url'), signatureOf(of, expiry, key));
 }
 
 /** Seconds since 1970, 15 to 30 minutes from now. */
@@ -29,8 +25,7 @@ function nextExpiry(now: number): number {
 
 /** Makes a link to `path` that is valid for 15 to 30 minutes. */
 export function signLink(path: string, key: KeyObject, now = Date.now()): string {
-  const expiry = nextExpiry(now);
-  return `${path}?token=${expiry}.${sign(path, expiry, key).toString('base64url')}`;
+  return signPath(path, nextExpiry(now), key);
 }
 
 /** Whether `token` grants access to `path` now. */
@@ -53,7 +48,7 @@ export function signCallerLink(
   const keyExpiry = apiKey && expiresAt ? Math.floor(expiresAt.getTime() / 1000) : Number.POSITIVE_INFINITY;
   const expiry = Math.min(nextExpiry(now), keyExpiry);
   const caller = `${userId}${apiKey ? `_k${apiKey.id}` : sessionId ? `_s${sessionId}` : ''}`;
-  const signature = sign(`${path}\n${caller}`, expiry, key).toString('base64url');
+  const signature = signatureOf(`${path}\n${caller}`, expiry, key).toString('base64url');
   return { url: `${path}?token=${expiry}.${caller}.${signature}`, expiresAt: new Date(expiry * 1000) };
 }
 

@@ -49,6 +49,7 @@ export const ALLOWED_ALWAYS = [
 const EXPOSED_HEADERS = [
   ...['Content-Range', 'Content-Length', 'ETag', 'Content-Disposition', 'Location', 'Upload-Offset'],
   'Idempotency-Replayed',
+  ...['X-Original-Size', 'X-Compression-Ratio', 'X-Processing-Time'],
   ...EXPOSED_ALWAYS,
 ].join(', ');
 

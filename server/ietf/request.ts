@@ -125,7 +125,7 @@ export function refuseState(req: Request, { plainQuestions }: Dialect): void {
  */
 export function describeIn(req: Request): Description {
   const sent = describeUpload(req.get('Upload-Metadata'));
-  const { sha256 } = req.query;
+  const { sha256, settings } = req.query;
   const digest = digestsIn(req, 'Repr-Digest')['sha-256']?.toString('hex');
   if (digest && typeof sha256 === 'string' && sha256.toLowerCase() !== digest) {
     throw new AppError('invalid_request', { detail: 'sha256 in the query is not the one in Repr-Digest' });
@@ -135,6 +135,7 @@ export function describeIn(req: Request): Description {
     filename: filenameIn(req),
     type: type && !NO_TYPE_OF_A_FILE.includes(type) ? req.get('Content-Type') : undefined,
     sha256: digest ?? (typeof sha256 === 'string' ? sha256 : undefined),
+    settings: typeof settings === 'string' ? settings : undefined,
   });
   const described = checkMetadata({ ...sent.metadata, ...told });
   return {

@@ -9,7 +9,8 @@ import { createDialogue } from './form-dialogue.js';
  * Yields the files of a form (multipart/form-data, RFC 7578) one after the other, while their bytes come from
  * the socket.
  *
- * A part is a file if it has a file name; all other parts are skipped. One chunk of the body may contain the
+ * A part is a file if it has a file name. Of the other parts, the field `settings` holds for the files after it, and all
+ * others are skipped. One chunk of the body may contain the
  * ends and beginnings of many parts, so the parser gets the next chunk only after every file of the last one
  * was taken. The parser does not report some kinds of broken forms: see createDialogue(). All bytes outside
  * the content of files (headers, fields, text before and after the parts) are limited in number and size, so
@@ -18,6 +19,9 @@ import { createDialogue } from './form-dialogue.js';
 
 export const MAX_FILES = 100;
 const MAX_FIELDS = 100;
+
+/** Bytes of the field `settings`. */
+const MAX_SETTINGS = 4096;
 
 /** Bytes of one part's headers; the rest is cut off. */
 const MAX_PART_HEADERS = 16 * 1024;
@@ -34,6 +38,8 @@ export interface FormFile {
   filename: string;
   /** Without parameters. RFC 7578, 4.4: text/plain if the part does not name a type. */
   type: string;
+  /** JSON; absent: the form has none. */
+  settings?: string;
   content: ByteSource;
 }
 
@@ -57,6 +63,7 @@ export async function* readForm(req: IncomingMessage, body: ByteSource): AsyncGe
   /** Bytes of content of the files before it. */
   let before = 0;
   let received = 0;
+  let settings: string | undefined;
   let failure: unknown;
   let ended = false;
   const dialogue = createDialogue(() => invalid(BROKEN));
@@ -75,6 +82,13 @@ export async function* readForm(req: IncomingMessage, body: ByteSource): AsyncGe
   parser.on('filesLimit', refuse(`A form may hold at most ${MAX_FILES} files`));
   parser.on('fieldsLimit', refuse(`A form may hold at most ${MAX_FIELDS} fields`));
   parser.on('partsLimit', refuse(`A form may hold at most ${MAX_FILES + MAX_FIELDS} parts`));
+  parser.on('field', (field, value, _isNameCut, isCut) => {
+    if (field !== 'settings') return;
+    if (isCut) fail(invalid(`The field settings may have at most ${MAX_SETTINGS} bytes`));
+    // Those before it are stored already, without these settings.
+    if (last) fail(invalid('The field settings must come before the files'));
+    settings = value;
+  });
   parser.on('file', (_field, stream, filename, _encoding, type) => {
     before += last?.bytesRead ?? 0;
     last = stream;
@@ -83,6 +97,7 @@ export async function* readForm(req: IncomingMessage, body: ByteSource): AsyncGe
     found.push({
       filename: unescaped(filename),
       type,
+      ...(settings === undefined ? {} : { settings }),
       content: { flow: (take) => readContent(stream, take), end: body.end },
     });
     notify();
@@ -181,8 +196,7 @@ function createParser(req: IncomingMessage): BusboyInstance {
         files: MAX_FILES,
         fields: MAX_FIELDS,
         parts: MAX_FILES + MAX_FIELDS,
-        // Nothing reads the fields.
-        fieldSize: 0,
+        fieldSize: MAX_SETTINGS,
         headerSize: MAX_PART_HEADERS,
         headerPairs: 32,
       },

@@ -5,7 +5,8 @@ import { z } from 'zod';
 import { DERIVATIVE_NAME } from '../../core/database/entities/derivative.js';
 import type { File } from '../../core/database/entities/file.js';
 import { AppError } from '../../core/errors.js';
-import { getBlob, getFile, listDerivatives } from '../../core/files/queries.js';
+import { compressionRatio, OPTIMIZED, readOptimized, whyNotOptimized } from '../../core/files/optimized.js';
+import { getBlob, getFile, listDerivatives, type StoredDerivative } from '../../core/files/queries.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { byId } from './fields.js';
 import { type AnyRoute, route } from './route.js';
@@ -22,10 +23,18 @@ const INLINE =
 
 /** Serves the bytes of files and of their thumbnails. */
 export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
+  async function findDerivative({ id }: File, name: string): Promise<StoredDerivative | undefined> {
+    const derivatives = await listDerivatives(database, [id]);
+    return derivatives.find((derivative) => derivative.name === name);
+  }
+
   async function sendDerivative(req: Request, res: Response, file: File, name: string): Promise<void> {
-    const derivatives = await listDerivatives(database, [file.id]);
-    const found = derivatives.find((derivative) => derivative.name === name);
+    const found = await findDerivative(file, name);
     if (!found) throw new AppError('not_found', { detail: `This file has no ${name}` });
+    await sendFound(req, res, file, found);
+  }
+
+  async function sendFound(req: Request, res: Response, file: File, found: StoredDerivative): Promise<void> {
     const inline = INLINE.test(found.contentType);
     res.setHeader('Cache-Control', 'private, max-age=3600');
     await sendContent(req, res, storage, {
@@ -87,6 +96,29 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
         const file = own(await getFile(database, params.id));
         requireClean(file);
         await sendDerivative(req, res, file, `thumbnail-${params.size}`);
+      },
+    }),
+    route({
+      method: 'get',
+      path: '/api/files/:id/optimized',
+      access: 'read',
+      link: 'resource',
+      limit: 'downloads',
+      summary:
+        'The optimised form of an image, with X-Original-Size, X-Compression-Ratio and X-Processing-Time (milliseconds)',
+      params: byId,
+      answers: BYTES,
+      problems: BYTES_PROBLEMS,
+      async handle({ params, own, req, res }) {
+        const file = own(await getFile(database, params.id));
+        requireClean(file);
+        const found = await findDerivative(file, OPTIMIZED);
+        if (!found) throw new AppError('not_found', { detail: whyNotOptimized(file) });
+        res.setHeader('X-Original-Size', file.size);
+        res.setHeader('X-Compression-Ratio', compressionRatio(found.blob.size, file.size));
+        const { durationMs } = readOptimized(file) ?? {};
+        if (durationMs !== undefined) res.setHeader('X-Processing-Time', durationMs);
+        await sendFound(req, res, file, found);
       },
     }),
     route({

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { imageSettings } from '../../core/media/image-settings.js';
 
 /*
  * Schemas that more than one route uses.
@@ -48,5 +49,8 @@ export const priority = z.enum(['high', 'normal', 'low'], 'must be high, normal 
 /** How files are to be processed again. */
 export const processing = {
   priority: priority.default('normal'),
-  settings: z.never('cannot be given yet: leave it out').optional(),
+  settings: imageSettings
+    .nullable()
+    .optional()
+    .describe('How images are optimised; null: as others of their type; absent: as before'),
 };

@@ -35,9 +35,11 @@ const batch = z
     priority: priority.optional(),
     settings: processing.settings,
   })
-  .refine(({ action, priority }) => priority === undefined || action === 'process', {
-    path: ['priority'],
-    message: 'belongs to the action process: leave it out',
+  .superRefine(({ action, ...more }, context) => {
+    if (action === 'process') return;
+    const alone = (['priority', 'settings'] as const).find((name) => more[name] !== undefined);
+    const message = 'belongs to the action process: leave it out';
+    if (alone) context.addIssue({ code: 'custom', path: [alone], message });
   });
 
 /** What became of one file: the file as it is now (undefined: it is in the trash), or why it was refused. */
@@ -106,7 +108,7 @@ async function actOnAll(deps: BatchDeps, call: BatchCall): Promise<Map<string, O
 
 /** Does to one file what its own route does. The caller adds the job of a new run. @throws what that route throws */
 async function actOn(deps: BatchDeps, call: BatchCall, id: string): Promise<File | undefined> {
-  const { action, priority = 'normal' } = call.body;
+  const { action, priority = 'normal', settings } = call.body;
   if (!isUuid(id)) throw new AppError('not_found');
   call.own(await getFile(deps.database, id, { trashed: action === 'restore' }));
   const actor = signedInActor(call);
@@ -117,7 +119,7 @@ async function actOn(deps: BatchDeps, call: BatchCall, id: string): Promise<File
     case 'restore':
       return restoreFile(deps, id, actor);
     case 'process':
-      return changeByUser(deps.database, id, action, actor, PRIORITIES[priority]);
+      return changeByUser(deps.database, id, action, actor, { priority: PRIORITIES[priority], settings });
     default:
       return changeByUser(deps.database, id, action, actor);
   }

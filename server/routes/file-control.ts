@@ -2,7 +2,7 @@ import { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
 import { renameFile, restoreFile } from '../../core/files/control.js';
 import { getFile } from '../../core/files/queries.js';
-import { changeByUser, type FileAction } from '../../core/files/status.js';
+import { changeByUser, type FileAction, type RunOptions } from '../../core/files/status.js';
 import { addJobs, type SettleDeps } from '../../core/uploads/settle.js';
 import { file as fileAnswer } from '../answers/files.js';
 import type { Keys } from '../auth/keys.js';
@@ -80,15 +80,16 @@ export function fileControlRoutes(deps: ControlDeps): AnyRoute[] {
       access: 'manage',
       keyed: true,
       limit: 'processing',
-      summary: 'Process a file again, with all steps',
+      summary: 'Process a file again: with all steps, or with settings only the step that they concern',
       params: byId,
       body: z.strictObject(processing),
       answers: { 200: fileAnswer },
       problems: ['wrong_state'],
       async handle(call) {
         const { id } = call.own(await getFile(database, call.params.id));
-        const priority = PRIORITIES[call.body.priority];
-        return fileToJson(deps, await controlFile(deps, id, 'process', signedInActor(call), priority));
+        const { settings } = call.body;
+        const options = { priority: PRIORITIES[call.body.priority], settings };
+        return fileToJson(deps, await controlFile(deps, id, 'process', signedInActor(call), options));
       },
     }),
   ];
@@ -103,9 +104,9 @@ async function controlFile(
   id: string,
   action: FileAction,
   actor: SignedInActor,
-  priority?: number,
+  options?: RunOptions,
 ): Promise<File> {
-  const file = await changeByUser(deps.database, id, action, actor, priority);
+  const file = await changeByUser(deps.database, id, action, actor, options);
   await addJobs(deps, [file], actor);
   return file;
 }

@@ -1,6 +1,7 @@
 import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import type { File } from '../../core/database/entities/file.js';
+import { listDeliveries, type StoredDelivery } from '../../core/delivery/records.js';
 import { findTwin } from '../../core/files/duplicates.js';
 import { listDerivatives, type StoredDerivative } from '../../core/files/queries.js';
 import { endedSteps } from '../../core/files/steps.js';
@@ -21,16 +22,19 @@ interface FileJsonDeps {
 
 /** Files as the API shows them, with signed links to their readable parts. */
 export async function filesToJson({ database, keys }: FileJsonDeps, files: File[]): Promise<FileValue[]> {
-  const derivatives = await listDerivatives(
-    database,
-    files.map((file) => file.id),
-  );
-  return files.map((file) => fileJson(file, derivatives, keys.link));
+  const ids = files.map((file) => file.id);
+  const [derivatives, deliveries] = await Promise.all([
+    listDerivatives(database, ids),
+    listDeliveries(database, ids),
+  ]);
+  return files.map((file) => fileJson(file, derivatives, deliveries, keys.link));
 }
 
 /** One file as the API shows it. */
-export async function fileToJson({ database, keys }: FileJsonDeps, file: File): Promise<FileValue> {
-  return fileJson(file, await listDerivatives(database, [file.id]), keys.link);
+export async function fileToJson(deps: FileJsonDeps, file: File): Promise<FileValue> {
+  const [json] = await filesToJson(deps, [file]);
+  if (!json) throw new Error('a file without JSON');
+  return json;
 }
 
 /**
@@ -58,8 +62,13 @@ export function attemptsOf(file: File): number {
   return file.countedAttempts ?? file.attempts;
 }
 
-/** @param derivatives also those of other files */
-function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['link']): FileValue {
+/** @param derivatives also those of other files, as the deliveries */
+function fileJson(
+  file: File,
+  derivatives: StoredDerivative[],
+  deliveries: StoredDelivery[],
+  linkKey: Keys['link'],
+): FileValue {
   const path = `/api/files/${file.id}`;
   const own = derivatives.filter(({ fileId }) => fileId === file.id);
   const thumbnails = own.map(({ name }) => THUMBNAIL.exec(name)?.[1]).filter((size) => size !== undefined);
@@ -78,6 +87,7 @@ function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['li
     attempts: attemptsOf(file),
     steps: endedSteps(file),
     metadata: file.metadata,
+    settings: file.settings,
     warnings: file.warnings,
     error: file.error,
     createdAt: file.createdAt,
@@ -93,6 +103,9 @@ function fileJson(file: File, derivatives: StoredDerivative[], linkKey: Keys['li
         height,
         link: isShown ? signLink(`${path}/derived/${name}`, linkKey) : null,
       })),
+    deliveries: deliveries
+      .filter(({ fileId }) => fileId === file.id)
+      .map(({ destination, address, deliveredAt }) => ({ destination, address, at: deliveredAt })),
     links: {
       content: isShown ? signLink(`${path}/content`, linkKey) : null,
       thumbnails:

@@ -54,7 +54,11 @@ const PROBLEMS = [
 /** Bytes by which coding may enlarge an incompressible body, besides one percent. */
 const CODING_OVERHEAD = 4096;
 
-const rawQuery = z.object({ filename: z.string().optional(), sha256: z.string().optional() });
+const plainQuery = z.object({
+  filename: z.string().optional().describe('Of a body that is one file'),
+  sha256: z.string().optional().describe('Hex; of a body that is one file'),
+  settings: z.string().optional().describe('JSON, as ImageSettings; in a form also a field before the files'),
+});
 
 /** Routes that take uploads in one request, for clients without tus. */
 export function plainUploadRoutes(allDeps: PlainRouteDeps): AnyRoute[] {
@@ -66,7 +70,7 @@ export function plainUploadRoutes(allDeps: PlainRouteDeps): AnyRoute[] {
       limit: 'uploads',
       summary:
         'Upload files in one request: the body is one file, or a form (multipart/form-data) with files',
-      query: rawQuery,
+      query: plainQuery,
       accepts: ['*/*', 'multipart/form-data'],
       answers: { 201: receivedFiles },
       problems: PROBLEMS,
@@ -109,12 +113,12 @@ function receiveRaw(
   deps: PlainRouteDeps,
   sender: Sender,
   req: Request,
-  { filename, sha256 }: z.infer<typeof rawQuery>,
+  { filename, sha256, settings }: z.infer<typeof plainQuery>,
 ): Promise<ReceivedFile> {
   const coding = codingOf(req);
   const isChunked = req.headers['transfer-encoding'] !== undefined;
   return receiveFile(deps, sender, {
-    metadata: describe(filename, req.get('Content-Type'), sha256),
+    metadata: describe({ filename, type: req.get('Content-Type'), sha256, settings }),
     length: isChunked || coding ? null : Number(req.headers['content-length'] ?? 0),
     open: (most) =>
       coding ? decode(coding, readBody(req, Math.ceil(most * 1.01) + CODING_OVERHEAD)) : readBody(req),
@@ -125,10 +129,10 @@ function receiveRaw(
 async function receiveForm(
   deps: PlainRouteDeps,
   sender: Sender,
-  { req, res, query }: { req: Request; res: Response; query: z.infer<typeof rawQuery> },
+  { req, res, query }: { req: Request; res: Response; query: z.infer<typeof plainQuery> },
 ): Promise<ReceivedFile[]> {
   refuseCoding(req);
-  if (Object.keys(query).length > 0) {
+  if (query.filename !== undefined || query.sha256 !== undefined) {
     throw new AppError('invalid_request', {
       detail: 'filename and sha256 in the query describe a body that is one file; this one is a form',
     });
@@ -138,14 +142,14 @@ async function receiveForm(
     const body = readBody(req);
     if (sender.stopped.aborted) body.end();
     sender.stopped.addEventListener('abort', body.end);
-    for await (const { filename, type, content } of readForm(req, body)) {
+    for await (const { content, ...described } of readForm(req, body)) {
       if (received.length > 0 && sender.principal.uploadToken) {
         throw new AppError('forbidden', { detail: 'An upload token sends one file; the form holds more' });
       }
       // The route has counted the first one.
       if (received.length > 0) await countIn(deps.limits.bucket('uploads'), req, res);
       const file = await receiveFile(deps, sender, {
-        metadata: describe(filename, type),
+        metadata: describe({ settings: query.settings, ...described }),
         length: null,
         open: () => content,
       });
@@ -164,9 +168,10 @@ async function receiveForm(
   return received;
 }
 
-function describe(filename?: string, type?: string, sha256?: string): Record<string, string> {
+function describe(described: Parameters<typeof toMetadata>[0]): Record<string, string> {
+  const { type } = described;
   const isTold = type && !UNTOLD.includes(type.split(';')[0]?.trim().toLowerCase() ?? '');
-  return toMetadata({ filename, type: isTold ? type : undefined, sha256 });
+  return toMetadata({ ...described, type: isTold ? type : undefined });
 }
 
 function addStored(error: unknown, received: ReceivedFile[]): unknown {

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import type { Estimates } from '../../core/files/estimates.js';
 import { explain } from '../../core/files/failures.js';
 import { getFile } from '../../core/files/queries.js';
+import { parseSettings } from '../../core/media/image-settings.js';
 import { MAX_MEDIA_TYPE, MEDIA_TYPE } from '../../core/uploads/description.js';
 import { processingEstimate, processingStatus } from '../answers/processing.js';
 import { byId } from './fields.js';
@@ -25,6 +26,7 @@ const newFile = z.object({
     .max(MAX_MEDIA_TYPE, `must have at most ${MAX_MEDIA_TYPE} characters`)
     .regex(MEDIA_TYPE, 'must be a media type such as image/png')
     .optional(),
+  settings: z.string().optional().describe('JSON, as ImageSettings'),
 });
 
 /** How far the processing of a file has come, and how long that of a new file will take. */
@@ -56,12 +58,14 @@ export function processingRoutes({ database, estimates }: ProcessingDeps): AnyRo
       path: '/api/processing/estimate',
       access: 'upload',
       limit: 'status',
-      summary: 'How long a new file of this size and type will probably take, from its last byte on',
+      summary:
+        'How long a new file of this size and type, with these settings, will probably take, from its last byte on',
       query: newFile,
       answers: { 200: processingEstimate },
       async handle(call) {
-        const { size, type = null } = call.query;
-        const { seconds, waitSeconds, basis } = await estimates.forNewFile(type, size);
+        const { size, type = null, settings } = call.query;
+        const given = settings ? parseSettings(settings) : null;
+        const { seconds, waitSeconds, basis } = await estimates.forNewFile(type, size, given);
         return { etaSeconds: seconds, waitSeconds, basis };
       },
     }),

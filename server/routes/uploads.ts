@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { Upload } from '../../core/database/entities/upload.js';
 import type { Estimates } from '../../core/files/estimates.js';
 import { findFile, getFile } from '../../core/files/queries.js';
+import { imageSettings } from '../../core/media/image-settings.js';
 import { checkMetadata, toMetadata } from '../../core/uploads/description.js';
 import {
   beginDirectUpload,
@@ -42,6 +43,7 @@ const presignBody = z
     filename: z.string().optional(),
     type: z.string().optional(),
     sha256: z.string().optional(),
+    settings: imageSettings.optional(),
   })
   .refine(({ id, size }) => id !== undefined || size !== undefined, {
     path: ['size'],
@@ -115,13 +117,15 @@ export function uploadRoutes(deps: UploadDeps): AnyRoute[] {
         'hook_unusable',
       ],
       async handle(call) {
-        const { id, parts, size = 0, ...described } = call.body;
+        const { id, parts, size = 0, settings, ...described } = call.body;
         const principal = userOf(call);
         if (id !== undefined) {
           await requireOwn(call, id);
           return signedJson(await signMoreParts(deps, id, parts));
         }
-        const description = checkMetadata(toMetadata(described));
+        const description = checkMetadata(
+          toMetadata({ ...described, settings: settings && JSON.stringify(settings) }),
+        );
         const { userId: ownerId, uploadToken: token } = principal;
         const begun = { id: uuidv7(), ownerId, length: size, token, actor: signedInActor(call) };
         const bound = hooked(deps, call.req);

@@ -76,9 +76,9 @@ export const ESTIMATE = 'Upload-Processing-Estimate';
 /** @returns no header for an upload that is not a file, and while no such files are known */
 export async function estimateOf(
   { estimates }: { estimates: Pick<Estimates, 'forNewFile'> },
-  { kind, offset, length, declaredType }: Upload,
+  { kind, offset, length, declaredType, settings }: Upload,
 ): Promise<{ [ESTIMATE]?: number }> {
   if (kind === 'partial' || offset !== length) return {};
-  const { seconds } = await estimates.forNewFile(declaredType, length);
+  const { seconds } = await estimates.forNewFile(declaredType, length, settings);
   return seconds === null ? {} : { [ESTIMATE]: seconds };
 }

@@ -31,6 +31,8 @@ export interface FileJson {
     height: number | null;
     link: string | null;
   }[];
+  deliveries: { destination: string; address: string; at: string }[];
+  settings: object | null;
   links: { content: string | null; thumbnails: Record<string, string> | null };
 }
 

@@ -146,6 +146,18 @@ export const BAD_METADATA = [
   `sha256 ${base64('abc')}`,
   `sha256 ${base64('g'.repeat(64))}`,
   `sha256 ${base64(Buffer.alloc(64, 0xff))}`,
+  ...[
+    '{',
+    'x',
+    '1',
+    '[]',
+    '"x"',
+    '{"quality":0}',
+    '{"maxWidth":1e400}',
+    '{"\\u0000":1}',
+    '{"__proto__":{}}',
+    '['.repeat(4000),
+  ].map((value) => `settings ${base64(value)}`),
   ...['a\0', 'a\nb', 'a\u0085b', 'a\u2028b'].map((value) => `note ${base64(value)}`),
   `filetype ${base64('text/plain\r\nX: y')}`,
 ];
@@ -396,6 +408,14 @@ export const PATHS = [
     '/api/files/018f0000-0000-7000-8000-000000000000/content',
     '/api/files/x/thumbnails/huge',
     '/api/files/x/thumbnails/__proto__',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/__proto__',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/%00?token=1-1.A',
+    '/api/files/018f0000-0000-7000-8000-000000000000/steps/x?token=1-1&token=1-1',
+    '/api/files/x/optimized',
+    '/api/processing/settings/__proto__',
+    '/api/processing/settings/constructor/constructor',
+    '/api/processing/settings/%00/%ff',
+    '/api/processing/settings/validate',
   ],
   ...[
     '/api/uploads/%ff',
@@ -456,7 +476,7 @@ export const PATHS = [
 export const QUERIES = [
   ...[
     ...['limit', 'cursor', 'token', 'permanent', 'download', 'sort', 'q', 'status', 'type', 'from', 'to'],
-    ...['minSize', 'maxSize', 'deleted', 'size'],
+    ...['minSize', 'maxSize', 'deleted', 'size', 'settings'],
   ].flatMap((name) => [
     ...[
       `${name}=`,

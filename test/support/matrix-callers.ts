@@ -13,6 +13,7 @@ import { newSession, registerAdmin, send } from './sign-in.js';
 const SECRET = 'a secret of the matrix, long enough for a key';
 const keys = deriveKeys(SECRET);
 export const linkKey = keys.link;
+export const answerKey = keys.stepAnswer;
 
 const provider = generateKeyPairSync('rsa', {
   modulusLength: 2048,

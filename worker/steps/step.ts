@@ -14,7 +14,17 @@ import type { WorkFolder } from '../work-folders.js';
 
 /** The facts known when a step begins: the row of the file with the results of earlier steps. */
 export type KnownFile = Readonly<
-  Pick<File, 'id' | 'filename' | 'size' | 'declaredType' | 'detectedType' | 'expectedSha256' | 'allowedTypes'>
+  Pick<
+    File,
+    | 'id'
+    | 'filename'
+    | 'size'
+    | 'declaredType'
+    | 'detectedType'
+    | 'expectedSha256'
+    | 'allowedTypes'
+    | 'settings'
+  >
 >;
 
 /** How a step ended. An error that a step throws is the outcome `failed` with this error. */
@@ -47,10 +57,13 @@ export interface StepContext {
   useFolder<T>(run: (folder: WorkFolder) => Promise<T>): Promise<T>;
   /**
    * Records that an outside service will answer until the deadline. Call it before asking the service: an answer to a
-   * step that does not wait is dropped.
+   * step that does not wait is dropped. A further call puts off the deadline.
+   * @returns the name of the question, which the answer must bear
    * @throws {AttemptOver}
    */
-  expectAnswer(deadline: Date): Promise<void>;
+  expectAnswer(deadline: Date): Promise<string>;
+  /** Shows how much of the step is done, from 0 to 1. Not every call is written down. */
+  progress(share: number): void;
   signal: AbortSignal;
   log: Logger;
 }
@@ -74,8 +87,12 @@ export interface Step {
   optional: boolean;
   /** The detected types that the step is for; undefined: it is for every file. */
   only?: TypeFilter;
+  /** Why a file of these types is skipped all the same; undefined: it is not. */
+  skips?(file: KnownFile): string | undefined;
   /** The parser tasks that it may run, in this order; or those for a detected type. */
   decodes?: readonly TaskName[] | ((type: string) => readonly TaskName[]);
+  /** Names of derivatives that the file loses if this step does not make them again when the file is processed again. */
+  makes?: readonly string[];
   run(context: StepContext): Promise<Outcome | Later>;
 }
 

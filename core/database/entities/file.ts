@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { ImageSettings } from '../../media/image-settings.js';
 import { bigintColumn } from './columns.js';
 
 export type FileStatus =
@@ -30,6 +31,12 @@ export interface WaitingStep {
   state: 'waiting';
   /** The deadline of the answer (RFC 3339). */
   until: string;
+  /** When the question was asked (RFC 3339). */
+  since?: string;
+  /** Names the question; see recordWaiting(). A worker of an older version leaves it out. */
+  ask?: string;
+  /** The service has answered that it failed: the attempt ends so when the job goes on. */
+  failure?: { detail: string; retry: boolean };
 }
 
 @Entity('files')
@@ -75,6 +82,10 @@ export class File {
   @Column('uuid', { name: 'duplicate_of', nullable: true })
   duplicateOf: string | null;
 
+  /** How the file is to be processed, as its owner has said; null: as others of its type. */
+  @Column('jsonb', { nullable: true })
+  settings: ImageSettings | null;
+
   @Column('text')
   status: FileStatus;
 
@@ -109,6 +120,10 @@ export class File {
   /** Attempts of the present run without interrupted ones; null: not counted, use `attempts`. */
   @Column('integer', { name: 'counted_attempts', nullable: true })
   countedAttempts: number | null;
+
+  /** Where a hook wants the file to be delivered: a target, or `none`; null: where files of its type are. */
+  @Column('text', { name: 'deliver_to', nullable: true })
+  deliverTo: string | null;
 
   /** Whether the scan found the file clean. The file is not served before. */
   @Column('boolean')

@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { ImageSettings } from '../../media/image-settings.js';
 import type { UploadState } from '../../storage/storage.js';
 import { bigintColumn } from './columns.js';
 import type { Problem } from './file.js';
@@ -59,9 +60,13 @@ export class Upload {
   @Column('text', { name: 'concat_header', nullable: true })
   concatHeader: string | null;
 
-  /** How the file is to be processed; null: as any other. */
+  /** How the file is to be processed; null: as others of its type. */
   @Column('jsonb', { nullable: true })
-  settings: Record<string, unknown> | null;
+  settings: ImageSettings | null;
+
+  /** Where a hook wants the file to be delivered: a target, or `none`; null: where files of its type are. */
+  @Column('text', { name: 'deliver_to', nullable: true })
+  deliverTo: string | null;
 
   /** Warnings for the file that the upload becomes; null: none. */
   @Column('jsonb', { nullable: true })

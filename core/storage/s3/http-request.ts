@@ -8,7 +8,7 @@ import type { S3Config } from '../../config-groups.js';
 /** Makes a signed request for an object. The caller writes its body, if any, and ends it. */
 export type Requester = (request: {
   method: 'GET' | 'PUT';
-  /** With the configured prefix; letters, digits and ._-/ only. */
+  /** With the configured prefix. */
   key: string;
   query?: Record<string, string>;
   headers?: Record<string, string>;
@@ -62,7 +62,7 @@ export function createRequester(
   const send = base.protocol === 'https:' ? https.request : http.request;
 
   return async ({ method, key, query = {}, headers = {}, signal, isRead }) => {
-    const path = `${folder}/${key}`;
+    const path = `${folder}/${encodeKey(key)}`;
     const signed = await signer.sign(
       new HttpRequest({
         method,
@@ -92,6 +92,14 @@ export function createRequester(
       signal,
     });
   };
+}
+
+/** A key as it stands in the path of a request (AWS Signature Version 4, UriEncode). */
+function encodeKey(key: string): string {
+  const encode = (character: string) => `%${character.charCodeAt(0).toString(16).toUpperCase()}`;
+  return encodeURIComponent(key)
+    .replaceAll('%2F', '/')
+    .replace(/[!'()*]/g, encode);
 }
 
 /** The answer to a request; rejects when that fails. */
