@@ -4,6 +4,7 @@ import { ConfigError } from './config-error.js';
 import type { HookType } from './hooks/question.js';
 import { isLoopback } from './loopback.js';
 import type { NatsAddress } from './nats-address.js';
+import type { ClamdConfig } from './scanning/clamd.js';
 import type { Environment } from './variables.js';
 
 /* Parts of the configuration in which variables require or exclude each other. */
@@ -54,6 +55,14 @@ export interface HookConfig {
   absent: 'refuse' | 'allow';
   /** The shortest time between two reports of an upload's progress. */
   progressMs: number;
+}
+
+/** How files are scanned with clamd. */
+export interface ClamavConfig extends ClamdConfig {
+  /** What becomes of a file that is too large for clamd. */
+  oversize: 'fail' | 'allow';
+  /** Whether new signatures cause a scan of all files that were scanned with older ones. */
+  rescan: boolean;
 }
 
 /** Where and how objects are kept in S3. */
@@ -132,6 +141,18 @@ export function readNats(e: Environment): NatsConfig | undefined {
     throw new ConfigError('NATS_CREDS_FILE is set, and NATS_URL has credentials too: use one of them');
   }
   return e.NATS_URL && { ...e.NATS_URL, credentialsFile: e.NATS_CREDS_FILE };
+}
+
+export function readClamav(e: Environment): ClamavConfig | undefined {
+  return (
+    e.CLAMAV_HOST && {
+      address: e.CLAMAV_HOST,
+      timeoutMs: e.CLAMAV_TIMEOUT_SECONDS * 1000,
+      maxSize: e.CLAMAV_MAX_SIZE || Number.POSITIVE_INFINITY,
+      oversize: e.CLAMAV_OVERSIZE,
+      rescan: e.CLAMAV_RESCAN === 'on',
+    }
+  );
 }
 
 /** @throws {ConfigError} when one variable requires another */

@@ -4,10 +4,12 @@ import { resolve } from 'node:path';
 import { ConfigError } from './config-error.js';
 import {
   type AuthOff,
+  type ClamavConfig,
   type HookConfig,
   type IdentityProvider,
   type NatsConfig,
   readAuthOff,
+  readClamav,
   readHook,
   readIdentityProvider,
   readNats,
@@ -33,9 +35,6 @@ export const SECRETS = new Set([
   'NATS_URL',
   'SENTRY_DSN',
 ]);
-
-/** Variables of features that do not exist yet. Each is refused, because ignoring it silently would mislead. */
-const NOT_YET = ['CLAMAV_HOST'] as const;
 
 export interface Config {
   host: string;
@@ -105,6 +104,14 @@ export interface Config {
   metricsPort: number | undefined;
   /** The token for /metrics; undefined: the server's own port does not tell metrics, and the other one needs no token. */
   metricsToken: string | undefined;
+  /** The virus scanner; undefined: a simulated one. */
+  clamav: ClamavConfig | undefined;
+  /** Bytes a second at which stored bytes are read back and checked; 0: they are not. */
+  scrubRate: number;
+  /** Days from the beginning of one check of all stored bytes to that of the next. */
+  scrubIntervalDays: number;
+  /** Bytes a second at which stored files are scanned again. */
+  rescanRate: number;
   workerConcurrency: number;
   /** Jobs that all workers together run at a time; undefined: no limit. */
   globalConcurrency: number | undefined;
@@ -220,6 +227,10 @@ export function loadConfig(env: NodeJS.ProcessEnv): Readonly<Config> {
     healthPort: e.HEALTH_PORT,
     metricsPort: e.METRICS_PORT,
     metricsToken: e.METRICS_TOKEN,
+    clamav: readClamav(e),
+    rescanRate: e.RESCAN_RATE,
+    scrubRate: e.SCRUB_RATE,
+    scrubIntervalDays: e.SCRUB_INTERVAL_DAYS,
     workerConcurrency: e.WORKER_CONCURRENCY ?? defaultConcurrency(),
     globalConcurrency: e.WORKER_GLOBAL_CONCURRENCY || undefined,
     jobAttempts: e.JOB_ATTEMPTS,
@@ -252,9 +263,6 @@ function readVariables(env: NodeJS.ProcessEnv): Environment {
     const issue = parsed.error.issues[0];
     const name = String(issue?.path[0]);
     throw new ConfigError(`${name}=${SECRETS.has(name) ? '…' : set[name]}: ${issue?.message}`);
-  }
-  for (const name of NOT_YET) {
-    if (set[name]) throw new ConfigError(`${name} is set, but this version cannot use it yet: unset it`);
   }
   const e = parsed.data;
   if (e.DATABASE_URL && !e.S3_BUCKET && !e.DATA_DIR_SHARED) {

@@ -4,6 +4,7 @@ import { HOOK_TYPES, type HookType } from './hooks/question.js';
 import { MEDIA_RANGE } from './media/media-types.js';
 import { parseTypeSettings } from './media/optimized-types.js';
 import { parseNatsAddress } from './nats-address.js';
+import type { ClamdAddress } from './scanning/clamd.js';
 
 /*
  * The environment variables, each by itself: its allowed values and its default. config.ts checks how they combine.
@@ -170,6 +171,16 @@ const hookEvents = z.string().transform((text, context): HookType[] => {
   return z.NEVER;
 });
 
+/** Where clamd listens: `host`, `host:3310`, `[::1]:3310`, or the path of its socket. */
+const clamdAddress = z.string().transform((text, context): ClamdAddress => {
+  if (text.startsWith('/')) return { path: text };
+  const [, v6, name, port = '3310'] = /^(?:\[([\da-fA-F:]+)\]|([\w.-]+))(?::(\d{1,5}))?$/.exec(text) ?? [];
+  const host = v6 ?? name;
+  if (host && Number(port) > 0 && Number(port) <= 65_535) return { host, port: Number(port) };
+  context.addIssue('must look like localhost:3310, or be the path of a socket such as /run/clamav/clamd.ctl');
+  return z.NEVER;
+});
+
 /** Every variable that is read. */
 export const environment = z.object({
   HOST: z.string().min(1).optional(),
@@ -269,6 +280,14 @@ export const environment = z.object({
     .string()
     .regex(/^[\w.~+/=-]{16,}$/, 'must be at least 16 letters, digits and . ~ + / = _ -')
     .optional(),
+  CLAMAV_HOST: clamdAddress.optional(),
+  CLAMAV_TIMEOUT_SECONDS: integer(1, 86_400).default(300),
+  CLAMAV_MAX_SIZE: bytes.default(0),
+  CLAMAV_OVERSIZE: z.enum(['fail', 'allow'], 'must be fail or allow').default('fail'),
+  CLAMAV_RESCAN: z.enum(['on', 'off'], 'must be on or off').default('off'),
+  RESCAN_RATE: bytes.refine((n) => n >= 1024, 'must be at least 1 KiB').default(10 * 1024 ** 2),
+  SCRUB_RATE: bytes.refine((n) => n === 0 || n >= 1024, 'must be 0 or at least 1 KiB').default(0),
+  SCRUB_INTERVAL_DAYS: integer(0, 3650).default(30),
   WORKER_CONCURRENCY: integer(1, 64).optional(),
   WORKER_GLOBAL_CONCURRENCY: integer(0, 10_000).default(0),
   JOB_ATTEMPTS: integer(1, 50).default(8),

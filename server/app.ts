@@ -47,6 +47,7 @@ import { plainUploadRoutes } from './routes/plain-upload.js';
 import { processingRoutes } from './routes/processing.js';
 import { processingSettingsRoutes } from './routes/processing-settings.js';
 import { queueRoutes } from './routes/queue.js';
+import { rescanRoutes } from './routes/rescans.js';
 import { type AnyRoute, serve } from './routes/route.js';
 import { statsRoutes } from './routes/stats.js';
 import { stepAnswerRoutes } from './routes/step-answers.js';
@@ -175,6 +176,7 @@ export function declareRoutes(deps: AppDeps): AnyRoute[] {
     ...userRoutes(deps),
     ...jobRoutes(deps),
     ...queueRoutes(deps),
+    ...rescanRoutes(deps),
     ...invitationRoutes(deps),
     ...hookRoutes(deps),
     ...auditRoutes(deps),

@@ -20,6 +20,7 @@ import type { Detected } from '../core/media/types.js';
 import { observeInstallation } from '../core/metrics/gauges.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
+import { createClamd } from '../core/scanning/clamd.js';
 import { openServices } from '../core/services.js';
 import { findOrCreateOwner } from './accounts/hook-accounts.js';
 import { openLocalAccount } from './accounts/local-account.js';
@@ -64,7 +65,7 @@ async function start(config: Readonly<Config>): Promise<void> {
     holder,
     metrics,
   });
-  const checks = createChecks(services);
+  const checks = createChecks({ ...services, scanner: config.clamav && createClamd(config.clamav) });
   observeInstallation(metrics, services);
   observeDependencies(metrics, checks);
   const { database, leases, listener } = services;

@@ -12,6 +12,7 @@ import { type Parsers, startParsers } from '../core/media/parsers.js';
 import { createMetrics } from '../core/metrics/metrics.js';
 import { openQueue, type ProcessingQueue, type QueuePlace } from '../core/queue/queue.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { simulatedScanner } from '../core/scanning/simulated.js';
 import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { terminateUpload } from '../core/uploads/end.js';
 import { type Dependencies, watchDependencies } from '../worker/dependencies.js';
@@ -79,7 +80,10 @@ let stopWatching = () => {};
 
 async function work(run: Step['run'], optional = false): Promise<void> {
   const step: Step = { name: 'ask', optional, run };
-  const steps = { reading: [createVerifyStep(), createScanStep()], decoding: [step] };
+  const steps = {
+    reading: [createVerifyStep(), createScanStep({ scanner: simulatedScanner, oversize: 'fail' })],
+    decoding: [step],
+  };
   const { database, storage } = ledger;
   const estimates = openEstimates(database, log, []);
   const metrics = createMetrics(log);

@@ -83,6 +83,21 @@ test.each([
   expect(loadConfig({ NATS_URL: text }).nats).toEqual({ ...address, credentialsFile: undefined });
 });
 
+test.each([
+  ['clamd', { host: 'clamd', port: 3310 }],
+  ['10.0.0.7:3311', { host: '10.0.0.7', port: 3311 }],
+  ['[::1]:3311', { host: '::1', port: 3311 }],
+  ['/run/clamav/clamd.ctl', { path: '/run/clamav/clamd.ctl' }],
+])('CLAMAV_HOST=%s', (text, address) => {
+  expect(loadConfig({ CLAMAV_HOST: text }).clamav).toEqual({
+    address,
+    timeoutMs: 300_000,
+    maxSize: Number.POSITIVE_INFINITY,
+    oversize: 'fail',
+    rescan: false,
+  });
+});
+
 test('a rate of sign-ins without a window is one of a quarter of an hour', () => {
   const { rateLimits } = loadConfig({ RATE_LIMIT_AUTH: '10', RATE_LIMIT_GLOBAL: '0' });
   expect(rateLimits).toEqual({
@@ -161,7 +176,9 @@ test.each([
   [{ SLOW_REQUEST_MS: '5s' }, /^SLOW_REQUEST_MS=5s: must be a whole number/],
   [{ ...connected, DATA_DIR_SHARED: '' }, /DATA_DIR_SHARED=true/],
   [{ ...connected, JWT_SECRET: '' }, /^JWT_SECRET is required/],
-  [{ CLAMAV_HOST: 'x' }, /^CLAMAV_HOST is set, but this version cannot use it yet/],
+  [{ CLAMAV_HOST: 'clamd:0' }, /^CLAMAV_HOST=clamd:0: must look like localhost:3310, or be the path/],
+  [{ CLAMAV_HOST: 'http://clamd' }, /^CLAMAV_HOST=http:/],
+  [{ CLAMAV_HOST: 'clamd', CLAMAV_OVERSIZE: 'x' }, /^CLAMAV_OVERSIZE=x: must be fail or allow/],
   ...['http://h', 'h:4222', 'nats://', 'nats://h/path', 'nats://u:sekret@h?x=1', 'nats://h,', 'nats://a%4@h']
     .concat('nats://a,tls://b', 'nats://u:sekret@a,nats://u:other@b')
     .map((text): [NodeJS.ProcessEnv, RegExp] => [{ NATS_URL: text }, /^NATS_URL=…: must look like nats:/]),

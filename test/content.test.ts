@@ -12,6 +12,7 @@ import { until } from './support/until.js';
 
 const BYTES = randomBytes(1000);
 const ETAG = `"${createHash('sha256').update(BYTES).digest('hex')}"`;
+const DIGEST = `sha-256=:${createHash('sha256').update(BYTES).digest('base64')}:`;
 const MIB = 1024 ** 2;
 
 let processes: Processes;
@@ -64,6 +65,43 @@ describe('the whole content', () => {
     for (const name of ['content-length', 'content-type', 'etag', 'last-modified', 'content-disposition']) {
       expect(head.headers.get(name)).toBe(get.headers.get(name));
     }
+  });
+});
+
+describe('Repr-Digest (RFC 9530)', () => {
+  it.each([
+    ['the whole', 'GET', {}, 200],
+    ['the whole in answer to HEAD', 'HEAD', {}, 200],
+    ['a part', 'GET', { Range: 'bytes=0-9' }, 206],
+  ])('tells the SHA-256 of the whole with %s', async (_name, method, headers, status) => {
+    const answer = await content(headers, method);
+    await answer.arrayBuffer();
+    expect(answer.status).toBe(status);
+    expect(answer.headers.get('Repr-Digest')).toBe(DIGEST);
+  });
+
+  it.each([
+    ['sha-256=10', DIGEST],
+    ['sha-512=3, sha-256=1', DIGEST],
+    ['sha-256=0', null],
+    ['sha-512=3, sha-256=0;x=1', null],
+    ['sha-512=3', DIGEST],
+    ['not a (dictionary', DIGEST],
+  ])('follows Want-Repr-Digest: %s', async (wanted, digest) => {
+    const answer = await content({ 'Want-Repr-Digest': wanted });
+    await answer.arrayBuffer();
+    expect(answer.headers.get('Repr-Digest')).toBe(digest);
+  });
+
+  it('is absent where the content is absent, and where no SHA-256 is known', async () => {
+    const unchanged = await content({ 'If-None-Match': ETAG });
+    expect([unchanged.status, unchanged.headers.get('Repr-Digest')]).toEqual([304, null]);
+    const beyond = await content({ Range: 'bytes=5000-' });
+    await beyond.arrayBuffer();
+    expect([beyond.status, beyond.headers.get('Repr-Digest')]).toEqual([416, null]);
+    const thumbnail = await user.fetch(`/api/files/${image.id}/thumbnails/small`);
+    await thumbnail.arrayBuffer();
+    expect([thumbnail.status, thumbnail.headers.get('Repr-Digest')]).toEqual([200, null]);
   });
 });
 

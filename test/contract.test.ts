@@ -124,6 +124,14 @@ async function newDelivery(): Promise<string> {
   return id;
 }
 
+const endRescans = () => processes.database.query(`UPDATE rescans SET state = 'done', ended_at = now()`);
+
+/** A scan of all files. No worker runs that could end it. */
+async function newRescan(): Promise<string> {
+  await endRescans();
+  return (await made('/api/admin/rescan', {}, admin)).id;
+}
+
 const at = (path: string, more: Omit<Call, 'path'> = {}): Call => ({ path, ...more });
 const asAdmin = (): Call[] => [{ as: admin }];
 const plainly = (): Call[] => [{}];
@@ -257,6 +265,18 @@ const OPERATIONS: Record<string, Calls> = {
     at(`/api/admin/jobs/${await canceledFile()}-1/retry`, { as: admin }),
   ],
   'DELETE /api/admin/jobs/{id}': async () => [at(`/api/admin/jobs/${await canceledFile()}-1`, { as: admin })],
+  'POST /api/admin/files/{id}/rescan': () => [at(`/api/admin/files/${image}/rescan`, { as: admin })],
+  'POST /api/admin/rescan': async () => {
+    await endRescans();
+    return [
+      { as: admin, body: { outdated: true, version: 'ClamAV 1', scannedBefore: '2026-01-01T00:00:00Z' } },
+    ];
+  },
+  'GET /api/admin/rescans': () => [at('/api/admin/rescans?limit=1', { as: admin })],
+  'GET /api/admin/rescans/{id}': async () => [at(`/api/admin/rescans/${await newRescan()}`, { as: admin })],
+  'DELETE /api/admin/rescans/{id}': async () => [
+    at(`/api/admin/rescans/${await newRescan()}`, { as: admin }),
+  ],
   'GET /api/admin/queue': asAdmin,
   'POST /api/admin/queue/pause': asAdmin,
   'POST /api/admin/queue/resume': asAdmin,
@@ -385,6 +405,18 @@ const CONFLICTS: Record<string, () => Promise<Fault[]> | Fault[]> = {
   'POST /api/admin/jobs/{id}/retry': () => [
     ['not failed', at(`/api/admin/jobs/${image}-1/retry`, { as: admin }), 409],
   ],
+  'POST /api/admin/files/{id}/rescan': async () => [
+    ['not scanned yet', at(`/api/admin/files/${await newFile()}/rescan`, { as: admin }), 409],
+  ],
+  'POST /api/admin/rescan': async () => {
+    await newRescan();
+    return [['while another one runs', { as: admin, body: {} }, 409]];
+  },
+  'DELETE /api/admin/rescans/{id}': async () => {
+    const id = await newRescan();
+    await endRescans();
+    return [['that has ended', at(`/api/admin/rescans/${id}`, { as: admin }), 409]];
+  },
   'POST /api/files/{id}/restore': () => [['not in the trash', at(`/api/files/${image}/restore`), 409]],
   'POST /api/files/{id}/retry': () => [['not failed', at(`/api/files/${image}/retry`), 409]],
   'POST /api/files/{id}/cancel': () => [['complete', at(`/api/files/${image}/cancel`), 409]],

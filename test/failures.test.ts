@@ -11,6 +11,7 @@ test.each([
   ['unreadable', /damaged/],
   ['damaged', /damaged/],
   ['too_many_pixels', /pixels/],
+  ['too_large_to_scan', /too large/],
   ['too_much_memory', /too large/],
 ])('a file with the failure %s is told what is wrong with it, whatever comes next', (code, words) => {
   expect(explain({ code }, 'failed')).toMatch(words);
@@ -20,6 +21,7 @@ test.each([
 test.each([
   'took_too_long',
   'parser_died',
+  'scan_failed',
   'unavailable',
   'storage_full',
   'delivery_refused',

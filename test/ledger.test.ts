@@ -417,13 +417,13 @@ describe('state machine of files', () => {
   ];
 
   test.each<[FileStatus, FileStatus[]]>([
-    ['pending', ['processing', 'failed', 'paused', 'canceled']],
+    ['pending', ['processing', 'failed', 'infected', 'paused', 'canceled']],
     ['processing', ['completed', 'failed', 'infected', 'pending', 'paused', 'canceled']],
-    ['completed', ['pending']],
-    ['failed', ['pending']],
+    ['completed', ['pending', 'infected']],
+    ['failed', ['pending', 'infected']],
     ['infected', ['pending']],
-    ['paused', ['pending', 'canceled']],
-    ['canceled', ['pending']],
+    ['paused', ['pending', 'infected', 'canceled']],
+    ['canceled', ['pending', 'infected']],
   ])('%s may become %j and nothing else', (from, allowed) => {
     expect(STATUSES.filter((to) => canChange(from, to)).sort()).toEqual([...allowed].sort());
   });
@@ -447,7 +447,7 @@ describe('state machine of files', () => {
     expect(await changeByUser(ledger.database, id, 'process', actor)).toMatchObject({ clean: true });
     const again = (await start(id, 2))?.file;
     if (!again) throw new Error('no attempt');
-    await infectFile(ledger.database, again, problem, found);
+    await infectFile(ledger.database, again, { error: problem }, found);
     expect(await ledger.query('SELECT status, clean FROM files WHERE id = $1', [id])).toEqual([
       { status: 'infected', clean: false },
     ]);
@@ -457,7 +457,9 @@ describe('state machine of files', () => {
     const file = await createFile();
     const { database } = ledger;
     await expect(completeFile(database, file)).rejects.toThrow(AttemptOver);
-    await expect(infectFile(database, file, problem, { state: 'done', ms: 1 })).rejects.toThrow(AttemptOver);
+    await expect(infectFile(database, file, { error: problem }, { state: 'done', ms: 1 })).rejects.toThrow(
+      AttemptOver,
+    );
     const stalled = { ...file, ...(await start(file.id))?.file };
     const taken = { ...file, ...(await start(file.id))?.file };
     expect([stalled, taken]).toMatchObject([
@@ -505,7 +507,7 @@ describe('state machine of files', () => {
       showProgress(database, attempt, next),
       recordSteps(database, attempt, results, next),
       completeFile(database, attempt),
-      infectFile(database, attempt, problem, record),
+      infectFile(database, attempt, { error: problem }, record),
       failFile(database, attempt, problem),
     ]) {
       await expect(write).rejects.toThrow(AttemptOver);

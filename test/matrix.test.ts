@@ -63,6 +63,7 @@ type ObjectName =
   | 'user'
   | 'job'
   | 'invitation'
+  | 'rescan'
   | 'webhook'
   | 'delivery';
 
@@ -203,6 +204,13 @@ const ROUTES: Record<string, Row> = {
   // Its processing is complete.
   'POST /api/admin/jobs/:id/retry': { access: 'admin', ok: 409, on: 'job' },
   'DELETE /api/admin/jobs/:id': { access: 'admin', ok: 204, on: 'job', changes: true },
+  'POST /api/admin/files/:id/rescan': { access: 'admin', ok: 202, on: 'image' },
+  // Of two at a time one would be refused.
+  'POST /api/admin/rescan': { access: 'admin', ok: 400, body: () => ({ outdated: 'maybe' }) },
+  'GET /api/admin/rescans': { access: 'admin', ok: 200 },
+  'GET /api/admin/rescans/:id': { access: 'admin', ok: 200, on: 'rescan' },
+  // It has ended.
+  'DELETE /api/admin/rescans/:id': { access: 'admin', ok: 409, on: 'rescan' },
   'GET /api/admin/queue': { access: 'admin', ok: 200 },
   'POST /api/admin/queue/pause': { access: 'admin', ok: 200 },
   // After the pause, which it ends.
@@ -390,6 +398,13 @@ const makeObject: Record<ObjectName, (owner: TestUser) => Promise<string>> = {
     return rows[0].id;
   },
   job: async (owner) => `${await makeObject.image(owner)}-1`,
+  async rescan() {
+    const { rows } = await processes.database.query(
+      `INSERT INTO rescans (id, by_system, state) VALUES ($1, false, 'done') RETURNING id`,
+      [uuidv7()],
+    );
+    return rows[0].id;
+  },
   invitation: async () => (await (await send(callers.admin, 'POST', '/api/admin/invitations', {})).json()).id,
 };
 

@@ -4,6 +4,7 @@ import { rename } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
+import { simulatedScanner } from '../core/scanning/simulated.js';
 import { createScanStep } from '../worker/steps/scan.js';
 import type { KnownFile, StreamObserver } from '../worker/steps/step.js';
 import { makeArchive } from './support/archives.js';
@@ -103,7 +104,11 @@ async function thumbnail(user: TestUser, id: string, size: string) {
 }
 
 describe('the simulated scan', () => {
-  const begin = () => createScanStep().begin({} as KnownFile, new AbortController().signal);
+  const begin = () =>
+    createScanStep({ scanner: simulatedScanner, oversize: 'fail' }).begin(
+      {} as KnownFile,
+      new AbortController().signal,
+    );
   const threatIn = async (observer: StreamObserver) => {
     const ended = await observer.end();
     return ended.outcome === 'done' ? ended.facts.threat : 'not done';

@@ -7,7 +7,14 @@ import { loadConfig } from '../core/config.js';
 import { createLogger } from '../core/log.js';
 import { openFileStorage } from '../core/storage/file.js';
 import { openS3Storage } from '../core/storage/s3/storage.js';
-import type { Part, Progress, Storage, StoredObject, StoredUpload } from '../core/storage/storage.js';
+import {
+  type Part,
+  type Progress,
+  QUARANTINE,
+  type Storage,
+  type StoredObject,
+  type StoredUpload,
+} from '../core/storage/storage.js';
 import { appendTo } from './support/bytes.js';
 import { createBucket } from './support/s3.js';
 
@@ -238,6 +245,27 @@ describe.each(IMPLEMENTATIONS)('storage in %s', (_name, openStorage) => {
     expect((await listStored()).map((object) => object.key)).toEqual([key]);
     expect((await stored()).equals(content)).toBe(true);
   });
+
+  test.each([0, 4, 3 * MIB])(
+    'a blob of %s bytes is copied into quarantine, and listed there',
+    async (size) => {
+      const [key, copy] = [randomUUID(), `${QUARANTINE}/${randomUUID()}`];
+      const content = randomBytes(size);
+      await storage.blobs.write(key, content);
+      await storage.blobs.copy(key, size, copy);
+      await storage.blobs.delete(key);
+      expect((await buffer(await storage.blobs.read(copy))).equals(content)).toBe(true);
+      const listed: StoredObject[] = [];
+      for await (const object of storage.list()) listed.push(object);
+      expect(listed).toContainEqual(expect.objectContaining({ key: copy, size }));
+      await expect(storage.blobs.copy(key, size, `${QUARANTINE}/${randomUUID()}`)).rejects.toMatchObject({
+        code: 'unavailable',
+        retryable: true,
+      });
+      await storage.blobs.delete(copy);
+      await expect(storage.blobs.read(copy)).rejects.toMatchObject({ code: 'unavailable' });
+    },
+  );
 
   test('deleting a blob removes it, and may be repeated', async () => {
     const key = randomUUID();

@@ -27,6 +27,7 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
     const steps = deps.steps.decoding;
     const share = (100 - READ_PERCENT) / steps.length;
     const began = performance.now();
+    const results: StepResult[] = [];
     for (const [index, step] of steps.entries()) {
       attempt.step = step.name;
       const begun = file.steps[step.name];
@@ -44,11 +45,17 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       ).finally(shown.end);
       if (result instanceof Date) return result;
       withdraw(step, file, result);
-      await recordSteps(deps.database, file, [result], {
+      results.push(result);
+      // Most steps are skipped for most files. They are recorded with the next one that is not.
+      if (result.record.state === 'skipped') continue;
+      await recordSteps(deps.database, file, results.splice(0), {
         step: steps[index + 1]?.name ?? step.name,
         progress: Math.round(from + share),
         etaSeconds: index + 1 < steps.length ? await decodeSeconds(deps, file, performance.now() - began) : 0,
       });
+    }
+    if (results.length > 0) {
+      await recordSteps(deps.database, file, results, { step: attempt.step, progress: 100, etaSeconds: 0 });
     }
     return undefined;
   } finally {

@@ -3,10 +3,11 @@ import type { DataSource } from 'typeorm';
 import { within } from '../core/concurrency.js';
 import { execute } from '../core/database/rows.js';
 import type { Logger } from '../core/log.js';
+import type { Scanner } from '../core/scanning/scanner.js';
 import { checkStorage } from '../core/storage/check.js';
 import type { Storage } from '../core/storage/storage.js';
 
-/** The services that every file needs: PostgreSQL and the store. An outage is never the file's fault. */
+/** The services that every file needs: PostgreSQL, the store and a virus scanner. An outage is never the file's fault. */
 export interface Dependencies {
   /** As far as is known. */
   readonly away: boolean;
@@ -23,22 +24,24 @@ const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 10_000;
 
 /**
- * Tells whether database and store work. After the first failure, one loop of the process asks both until
- * they answer again.
+ * Tells whether these services work. After the first failure, one loop of the process asks them until all answer again.
+ * @param options.scanner undefined: none outside of this process
  * @param options.onAway the worker must take no more jobs
  * @param options.onBack the worker may continue
  */
 export function watchDependencies(options: {
   database: DataSource;
   storage: Storage;
+  scanner?: Pick<Scanner, 'version'> | undefined;
   log: Logger;
   onAway: () => void;
   onBack: () => void;
 }): Dependencies {
-  const { database, storage, log } = options;
-  const parts = {
+  const { database, storage, scanner, log } = options;
+  const parts: Record<string, () => Promise<unknown>> = {
     database: () => execute(database, 'SELECT 1'),
     storage: () => checkStorage(storage),
+    ...(scanner ? { 'virus scanner': () => scanner.version() } : {}),
   };
   const stopping = new AbortController();
   let away = false;
@@ -61,7 +64,7 @@ export function watchDependencies(options: {
       pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
     } while (await findAway());
     away = false;
-    log.info('database and storage answer again: jobs are taken');
+    log.info('all services answer again: jobs are taken');
     options.onBack();
   }
 

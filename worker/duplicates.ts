@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { addAbortSignal } from 'node:stream';
 import type { StoredBlob } from '../core/files/blobs.js';
 import { shareBytes, UnreadTwin } from '../core/files/duplicates.js';
+import { leaveQuarantine } from '../core/files/quarantine.js';
 import { type Progress, recordSteps, type StepResult } from '../core/files/steps.js';
 import type { Attempt, PipelineDeps } from './attempt.js';
 import { openContent } from './content.js';
@@ -22,6 +23,11 @@ export async function recordReading(
   const { file } = attempt;
   const sha256 = results.find(({ facts }) => facts.sha256 !== undefined)?.facts.sha256;
   // A file that can be read already keeps its blob: see core/files/duplicates.ts.
+  const isClean = results.some(({ facts }) => facts.clean);
+  if (isClean && file.inQuarantine) {
+    attempt.blob = await leaveQuarantine(deps, file, attempt.blob);
+    file.blobId = attempt.blob.id;
+  }
   if (sha256 === undefined || file.clean) return recordSteps(deps.database, file, results, next);
   const read = new Map<string, boolean>();
   for (;;) {

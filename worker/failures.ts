@@ -15,8 +15,8 @@ export async function isBlameless(deps: PipelineDeps, attempt: Attempt, error: u
 }
 
 /**
- * Whether an error comes from an outage and not from the file. This asks the database and the store: an error
- * alone does not tell a store that is away from an object that it will never return.
+ * Whether an error comes from an outage and not from the file. This asks the services: an error alone does not tell a
+ * store that is away from an object that it will never return.
  */
 export async function isOutage({ dependencies }: PipelineDeps, error: unknown): Promise<boolean> {
   if (error instanceof StorageFull) return true;

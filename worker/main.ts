@@ -16,6 +16,8 @@ import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
 import { deriveAnswerKey } from '../core/own-steps/token.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
+import { createClamd } from '../core/scanning/clamd.js';
+import { simulatedScanner } from '../core/scanning/simulated.js';
 import { openServices } from '../core/services.js';
 import { deriveLinkKey } from '../core/signed-path.js';
 import { watchDiskRoom } from '../core/storage/disk-room.js';
@@ -32,6 +34,8 @@ import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
+import { createRescans } from './passes/rescan.js';
+import { createScrub } from './passes/scrub.js';
 import { processFile } from './pipeline.js';
 import { createDeliverStep } from './steps/deliver.js';
 import { createDocumentStep } from './steps/document.js';
@@ -85,6 +89,8 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     memory: config.parserMemory,
     log,
   });
+  const clamd = config.clamav && createClamd(config.clamav);
+  const scanner = clamd ?? simulatedScanner;
   const ffmpeg = await openFfmpeg({
     memory: config.parserMemory,
     timeoutSeconds: config.parserTimeoutSeconds,
@@ -104,7 +110,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     reading: [
       createVerifyStep(),
       createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
-      createScanStep(),
+      createScanStep({ scanner, oversize: config.clamav?.oversize ?? 'fail' }),
     ],
     decoding: [
       createMetadataStep(),
@@ -133,6 +139,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
   const dependencies = watchDependencies({
     database,
     storage,
+    scanner: clamd,
     log,
     onAway: () => worker.pause(),
     onBack: () => worker.resume(),
@@ -157,6 +164,23 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
   const stopReconciler = startReconciler({
     ...config,
     ...services,
+    createRescans: (signal) =>
+      createRescans(
+        {
+          database,
+          storage,
+          scanner,
+          metrics,
+          rescanRate: config.rescanRate,
+          rescanNew: config.clamav?.rescan ?? false,
+          log,
+        },
+        signal,
+      ),
+    createScrub:
+      config.scrubRate > 0
+        ? (signal) => createScrub({ ...config, database, storage, metrics, log }, signal)
+        : undefined,
     hooks: hooks?.of(),
     workerName,
     publisher: broker && (await createPublisher({ database, broker })),

@@ -1,7 +1,11 @@
+import type { File } from '../core/database/entities/file.js';
+import { AppError } from '../core/errors.js';
 import { AttemptOver } from '../core/files/attempt.js';
+import { quarantineBlob } from '../core/files/quarantine.js';
 import { completeFile, failFile, infectFile, startAttempt } from '../core/files/status.js';
 import { jobId } from '../core/queue/job.js';
 import { type JobContext, JobInterrupted } from '../core/queue/worker.js';
+import { ScannerLost } from '../core/scanning/scanner.js';
 import { StorageFull } from '../core/storage/disk-room.js';
 import type { Attempt, PipelineDeps } from './attempt.js';
 import { runSteps } from './decoding.js';
@@ -22,6 +26,9 @@ const AFTER_OUTAGE_MS = 5_000;
 
 /** The shortest delay of a job that found the disk full. */
 const AFTER_FULL_DISK_MS = 60_000;
+
+/** How often the scanner may die while it scans a file before the file is held to be the reason. */
+const MAX_SCANNERS_LOST = 10;
 
 /** How many worker crashes a job survives. They are rarely the file's fault: parser processes decode it. */
 const MAX_CRASHES = 10;
@@ -74,8 +81,10 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
     if (infected) {
       const { step, record, facts } = infected;
       const problem = { step, code: 'infected', detail: `Found: ${facts.threat}` };
-      await infectFile(deps.database, file, problem, record);
+      await infectFile(deps.database, file, { error: problem, metadata: facts.metadata }, record);
       log.info('file is infected');
+      // What fails here, the reconciler does.
+      await quarantineBlob(deps, attempt.blob.id).catch((err: unknown) => log.warn({ err }, 'quarantine'));
       return undefined;
     }
     const deadline = await runSteps(deps, attempt);
@@ -83,8 +92,19 @@ async function runAttempt(deps: PipelineDeps, job: JobContext): Promise<Date | u
     if (!deadline) await completeFile(deps.database, file, reading);
     log.info({ until: deadline }, deadline ? 'file waits for an answer' : 'file completed');
     return deadline;
-  } catch (error) {
+  } catch (thrown) {
+    const error = hasKilledScanners(thrown, file, job) ? scannersDied(thrown) : thrown;
     if (!(await isBlameless(deps, attempt, error))) await recordFailure(deps, attempt, error);
     throw error;
   }
+}
+
+/** Each outage of the scanner begins another attempt that does not count. */
+function hasKilledScanners(error: unknown, { attempts }: File, { attempt }: JobContext): boolean {
+  return error instanceof ScannerLost && attempts - attempt >= MAX_SCANNERS_LOST;
+}
+
+function scannersDied(cause: unknown): AppError {
+  const detail = 'The virus scanner went away each time it scanned this file';
+  return new AppError('scan_failed', { detail, cause });
 }

@@ -3,6 +3,7 @@ import { type StepResult, showProgress } from '../core/files/steps.js';
 import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
 import { openContent } from './content.js';
 import { recordReading } from './duplicates.js';
+import type { StreamStep } from './steps/step.js';
 
 const PROGRESS_EVERY_MS = 200;
 
@@ -11,10 +12,25 @@ const PROGRESS_EVERY_MS = 200;
  * @returns the result of a step that found a threat, not yet recorded
  */
 export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise<StepResult | undefined> {
-  const { file, blob, signal } = attempt;
+  const { file, signal } = attempt;
   const open = deps.steps.reading.filter((step) => !file.steps[step.name]);
   if (open.length === 0) return undefined;
   attempt.step = open[0]?.name ?? '';
+  const ended = new AbortController();
+  try {
+    return await read(deps, attempt, open, AbortSignal.any([signal, ended.signal]));
+  } finally {
+    ended.abort();
+  }
+}
+
+async function read(
+  deps: PipelineDeps,
+  attempt: Attempt,
+  open: readonly StreamStep[],
+  signal: AbortSignal,
+): Promise<StepResult | undefined> {
+  const { file, blob } = attempt;
   const lap = createLap();
   const watched = open.map((step) => ({
     step,
@@ -24,16 +40,21 @@ export async function readThrough(deps: PipelineDeps, attempt: Attempt): Promise
     span: deps.tracer?.begin(`step ${step.name}`),
   }));
   const show = createProgress(deps, attempt);
-  let read = 0;
-  for await (const chunk of addAbortSignal(signal, await openContent(deps.storage, blob))) {
+  const first = attempt.step;
+  let bytes = 0;
+  for await (const chunk of addAbortSignal(attempt.signal, await openContent(deps.storage, blob))) {
     // The first step is charged for the time spent waiting for bytes.
     if (watched[0]) watched[0].ms += lap();
     for (const one of watched) {
-      one.observer.push(chunk);
+      // A step that fails is recorded under its name.
+      attempt.step = one.step.name;
+      const busy = one.observer.push(chunk);
+      if (busy) await busy;
       one.ms += lap();
     }
-    read += chunk.length;
-    await show(read);
+    attempt.step = first;
+    bytes += chunk.length;
+    await show(bytes);
   }
 
   const results: StepResult[] = [];

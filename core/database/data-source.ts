@@ -32,6 +32,9 @@ import { RemovedJobs1763986000000 } from '../../migrations/1763986000000-removed
 import { LogLevel1763987000000 } from '../../migrations/1763987000000-log-level.js';
 import { Derived1763988000000 } from '../../migrations/1763988000000-derived.js';
 import { Settings1763989000000 } from '../../migrations/1763989000000-settings.js';
+import { Quarantine1763994000000 } from '../../migrations/1763994000000-quarantine.js';
+import { Rescans1763994000001 } from '../../migrations/1763994000001-rescans.js';
+import { Scrub1763994000002 } from '../../migrations/1763994000002-scrub.js';
 import { Delivery1763996000000 } from '../../migrations/1763996000000-delivery.js';
 import { CONNECT_MS, DatabasePool, type TimeLimits } from './client.js';
 import { ApiKey } from './entities/api-key.js';
@@ -106,6 +109,9 @@ export async function openDatabase(
       LogLevel1763987000000,
       Derived1763988000000,
       Settings1763989000000,
+      Quarantine1763994000000,
+      Rescans1763994000001,
+      Scrub1763994000002,
       Delivery1763996000000,
     ],
   });

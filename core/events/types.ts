@@ -41,6 +41,8 @@ interface EventData extends Record<StatusEventType, RunData> {
   'file.deduplicated': { duplicateOf: string };
   /** Its copy is where other systems expect it: the name of the destination, the key in it, and bytes. */
   'file.delivered': { destination: string; key: string; size: number };
+  /** The stored bytes are not those that were measured: the file is not served any more. */
+  'file.corrupted': { detail: string };
   /** Without the names: the event stays after the file is purged. */
   'file.renamed': Nothing;
   'file.deleted': Nothing;
@@ -74,6 +76,9 @@ interface EventData extends Record<StatusEventType, RunData> {
   'queue.resumed': Nothing;
   /** An admin took the job out of the queue and out of the list of jobs. */
   'job.removed': RunData;
+  /** Files are scanned again: that of the subject, or many. By an admin, or because of new signatures. */
+  'rescan.started': { rescan: string };
+  'rescan.canceled': { rescan: string };
   'audit.exported': Record<string, unknown>;
   /** The level of all logs for a time; null: that of the configuration again. */
   'log.level': { level: string | null; seconds?: number };
@@ -102,6 +107,7 @@ const FILE_EVENTS: Record<FileEventType, true> = {
   'file.infected': true,
   'file.paused': true,
   'file.canceled': true,
+  'file.corrupted': true,
   'file.pending': true,
   'file.renamed': true,
   'file.deleted': true,

@@ -7,7 +7,7 @@ import { countChanged, execute, queryEntities, queryRows } from '../database/row
 import { AppError } from '../errors.js';
 import { IS_DUE, workThrough } from '../retries.js';
 import { type ByteRange, readObjects } from '../storage/object-reader.js';
-import type { BlobStore, Storage } from '../storage/storage.js';
+import { type BlobStore, QUARANTINE, type Storage } from '../storage/storage.js';
 
 /*
  * Blobs: immutable sequences of bytes, their reference counts, and the stored objects that hold them. No other file
@@ -169,15 +169,50 @@ export async function storeBlobs(
   return blobs.map(({ row }) => row);
 }
 
+/** How often a row is touched while its bytes are copied. */
+const TOUCH_MS = 10 * 60_000;
+
 /**
- * Adds a reference to each blob. Part of the caller's transaction.
+ * Stores a copy of a blob, which has no reference yet, within the store. When this returns, its bytes survive a power cut.
+ * @param isQuarantined whether the copy lies in quarantine
+ */
+export async function copyBlob(
+  { database, storage }: BlobDeps,
+  blob: StoredBlob,
+  isQuarantined: boolean,
+): Promise<StoredBlob> {
+  const key = () => (isQuarantined ? `${QUARANTINE}/${randomUUID()}` : randomUUID());
+  const copies = objectsOf(blob).map(({ key: from, size }) => ({ from, object: { key: key(), size } }));
+  const [only, ...more] = copies.map(({ object }) => object);
+  const isOne = more.length === 0 && only !== undefined;
+  const row = {
+    id: uuidv7(),
+    key: isOne ? only.key : null,
+    objects: isOne ? null : copies.map(({ object }) => object),
+    size: blob.size,
+  };
+  await database.getRepository(Blob).insert(row);
+  // Otherwise the reconciler would delete a blob whose copy takes an hour.
+  const touch = setInterval(() => {
+    execute(database, 'UPDATE blobs SET created_at = now() WHERE id = $1', [row.id]).catch(() => {});
+  }, TOUCH_MS);
+  try {
+    for (const { from, object } of copies) await storage.blobs.copy(from, object.size, object.key);
+  } finally {
+    clearInterval(touch);
+  }
+  return row;
+}
+
+/**
+ * Adds `count` references to each blob. Part of the caller's transaction.
  * @throws {AppError} unavailable when a blob is marked for deletion: its bytes have to be stored again, as another blob
  */
-export async function referenceBlobs(manager: EntityManager, ids: string[]): Promise<void> {
+export async function referenceBlobs(manager: EntityManager, ids: string[], count = 1): Promise<void> {
   const changed = await countChanged(
     manager,
-    'UPDATE blobs SET refs = refs + 1 WHERE id = ANY ($1) AND doomed_at IS NULL',
-    [ids],
+    'UPDATE blobs SET refs = refs + $2 WHERE id = ANY ($1) AND doomed_at IS NULL',
+    [ids, count],
   );
   if (changed === ids.length) return;
   throw doomed();
@@ -212,14 +247,14 @@ function doomed(): AppError {
 }
 
 /**
- * Removes a reference from each blob. Part of the caller's transaction. Call deleteUnreferencedBlobs after the commit to
+ * Removes `count` references from each blob. Part of the caller's transaction. Call deleteUnreferencedBlobs after the commit to
  * delete the blobs that lost their last reference.
  */
-export async function releaseBlobs(manager: EntityManager, ids: string[]): Promise<void> {
+export async function releaseBlobs(manager: EntityManager, ids: string[], count = 1): Promise<void> {
   await execute(
     manager,
-    `UPDATE blobs SET refs = refs - 1, doomed_at = CASE WHEN refs = 1 THEN now() END WHERE id = ANY ($1)`,
-    [ids],
+    `UPDATE blobs SET refs = refs - $2, doomed_at = CASE WHEN refs = $2 THEN now() END WHERE id = ANY ($1)`,
+    [ids, count],
   );
 }
 

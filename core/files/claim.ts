@@ -12,8 +12,8 @@ import { findNewestBlob, selectKeysOfBlobs } from './blobs.js';
  * installation, and a sweep deletes only in its own.
  */
 
-/** The form of our keys: a random id, and for segments of an upload a second part behind a dot. */
-const OURS = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
+/** The form of our keys: a random id, and for segments of an upload a second part behind a dot. See QUARANTINE. */
+const OURS = /^(quarantine\/)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(\.[\w.-]+)?$/;
 
 /** Whether an object may be Landfall's by its key. In a shared bucket, all other objects belong to other programs. */
 export function isOurKey(key: string): boolean {

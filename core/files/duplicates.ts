@@ -77,7 +77,7 @@ async function follow(manager: EntityManager, { id, ownerId }: MeasuredFile, twi
 type Twin = Pick<File, 'id' | 'blobId'>;
 
 /**
- * Finds the oldest other file of the same owner with these bytes, in the trash too.
+ * Finds the oldest other file of the same owner with these bytes, in the trash too. Bytes in quarantine are not shared.
  * @param sha256 hex
  * @param except ids of blobs
  */
@@ -109,7 +109,7 @@ export function selectTwin(
      WHERE sha256 IS NOT NULL
        AND (owner_id, sha256, id) >= ($1::uuid, $2::text, '${LEAST_ID}'::uuid)
        AND (owner_id, sha256, id) <= ($1::uuid, $2::text, '${GREATEST_ID}'::uuid)
-       AND size = $3 AND id <> $4 AND blob_id <> ALL ($5)
+       AND size = $3 AND id <> $4 AND blob_id <> ALL ($5) AND status <> 'infected' AND NOT in_quarantine
      ORDER BY owner_id, sha256, id LIMIT 1`;
   return { sql, parameters: [ownerId, sha256, size, id, except] };
 }

@@ -18,13 +18,21 @@ import { recordDuration } from './durations.js';
  */
 
 const TRANSITIONS: Record<FileStatus, readonly FileStatus[]> = {
-  pending: ['processing', 'failed', 'paused', 'canceled'],
+  pending: ['processing', 'failed', 'infected', 'paused', 'canceled'],
   processing: ['completed', 'failed', 'infected', 'pending', 'paused', 'canceled'],
-  completed: ['pending'],
-  failed: ['pending'],
+  completed: ['pending', 'infected'],
+  failed: ['pending', 'infected'],
   infected: ['pending'],
-  paused: ['pending', 'canceled'],
-  canceled: ['pending'],
+  paused: ['pending', 'infected', 'canceled'],
+  canceled: ['pending', 'infected'],
+};
+
+/** The states that an attempt gives a file, and those in which it may find the file. */
+const CHANGED_BY_ATTEMPT: Partial<Record<FileStatus, readonly FileStatus[]>> = {
+  processing: ['pending'],
+  completed: ['processing'],
+  failed: ['pending', 'processing'],
+  infected: ['processing'],
 };
 
 /** Whether a file may go from one status to another. */
@@ -48,7 +56,7 @@ async function changeByAttempt(
   columns: StatusColumns,
   event: StatusEventType,
 ): Promise<void> {
-  const from = (Object.keys(TRANSITIONS) as FileStatus[]).filter((status) => canChange(status, to));
+  const from = CHANGED_BY_ATTEMPT[to] ?? [];
   const changed = await countChanged(
     manager,
     `UPDATE files
@@ -131,17 +139,77 @@ export async function completeFile(
   });
 }
 
-/** Ends a run because the scan found a threat. @throws {AttemptOver} */
+/** What a scan has found. */
+export interface Infection {
+  error: Problem;
+  /** See Facts. */
+  metadata?: Record<string, unknown> | undefined;
+}
+
+/**
+ * Ends a run because the scan found a threat. Files of the same owner that have the same bytes are infected too.
+ * @throws {AttemptOver}
+ */
 export async function infectFile(
   database: DataSource,
   file: FileRun,
-  error: Problem,
+  infection: Infection,
   record: StepRecord,
 ): Promise<void> {
+  const { error } = infection;
   const columns = { error, progress: 100, step: error.step, steps: { [error.step]: record } };
-  await database.transaction((manager) =>
-    changeByAttempt(manager, file, 'infected', columns, 'file.infected'),
+  await database.transaction(async (manager) => {
+    await changeByAttempt(manager, file, 'infected', columns, 'file.infected');
+    await execute(manager, 'UPDATE files SET metadata = metadata || $2::jsonb WHERE id = $1', [
+      file.id,
+      JSON.stringify(infection.metadata ?? {}),
+    ]);
+    await infectReadable(manager, file, infection);
+  });
+}
+
+/**
+ * Makes files infected that could be read, because a scan has found a threat in the bytes of `file`: the file itself, and
+ * those of its owner with the same bytes. Attempts that process them are told to stop. Part of the caller's transaction.
+ * @returns the files that were infected by this
+ */
+export async function infectReadable(
+  manager: EntityManager,
+  file: Pick<File, 'id'>,
+  { error, metadata }: Infection,
+): Promise<File[]> {
+  const files = await queryEntities(
+    manager,
+    File,
+    `SELECT files.* FROM files
+     WHERE clean AND id IN (
+       SELECT twin.id FROM files AS found JOIN files AS twin
+         ON twin.id = found.id
+         OR (twin.owner_id = found.owner_id AND twin.sha256 = found.sha256 AND twin.size = found.size)
+       WHERE found.id = $1)
+     ORDER BY id FOR UPDATE`,
+    [file.id],
   );
+  const infected = files.filter(({ status }) => canChange(status, 'infected'));
+  await execute(
+    manager,
+    `UPDATE files
+     SET status = 'infected', clean = false, error = $2, step = $3, progress = 100, eta_seconds = NULL,
+         metadata = metadata || $4::jsonb, completed_at = NULL, updated_at = now()
+     WHERE id = ANY ($1)`,
+    [infected.map(({ id }) => id), JSON.stringify(error), error.step, JSON.stringify(metadata ?? {})],
+  );
+  for (const one of infected) if (one.status === 'processing') await stopAttempt(manager, one);
+  await appendEvents(
+    manager,
+    infected.map(({ id, ownerId, run }) => ({
+      type: 'file.infected' as const,
+      subjectId: id,
+      ownerId,
+      data: { run, error },
+    })),
+  );
+  return infected;
 }
 
 /** Failures that say that the content is not of an allowed type or size. */

@@ -211,6 +211,7 @@ async function writeSteps(
          detected_type = CASE WHEN $6 THEN $7 ELSE detected_type END,
          sha256 = coalesce($8, sha256), clean = coalesce($9, clean),
          metadata = metadata || $10::jsonb, warnings = warnings || $11::jsonb,
+         corrupted_at = CASE WHEN $8 IS NULL THEN corrupted_at END,
          eta_seconds = $13, updated_at = now()
      WHERE id = $1 AND run = $2 AND attempts = $12 AND status = 'processing'`,
     [

@@ -1,5 +1,6 @@
 import type { DataSource } from 'typeorm';
 import { queryRows } from '../database/rows.js';
+import { readScrub } from '../files/scrub.js';
 import type { ProcessingQueue } from '../queue/queue.js';
 import type { Storage } from '../storage/storage.js';
 import { readVersion } from '../version.js';
@@ -54,6 +55,7 @@ export function observeInstallation(
   metrics: Metrics,
   { database, queue }: { database: DataSource; queue: ProcessingQueue },
 ): void {
+  observeScrub(metrics, database);
   metrics.observe(
     {
       landfall_queue_jobs: { help: 'Jobs of the queue by state', label: 'state' },
@@ -88,6 +90,25 @@ export function observeInstallation(
       },
     },
     async () => ({ landfall_event_reader_lag: await readLag(database) }),
+  );
+}
+
+/** Adds what the check of stored bytes has found. */
+function observeScrub(metrics: Metrics, database: DataSource): void {
+  metrics.observe(
+    {
+      landfall_corrupted_files: { help: 'Files whose stored bytes have changed' },
+      landfall_scrub_oldest_seconds: {
+        help: 'All stored contents of files were read back within this time; NaN: not yet',
+      },
+    },
+    async () => {
+      const { corrupted, oldestSeconds } = await readScrub(database);
+      return {
+        landfall_corrupted_files: corrupted,
+        landfall_scrub_oldest_seconds: oldestSeconds ?? Number.NaN,
+      };
+    },
   );
 }
 

@@ -36,6 +36,10 @@ export interface Metrics {
   hookAsked(hook: string, outcome: string, seconds: number): void;
   /** An attempt has failed in this step, and another attempt follows. */
   stepRetried(step: string): void;
+  /** Stored bytes were read back and compared with their SHA-256. */
+  scrubbed(outcome: 'intact' | 'corrupted' | 'unreadable', bytes: number): void;
+  /** A stored file was scanned again. */
+  rescanned(outcome: 'clean' | 'infected' | 'failed'): void;
   /**
    * Adds gauges whose values are read at each scrape. A gauge that cannot be read, or not in time, is left out of it.
    * @param gauges their help and, if they have one, the name of their label
@@ -123,6 +127,13 @@ export function createMetrics(log: Logger): Metrics {
     ['kind'],
     CALL_BUCKETS,
   );
+  const rescans = counter('landfall_rescanned_files_total', 'Stored files that were scanned again', [
+    'outcome',
+  ]);
+  const scrubs = counter('landfall_scrubbed_blobs_total', 'Stored contents of files that were read back', [
+    'outcome',
+  ]);
+  const scrubbedBytes = counter('landfall_scrubbed_bytes_total', 'Bytes of these contents');
   const readers: (() => Promise<void>)[] = [];
   let scraping: Promise<string> | undefined;
 
@@ -157,6 +168,11 @@ export function createMetrics(log: Logger): Metrics {
     },
     hookAsked: (hook, outcome, seconds) => hooks.observe({ hook, outcome }, seconds),
     stepRetried: (step) => steps.inc({ step, outcome: 'retried' }),
+    scrubbed(outcome, count) {
+      scrubs.inc({ outcome });
+      scrubbedBytes.inc(count);
+    },
+    rescanned: (outcome) => rescans.inc({ outcome }),
     observe: (gauges, read) => void readers.push(createReader(registry, log, gauges, read)),
     scrape() {
       scraping ??= scrapeAll().finally(() => {

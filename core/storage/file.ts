@@ -9,11 +9,12 @@ import type { Logger } from '../log.js';
 import { createByteBudget } from './byte-budget.js';
 import { watchDiskRoom } from './disk-room.js';
 import { openFileSink, type Shared } from './file-sink.js';
-import { createFile, nameOutage, openGrown, storageError } from './object-file.js';
-import { type BlobStore, MARKER, type Storage, type UploadStore } from './storage.js';
+import { copyContent, createFile, nameOutage, openGrown, storageError } from './object-file.js';
+import { type BlobStore, MARKER, QUARANTINE, type Storage, type UploadStore } from './storage.js';
 
 /*
- * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters. For how they grow see file-sink.ts.
+ * Objects as files: `<root>/ab/<key>`, where ab are the key's first two characters, or `<root>/<key>` for a key with a
+ * folder. For how they grow see file-sink.ts.
  *
  * All uploads of the process share three things. The memory for gathered bytes is one budget: when the disk stalls, the
  * sockets wait. Calls that write or sync run on libuv's threads, which also read files and hash passwords, so these
@@ -28,7 +29,7 @@ export async function openFileStorage(
 ): Promise<Storage> {
   // Other users of the machine must not read the files.
   await mkdir(root, { recursive: true, mode: 0o700 });
-  const path = (key: string) => join(root, key.slice(0, 2), key);
+  const path = (key: string) => (key.includes('/') ? join(root, key) : join(root, key.slice(0, 2), key));
   const budget = createByteBudget(config.uploadMemoryBudget);
   const room = watchDiskRoom(root, config.diskReserve, log, { unwritten: () => budget.taken });
   const disk = createLimiter(Math.max(1, Math.floor(config.threadPoolSize / 2)));
@@ -62,6 +63,12 @@ export async function openFileStorage(
           await handle.close();
         }
         await syncFolder(dirname(path(key)));
+      }).catch(rethrow);
+    },
+    async copy(key, _size, to) {
+      await disk(async () => {
+        await copyContent(path(key), path(to));
+        await syncFolder(dirname(path(to)));
       }).catch(rethrow);
     },
     delete: remove,
@@ -127,7 +134,8 @@ export async function openFileStorage(
         if (!folder.isDirectory()) continue;
         for (const key of await readdir(join(root, folder.name))) {
           const stats = await stat(join(root, folder.name, key)).catch(ignoreMissing);
-          if (stats?.isFile()) yield { key, size: stats.size, modified: stats.mtime };
+          const named = folder.name === QUARANTINE ? `${QUARANTINE}/${key}` : key;
+          if (stats?.isFile()) yield { key: named, size: stats.size, modified: stats.mtime };
         }
       }
     },

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { copyFile, type FileHandle, link, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readOptional, syncFolder } from '../data-folder.js';
 import { AppError, hasCode } from '../errors.js';
@@ -10,9 +10,26 @@ import { BytesLost, MARKER, StoreAway } from './storage.js';
 
 /** Opens the file and keeps its content; creates the file and its folder if they are missing. */
 export async function createFile(path: string): Promise<FileHandle> {
-  const flags = constants.O_WRONLY | constants.O_CREAT;
+  return withFolder(path, () => open(path, constants.O_WRONLY | constants.O_CREAT, 0o600));
+}
+
+/** Makes a file with the content of another one, and its folder if that is missing. The content is durable, the name not yet. */
+export async function copyContent(source: string, target: string): Promise<void> {
+  await withFolder(target, () =>
+    // A second name costs no room, but not all file systems have such names.
+    link(source, target).catch(async (error: unknown) => {
+      if (hasCode(error, 'ENOENT')) throw error;
+      await copyFile(source, target);
+      const handle = await open(target, 'r');
+      await handle.sync().finally(() => handle.close());
+    }),
+  );
+}
+
+/** Does something with a path. If it fails because the folder of the path is missing, creates that and tries again. */
+async function withFolder<T>(path: string, work: () => Promise<T>): Promise<T> {
   try {
-    return await open(path, flags, 0o600);
+    return await work();
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
     const folder = dirname(path);
@@ -21,7 +38,7 @@ export async function createFile(path: string): Promise<FileHandle> {
     if (!hasCode(known, 'ENOENT')) throw known;
     await mkdir(folder).catch(ignoreExisting);
     await syncFolder(dirname(folder));
-    return open(path, flags, 0o600);
+    return work();
   }
 }
 

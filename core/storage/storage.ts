@@ -70,6 +70,9 @@ interface StorageMarker {
 /** No key of an object has this form. */
 export const MARKER = 'landfall-installation';
 
+/** Keys of objects in quarantine begin with this folder; all other keys have none. */
+export const QUARANTINE = 'quarantine';
+
 export interface BlobStore {
   /**
    * Opens an object, or the bytes from `start` to `end` of it, both inclusive and from 0. The stream may break off;
@@ -80,6 +83,12 @@ export interface BlobStore {
   read(key: string, range?: { start: number; end: number }): Promise<Readable>;
   /** Stores a new object. When this returns, it survives a power cut. */
   write(key: string, bytes: Uint8Array): Promise<void>;
+  /**
+   * Stores a copy of an object under a new key, within the store. When this returns, it survives a power cut.
+   * @param size of the object, in bytes
+   * @throws {AppError} unavailable
+   */
+  copy(key: string, size: number, to: string): Promise<void>;
   /** Deletes an object; no error if there is none. @throws {StoreAway} */
   delete(key: string): Promise<void>;
   /** Present where clients fetch bytes from the store itself. Returns an address that is valid for some minutes. */

@@ -3,7 +3,7 @@ import { bytes } from './shapes.js';
 
 export const live = z.object({ status: z.literal('ok') });
 
-const warnings = z.array(z.enum(['storage_full']));
+const warnings = z.array(z.enum(['storage_full', 'files_corrupted']));
 
 export const ready = live.extend({ warnings: warnings.optional() });
 

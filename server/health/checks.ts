@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import { within } from '../../core/concurrency.js';
 import { queryRows } from '../../core/database/rows.js';
 import type { ProcessingQueue } from '../../core/queue/queue.js';
+import type { Scanner } from '../../core/scanning/scanner.js';
 import { checkStorage } from '../../core/storage/check.js';
 import type { Storage } from '../../core/storage/storage.js';
 
@@ -40,10 +41,13 @@ export function createChecks({
   database,
   storage,
   queue,
+  scanner,
 }: {
   database: DataSource;
   storage: Storage;
   queue: ProcessingQueue;
+  /** Undefined: files are scanned by a simulation. */
+  scanner?: Pick<Scanner, 'version'> | undefined;
 }): Check[] {
   const checks: Check[] = [
     {
@@ -74,8 +78,13 @@ export function createChecks({
     },
   ];
   const { redisInfo } = queue;
-  if (!redisInfo) return checks;
-  return [...checks, { name: 'redis', needed: false, ask: async () => readRedis(await redisInfo()) }];
+  if (redisInfo) {
+    checks.push({ name: 'redis', needed: false, ask: async () => readRedis(await redisInfo()) });
+  }
+  if (scanner) {
+    checks.push({ name: 'clamav', needed: false, ask: async () => ({ version: await scanner.version() }) });
+  }
+  return checks;
 }
 
 /** @param info the answer to INFO: a line for each figure */

@@ -6,7 +6,7 @@ import type { Answer } from './answer.js';
 import { type Call, completeness, leaseOf } from './call.js';
 import { writeDigest } from './fields.js';
 import { limitsOf } from './limits.js';
-import { wantsReprSha256 } from './request.js';
+import { reprSha256Preference } from './request.js';
 
 /** How long the object of a whole upload may still be assembled after the request was asked to let go, in milliseconds. */
 const ASSEMBLE_MS = 500;
@@ -35,7 +35,7 @@ export async function finish(
       'Upload-Offset': String(lease.upload.offset),
       ...completeness(dialect, true),
       ...limitsOf(deps, dialect),
-      ...(sha256 && wantsReprSha256(req) ? { 'Repr-Digest': writeDigest('sha-256', sha256) } : {}),
+      ...(sha256 && reprSha256Preference(req) ? { 'Repr-Digest': writeDigest('sha-256', sha256) } : {}),
     },
     json: { files: [sha256 ? { ...sent, sha256: sha256.toString('hex') } : sent] },
   };

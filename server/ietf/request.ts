@@ -185,8 +185,11 @@ export function digestsIn(req: Request, name: 'Content-Digest' | 'Repr-Digest'):
   return digests;
 }
 
-/** Whether the client wants to know the SHA-256 of the whole upload (RFC 9530, 4). */
-export function wantsReprSha256(req: Request): boolean {
+/**
+ * How much the client wants to know the SHA-256 of the whole, by Want-Repr-Digest (RFC 9530, 4): "0 means "not acceptable"".
+ * @returns undefined if it does not say
+ */
+export function reprSha256Preference(req: Request): number | undefined {
   const preference = parseDictionary(req.get('Want-Repr-Digest') ?? '')?.get('sha-256');
-  return typeof preference === 'string' && (parseWholeNumber(preference) ?? 0) > 0;
+  return typeof preference === 'string' ? parseWholeNumber(preference) : undefined;
 }

@@ -79,6 +79,7 @@ export function contentRoutes({ database, storage }: ContentDeps): AnyRoute[] {
           disposition,
           etag: file.sha256 ?? blob.id,
           modified: file.createdAt,
+          sha256: file.sha256 ?? undefined,
         });
       },
     }),

@@ -72,7 +72,7 @@ function fileJson(
   const path = `/api/files/${file.id}`;
   const own = derivatives.filter(({ fileId }) => fileId === file.id);
   const thumbnails = own.map(({ name }) => THUMBNAIL.exec(name)?.[1]).filter((size) => size !== undefined);
-  const isShown = file.clean && !file.deletedAt;
+  const isShown = file.clean && !file.inQuarantine && !file.corruptedAt && !file.deletedAt;
   return {
     id: file.id,
     filename: file.filename,
@@ -109,7 +109,7 @@ function fileJson(
     links: {
       content: isShown ? signLink(`${path}/content`, linkKey) : null,
       thumbnails:
-        thumbnails.length > 0 && !file.deletedAt
+        thumbnails.length > 0 && isShown
           ? Object.fromEntries(
               thumbnails.map((size) => [size, signLink(`${path}/thumbnails/${size}`, linkKey)]),
             )

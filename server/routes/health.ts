@@ -2,6 +2,7 @@ import type { DataSource } from 'typeorm';
 import type { z } from 'zod';
 import { within } from '../../core/concurrency.js';
 import { AppError } from '../../core/errors.js';
+import { hasCorrupted } from '../../core/files/scrub.js';
 import { type LibraryVersions, readLibraryVersions } from '../../core/media/library-versions.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { readVersion } from '../../core/version.js';
@@ -90,9 +91,10 @@ function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps
         return null;
       });
       const orNull = <T>(work: Promise<T>) => within(ANSWER_WITHIN_MS, work, 'health').catch(() => null);
-      const [dependencies, isShort, processes, disk, versions] = await Promise.all([
+      const [dependencies, isShort, corrupted, processes, disk, versions] = await Promise.all([
         inspect(checks),
         orNull(Promise.resolve(storage.room?.isShort())),
+        orNull(hasCorrupted(database)),
         orNull(countProcesses(database)),
         orNull(readDisks(dataDir)),
         orNull(libraries),
@@ -101,7 +103,10 @@ function detailedRoute({ database, storage, drain, checks, dataDir }: HealthDeps
       if (status === 'not_ready') res.status(503);
       return {
         status,
-        warnings: isShort ? ['storage_full'] : [],
+        warnings: [
+          ...(isShort ? (['storage_full'] as const) : []),
+          ...(corrupted ? (['files_corrupted'] as const) : []),
+        ],
         version: readVersion(),
         node: process.versions.node,
         uptimeSeconds: Math.floor(process.uptime()),

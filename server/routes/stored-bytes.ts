@@ -6,6 +6,8 @@ import { hasLink, linkToBlob, openBlob, type StoredBlob } from '../../core/files
 import type { Storage } from '../../core/storage/storage.js';
 import { chosenRange, isPreconditionMet, isUnchanged, listsTag } from '../http/conditions.js';
 import { allowEmbedding } from '../http/security-headers.js';
+import { writeDigest } from '../ietf/fields.js';
+import { reprSha256Preference } from '../ietf/request.js';
 import { type Answers, EMPTY } from './answers.js';
 
 /* What the routes share that answer with stored bytes: of a file itself, or derived from it. */
@@ -18,6 +20,8 @@ export interface Content {
   /** Strong, without quotes. */
   etag: string;
   modified: Date;
+  /** Hex; undefined: not known. */
+  sha256?: string | undefined;
 }
 
 const ANY_BYTES = { mediaType: '*/*' };
@@ -27,6 +31,7 @@ export const BYTES = { 200: ANY_BYTES, 206: ANY_BYTES, 302: EMPTY, 304: EMPTY } 
 
 export const BYTES_PROBLEMS = [
   'infected',
+  'corrupted',
   'not_ready',
   'wrong_state',
   'precondition_failed',
@@ -37,12 +42,17 @@ export const BYTES_PROBLEMS = [
 /** How long a redirect may be cached; the URL in it stays valid for a minute longer. */
 const REDIRECT_SECONDS = 240;
 
-/** @throws {AppError} infected, not_ready, wrong_state while a file must not be shown */
+/** @throws {AppError} infected, corrupted, not_ready, wrong_state while a file must not be shown */
 export function requireClean(file: File): void {
   if (file.status === 'infected') {
     throw new AppError('infected', { detail: file.error?.detail ?? 'The scan found something in this file' });
   }
-  if (file.clean) return;
+  if (file.corruptedAt) {
+    const detail =
+      'A check has found that the stored bytes have changed: they are not served. Upload the file again';
+    throw new AppError('corrupted', { detail });
+  }
+  if (file.clean && !file.inQuarantine) return;
   if (file.status === 'failed') {
     const why = file.error ? ` (${file.error.code}: ${file.error.detail})` : '';
     throw new AppError('wrong_state', {
@@ -93,6 +103,10 @@ export async function sendContent(
     if (address !== undefined) return redirect(res, address);
   }
   const bytes = req.method === 'HEAD' ? undefined : await openBlob(storage.blobs, blob, range);
+  // Of the whole content, whichever part of it is sent (RFC 9530, 3).
+  if (content.sha256 && reprSha256Preference(req) !== 0) {
+    res.setHeader('Repr-Digest', writeDigest('sha-256', Buffer.from(content.sha256, 'hex')));
+  }
   if (range) {
     res.status(206);
     res.setHeader('Content-Range', `bytes ${range.start}-${range.end}/${size}`);

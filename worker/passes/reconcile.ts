@@ -3,6 +3,8 @@ import { execute } from '../../core/database/rows.js';
 import { formatHead, GROWN, readHead, sequenceEvents } from '../../core/events/sequence.js';
 import { deleteUnreferencedBlobs } from '../../core/files/blobs.js';
 import type { PurgeRule } from '../../core/files/overdue.js';
+import { quarantineInfected } from '../../core/files/quarantine.js';
+import { RESCAN_WANTED } from '../../core/files/rescans.js';
 import { addChanges } from '../../core/files/totals.js';
 import { forgetOldKeys } from '../../core/keyed-requests.js';
 import type { Logger } from '../../core/log.js';
@@ -37,6 +39,9 @@ export interface ReconcileDeps extends ConcatenateDeps {
   trashDays: number;
   /** Hours for which files are kept at all; 0: no limit. */
   fileRetentionHours: number;
+  /** Make passes that may take long, and end when the signal aborts. `createScrub` is undefined if it is not wanted. */
+  createRescans: (signal: AbortSignal) => () => Promise<number>;
+  createScrub: ((signal: AbortSignal) => () => Promise<number>) | undefined;
   /** How many jobs all workers together run at a time; undefined: no limit. */
   globalConcurrency: number | undefined;
   /** Undefined: events are published nowhere. */
@@ -53,6 +58,7 @@ const MAX_FAILURES = 3;
  * @returns a function that stops it after the current work
  */
 export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
+  const stopping = new AbortController();
   const parts = Object.entries({
     'uploads finished': () => finishUploads(deps),
     'jobs queued': createRelay(deps),
@@ -67,12 +73,18 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
     ...overdueParts(deps),
     'deliveries forgotten': () => forgetDeliveries(deps.database),
     'requests with a key forgotten': () => forgetOldKeys(deps.database),
+    'infected blobs moved into quarantine': () => quarantineInfected(deps),
     'blobs deleted': () => deleteUnreferencedBlobs(deps),
     'events numbered': createNumbering(deps),
     'changes of files added to the sums': () => addChanges(deps.database),
   }).map(([name, work]) => createPart(name, work, deps.log));
   const publishing = deps.publisher && createPart('events published', deps.publisher.publishNew, deps.log);
   if (publishing) parts.push(publishing);
+  const rescans = createPart('files scanned again', deps.createRescans(stopping.signal), deps.log);
+  parts.push(rescans);
+  if (deps.createScrub) {
+    parts.push(createPart('stored contents read back', deps.createScrub(stopping.signal), deps.log));
+  }
   const runAll = () => {
     for (const part of parts) part.run();
   };
@@ -90,8 +102,10 @@ export function startReconciler(deps: ReconcileDeps): () => Promise<void> {
   });
   askAtStart(deps, leader, ifLeading(runAnew));
   if (publishing) wakePublishing(deps, ifLeading(publishing.runAnew));
+  wake(deps, RESCAN_WANTED, ifLeading(rescans.runAnew));
   return async () => {
     clearInterval(timer);
+    stopping.abort();
     // A part that has stopped does not begin again, even if this worker is elected right now.
     await Promise.all([...parts.map((part) => part.stop()), leader.close()]);
   };
@@ -130,9 +144,18 @@ function askAtStart({ database, listener, log }: ReconcileDeps, leader: Leader, 
 /** Publishes as soon as there are new events, or a connection again. */
 function wakePublishing({ listener, publisher, log }: ReconcileDeps, publish: () => void): void {
   publisher?.onBack(publish);
+  wake({ listener, log }, GROWN, publish);
+}
+
+/** Does `work` at each notification on a channel. After a broken connection the listener repeats LISTEN by itself. */
+function wake(
+  { listener, log }: Pick<ReconcileDeps, 'listener' | 'log'>,
+  channel: string,
+  work: () => void,
+): void {
   listener
-    .subscribe(GROWN, publish)
-    .catch((error: unknown) => log.debug({ err: error }, 'listening for events'));
+    .subscribe(channel, work)
+    .catch((error: unknown) => log.debug({ err: error, channel }, 'listening'));
 }
 
 /**
@@ -148,6 +171,7 @@ function createPart(name: string, work: () => Promise<number>, log: Logger) {
       const count = await work();
       if (count > 0) log.info({ count }, name);
     } catch (error) {
+      if (stopped) return;
       log.error({ err: error }, `reconciler: ${name}`);
     }
   }

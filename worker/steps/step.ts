@@ -24,6 +24,8 @@ export type KnownFile = Readonly<
     | 'expectedSha256'
     | 'allowedTypes'
     | 'settings'
+    | 'sha256'
+    | 'allowedTypes'
   >
 >;
 
@@ -71,11 +73,13 @@ export interface StepContext {
 /** Observes the bytes of a file during the one read that all such steps share. */
 export interface StreamStep {
   name: string;
+  /** @param signal aborts when the observer is needed no longer: the read has ended or broken off, or the job must stop */
   begin(file: KnownFile, signal: AbortSignal): StreamObserver;
 }
 
 export interface StreamObserver {
-  push(chunk: Buffer): void;
+  /** @returns a promise: the observer is busy, and the read waits for it. It rejects when the step has failed. */
+  push(chunk: Buffer): Promise<void> | void;
   /** The stream has ended. */
   end(): Promise<Outcome> | Outcome;
 }

@@ -25,6 +25,11 @@ function beginVerifying(file: KnownFile): StreamObserver {
         const detail = `The SHA-256 is ${sha256}; the client announced ${file.expectedSha256}`;
         return { outcome: 'failed', error: new AppError('checksum_mismatch', { detail }) };
       }
+      // It was read before, and its bytes have changed since. They must not pass for the right ones now.
+      if (file.sha256 && file.sha256 !== sha256) {
+        const detail = `The SHA-256 of the stored bytes is ${sha256}; it was ${file.sha256}`;
+        return { outcome: 'failed', error: new AppError('corrupted', { detail }) };
+      }
       return { outcome: 'done', facts: { sha256 } };
     },
   };

@@ -129,6 +129,14 @@ export class File {
   @Column('boolean')
   clean: boolean;
 
+  /** Whether the bytes lie in quarantine; see core/files/quarantine.ts. */
+  @Column('boolean', { name: 'in_quarantine', default: false })
+  inQuarantine: boolean;
+
+  /** When the stored bytes were found not to be those that were measured; null: they were not. The file is not served. */
+  @Column('timestamptz', { name: 'corrupted_at', nullable: true })
+  corruptedAt: Date | null;
+
   @Column('jsonb')
   steps: Record<string, StepRecord | WaitingStep>;
 

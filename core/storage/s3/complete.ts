@@ -184,17 +184,39 @@ async function copyOut(
   signal?: AbortSignal,
 ): Promise<{ objectKey: string; untidy: boolean }> {
   const objectKey = newKey(key);
-  const multipartId = await objects.createMultipart(objectKey, signal);
+  await copyRanges(objects, key, plan, objectKey, signal);
+  return { objectKey, untidy: true };
+}
+
+/** Copies an object of any size, within the store. */
+export async function copyObject(
+  objects: ObjectStore,
+  source: string,
+  size: number,
+  target: string,
+): Promise<void> {
+  if (size <= COPY) return objects.copy(source, target);
+  await copyRanges(objects, source, [{ start: 0, end: size }], target);
+}
+
+/** Makes an object of ranges of another one. */
+async function copyRanges(
+  objects: ObjectStore,
+  source: string,
+  plan: Range[],
+  target: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  const multipartId = await objects.createMultipart(target, signal);
   const parts: Part[] = [];
   const total = plan.reduce((bytes, { start, end }) => bytes + end - start, 0);
   const size = Math.max(COPY, Math.ceil(total / MAX_COPIES));
   for (const { start, end } of plan.flatMap((range) => split(range, size))) {
     const number = parts.length + 1;
-    const etag = await objects.copyPart(key, start, end, objectKey, multipartId, number, signal);
+    const etag = await objects.copyPart(source, start, end, target, multipartId, number, signal);
     parts.push({ number, size: end - start, etag });
   }
-  await objects.completeMultipart(objectKey, multipartId, parts, signal);
-  return { objectKey, untidy: true };
+  await objects.completeMultipart(target, multipartId, parts, signal);
 }
 
 /** Pieces of about the same size, so that none is too small for a part. */

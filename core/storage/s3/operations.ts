@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
+  CopyObjectCommand,
   CreateMultipartUploadCommand,
   DeleteObjectCommand,
   HeadObjectCommand,
@@ -117,6 +118,16 @@ export function createObjectStore(connection: S3Connection, log: Logger) {
       });
       const { CopyPartResult } = await client.send(command, { ...options(signal), requestTimeout: LONG_MS });
       return CopyPartResult?.ETag ?? '';
+    },
+
+    /** Copies an object of at most half a GiB, within the store. */
+    async copy(source: string, key: string): Promise<void> {
+      const command = new CopyObjectCommand({
+        ...named(key),
+        ...encryption,
+        CopySource: `${Bucket}/${prefix}${source}`,
+      });
+      await client.send(command, { requestTimeout: LONG_MS });
     },
 
     /** No error if there is none. */

@@ -12,7 +12,7 @@ import { AppError } from '../../errors.js';
 import type { Logger } from '../../log.js';
 import type { Metrics } from '../../metrics/metrics.js';
 import { BytesLost, MARKER, type Storage, StoreAway, type StoredUpload } from '../storage.js';
-import { completeInS3 } from './complete.js';
+import { completeInS3, copyObject } from './complete.js';
 import { openConnection, type S3Connection } from './connection.js';
 import { S3Unavailable } from './http-put.js';
 import { S3Error } from './http-request.js';
@@ -70,6 +70,7 @@ export async function openS3Storage(
         }),
       write: (key, bytes) =>
         objects.put(key, { size: bytes.byteLength, chunks: [bytes] }).catch(rethrowUnavailable),
+      copy: (key, size, to) => copyObject(objects, key, size, to).catch(rethrowUnavailable),
       delete: (key) => objects.delete(key).catch(rethrowIfAway),
       ...(config.redirect
         ? {

@@ -69,6 +69,14 @@ const SERVICES = [
     start: async () => nothing({ NATS_SERVER_PATH: process.env.NATS_SERVER_PATH ?? 'nats-server' }),
   },
   {
+    // Suites kill and stop it, so each starts its own. Its signatures are the suite's.
+    helper: 'test/support/clamd.ts',
+    variables: ['CLAMD_PATH'],
+    programs: [['clamd']],
+    packages: ['clamav-daemon'],
+    start: async () => nothing({ CLAMD_PATH: process.env.CLAMD_PATH ?? findProgram(['clamd']) ?? '' }),
+  },
+  {
     // Suites run it themselves, and so do their workers.
     helper: 'test/support/recordings.ts',
     variables: [],
