@@ -18,6 +18,7 @@ const packageInputs = ['package-lock.json', 'package.json', 'build.js'];
 const unbundled = [
   '@bull-board/api',
   '@bull-board/express',
+  '@embedpdf/pdfium',
   '@imagemagick/magick-wasm',
   '@node-rs/argon2',
   '@opentelemetry/api',

@@ -127,7 +127,6 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
 
   it.each([
     ['a text', Buffer.from('Hello, naïve 世界\n'), 'a.txt', 'text/plain'],
-    ['a PDF', makePdf(), 'a.pdf', 'application/pdf'],
     ['nothing at all', Buffer.alloc(0), 'empty', null],
     ['bytes of no known kind', Buffer.alloc(6 * MIB, '\x00\xff\x01'), 'a.bin', null],
   ])('%s is completed without thumbnails or warnings', async (_what, content, filename, detectedType) => {
@@ -141,6 +140,19 @@ describe.each(FORMS)('over %s', (_name, openForm) => {
       steps: { thumbnails: { state: 'skipped' } },
     });
     expect(file.links.thumbnails).toBeNull();
+    await expectContent(file, content);
+  });
+
+  it('a PDF is described, and has thumbnails of its first page', async () => {
+    const content = makePdf();
+    const file = await send(content, 'a.pdf');
+    expect(file).toMatchObject({
+      status: 'completed',
+      detectedType: 'application/pdf',
+      warnings: [],
+      metadata: { pdf: { pages: 1, encrypted: false } },
+      links: { thumbnails: { small: expect.any(String) } },
+    });
     await expectContent(file, content);
   });
 

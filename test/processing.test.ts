@@ -75,6 +75,7 @@ const WHOLE_TIMELINE = [
   'scan',
   'metadata',
   'thumbnails',
+  'document',
   'optimize',
   'media',
   'preview',
@@ -316,12 +317,12 @@ describe('processing', () => {
     'skips the steps that only images need for %s',
     async (_name, content, filename, declared, detectedType) => {
       const file = await process(user, content, filename, declared);
-      expect(file).toMatchObject({ status: 'completed', detectedType, warnings: [], metadata: {} });
+      expect(file).toMatchObject({ status: 'completed', detectedType, warnings: [] });
+      expect(file.metadata).not.toHaveProperty('image');
       expect(file.steps).toMatchObject({
         metadata: { state: 'skipped', reason: 'not an image' },
         thumbnails: { state: 'skipped', reason: 'not an image' },
       });
-      expect(file.links.thumbnails).toBeNull();
       expect(file.placeholder).toBeNull();
     },
   );

@@ -49,7 +49,7 @@ test('an upload, its job and its steps are one trace, that of the caller; stoppi
     'POST /uploads',
     'job',
     'settle',
-    ...['media', 'metadata', 'preview', 'scan', 'sniff', 'thumbnails', 'verify'].map(
+    ...['document', 'media', 'metadata', 'optimize', 'preview', 'scan', 'sniff', 'thumbnails', 'verify'].map(
       (step) => `step ${step}`,
     ),
   ]);

@@ -12,7 +12,7 @@ import type { ParserSession } from '../core/media/parsers.js';
 import type { TaskName } from '../core/media/tasks.js';
 import { traced } from '../core/tracing/tracer.js';
 import { type Attempt, decodeSeconds, type PipelineDeps, READ_PERCENT, toResult } from './attempt.js';
-import { sourceOf } from './content.js';
+import { endsOf, sourceOf } from './content.js';
 import { isBlameless, isRetryable, toProblem } from './failures.js';
 import type { KnownFile, Later, Outcome, Step, StepContext } from './steps/step.js';
 
@@ -138,14 +138,21 @@ async function runStep(
 }
 
 async function outcomeOf(
-  { workFolders }: PipelineDeps,
+  { workFolders, parsers, storage }: PipelineDeps,
   { file, blob, signal, log }: Attempt,
   step: Step,
   tools: Pick<StepContext, 'decode' | 'expectAnswer' | 'progress'>,
 ): Promise<Outcome | Later> {
   const reason = whySkipped(step, file);
   if (reason !== undefined) return { outcome: 'skipped', reason };
-  return step.run({ file, signal, log, useFolder: (run) => workFolders.use(blob, signal, run), ...tools });
+  return step.run({
+    file,
+    signal,
+    log,
+    useFolder: (run) => workFolders.use(blob, signal, run),
+    decodeEnds: (name, ...options) => parsers.run(name, endsOf(storage, blob), signal, ...options),
+    ...tools,
+  });
 }
 
 function whySkipped({ only, skips }: Step, file: KnownFile): string | undefined {

@@ -38,6 +38,7 @@ import { createRescans } from './passes/rescan.js';
 import { createScrub } from './passes/scrub.js';
 import { processFile } from './pipeline.js';
 import { createDeliverStep } from './steps/deliver.js';
+import { createDocumentStep } from './steps/document.js';
 import { createMediaStep } from './steps/media.js';
 import { createMetadataStep } from './steps/metadata.js';
 import { createOptimizeStep } from './steps/optimize.js';
@@ -114,6 +115,7 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     decoding: [
       createMetadataStep(),
       createThumbnailsStep({ derivatives }),
+      createDocumentStep({ derivatives }),
       createOptimizeStep({ derivatives, optimize: config.optimize }),
       createMediaStep({ derivatives }),
       createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),

@@ -12,7 +12,7 @@ export interface Placeholder {
 
 /** Pixels as sharp gives them without compression. */
 export interface Pixels {
-  data: Buffer;
+  data: Uint8Array;
   info: { width: number; height: number; channels: 1 | 2 | 3 | 4 };
 }
 

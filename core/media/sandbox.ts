@@ -118,7 +118,7 @@ function nodeFlags(): string[] {
     '--allow-addons',
     ...[...folders, ...realPaths('../../../package.json')].map((path) => `--allow-fs-read=${path}`),
     `--max-old-space-size=${HEAP_MIB}`,
-    // imagemagick.ts gives the memory of WebAssembly back at once.
+    // Tasks that use WebAssembly give its memory back at once: it counts against the limit of the next task.
     '--expose-gc',
   ];
 }

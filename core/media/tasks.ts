@@ -1,4 +1,5 @@
 import { detectType } from './detect.js';
+import { describeDocument } from './documents/description.js';
 import { readMedia } from './media-facts.js';
 import { readMetadata } from './metadata.js';
 import { optimizeImage } from './optimize.js';
@@ -13,6 +14,7 @@ import { readWaveform } from './wav.js';
  * needs to be told more than the content takes it as its second parameter: plain data.
  */
 export const TASKS = {
+  document: describeDocument,
   media: readMedia,
   metadata: readMetadata,
   optimize: optimizeImage,

@@ -13,14 +13,15 @@ const SIZES = [
   { name: 'small', side: 200 },
 ] as const;
 
-const LARGEST = SIZES[0].side;
+/** Longest side of the largest, in pixels. */
+export const LARGEST = SIZES[0].side;
 
 const QUALITY = 78;
 
 /** libwebp's effort, 0 to 6: 2 takes a third of the default's time for some percent more bytes. */
 const EFFORT = 2;
 
-interface Thumbnail {
+export interface Thumbnail {
   name: string;
   bytes: Uint8Array;
   /** Pixels. */
@@ -51,6 +52,13 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
   const { pixels, damage } = await decodePicture(input).catch((error: unknown) =>
     decodePreview(input, error),
   );
+  const thumbnails = await scaleDown(pixels);
+  const placeholder = await makePlaceholder(pixels);
+  return { thumbnails, ...(placeholder ? { placeholder } : {}), ...(damage ? { damage } : {}) };
+}
+
+/** Makes the thumbnails of all sizes. */
+export async function scaleDown(pixels: Pixels): Promise<Thumbnail[]> {
   const thumbnails: Thumbnail[] = [];
   for (const { name, side } of SIZES) {
     const { data, info } = await sharp(pixels.data, { raw: pixels.info })
@@ -59,8 +67,7 @@ export async function makeThumbnails(input: TaskInput): Promise<Thumbnails> {
       .toBuffer({ resolveWithObject: true });
     thumbnails.push({ name, bytes: data, width: info.width, height: info.height });
   }
-  const placeholder = await makePlaceholder(pixels);
-  return { thumbnails, ...(placeholder ? { placeholder } : {}), ...(damage ? { damage } : {}) };
+  return thumbnails;
 }
 
 /** @throws {AppError} unreadable, too_many_pixels, too_much_memory */

@@ -61,9 +61,9 @@ export const uploadInfo = z.object({
     .describe('Limits of the description of an upload'),
   formats: z.object({
     accepted: types,
-    metadata: types.describe('Types that are read for dimensions and tags'),
+    metadata: types.describe('Types that are read for dimensions, tags and other facts'),
     thumbnails: types.describe(
-      'Types that get thumbnails; an image whose format cannot be decoded here gets a warning instead',
+      'Types that get thumbnails; an image whose format cannot be decoded here gets a warning instead, and some documents have no picture',
     ),
   }),
   plain: z

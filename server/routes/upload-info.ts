@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { DOCUMENT_TYPES, DRAWN_TYPES } from '../../core/media/documents/kinds.js';
 import { IMAGES, MEDIA } from '../../core/media/media-types.js';
 import type { Storage } from '../../core/storage/storage.js';
 import { MAX_BYTES, MAX_KEYS } from '../../core/uploads/description.js';
@@ -49,7 +50,11 @@ function describeUploads(deps: InfoDeps): z.output<typeof uploadInfo> {
     retentionHours: deps.fileRetentionHours || null,
     chunkSize: CHUNK_SIZE,
     metadata: { maxKeys: MAX_KEYS, maxBytes: MAX_BYTES },
-    formats: { accepted: ['*/*'], metadata: [IMAGES, ...MEDIA], thumbnails: [IMAGES] },
+    formats: {
+      accepted: ['*/*'],
+      metadata: [IMAGES, ...MEDIA, ...DOCUMENT_TYPES],
+      thumbnails: [IMAGES, ...DRAWN_TYPES],
+    },
     plain: { maxFiles: MAX_FILES, contentCodings: CONTENT_CODINGS },
     tus: { version: VERSION, extensions: EXTENSIONS, checksumAlgorithms: ALGORITHMS },
     ietf: { interopVersions: VERSIONS, digestAlgorithms: Object.keys(DIGEST_SIZES) },

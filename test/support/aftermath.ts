@@ -11,7 +11,17 @@ import type { Processes } from './processes.js';
  * Conditions that must hold after any crash, once everything has settled.
  */
 
-const STEPS = ['verify', 'sniff', 'scan', 'metadata', 'thumbnails', 'optimize', 'media', 'preview'];
+const STEPS = [
+  'verify',
+  'sniff',
+  'scan',
+  'metadata',
+  'thumbnails',
+  'document',
+  'optimize',
+  'media',
+  'preview',
+];
 
 /** The events of a file; one with the bytes of an older file has another, as soon as these were read. */
 function eventsOnce({ duplicateOf }: FileJson): string[] {

@@ -32,6 +32,7 @@ const DONE_WORDS: [step: string, words: string][] = [
   ['scan', 'scanned for malware'],
   ['metadata', 'metadata read'],
   ['thumbnails', 'thumbnails made'],
+  ['document', 'document read'],
   ['media', 'tags read'],
   ['preview', 'previews made'],
 ];

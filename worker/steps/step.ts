@@ -50,6 +50,8 @@ export interface StepContext {
   file: KnownFile;
   /** Decodes the file in a parser process. All steps of an attempt share one read of the object. */
   decode: ParserSession['run'];
+  /** The same for a task that needs only the first HEAD bytes of a larger object, and its end. They follow on each other. */
+  decodeEnds: ParserSession['run'];
   /**
    * Runs something in a folder on local disk with a copy of the content, for programs that read files.
    * @throws {StorageFull} when there is no room for the copy; the signal's reason; what `run` throws
