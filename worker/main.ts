@@ -4,9 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Config, loadConfig, readEnvironment, requireConnected } from '../core/config.js';
 import { PASS_LIMITS } from '../core/database/client.js';
-import { createDelivery } from '../core/delivery/deliver.js';
 import { openErrorReports } from '../core/error-reports.js';
-import { getFile } from '../core/files/queries.js';
 import { openHooks } from '../core/hooks/open.js';
 import { createHookSender } from '../core/hooks/sender.js';
 import { announceReady, failStart, onShutdown } from '../core/lifecycle.js';
@@ -14,12 +12,10 @@ import { createLogger } from '../core/log.js';
 import { startParsers } from '../core/media/parsers.js';
 import { openMetricsPort } from '../core/metrics/listener.js';
 import { createMetrics, type Metrics } from '../core/metrics/metrics.js';
-import { deriveAnswerKey } from '../core/own-steps/token.js';
 import { type ProcessingWorker, startWorker } from '../core/queue/worker.js';
 import { createClamd } from '../core/scanning/clamd.js';
 import { simulatedScanner } from '../core/scanning/simulated.js';
 import { openServices } from '../core/services.js';
-import { deriveLinkKey } from '../core/signed-path.js';
 import { watchDiskRoom } from '../core/storage/disk-room.js';
 import { createWebhookSender } from '../core/webhooks/message.js';
 import { createPost } from '../core/webhooks/post.js';
@@ -30,24 +26,13 @@ import { stopEndedRuns } from './ended-runs.js';
 import { openFfmpeg } from './ffmpeg/run.js';
 import { openHealth } from './health.js';
 import { createLanes } from './lanes.js';
-import { loadOwnSteps } from './own-steps/load.js';
 import { startDelivery } from './passes/deliver.js';
 import { createPublisher } from './passes/publish.js';
 import { startReconciler } from './passes/reconcile.js';
 import { createRescans } from './passes/rescan.js';
 import { createScrub } from './passes/scrub.js';
 import { processFile } from './pipeline.js';
-import { createDeliverStep } from './steps/deliver.js';
-import { createDocumentStep } from './steps/document.js';
-import { createMediaStep } from './steps/media.js';
-import { createMetadataStep } from './steps/metadata.js';
-import { createOptimizeStep } from './steps/optimize.js';
-import { createPreviewStep } from './steps/preview.js';
-import { createScanStep } from './steps/scan.js';
-import { createSniffStep } from './steps/sniff.js';
-import type { Steps } from './steps/step.js';
-import { createThumbnailsStep } from './steps/thumbnails.js';
-import { createVerifyStep } from './steps/verify.js';
+import { openSteps } from './steps/all.js';
 import { openWorkFolders } from './work-folders.js';
 
 /** How long running jobs may continue after the signal to stop; then the next worker takes them over. */
@@ -67,10 +52,6 @@ const WORK_FOLDERS = {
   short: 'files that a program must read wait until there is room',
   over: 'programs may read files',
 };
-
-/** Warning about a target of DELIVER_TO. */
-const COLLISIONS =
-  'files may have the same key at this target, and all but the first get their id as a suffix: use {id} or {sha256}';
 
 async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<void> {
   const { databaseUrl, jwtSecret } = requireConnected(config);
@@ -102,40 +83,17 @@ async function start(config: Readonly<Config>, env: NodeJS.ProcessEnv): Promise<
     owner: ffmpeg?.owner,
   });
   const derivatives = createDerivativeStore({ database, storage });
-  const { delivery, s3 } = config;
-  for (const { target } of delivery?.rules ?? []) {
-    if (target?.path.mayCollide) log.warn({ target: target.text }, COLLISIONS);
-  }
-  const ours: Steps = {
-    reading: [
-      createVerifyStep(),
-      createSniffStep({ parsers, maxSizeByType: config.maxSizeByType }),
-      createScanStep({ scanner, oversize: config.clamav?.oversize ?? 'fail' }),
-    ],
-    decoding: [
-      createMetadataStep(),
-      createThumbnailsStep({ derivatives }),
-      createDocumentStep({ derivatives }),
-      createOptimizeStep({ derivatives, optimize: config.optimize }),
-      createMediaStep({ derivatives }),
-      createPreviewStep({ derivatives, parsers, ffmpeg, count, maxImagePixels: config.maxImagePixels }),
-    ],
-  };
-  const deliver = delivery
-    ? [createDeliverStep(createDelivery({ database, storage, config: delivery, s3, log }))]
-    : [];
-  const own = await loadOwnSteps({
+  const steps = await openSteps({
+    ...services,
     config,
     env,
-    taken: [...ours.reading, ...ours.decoding, ...deliver].map(({ name }) => name),
     parsers,
+    parserCount: count,
+    scanner,
+    ffmpeg,
     derivatives,
-    readFile: (id) => getFile(database, id),
-    linkKey: deriveLinkKey(jwtSecret),
-    answerKey: deriveAnswerKey(jwtSecret),
     log,
   });
-  const steps: Steps = { ...ours, decoding: [...ours.decoding, ...own, ...deliver] };
   const dependencies = watchDependencies({
     database,
     storage,

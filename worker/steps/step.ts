@@ -8,7 +8,7 @@ import type { TaskName } from '../../core/media/tasks.js';
 import type { WorkFolder } from '../work-folders.js';
 
 /*
- * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; main.ts puts the
+ * The interface of a step. Each file of this folder exports a function that makes a step from its dependencies; all.ts puts the
  * steps in their order.
  */
 
