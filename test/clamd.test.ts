@@ -91,7 +91,7 @@ describe('a scan', () => {
         for (; sent < 100; sent++) await scan.push(Buffer.alloc(MiB));
       };
       await expect(flood()).rejects.toThrow(ScannerLost);
-      // What the sockets of both sides hold is all that can be on the way.
+      // Only the bytes in the sockets of both sides can be on the way.
       expect(sent).toBeLessThan(20);
     } finally {
       process.kill(clamd.pid(), 'SIGCONT');

@@ -110,7 +110,7 @@ describe('settings are completed', () => {
       fit: 'cover',
       lossless: true,
     });
-    // What the later ones ask for may make earlier ones impossible.
+    // Later ones may make earlier ones impossible.
     expect(complete('image/webp', ofType, { maxWidth: null })).toMatchObject({
       maxWidth: null,
       fit: 'inside',

@@ -388,7 +388,7 @@ describe('a server that is busy', () => {
     const refused = await Promise.any(asked);
     expect(refused.headers.get('Retry-After')).toMatch(/^\d+$/);
     expect(await problemOf(refused)).toEqual([503, 'unavailable']);
-    // What is kept can be had all the same.
+    // A kept image is served all the same.
     expect((await ask(image, '?w=100')).status).toBe(200);
     gone.abort();
     await Promise.allSettled(asked);

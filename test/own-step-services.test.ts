@@ -250,7 +250,7 @@ describe('a service that answers later', () => {
     expect(await answer(`${(await askedOf(second)).split('?')[0]}?token=${token}`)).toBe(404);
     expect(await answer(`${address.replace('/ask', '/other')}?token=${token}`)).toBe(404);
     expect(await answer(`${address.replace(first, uuidv7())}?token=${token}`)).toBe(404);
-    // What is refused leaves the question open.
+    // A refused answer leaves the question open.
     expect(await answer(callback, '{')).toBe(400);
     expect(await answer(callback, { outcome: 'maybe' })).toBe(400);
     expect(await answer(callback, { facts: { deep: JSON.parse('['.repeat(40) + ']'.repeat(40)) } })).toBe(

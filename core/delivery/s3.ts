@@ -114,7 +114,7 @@ export function openBucket(destination: S3Destination, own: S3Config | undefined
       await objects.completeMultipart(Key, UploadId, parts, signal);
       await tag(Key, delivery);
     } catch (error) {
-      // The first error counts. What cannot be aborted now is aborted by the next attempt.
+      // The first error counts. The next attempt aborts what this one cannot.
       await objects.abortMultipart(Key, UploadId).catch(() => {});
       throw error;
     }

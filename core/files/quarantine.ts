@@ -100,7 +100,7 @@ async function switchFiles(
     await referenceBlobs(manager, [copy.id], ids.length);
     return ids.length;
   });
-  // Whichever of them has no reference now. What this cannot delete, the reconciler does.
+  // Whichever of them has no reference now. The reconciler deletes the rest.
   await deleteUnreferencedBlobs(deps, [blob.id, copy.id]).catch(() => {});
   return switched > 0 ? copy : undefined;
 }

@@ -13,7 +13,7 @@ export interface Decodable {
   damage?: string;
 }
 
-/** What is said of a picture of which only a part was decoded. */
+/** The words for a picture of which only a part was decoded. */
 export const PART = 'Only a part of the image could be decoded';
 
 /** Formats that libvips does not decode here, and the decoders for them. */

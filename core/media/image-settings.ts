@@ -4,7 +4,7 @@ import { AppError } from '../errors.js';
 /*
  * How an image is to be optimised. The API, the metadata of uploads, the variable OPTIMIZE and the worker share this schema.
  * An upload has settings of its own, or none; OPTIMIZE has settings for types. An image is optimised if either asks for it.
- * What neither says has a default, which depends on the type of the image.
+ * A field that neither names has a default, which depends on the type of the image.
  */
 
 const FITS = ['inside', 'cover', 'contain', 'fill', 'outside'] as const;

@@ -203,7 +203,7 @@ function openConnection(address: ClamdAddress, signal: AbortSignal | undefined):
       reject(new Error('clamd closed the connection without an answer'));
     });
   });
-  // Who has stopped waiting need not handle it.
+  // A caller that has stopped waiting need not handle it.
   answer.catch(() => {});
   return { socket, answer };
 }

@@ -143,7 +143,7 @@ export class File {
   @Column('jsonb')
   metadata: Record<string, unknown>;
 
-  /** What stands in the place of an image until it is there, as in core/media/placeholder.ts; null: there is none. */
+  /** Stands in the place of an image until that is there, as in core/media/placeholder.ts; null: there is none. */
   @Column('text', { nullable: true })
   thumbhash: string | null;
 
