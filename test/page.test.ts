@@ -137,13 +137,13 @@ test('an upload goes on where it was after a reload', async () => {
 
 test('an upload loses no bytes to a refused token or to a server that is away for a moment', async () => {
   await register(page, cable.url);
-  await choose(page, folder, 'patient.bin', randomBytes(MiB));
   const refusals: Record<string, number[]> = { GET: [401], POST: [401], PATCH: [401], HEAD: [401, 503] };
   await page.route(/\/(uploads|api\/files)(\/|\?|$)/, async (route) => {
     const status = refusals[route.request().method()]?.shift();
     if (status === undefined) await route.continue();
     else await route.fulfill({ status, contentType: 'application/problem+json', body: '{}' });
   });
+  await choose(page, folder, 'patient.bin', randomBytes(MiB));
   await completed(page, 'patient.bin');
   expect(refusals).toEqual({ GET: [], POST: [], PATCH: [], HEAD: [] });
   // There are two creations, the refused one and one more: no refused HEAD made the client begin anew.

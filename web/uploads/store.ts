@@ -138,7 +138,10 @@ export function openUploads(api: Api, user: User, listener: Listener): Uploads {
         onChange: showSoon,
         onFinished(sending) {
           rates.delete(sending.key);
-          arriving.value = [sending, ...arriving.value];
+          batch(() => {
+            arriving.value = [sending, ...arriving.value];
+            sendings.value = sendings.value.filter(({ key }) => key !== sending.key);
+          });
           void listener.onFinished(sending.fileId ?? '').finally(() => {
             arriving.value = arriving.value.filter((one) => one !== sending);
           });
