@@ -45,7 +45,9 @@ test.each(CORPUS.map((file) => [file.filename, file] as const))('%s', async (fil
   expect(file.sha256).toBe(createHash('sha256').update(content).digest('hex'));
   const { width, height } = file.metadata?.image ?? {};
   expect([width, height]).toEqual(expected.size ?? [undefined, undefined]);
-  expect(Object.keys(file.links.thumbnails ?? {}).sort()).toEqual(expected.shown ? Object.keys(SIDES) : []);
+  expect(Object.keys(file.links.thumbnails ?? {}).sort()).toEqual(
+    expected.shown || expected.drawn ? Object.keys(SIDES) : [],
+  );
   for (const [name, side] of Object.entries(expected.shown ? SIDES : {}))
     await checkThumbnail(id, name, side, expected);
 });

@@ -27,7 +27,8 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
     const steps = deps.steps.decoding;
     const share = (100 - READ_PERCENT) / steps.length;
     const began = performance.now();
-    const results: StepResult[] = [];
+    /** Most steps are skipped for most files. They are recorded together, before the next one that is not. */
+    const skipped: StepResult[] = [];
     for (const [index, step] of steps.entries()) {
       attempt.step = step.name;
       const begun = file.steps[step.name];
@@ -39,23 +40,32 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const from = READ_PERCENT + share * index;
+      if (skipped.length > 0 && whySkipped(step, file) === undefined) {
+        const etaSeconds = await decodeSeconds(deps, file, performance.now() - began);
+        await recordSteps(deps.database, file, skipped.splice(0), {
+          step: step.name,
+          progress: Math.round(from),
+          etaSeconds,
+        });
+      }
       const shown = createProgress(deps, attempt, { from, share, began });
       const result = await traced(deps.tracer, `step ${step.name}`, {}, () =>
         runStep(deps, attempt, step, { decode, progress: shown.progress }, begun),
       ).finally(shown.end);
       if (result instanceof Date) return result;
       withdraw(step, file, result);
-      results.push(result);
-      // Most steps are skipped for most files. They are recorded with the next one that is not.
-      if (result.record.state === 'skipped') continue;
-      await recordSteps(deps.database, file, results.splice(0), {
+      if (result.record.state === 'skipped') {
+        skipped.push(result);
+        continue;
+      }
+      await recordSteps(deps.database, file, [result], {
         step: steps[index + 1]?.name ?? step.name,
         progress: Math.round(from + share),
         etaSeconds: index + 1 < steps.length ? await decodeSeconds(deps, file, performance.now() - began) : 0,
       });
     }
-    if (results.length > 0) {
-      await recordSteps(deps.database, file, results, { step: attempt.step, progress: 100, etaSeconds: 0 });
+    if (skipped.length > 0) {
+      await recordSteps(deps.database, file, skipped, { step: attempt.step, progress: 100, etaSeconds: 0 });
     }
     return undefined;
   } finally {

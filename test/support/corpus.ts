@@ -33,6 +33,8 @@ export interface CorpusFile {
   type: string | null;
   /** Width and height as the metadata tell them, upright. */
   size?: [width: number, height: number];
+  /** It is a document with thumbnails, whose sizes other tests check. */
+  drawn?: true;
   /** Width and height of what the thumbnails show; undefined: there are none. */
   shown?: [width: number, height: number];
   /** How much of the picture the thumbnails show; undefined: all. */
@@ -681,8 +683,8 @@ const NO_PICTURES: CorpusFile[] = [
     type: 'text/plain',
   },
   { filename: 'page.html', make: makeHtml, type: 'text/plain' },
-  { filename: 'drawing.svg', make: makeSvg, type: 'text/plain' },
-  { filename: 'page.pdf', make: makePdf, type: 'application/pdf' },
+  { filename: 'drawing.svg', make: makeSvg, type: 'text/plain', drawn: true },
+  { filename: 'page.pdf', make: makePdf, type: 'application/pdf', drawn: true },
   { filename: 'archive.zip', make: makeZip, type: 'application/zip' },
   { filename: 'infected.com', make: eicar, type: 'text/plain', status: 'infected' },
   {
