@@ -50,7 +50,7 @@ beforeAll(async () => {
 beforeEach(() =>
   ledger.query(`
     ALTER TABLE events DISABLE TRIGGER USER;
-    TRUNCATE events, event_inbox, files, derivatives, blobs, upload_parts, uploads;
+    TRUNCATE events, event_inbox, files, file_deliveries, derivatives, variants, blobs, upload_parts, uploads;
     ALTER TABLE events ENABLE TRIGGER USER;
     UPDATE event_head SET seq = 0, hash = sha256('landfall');
     UPDATE users SET used_bytes = 0, used_files = 0;
