@@ -51,6 +51,7 @@ export async function startWithWorkers(count: number, concurrency: number): Prom
         const old = workers[index];
         if (!old) return;
         process.kill(old.pid, 'SIGKILL');
+        await old.stop();
         workers[index] = await startOne();
       },
       stop,
