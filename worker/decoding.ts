@@ -35,12 +35,13 @@ export async function runSteps(deps: PipelineDeps, attempt: Attempt): Promise<Da
       if (begun && !isWaiting(begun)) continue;
       const deadline = begun && new Date(begun.until);
       if (deadline && !begun.failure && deadline.getTime() > Date.now()) return deadline;
+      const isToRun = whySkipped(step, file) === undefined;
       // It may take long, and may wait for a parser itself.
-      if (whySkipped(step, file) === undefined && tasksOf(step, file).length === 0) session.close();
+      if (isToRun && tasksOf(step, file).length === 0) session.close();
       const isLastToDecode = !steps.slice(index + 1).some((next) => isToDecode(attempt, next));
       const decode = isLastToDecode ? closeAfter(session, tasksOf(step, file).at(-1)) : session.run;
       const from = READ_PERCENT + share * index;
-      if (skipped.length > 0 && whySkipped(step, file) === undefined) {
+      if (isToRun && skipped.length > 0) {
         const etaSeconds = await decodeSeconds(deps, file, performance.now() - began);
         await recordSteps(deps.database, file, skipped.splice(0), {
           step: step.name,

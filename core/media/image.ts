@@ -18,7 +18,7 @@ export function readHeader(bytes: Buffer): Promise<Metadata> {
 }
 
 /** The reduced scales at which a JPEG can be decoded. Each uses a part of the coefficients of an 8 × 8 block. */
-export const JPEG_SCALES = [8, 4, 2];
+const JPEG_SCALES = [8, 4, 2];
 
 /**
  * Checks whether an image can be decoded within the limits. A JPEG is decoded a few rows at a time; only a progressive one needs

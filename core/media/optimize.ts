@@ -1,6 +1,6 @@
 import sharp, { type Metadata, type OutputInfo, type Sharp, type SharpOptions } from 'sharp';
 import { AppError } from '../errors.js';
-import { checkSize, decoding, JPEG_SCALES, readHeader, withEnd } from './image.js';
+import { checkSize, decoding, readHeader, scaleFor, withEnd } from './image.js';
 import { type CompleteSettings, type ImageFormat, LONGEST_SIDE, resultFormat } from './image-settings.js';
 import { erasePlace, withoutPlace } from './place.js';
 import { type TaskInput, tooLarge } from './task-input.js';
@@ -79,13 +79,10 @@ function isAnimated({ pages = 1, format }: Metadata): boolean {
 }
 
 /** The scale at which libvips decodes a JPEG that becomes smaller. */
-function scaleOf(
-  { format, autoOrient: { width, height } }: Metadata,
-  { maxWidth, maxHeight, fit }: CompleteSettings,
-): number {
-  if (format !== 'jpeg' || fit !== 'inside') return 1;
-  const ratio = Math.max(width / (maxWidth ?? width), height / (maxHeight ?? height));
-  return JPEG_SCALES.find((scale) => ratio >= scale) ?? 1;
+function scaleOf(header: Metadata, { maxWidth, maxHeight, fit }: CompleteSettings): number {
+  if (fit !== 'inside') return 1;
+  const { width, height } = header.autoOrient;
+  return scaleFor(header, Math.max(width / (maxWidth ?? width), height / (maxHeight ?? height)));
 }
 
 function whyOriginal(
